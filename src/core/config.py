@@ -1,0 +1,285 @@
+"""params.yaml as frozen, validated dataclasses: an unknown key or a senseless value is an error, never ignored."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from src.core.errors import Refusal, UsageRefusal, unknown
+from src.core.paths import PARAMS
+
+Setting = int | float | str
+T = TypeVar("T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareParams:
+    """How posts are read: which labels count, and the largest picture worth decoding (in pixels)."""
+
+    protocol: Literal["agreement", "standard"]
+    max_pixels: int
+
+    def __post_init__(self) -> None:
+        _require(self.max_pixels > 0, "max_pixels must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitParams:
+    """How posts are divided; `val` and `test` are shares of all posts, the rest is trained on."""
+
+    kind: Literal["stratified"]
+    val: float
+    test: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.val < 1 and 0 < self.test < 1 and self.val + self.test < 1, "val and test must leave a rest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeParams:
+    """How the frozen part is run: posts a batch."""
+
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size > 0, "batch_size must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitParams:
+    """One training: the adapter, the head and the optimiser. A trial overrides what its search space names.
+
+    `rank` 0 trains the head alone. `head_layers` counts hidden layers of `head_width` units. `accumulation` is the
+    number of batches to one optimiser step. `warmup` is the share of steps over which the learning rate rises.
+    `patience` is the number of epochs without a better validation macro-F1 after which training stops.
+    """
+
+    objective: Literal["head", "words"]
+    rank: int
+    alpha: int
+    dropout: float
+    lr: float
+    head_layers: int = 0
+    head_width: int = 256
+    weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    warmup: float = 0.1
+    max_grad_norm: float = 1.0
+    batch_size: int = 16
+    accumulation: int = 1
+    checkpointing: bool = False
+    epochs: int = 6
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        _require(self.rank >= 0, "rank must be 0 (head alone) or more")
+        _require(self.rank > 0 or self.objective == "head", "rank 0 trains the head alone, so objective must be head")
+        _require(self.alpha > 0, "alpha must be positive")
+        _require(0 <= self.dropout < 1, "dropout must lie in [0, 1)")
+        _require(self.lr > 0, "lr must be positive")
+        _require(self.head_layers in (0, 1, 2), "head_layers must be 0, 1 or 2")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing must lie in [0, 1)")
+        _require(0 <= self.warmup < 1, "warmup must lie in [0, 1)")
+        _require(self.weight_decay >= 0, "weight_decay must not be negative")
+        for name in ("head_width", "max_grad_norm", "batch_size", "accumulation", "epochs", "patience"):
+            _require(getattr(self, name) > 0, f"{name} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """What a search may choose for one setting.
+
+    Either `low` to `high` (on a `log` scale if asked), or one of `choices`, or a power of two between the two
+    exponents of `powers_of_two`.
+    """
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    choices: tuple[Setting, ...] | None = None
+    powers_of_two: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        forms = [
+            self.low is not None or self.high is not None,
+            self.choices is not None,
+            self.powers_of_two is not None,
+        ]
+        _require(sum(forms) == 1, "give either low and high, or choices, or powers_of_two")
+        if forms[0]:
+            _require(self.low is not None and self.high is not None and self.low < self.high, "low must be below high")
+            _require(not self.log or (self.low or 0) > 0, "a log scale needs low above 0")
+        if self.choices is not None:
+            _require(len(self.choices) > 0, "choices must not be empty")
+        if self.powers_of_two is not None:
+            exponents = self.powers_of_two
+            _require(len(exponents) == 2 and 0 <= exponents[0] <= exponents[1], "powers_of_two must be [low, high]")
+
+
+Space = Mapping[str, Range]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneParams:
+    """A search: how many trials in total, when pruning may begin, and per model where it looks and starts.
+
+    `known_good` settings are tried first: the study's own, and what is known to work at the tiny scale.
+    """
+
+    trials: int
+    startup_trials: int
+    warmup_epochs: int
+    spaces: dict[str, dict[str, Range]]
+    known_good: dict[str, tuple[dict[str, Setting], ...]]
+
+    def __post_init__(self) -> None:
+        _require(self.trials > 0, "trials must be at least 1")
+        _require(self.startup_trials >= 0 and self.warmup_epochs >= 0, "startup and warm-up must not be negative")
+        settings = {setting.name for setting in dataclasses.fields(FitParams)}
+        for model, space in self.spaces.items():
+            for name in set(space) - settings:
+                raise ValueError(f"spaces.{model}.{name} is no setting of a fit; known: {', '.join(sorted(settings))}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateParams:
+    """How a trained model is run over a part: posts a batch."""
+
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size > 0, "batch_size must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """The whole of params.yaml. `scale` chooses the checkpoints: made on the spot (tiny) or the Hub's (full)."""
+
+    scale: Literal["tiny", "full"]
+    seed: int
+    models: tuple[str, ...]
+    prepare: PrepareParams
+    split: SplitParams
+    encode: EncodeParams
+    fit: dict[str, dict[str, Setting | bool]]
+    tune: TuneParams
+    evaluate: EvaluateParams
+
+    def __post_init__(self) -> None:
+        for model in self.models:
+            self.fit_of(model)
+
+    @property
+    def notice(self) -> str:
+        """What every reader of a score must know about the weights behind it."""
+        if self.scale == "tiny":
+            return "Weights are random (scale: tiny): scores show that the machine works, and nothing else."
+        return "Weights are the pretrained ones of the Hub (scale: full)."
+
+    def fit_of(self, model: str, **overrides: Setting | bool) -> FitParams:
+        """How `model` is trained: `fit.common`, under what `fit.<model>` says, under the overrides of a trial."""
+        merged = {**self.fit.get("common", {}), **self.fit.get(model, {}), **overrides}
+        return build(FitParams, merged, f"fit of {model}")
+
+    def space_of(self, model: str) -> dict[str, Range]:
+        """Where the search for `model` looks.
+
+        Raises:
+            UsageRefusal: params.yaml gives no space for this model.
+        """
+        if model not in self.tune.spaces:
+            raise UsageRefusal(f"{PARAMS}: tune.spaces.{model} is missing: say what its search may choose")
+        return self.tune.spaces[model]
+
+
+def load_params(path: Path = PARAMS) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        Refusal: there is no such file, or it is not YAML.
+        UsageRefusal: a key is unknown or missing, or a value makes no sense.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Refusal(f"{path} is missing: run commands from the repository's root") from error
+    except yaml.YAMLError as error:
+        raise UsageRefusal(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    return build(Params, content, str(path))
+
+
+def build(kind: type[T], content: Any, where: str) -> T:
+    """A dataclass of `kind` from a mapping, its values checked against the annotations.
+
+    Raises:
+        UsageRefusal: a key is unknown or missing, or a value has the wrong type or makes no sense.
+    """
+    if not isinstance(content, Mapping):
+        raise UsageRefusal(f"{where}: expected keys and values, found {content!r}")
+    hints = typing.get_type_hints(kind)
+    for key in content:
+        if key not in hints:
+            error = unknown("key", str(key), hints)
+            raise UsageRefusal(f"{where}: {error}")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in content.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise UsageRefusal(f"{where}: {error}") from error
+    except TypeError as error:
+        missing = [item.name for item in dataclasses.fields(kind) if _is_needed(item) and item.name not in content]  # type: ignore[arg-type]
+        raise UsageRefusal(f"{where}: missing {', '.join(missing)}") from error
+
+
+def _is_needed(item: "dataclasses.Field[Any]") -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type[Any], hint), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageRefusal(f"{where}: {unknown('value', str(value), map(str, arguments))}")
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is types.UnionType:
+        return _convert_union(arguments, value, where)
+    return _convert_plain(hint, value, where)
+
+
+def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    for kind in arguments:
+        if value is None and kind is type(None):
+            return None
+        if kind in (int, float, str, bool) and type(value) is kind:
+            return value
+        if typing.get_origin(kind) is tuple and isinstance(value, list):
+            return _convert(kind, value, where)
+    raise UsageRefusal(f"{where}: {value!r} has the wrong type")
+
+
+def _convert_plain(hint: Any, value: Any, where: str) -> Any:
+    # YAML reads 1e-3 as a string (its floats need a dot), and a whole number is a fine float.
+    if hint is float and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise UsageRefusal(f"{where}: {value!r} is not a number") from None
+    if type(value) is not hint:
+        raise UsageRefusal(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    return value

@@ -1,0 +1,73 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from src.core.paths import DATA_REPORT, POSTS
+from src.core.records import data_digest, read_json, read_posts
+from src.prepare import main
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(repo_root / "params.yaml", "params.yaml")
+    shutil.copytree(repo_root / "sample", "data")
+
+
+def run() -> Result:
+    return CliRunner().invoke(main, [])
+
+
+def test_it_writes_the_table_and_the_report() -> None:
+    result = run()
+    assert result.exit_code == 0, result.output
+    posts, report = read_posts(POSTS), read_json(DATA_REPORT)
+    assert len(posts) == report["posts"] == 120
+    assert all(Path(post.image).is_file() for post in posts)
+    assert report["tones"]["agreement"] == {"negative": 29, "neutral": 19, "positive": 57}
+    assert report["label_pairs"]["neutral,positive"] == 6
+    assert report["dropped"] == {"count": 0, "reasons": {}, "posts": []}
+    assert sum(report["encodings"].values()) == 120
+    assert report["data_digest"] == data_digest(posts)
+    assert report["caption_words"]["min"] <= report["caption_words"]["median"] <= report["caption_words"]["p95"]
+    assert report["image_megapixels"]["max"] < 0.03
+    assert "120 posts read, 0 left out" in result.stdout
+
+
+def test_one_bad_post_stops_nothing_and_is_listed() -> None:
+    first, second, *_ = sorted(Path("data/data").glob("*.jpg"))
+    first.write_bytes(first.read_bytes()[:100])
+    second.with_suffix(".txt").unlink()
+    result = run()
+    assert result.exit_code == 0, result.output
+    dropped = read_json(DATA_REPORT)["dropped"]
+    assert (dropped["count"], len(read_posts(POSTS))) == (2, 118)
+    assert {post["id"] for post in dropped["posts"]} == {first.stem, second.stem}
+    assert dropped["reasons"]["no caption"] == 1
+
+
+def test_captions_survive_the_table_as_they_are() -> None:
+    path = next(Path("data/data").glob("*.txt"))
+    path.write_text('quote " comma, caf\u00e9 \U0001f600\n\nlast line\n', encoding="utf-8")
+    run()
+    captions = {post.id: post.caption for post in read_posts(POSTS)}
+    assert captions[path.stem] == 'quote " comma, caf\u00e9 \U0001f600\n\nlast line'
+
+
+def test_a_missing_data_folder_is_one_line() -> None:
+    shutil.rmtree("data")
+    result = run()
+    assert result.exit_code == 1
+    assert result.stderr == "error: data/ is missing: run `dvc repro`, which brings in what data.dvc names\n"
+
+
+def test_a_bad_label_row_is_one_line_with_its_place() -> None:
+    path = Path("data/labelResultAll.txt")
+    path.write_text(path.read_text().replace("negative", "angry", 1))
+    result = run()
+    assert result.exit_code == 1
+    assert result.stderr.count("\n") == 1
+    assert "labelResultAll.txt, line 2: found" in result.stderr
+    assert not POSTS.exists()

@@ -1,0 +1,194 @@
+import re
+from collections import Counter
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from src.core.errors import Refusal
+from src.core.labels import PROTOCOLS, label_of
+from src.data import mvsa
+
+PAIRS = {
+    "2": "positive,positive",
+    "10": "negative,negative",
+    "9": "neutral,neutral",
+    "11": "neutral,positive",
+    "100": "positive,negative",
+}
+
+
+def picture(colour: str = "red", size: tuple[int, int] = (8, 4)) -> bytes:
+    file = BytesIO()
+    Image.new("RGB", size, colour).save(file, "JPEG")
+    return file.getvalue()
+
+
+def write_folder(root: Path, pairs: Mapping[str, str] = PAIRS) -> Path:
+    (root / "data").mkdir(parents=True)
+    for key in pairs:
+        (root / "data" / f"{key}.jpg").write_bytes(picture())
+        (root / "data" / f"{key}.txt").write_text(f"caption {key}\n")
+    write_labels(root, [f"{key}\t{pair}" for key, pair in pairs.items()])
+    return root
+
+
+def write_labels(root: Path, rows: list[str], header: str = mvsa.HEADER) -> None:
+    (root / mvsa.LABEL_FILE).write_text("\n".join([header, *rows, ""]))
+
+
+def read(root: Path, protocol: str = "agreement", max_pixels: int = 10_000) -> mvsa.Reading:
+    return mvsa.read_folder(mvsa.survey(root), protocol, max_pixels, lambda: None)
+
+
+def test_posts_come_in_numeric_order_with_all_that_is_known(tmp_path: Path) -> None:
+    reading = read(write_folder(tmp_path / "m"))
+    assert [post.id for post in reading.posts] == ["2", "9", "10", "11", "100"]
+    assert reading.sizes == ((8, 4),) * 5
+    assert reading.dropped == ()
+    post = reading.posts[3]
+    assert post.image == f"{tmp_path}/m/data/11.jpg"
+    assert (post.caption, post.text_label, post.image_label) == ("caption 11", "neutral", "positive")
+    assert len({post.digest for post in reading.posts}) == 5
+
+
+@pytest.mark.parametrize(
+    ("protocol", "labels"),
+    [
+        ("agreement", ["positive", "neutral", "negative", "", ""]),
+        ("standard", ["positive", "neutral", "negative", "positive", ""]),
+    ],
+)
+def test_the_protocol_makes_the_label(tmp_path: Path, protocol: str, labels: list[str]) -> None:
+    assert [post.label for post in read(write_folder(tmp_path / "m"), protocol).posts] == labels
+
+
+def test_incomplete_and_unreadable_posts_are_listed_and_left_out(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m", {**PAIRS, **dict.fromkeys("345678", "positive,positive")})
+    (root / "data" / "3.jpg").unlink()
+    (root / "data" / "4.txt").unlink()
+    (root / "data" / "5.jpg").write_bytes(b"no picture")
+    (root / "data" / "6.jpg").write_bytes(picture(size=(90, 90))[:-20])
+    (root / "data" / "7.jpg").write_bytes(picture(size=(200, 100)))
+    (root / "data" / "8.jpg").unlink()
+    (root / "data" / "8.jpg").mkdir()
+    (root / "data" / "20.jpg").write_bytes(picture())
+    (root / "data" / ".hidden.jpg").write_bytes(picture())
+    reading = read(root)
+    assert {post.id: post.reason for post in reading.dropped} == {
+        "3": "no image",
+        "4": "no caption",
+        "5": "the image is no readable JPEG, PNG, GIF, WEBP or BMP",
+        "6": "the image is truncated or damaged",
+        "7": "the image is larger than 10,000 pixels",
+        "8": "a file cannot be read (Is a directory)",
+        "20": "no label row, no caption",
+    }
+    assert [post.id for post in reading.dropped] == ["3", "4", "5", "6", "7", "8", "20"]
+    assert [post.id for post in reading.posts] == ["2", "9", "10", "11", "100"]
+
+
+def test_progress_counts_every_complete_post(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m")
+    ticks: list[int] = []
+    mvsa.read_folder(mvsa.survey(root), "agreement", 10_000, lambda: ticks.append(1))
+    assert len(ticks) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "caption", "encoding"),
+    [
+        ("caf\u00e9 \u2019\u20ac \U0001f600\n".encode(), "caf\u00e9 \u2019\u20ac \U0001f600", "utf-8"),
+        (b"caf\xe9 \x92\x80\n", "caf\u00e9 \u2019\u20ac", "cp1252"),
+        (b"\x81\xe9\x9d", "\x81\u00e9\x9d", "cp1252"),
+        (b"\xef\xbb\xbfmarked\r\n", "marked", "utf-8"),
+        (b"  two \r\nlines\rthree \r\n\n", "  two \nlines\nthree ", "utf-8"),
+        (b"", "", "utf-8"),
+    ],
+)
+def test_captions_are_decoded_in_both_encodings(content: bytes, caption: str, encoding: str) -> None:
+    assert mvsa.decode_caption(content) == (caption, encoding)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("3\tpositive", "ID<TAB>text,image"),
+        ("3\tpositive,happy", "negative, neutral, positive"),
+        ("3\tpositive,neutral\tpositive,neutral", "ID<TAB>text,image"),
+        ("3 positive,neutral", "ID<TAB>text,image"),
+        ("\tpositive,neutral", "ID<TAB>text,image"),
+        ("2\tneutral,neutral", "each ID once"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_place(tmp_path: Path, row: str, expected: str) -> None:
+    root = write_folder(tmp_path / "m")
+    write_labels(root, ["2\tpositive,positive", "", row, "4\tneutral,neutral"])
+    pattern = f"{mvsa.LABEL_FILE}, line 4: found {re.escape(repr(row))}, expected .*{re.escape(expected)}"
+    with pytest.raises(Refusal, match=pattern):
+        mvsa.survey(root)
+
+
+def test_another_header_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m")
+    write_labels(root, ["1\tpositive,positive"], header="ID\ttext,image\ttext,image")
+    with pytest.raises(Refusal, match="line 1: found"):
+        mvsa.survey(root)
+
+
+def test_carriage_returns_and_a_byte_order_mark_in_the_label_file_do_not_matter(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m")
+    (root / mvsa.LABEL_FILE).write_bytes(b"\xef\xbb\xbfID\ttext,image\r\n2\tpositive,neutral\r\n")
+    assert mvsa.read_labels(root / mvsa.LABEL_FILE) == {"2": ("positive", "neutral")}
+
+
+def test_a_tone_without_posts_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m", {"1": "positive,positive", "2": "neutral,negative"})
+    with pytest.raises(Refusal, match="of 2 readable posts none is negative or neutral under the agreement protocol"):
+        read(root)
+
+
+def test_a_folder_without_a_readable_post_is_refused(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m", {})
+    with pytest.raises(Refusal, match="of 0 readable posts none is negative or neutral or positive"):
+        read(root)
+
+
+def test_the_root_is_found_one_level_down(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "MVSA_Single")
+    assert mvsa.find_root(root) == mvsa.find_root(tmp_path) == root
+
+
+def test_what_has_not_the_layout_is_refused_by_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(Refusal, match=r"has no labelResultAll\.txt, and"):
+        mvsa.find_root(tmp_path)
+    with pytest.raises(Refusal, match="is no folder"):
+        mvsa.find_root(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Refusal, match=r"has no labelResultAll\.txt and no data/, and"):
+        mvsa.find_root(tmp_path / "empty")
+
+
+def test_two_data_sets_in_one_folder_are_not_guessed_between(tmp_path: Path) -> None:
+    first, second = write_folder(tmp_path / "a"), write_folder(tmp_path / "b")
+    with pytest.raises(Refusal, match=f"give one of {first}, {second}"):
+        mvsa.find_root(tmp_path)
+
+
+@pytest.mark.real_data
+def test_the_real_labels_give_the_published_counts(real_mvsa: Path) -> None:
+    pairs = mvsa.survey(mvsa.find_root(real_mvsa)).pairs
+    counts = {name: Counter(label_of(name, *pair) for pair in pairs.values()) for name in PROTOCOLS}
+    assert counts["agreement"] == {"positive": 1398, "negative": 724, "neutral": 470, None: 2277}
+    assert counts["standard"] == {"positive": 2683, "negative": 1358, "neutral": 470, None: 358}
+
+
+@pytest.mark.real_data
+def test_every_real_post_can_be_read(real_mvsa: Path) -> None:
+    reading = read(real_mvsa, max_pixels=50_000_000)
+    assert (len(reading.posts), reading.dropped) == (4869, ())
+    assert Counter(reading.encodings) == {"utf-8": 3738, "cp1252": 1131}
+    assert sum(bool(post.label) for post in reading.posts) == 2592
