@@ -270,6 +270,8 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
             return value
         if typing.get_origin(kind) is tuple and isinstance(value, list):
             return _convert(kind, value, where)
+    if isinstance(value, str) and float in arguments:
+        return _convert_plain(float, value, where)
     raise UsageRefusal(f"{where}: {value!r} has the wrong type")
 
 

@@ -61,6 +61,10 @@ class Scores:
         """The three figures that every table shows."""
         return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "weighted_f1": self.weighted_f1}
 
+    def summary(self) -> dict[str, float]:
+        """The headline and the F1 of each tone."""
+        return {**self.headline(), **{f"f1_{tone}": row["f1"] for tone, row in self.per_class.items()}}
+
     def flat(self) -> dict[str, float]:
         """All figures but the confusion matrix under one name each, such as `f1_neutral`."""
         details = {f"{name}_{tone}": value for tone, row in self.per_class.items() for name, value in row.items()}
@@ -84,10 +88,15 @@ def data_digest(posts: Iterable[Post]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text, as UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or none of it: a killed process leaves the old file in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", newline="")
+    temporary.write_bytes(content)
     temporary.replace(path)
 
 

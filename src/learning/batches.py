@@ -1,0 +1,48 @@
+"""Which posts go through a model together, and how their features become one batch."""
+
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from src.models.base import Features
+
+# Posts are sorted by length within this many batches: wide enough that a batch's captions are about equally long,
+# narrow enough that batches still differ from epoch to epoch.
+BATCHES_A_BUCKET = 16
+
+
+def in_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Batches of post numbers, shortest captions first, so that hardly anything is padding."""
+    order = sorted(range(len(lengths)), key=lambda index: lengths[index])
+    return _cut(order, batch_size)
+
+
+def shuffled(lengths: Sequence[int], batch_size: int, seed: int) -> list[list[int]]:
+    """Batches of post numbers, of captions about equally long, in an order that the seed alone decides."""
+    chance = random.Random(seed)
+    order = list(range(len(lengths)))
+    chance.shuffle(order)
+    buckets = _cut(order, batch_size * BATCHES_A_BUCKET)
+    batches = [
+        batch for bucket in buckets for batch in _cut(sorted(bucket, key=lambda index: lengths[index]), batch_size)
+    ]
+    chance.shuffle(batches)
+    return batches
+
+
+def collate(rows: Sequence[Features]) -> Features:
+    """One batch: a leading B on every feature; what differs in length is padded with zeros at its end."""
+    return {name: _stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _stack(values: Sequence[Tensor]) -> Tensor:
+    if len({value.shape for value in values}) == 1:
+        return torch.stack(list(values))
+    return pad_sequence(list(values), batch_first=True)
+
+
+def _cut(order: Sequence[int], size: int) -> list[list[int]]:
+    return [list(order[start : start + size]) for start in range(0, len(order), size)]

@@ -1,0 +1,128 @@
+"""One training: an adapter and a readout fitted to features, judged on the validation part after every epoch.
+
+A plain loop rather than transformers' Trainer: `benchmarks/loop.py` measures what that saves.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from src.core.config import FitParams
+from src.core.errors import Refusal
+from src.core.protocols import Reporter
+from src.core.records import Prediction
+from src.learning.batches import shuffled
+from src.learning.lora import restore, trainable_state
+from src.learning.losses import loss
+from src.learning.metrics import scores
+from src.learning.scoring import Labelled, logits, mean_loss, predictions
+from src.models.base import ToneModel
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came of a training: a row of metrics an epoch, and the best epoch's weights and predictions."""
+
+    history: tuple[Mapping[str, float], ...]
+    best_epoch: int
+    state: Mapping[str, Tensor]
+    predictions: tuple[Prediction, ...]
+
+
+def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, seed: int, reporter: Reporter) -> Fit:
+    """Train what is trainable in `model`; it ends with the weights of the epoch best in validation macro-F1.
+
+    Raises:
+        Refusal: the loss is no longer a number.
+        Pruned: the reporter saw no point in going on.
+    """
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = LambdaLR(optimizer, _cosine(settings, len(train.posts)))
+    _set_checkpointing(model, settings)
+    history: list[Mapping[str, float]] = []
+    best: Fit | None = None
+    for epoch in range(1, settings.epochs + 1):
+        batches = shuffled(train.features.lengths(), settings.batch_size, seed=seed * 1000 + epoch)
+        train_loss = sum(
+            _step(model, optimizer, schedule, train, group, settings)
+            for group in _groups(batches, settings.accumulation)
+        ) / len(train.posts)
+        found, row = _validate(model, val, settings)
+        history.append({"epoch": epoch, "train_loss": train_loss, **row})
+        if best is None or row["val_macro_f1"] > best.history[best.best_epoch - 1]["val_macro_f1"]:
+            best = Fit(tuple(history), epoch, trainable_state(model), tuple(found))
+        reporter.on_epoch(epoch, history[-1])
+        if epoch - best.best_epoch >= settings.patience:
+            break
+    assert best is not None
+    restore(model, best.state)
+    return Fit(tuple(history), best.best_epoch, best.state, best.predictions)
+
+
+def _step(
+    model: ToneModel,
+    optimizer: AdamW,
+    schedule: LambdaLR,
+    data: Labelled,
+    batches: list[list[int]],
+    settings: FitParams,
+) -> float:
+    """One optimiser step over accumulated batches; returns the sum of the posts' losses in nats."""
+    model.train()
+    posts, total = sum(len(batch) for batch in batches), 0.0
+    for batch in batches:
+        mean = loss(model(data.batch(batch, model.device)), data.labels(batch).to(model.device), settings)
+        (mean * len(batch) / posts).backward()  # type: ignore[no-untyped-call]
+        total += mean.item() * len(batch)
+    if not math.isfinite(total):
+        raise Refusal(f"the loss is no longer a number at lr {settings.lr:g}: try a smaller one")
+    clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], settings.max_grad_norm)
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total
+
+
+def _validate(model: ToneModel, data: Labelled, settings: FitParams) -> tuple[list[Prediction], dict[str, float]]:
+    logits_NK = logits(model, data, settings.batch_size)
+    found = predictions(data, logits_NK)
+    headline = {f"val_{name}": value for name, value in scores(found).headline().items()}
+    return found, {"val_loss": mean_loss(data, logits_NK), **headline}
+
+
+def _set_checkpointing(model: ToneModel, settings: FitParams) -> None:
+    if settings.checkpointing:
+        # The non-reentrant form reaches adapters inside a frozen base (transformers issue 42489).
+        model.backbone.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.backbone.activation_checkpointing_disable()
+
+
+def _cosine(settings: FitParams, posts: int) -> "Cosine":
+    batches = math.ceil(posts / settings.batch_size)
+    total = settings.epochs * math.ceil(batches / settings.accumulation)
+    return Cosine(max(1, round(settings.warmup * total)), total)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A factor on the learning rate: up in a line over `warmup` steps, then down a half cosine to 0 at `total`."""
+
+    warmup: int
+    total: int
+
+    def __call__(self, step: int) -> float:
+        """The factor for one step, counted from 0."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.total - self.warmup)))
+
+
+def _groups(batches: list[list[int]], size: int) -> Iterator[list[list[int]]]:
+    return (batches[start : start + size] for start in range(0, len(batches), size))

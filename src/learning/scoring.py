@@ -1,0 +1,64 @@
+"""Running a model over posts to see what it says of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from src.core.labels import TONES
+from src.core.records import Post, Prediction
+from src.learning.batches import collate, in_order
+from src.learning.features import FeatureTable
+from src.models.base import ToneModel
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Posts that carry a label, and their features."""
+
+    posts: Sequence[Post]
+    features: FeatureTable
+
+    def labels(self, indices: Sequence[int]) -> Tensor:
+        """labels_B, as numbers into `TONES`."""
+        return torch.tensor([TONES.index(self.posts[index].label) for index in indices])
+
+    def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
+        """The features of these posts as one batch on `device`."""
+        return {name: value.to(device) for name, value in collate([self.features[index] for index in indices]).items()}
+
+
+@torch.no_grad()
+def logits(model: ToneModel, data: Labelled, batch_size: int) -> Tensor:
+    """logits_NK, float32 on the CPU, in the order of the posts."""
+    model.eval()
+    result_NK = torch.empty(len(data.posts), len(TONES))
+    for indices in in_order(data.features.lengths(), batch_size):
+        result_NK[indices] = model(data.batch(indices, model.device)).float().cpu()
+    return result_NK
+
+
+@torch.no_grad()
+def logits_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> Tensor:
+    """logits_BK, float32 on the CPU, of posts that are in no cache."""
+    model.eval()
+    inputs = collate(model.preprocess(images, captions))
+    logits_BK: Tensor = model({name: value.to(model.device) for name, value in inputs.items()})
+    return logits_BK.float().cpu()
+
+
+def predictions(data: Labelled, logits_NK: Tensor) -> list[Prediction]:
+    """The tones with their probabilities."""
+    probabilities = logits_NK.softmax(dim=-1).tolist()
+    return [
+        Prediction(post.id, post.label, TONES[row.index(max(row))], *row)
+        for post, row in zip(data.posts, probabilities, strict=True)
+    ]
+
+
+def mean_loss(data: Labelled, logits_NK: Tensor) -> float:
+    """Mean cross-entropy in nats, without label smoothing, so that trials with different smoothing compare."""
+    return float(cross_entropy(logits_NK, data.labels(range(len(data.posts)))))

@@ -1,0 +1,78 @@
+"""What the stages that run a model need at hand: its base in memory, the posts by part, and their cached features."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
+from src.core.records import Post, read_json, read_posts, read_split
+from src.learning.features import FeatureStore
+from src.learning.scoring import Labelled
+from src.models.base import Checkpoint, ToneModel
+from src.models.catalog import model_class
+
+CHECKPOINT_FILE = "checkpoint.json"
+
+
+def _ignore(count: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One base in memory, and the labelled posts of each part."""
+
+    model: ToneModel
+    parts: dict[str, list[Post]]
+    cache: Path = CACHE
+
+    def facts(self) -> dict[str, str]:
+        """What scores depend on besides the settings: the weights and the posts, for tags and names."""
+        checkpoint = self.model.checkpoint
+        return {
+            "model": self.model.spec.name,
+            "scale": checkpoint.scale,
+            "weights": "random" if checkpoint.is_local else "pretrained",
+            "checkpoint": checkpoint.source,
+            "checkpoint_revision": checkpoint.revision,
+            **{name: read_json(SPLIT_REPORT)[name] for name in ("data_digest", "split_digest")},
+        }
+
+    def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = _ignore) -> Labelled:
+        """The posts of a part with the features that the model, as it is adapted now, reads.
+
+        They come from the cache; what is not there yet is encoded first.
+        """
+        posts = self.parts[part]
+        store = FeatureStore.of(self.cache, self.model)
+        store.ensure(self.model, posts, batch_size, advance)
+        return Labelled(posts, store.table(posts))
+
+
+def open_workspace(name: str) -> Workspace:
+    """The workspace of one model, from what `prepare`, `split` and `encode` wrote.
+
+    Raises:
+        Refusal: one of them has not run.
+    """
+    checkpoint = Checkpoint(**read_json(checkpoint_folder(name).parent / CHECKPOINT_FILE))
+    return Workspace(load_model(name, checkpoint), posts_by_part())
+
+
+def load_model(name: str, checkpoint: Checkpoint) -> ToneModel:
+    """A model on the best device there is: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return model_class(name).load(checkpoint, device, dtype)
+
+
+def posts_by_part() -> dict[str, list[Post]]:
+    """The labelled posts of each part, in the order of the table of posts."""
+    part_of = read_split(SPLIT)
+    parts: dict[str, list[Post]] = {part: [] for part in dict.fromkeys(part_of.values())}
+    for post in read_posts(POSTS):
+        if post.id in part_of:
+            parts[part_of[post.id]].append(post)
+    return parts

@@ -1,0 +1,240 @@
+"""What all models have in common: the contract that a model file fulfils.
+
+Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of a picture, D width, K tones,
+S side of a picture in pixels.
+
+A model's forward pass is a chain of segments. A segment whose weights are all frozen, and whose inputs come from
+frozen segments, gives the same result in every epoch and every trial: `encode` runs those, and what they give is
+cached. `forward` runs the rest. The rule is `frozen_segments`; no model has a rule of its own.
+"""
+
+import hashlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+from transformers.utils.logging import disable_progress_bar
+
+from src.core.errors import Refusal
+
+Features = dict[str, Tensor]
+INPUTS = ("pixels", "tokens", "length")
+POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, and where they are: `source` is a Hub id or a local folder, `revision` a commit or a digest."""
+
+    source: str
+    revision: str
+    scale: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the weights were made on the spot (and are random)."""
+        return self.scale == "tiny"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What differs between models and is not code: names, the pinned Hub checkpoint, and where adapters go.
+
+    `lora_targets` is a regular expression over the full names of the backbone's modules.
+    """
+
+    name: str
+    checkpoint: str
+    revision: str
+    lora_targets: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One step of the forward pass: the features it reads and writes, and the modules whose weights it uses."""
+
+    name: str
+    reads: tuple[str, ...]
+    writes: str
+    modules: tuple[str, ...]
+
+
+class ToneModel(nn.Module, ABC):
+    """A vision-language model that scores the three tones of a post.
+
+    Attributes:
+        backbone: the pretrained model of transformers, frozen but for what a trial attaches to it.
+        readout: maps pooled_BD to logits_BK; a trial sets it (a classifier, or `word_readout`).
+    """
+
+    spec: ClassVar[Spec]
+    segments: ClassVar[tuple[Segment, ...]]
+    mean_311: Tensor
+    std_311: Tensor
+
+    def __init__(self, backbone: Any, tokenizer: Any, image_processor: Any, checkpoint: Checkpoint) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.checkpoint = checkpoint
+        self.readout: nn.Module | None = None
+        mean_3, std_3 = (torch.tensor(values) for values in (image_processor.image_mean, image_processor.image_std))
+        self.register_buffer("mean_311", mean_3.view(3, 1, 1), persistent=False)
+        self.register_buffer("std_311", std_3.view(3, 1, 1), persistent=False)
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load weights, tokenizer and picture processor, from the Hub or a local folder alike.
+
+        Raises:
+            Refusal: nothing is found there, or the weights do not fit the architecture.
+        """
+        revision = {} if checkpoint.is_local else {"revision": checkpoint.revision}
+        quiet_unless_watched()
+        try:
+            backbone, info = cls.architecture().from_pretrained(
+                checkpoint.source, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **revision
+            )
+            processors = cls.processors(checkpoint.source, **revision)
+        except OSError as error:
+            raise Refusal(f"{checkpoint.source} cannot be loaded: {str(error).splitlines()[0]}") from error
+        _require_whole(checkpoint, info)
+        commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
+        return cls(backbone, *processors, Checkpoint(checkpoint.source, commit, checkpoint.scale)).to(device)
+
+    @classmethod
+    @abstractmethod
+    def architecture(cls) -> Any:
+        """The class of transformers that holds the weights."""
+
+    @classmethod
+    @abstractmethod
+    def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
+        """The tokenizer and the picture processor of a checkpoint."""
+
+    @classmethod
+    @abstractmethod
+    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
+        """Write a small checkpoint of this architecture: random weights, a tokenizer trained on `captions`."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D of pooled_BD."""
+
+    @abstractmethod
+    def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """The tokens that the model reads for each caption, prompt included, unpadded."""
+
+    @abstractmethod
+    def run_segment(self, segment: Segment, features: Features) -> Tensor:
+        """What `segment` writes, from the features that it reads (and `length`, the tokens of each caption)."""
+
+    @abstractmethod
+    def word_readout(self) -> nn.Module:
+        """The readout that needs no training: it scores each tone's own word against pooled_BD."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.mean_311.device
+
+    def preprocess(self, images: Sequence[Image], captions: Sequence[str]) -> list[Features]:
+        """The inputs of each post: `pixels` uint8[3, S, S], resized only, `tokens` int64[T] and `length`, the T."""
+        pictures = self.image_processor(list(images), do_rescale=False, do_normalize=False, return_tensors="np")
+        return [
+            {
+                "pixels": torch.from_numpy(pixels).to(torch.uint8),
+                "tokens": torch.tensor(ids),
+                "length": torch.tensor(len(ids)),
+            }
+            for pixels, ids in zip(pictures["pixel_values"], self.token_ids(captions), strict=True)
+        ]
+
+    def preprocessing_digest(self) -> str:
+        """Changes when the same post would become other inputs."""
+        probe = [self.spec.prompt, str(self.image_processor.to_dict()), str(self.token_ids(["A caption, 1 é."]))]
+        return hashlib.sha256("\n".join(probe).encode()).hexdigest()[:12]
+
+    def normalised(self, pixels_B3SS: Tensor) -> Tensor:
+        """float[B, 3, S, S] in the backbone's precision, from uint8."""
+        return ((pixels_B3SS / 255 - self.mean_311) / self.std_311).to(self.backbone.dtype)
+
+    def trainable_names(self) -> list[str]:
+        """Names of the backbone's trainable weights."""
+        return [name for name, weight in self.backbone.named_parameters() if weight.requires_grad]
+
+    def frozen_segments(self) -> tuple[Segment, ...]:
+        """The segments that need to run only once a post, given what is trainable now."""
+        return frozen_segments(self.segments, self.trainable_names())
+
+    def cached_names(self) -> tuple[str, ...]:
+        """The features that `encode` gives and `forward` reads, given what is trainable now."""
+        return cached_names(self.segments, self.frozen_segments())
+
+    @torch.no_grad()
+    def encode(self, inputs: Features) -> Features:
+        """Run all that is frozen on a batch of inputs; returns `cached_names`, each with a leading B."""
+        features = dict(inputs)
+        for segment in self.frozen_segments():
+            features[segment.writes] = self.run_segment(segment, features)
+        return {name: features[name] for name in self.cached_names()}
+
+    def forward(self, features: Features) -> Tensor:
+        """logits_BK, float32, in the order of `TONES`, from what `encode` gave (or from the bare inputs)."""
+        features = dict(features)
+        for segment in pending_segments(self.segments, features):
+            features[segment.writes] = self.run_segment(segment, features)
+        assert self.readout is not None, "attach a readout first"
+        logits_BK: Tensor = self.readout(features[POOLED].float())
+        return logits_BK
+
+
+def quiet_unless_watched() -> None:
+    """Keep transformers' bars for terminals: in a log each would be hundreds of lines."""
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+
+
+def frozen_segments(segments: Sequence[Segment], trainable: Iterable[str]) -> tuple[Segment, ...]:
+    """The segments with no trainable weight in them nor before them."""
+    names = list(trainable)
+    known, frozen = set(INPUTS), []
+    for segment in segments:
+        trains = any(name.startswith(prefix) for name in names for prefix in segment.modules)
+        if not trains and known.issuperset(segment.reads):
+            known.add(segment.writes)
+            frozen.append(segment)
+    return tuple(frozen)
+
+
+def cached_names(segments: Sequence[Segment], frozen: Sequence[Segment]) -> tuple[str, ...]:
+    """What must be kept of the frozen segments' results and of the inputs for the rest to run."""
+    rest = [segment for segment in segments if segment not in frozen]
+    wanted = {POOLED, *(name for segment in rest for name in segment.reads)}
+    return tuple(name for name in (*INPUTS, *(segment.writes for segment in frozen)) if name in wanted)
+
+
+def pending_segments(segments: Sequence[Segment], features: Mapping[str, Tensor]) -> list[Segment]:
+    """The segments still to run, in order, to get from `features` to the pooled ones."""
+    wanted, pending = {POOLED}, []
+    for segment in reversed(segments):
+        if segment.writes in wanted and segment.writes not in features:
+            pending.append(segment)
+            wanted.update(segment.reads)
+    return pending[::-1]
+
+
+def _require_whole(checkpoint: Checkpoint, info: Mapping[str, Any]) -> None:
+    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(fault):
+            names = sorted(str(name) for name in info[fault])
+            raise Refusal(f"{checkpoint.source}: {len(names)} {fault.replace('_', ' ')}, such as {names[0]}")

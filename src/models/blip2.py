@@ -1,0 +1,122 @@
+"""BLIP-2 with OPT-2.7B (Salesforce/blip2-opt-2.7b).
+
+J. Li et al., BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language Models,
+ICML 2023.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.models.auto.tokenization_auto import AutoTokenizer
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig
+from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGeneration
+from transformers.models.opt.configuration_opt import OPTConfig
+
+from src.models import tiny
+from src.models.base import Features, Segment, Spec
+from src.models.language import LanguageToneModel, language_segment
+
+
+class Model(LanguageToneModel):
+    """A frozen EVA ViT-g, a Q-Former that asks it 32 questions, a projection, OPT-2.7B."""
+
+    # Revision: pinned in mrveiss/AutoBot-AI, autobot_shared/pinned_model_registry.py, with the shards' SHA-256.
+    # Prompt: the question-answer form of the paper's VQA prompts (section 4.2).
+    spec: ClassVar[Spec] = Spec(
+        name="blip2",
+        checkpoint="Salesforce/blip2-opt-2.7b",
+        revision="59a1ef6c1e5117b3f65523d1c6066825bcf315e3",
+        lora_targets=r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
+        prompt=(
+            "This picture was posted with the caption: {caption}\n"
+            "Question: is the tone of the post negative, neutral or positive? Answer:"
+        ),
+    )
+    segments: ClassVar[tuple[Segment, ...]] = (
+        Segment("vision", ("pixels",), "vision", ("vision_model",)),
+        Segment("qformer", ("vision",), "queries", ("qformer", "query_tokens")),
+        Segment("connector", ("queries",), "image", ("language_projection",)),
+        language_segment("image", ("language_model",)),
+    )
+
+    @classmethod
+    def architecture(cls) -> Any:
+        """BLIP-2's class in transformers."""
+        return Blip2ForConditionalGeneration
+
+    @classmethod
+    def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
+        """OPT's tokenizer, and BLIP's resizing."""
+        tokenizer = AutoTokenizer.from_pretrained(source, **revision)
+        return tokenizer, BlipImageProcessorPil.from_pretrained(source, **revision)
+
+    @property
+    def decoder(self) -> Any:
+        """OPT without its head."""
+        return self.backbone.language_model.model
+
+    @property
+    def vocabulary_head(self) -> nn.Linear:
+        """OPT's head."""
+        head: nn.Linear = self.backbone.language_model.lm_head
+        return head
+
+    def run_segment(self, segment: Segment, features: Features) -> Tensor:
+        """`vision`: vision_BPD; `qformer`: queries_BPD; `connector`: image_BPD for OPT; `language`: pooled_BD."""
+        backbone = self.backbone
+        if segment.name == "vision":
+            return backbone.vision_model(pixel_values=self.normalised(features["pixels"])).last_hidden_state  # type: ignore[no-any-return]
+        if segment.name == "qformer":
+            vision_BPD = features["vision"].to(backbone.dtype)
+            queries_BPD = backbone.query_tokens.expand(len(vision_BPD), -1, -1)
+            return backbone.qformer(query_embeds=queries_BPD, encoder_hidden_states=vision_BPD).last_hidden_state  # type: ignore[no-any-return]
+        if segment.name == "connector":
+            return backbone.language_projection(features["queries"].to(backbone.dtype))  # type: ignore[no-any-return]
+        return self.run_language(features, "image")
+
+    @classmethod
+    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
+        """Write a small BLIP-2."""
+        prompts = [cls.spec.prompt.format(caption=caption) for caption in captions]
+        tokenizer = tiny.train_tokenizer(prompts, "</s>", "</s>", "<pad>")
+        shape = {"hidden_size": tiny.WIDTH, "num_hidden_layers": 2, "num_attention_heads": tiny.HEADS}
+        inner = {"intermediate_size": 2 * tiny.WIDTH, "initializer_range": tiny.INIT_STD}
+        vision = Blip2VisionConfig(**shape, **inner, image_size=tiny.IMAGE_SIDE, patch_size=tiny.PATCH_SIDE)
+        qformer = Blip2QFormerConfig(
+            **shape,
+            **inner,
+            encoder_hidden_size=tiny.WIDTH,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        language = OPTConfig(
+            **shape,
+            ffn_dim=2 * tiny.WIDTH,
+            word_embed_proj_dim=tiny.WIDTH,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=1024,
+            dropout=0.0,
+            init_std=tiny.INIT_STD,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        config = Blip2Config(
+            vision_config=vision,
+            qformer_config=qformer,
+            text_config=language,
+            num_query_tokens=8,
+            image_token_index=None,
+        )
+        side = tiny.IMAGE_SIDE
+        processor = BlipImageProcessorPil(size={"height": side, "width": side})
+        tiny.save(folder, lambda: _with_queries(Blip2ForConditionalGeneration(config)), tokenizer, processor)
+
+
+def _with_queries(backbone: Blip2ForConditionalGeneration) -> Blip2ForConditionalGeneration:
+    # transformers starts the queries at zero, which would make all of them ask the same.
+    nn.init.normal_(backbone.query_tokens)
+    return backbone

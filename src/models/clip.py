@@ -1,0 +1,135 @@
+"""CLIP ViT-B/32 (openai/clip-vit-base-patch32): two towers, their embeddings side by side.
+
+A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from tokenizers import processors as post_processors
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers.models.auto.tokenization_auto import AutoTokenizer
+from transformers.models.clip.configuration_clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.clip.modeling_clip import CLIPModel
+
+from src.core.labels import TONES
+from src.models import tiny
+from src.models.base import POOLED, Features, Segment, Spec, ToneModel
+
+# Random embeddings must be wide for an adapter to tell the words of a vocabulary apart.
+TINY_TEXT_WIDTH = 256
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+
+
+class PromptReadout(nn.Module):
+    """The cosine of a picture with one prompt a tone, scaled by CLIP's temperature (section 3.1.4 of the paper)."""
+
+    prompts_KD: Tensor
+    scale: Tensor
+
+    def __init__(self, prompts_KD: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("prompts_KD", normalize(prompts_KD.detach().float(), dim=-1), persistent=False)
+        self.register_buffer("scale", scale.detach().float().clone(), persistent=False)
+
+    def forward(self, pooled_BD: Tensor) -> Tensor:
+        """logits_BK from the picture's half of pooled_BD."""
+        image_BD = pooled_BD[:, : self.prompts_KD.shape[1]]
+        return self.scale * normalize(image_BD, dim=-1) @ self.prompts_KD.T
+
+
+class Model(ToneModel):
+    """CLIP ViT-B/32; `pooled` is the picture's embedding and then the caption's."""
+
+    # Revision: pinned in embeddings-benchmark/mteb, mteb/models/clip_models.py.
+    # Prompt: the form of the paper's zero-shot prompts (section 3.1.4).
+    spec: ClassVar[Spec] = Spec(
+        name="clip",
+        checkpoint="openai/clip-vit-base-patch32",
+        revision="3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
+        lora_targets=r"(text_model|vision_model)\.encoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
+        prompt="a photo with a {caption} tone",
+    )
+    segments: ClassVar[tuple[Segment, ...]] = (
+        Segment("vision", ("pixels",), "image", ("vision_model", "visual_projection")),
+        Segment("text", ("tokens", "length"), "text", ("text_model", "text_projection")),
+        Segment("join", ("image", "text"), POOLED, ()),
+    )
+
+    @classmethod
+    def architecture(cls) -> Any:
+        """CLIP's class in transformers."""
+        return CLIPModel
+
+    @classmethod
+    def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
+        """CLIP's own tokenizer, resizing and cropping."""
+        tokenizer = AutoTokenizer.from_pretrained(source, **revision)
+        return tokenizer, CLIPImageProcessorPil.from_pretrained(source, **revision)
+
+    @property
+    def width(self) -> int:
+        """D of pooled_BD: both embeddings."""
+        return 2 * int(self.backbone.config.projection_dim)
+
+    def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """The caption's tokens, cut to what the text tower can hold, between its begin and end tokens."""
+        room = self.backbone.config.text_config.max_position_embeddings
+        ids: list[list[int]] = self.tokenizer(list(captions), truncation=True, max_length=room)["input_ids"]
+        return ids
+
+    def run_segment(self, segment: Segment, features: Features) -> Tensor:
+        """`vision`: image_BD; `text`: text_BD; `join`: pooled_BD."""
+        if segment.name == "vision":
+            pixels_B3SS = self.normalised(features["pixels"])
+            return self.backbone.get_image_features(pixel_values=pixels_B3SS).pooler_output  # type: ignore[no-any-return]
+        if segment.name == "text":
+            return self._text(features["tokens"], features["length"])
+        return torch.cat([features["image"], features["text"]], dim=-1)
+
+    def word_readout(self) -> nn.Module:
+        """Zero-shot CLIP: the picture against a prompt for each tone."""
+        ids = self.token_ids([self.spec.prompt.format(caption=tone) for tone in TONES])
+        length_B = torch.tensor([len(row) for row in ids], device=self.device)
+        tokens_BT = torch.tensor([row + [0] * (int(length_B.max()) - len(row)) for row in ids], device=self.device)
+        with torch.no_grad():
+            return PromptReadout(self._text(tokens_BT, length_B), self.backbone.logit_scale.exp())
+
+    def _text(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
+        mask_BT = (torch.arange(tokens_BT.shape[1], device=self.device) < length_B[:, None]).long()
+        return self.backbone.get_text_features(input_ids=tokens_BT, attention_mask=mask_BT).pooler_output  # type: ignore[no-any-return]
+
+    @classmethod
+    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
+        """Write a small CLIP."""
+        prompts = [cls.spec.prompt.format(caption=tone) for tone in TONES]
+        tokenizer = tiny.train_tokenizer([*captions, *prompts], BEGIN, END, END)
+        begin, end = tokenizer.convert_tokens_to_ids([BEGIN, END])
+        tokenizer.backend_tokenizer.post_processor = post_processors.TemplateProcessing(
+            single=f"{BEGIN} $A {END}", special_tokens=[(BEGIN, begin), (END, end)]
+        )
+        shape = {"num_hidden_layers": 2, "num_attention_heads": tiny.HEADS}
+        vision = CLIPVisionConfig(
+            **shape,
+            hidden_size=tiny.WIDTH,
+            intermediate_size=2 * tiny.WIDTH,
+            image_size=tiny.IMAGE_SIDE,
+            patch_size=tiny.PATCH_SIDE,
+        )
+        text = CLIPTextConfig(
+            **shape,
+            hidden_size=TINY_TEXT_WIDTH,
+            intermediate_size=2 * TINY_TEXT_WIDTH,
+            vocab_size=len(tokenizer),
+            bos_token_id=begin,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+        config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=128)
+        side = tiny.IMAGE_SIDE
+        processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        tiny.save(folder, lambda: CLIPModel(config), tokenizer, processor)

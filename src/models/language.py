@@ -1,0 +1,105 @@
+"""What the models that end in a causal language model share: they read a prompt and are judged by its last position.
+
+Letters of tensor shapes: see `base`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from src.core.errors import Refusal
+from src.core.labels import TONES
+from src.models.base import Features, Segment, ToneModel
+
+# A tweet has at most some 100 tokens; the cut protects memory from a caption that is no tweet.
+MAX_CAPTION_TOKENS = 256
+
+
+class WordReadout(nn.Module):
+    """Scores each tone by the language model's own logit of its word: three rows of the head, not the vocabulary."""
+
+    rows_KD: Tensor
+
+    def __init__(self, rows_KD: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("rows_KD", rows_KD.detach().float().clone(), persistent=False)
+
+    def forward(self, pooled_BD: Tensor) -> Tensor:
+        """logits_BK at the answer's position. Up to a constant a row, these are the words' log-likelihoods."""
+        return pooled_BD @ self.rows_KD.T
+
+
+class LanguageToneModel(ToneModel):
+    """A picture turned into embeddings, set into a prompt, read by a causal language model."""
+
+    @property
+    @abstractmethod
+    def decoder(self) -> Any:
+        """The language model without its head."""
+
+    @property
+    @abstractmethod
+    def vocabulary_head(self) -> nn.Linear:
+        """The language model's head."""
+
+    @property
+    def width(self) -> int:
+        """D of pooled_BD: the width of the language model."""
+        return self.vocabulary_head.in_features
+
+    def prefix_ids(self) -> list[int]:
+        """The prompt's tokens before the picture, the same for every post."""
+        return []
+
+    def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
+        """The prompt's tokens after the picture; the caption is cut to `MAX_CAPTION_TOKENS`, the prompt never."""
+        prompts = [self.spec.prompt.format(caption=self._plain(caption)) for caption in captions]
+        return [self.after_image(ids) for ids in self.tokenizer(prompts)["input_ids"]]
+
+    def after_image(self, ids: list[int]) -> list[int]:
+        """The part of a tokenised prompt that follows the picture."""
+        return ids
+
+    def run_language(self, features: Features, image: str) -> Tensor:
+        """pooled_BD: the last layer's state at the prompt's last position, where the answer would begin."""
+        tokens_BT, length_B, image_BPD = features["tokens"], features["length"], features[image]
+        embed = self.decoder.get_input_embeddings()
+        prefix_1T = torch.tensor([self.prefix_ids()], dtype=torch.long, device=self.device)
+        prefix_BTD = embed(prefix_1T).expand(len(tokens_BT), -1, -1)
+        embeddings_BTD = torch.cat([prefix_BTD, image_BPD.to(prefix_BTD.dtype), embed(tokens_BT)], dim=1)
+        ends_B = embeddings_BTD.shape[1] - tokens_BT.shape[1] + length_B
+        mask_BT = torch.arange(embeddings_BTD.shape[1], device=self.device) < ends_B[:, None]
+        states_BTD = self.decoder(
+            inputs_embeds=embeddings_BTD, attention_mask=mask_BT.long(), use_cache=False
+        ).last_hidden_state
+        pooled_BD: Tensor = states_BTD[torch.arange(len(ends_B), device=self.device), ends_B - 1]
+        return pooled_BD
+
+    def word_readout(self) -> nn.Module:
+        """Scores the tones by the likelihood of their words as the answer.
+
+        Raises:
+            Refusal: a tone's word is not one token of its own, so one position cannot score it.
+        """
+        prompt = self.spec.prompt.format(caption="")
+        stem, *answers = self.tokenizer([prompt, *(f"{prompt} {tone}" for tone in TONES)])["input_ids"]
+        words = [ids[len(stem) :] for ids in answers]
+        if any(len(word) != 1 for word in words) or len({word[0] for word in words}) != len(TONES):
+            raise Refusal(f"{self.checkpoint.source}: its tokenizer does not give each tone's word one token: {words}")
+        return WordReadout(self.vocabulary_head.weight[[word[0] for word in words]])
+
+    def _plain(self, caption: str) -> str:
+        for token in self.tokenizer.all_special_tokens:
+            caption = caption.replace(token, " ")
+        if len(caption.encode()) <= MAX_CAPTION_TOKENS:  # no token is shorter than a byte
+            return caption
+        offsets = self.tokenizer(caption, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        return caption[: offsets[:MAX_CAPTION_TOKENS][-1][1]]
+
+
+def language_segment(reads: str, modules: tuple[str, ...]) -> Segment:
+    """The last segment of every language model: from the picture's embeddings and the tokens to pooled_BD."""
+    return Segment("language", (reads, "tokens", "length"), "pooled", modules)

@@ -1,0 +1,31 @@
+"""LLaVA-1.5-7B (llava-hf/llava-1.5-7b-hf), in transformers' LLaVA format."""
+
+from typing import Any, ClassVar
+
+from src.models import tiny
+from src.models.base import Spec
+from src.models.llava_format import LORA_TARGETS, LlavaFormat
+
+
+class Model(LlavaFormat):
+    """LLaVA-1.5-7B: CLIP ViT-L/14-336, a connector, Vicuna-7B."""
+
+    # Revision: named with the checkpoint in chenqaq123/HalluAttn_C, docs/nolan_baseline_feasibility.md.
+    # Prompt: the form of transformers' own tests (tests/models/llava/test_modeling_llava.py).
+    spec: ClassVar[Spec] = Spec(
+        name="llava",
+        checkpoint="llava-hf/llava-1.5-7b-hf",
+        revision="b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
+        lora_targets=LORA_TARGETS.replace("q_proj|v_proj", "q_proj|k_proj|v_proj|o_proj"),
+        prompt=(
+            "USER: <image>\nThis picture was posted with the caption: {caption}\n"
+            "Is the tone of the post negative, neutral or positive? Answer with one word. ASSISTANT:"
+        ),
+    )
+    tiny_language: ClassVar[dict[str, Any]] = {
+        "hidden_size": tiny.WIDTH,
+        "intermediate_size": 2 * tiny.WIDTH,
+        "num_hidden_layers": tiny.LAYERS,
+        "num_attention_heads": tiny.HEADS,
+        "num_key_value_heads": tiny.HEADS,
+    }

@@ -1,0 +1,34 @@
+"""TinyLLaVA (bczhou/tiny-llava-v1-hf), in transformers' LLaVA format.
+
+Not to be confused with TinyLLaVA Factory's checkpoints, which have a model class of their own.
+"""
+
+from typing import Any, ClassVar
+
+from src.models import tiny
+from src.models.base import Spec
+from src.models.llava_format import LORA_TARGETS, LlavaFormat
+
+
+class Model(LlavaFormat):
+    """TinyLLaVA v1: CLIP ViT-L/14-336, a connector, TinyLlama-1.1B (grouped-query attention)."""
+
+    # Revision: the Hub's tree of this checkpoint at that commit, which lists config, safetensors and processors.
+    # Prompt: the checkpoint's model card at the same commit puts ASSISTANT on a line of its own.
+    spec: ClassVar[Spec] = Spec(
+        name="tinyllava",
+        checkpoint="bczhou/tiny-llava-v1-hf",
+        revision="fedff3e800a359a8795b962343a6449de4d39f6d",
+        lora_targets=LORA_TARGETS,
+        prompt=(
+            "USER: <image>\nThis picture was posted with the caption: {caption}\n"
+            "Is the tone of the post negative, neutral or positive?\nASSISTANT:"
+        ),
+    )
+    tiny_language: ClassVar[dict[str, Any]] = {
+        "hidden_size": tiny.WIDTH,
+        "intermediate_size": 2 * tiny.WIDTH,
+        "num_hidden_layers": tiny.LAYERS - 1,
+        "num_attention_heads": tiny.HEADS,
+        "num_key_value_heads": tiny.HEADS // 2,
+    }

@@ -1,0 +1,40 @@
+"""Stage `zeroshot`: what a model says of the test part before anything is trained.
+
+python -m src.zeroshot --model clip
+"""
+
+from src.core.config import load_params
+from src.core.paths import stage_folder
+from src.core.records import write_json, write_predictions
+from src.models.catalog import MODELS
+from src.services.terminal import command, model_option, say
+
+
+@command(example="python -m src.zeroshot --model clip")
+@model_option(MODELS)
+def main(model: str) -> None:
+    """Score the test posts by a model's own words, without training."""
+    params = load_params()
+    from src.learning.metrics import report, scores
+    from src.learning.scoring import logits, predictions
+    from src.learning.workspace import open_workspace
+    from src.services.logbook import log_scores, open_tracker, run_tags
+
+    workspace = open_workspace(model)
+    workspace.model.readout = workspace.model.word_readout()
+    test = workspace.data("test", params.encode.batch_size)
+    found = predictions(test, logits(workspace.model, test, params.evaluate.batch_size))
+    result = scores(found)
+    folder = stage_folder("zeroshot", model)
+    write_predictions(folder / "predictions.csv", found)
+    write_json(folder / "metrics.json", result.summary())
+    tags = run_tags("zeroshot", workspace.facts(), params.notice)
+    with open_tracker(model).run("zeroshot", tags=tags) as run:
+        log_scores(run, result, report(found), f"{model}, zero-shot, test", "test")
+    say(
+        f"{model}: zero-shot, {len(found):,} test posts: accuracy {result.accuracy:.4f}, macro-F1 {result.macro_f1:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
