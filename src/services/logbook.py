@@ -15,7 +15,7 @@ def open_tracker(model: str) -> Tracker:
     return Tracker(
         f"mvsa-{model}",
         f"The tone of posts by **{model}**: each study with its trials below it, and the zeroshot, train and evaluate "
-        "runs of the pipeline. Runs tagged `weights: random` (scale tiny) show that the machine works and nothing else.",
+        "runs of the pipeline. Runs tagged `weights: random` (scale tiny) show that the machine works, nothing else.",
     )
 
 
