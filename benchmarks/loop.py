@@ -1,0 +1,119 @@
+"""One adapter trained by our loop and by transformers' Trainer, on the same features, batches a step and epochs.
+
+python -m benchmarks.loop
+
+Both read the same cached features and train the same adapter of tiny TinyLLaVA; the Trainer evaluates after every epoch,
+keeps no checkpoints and logs nowhere. They alternate, and the table gives medians and their ratio, for a loop's fixed
+cost counts once a trial and its cost a step counts for every step.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers.trainer import Trainer
+from transformers.training_args import TrainingArguments
+
+from src.core.config import FitParams
+from src.core.protocols import Silent
+from src.data import mvsa
+from src.data.split import stratified
+from src.learning.batches import collate
+from src.learning.features import FeatureStore
+from src.learning.fitting import fit
+from src.learning.lora import adapted
+from src.learning.scoring import Labelled
+from src.learning.workspace import load_model
+from src.models.base import Features, ToneModel
+from src.models.catalog import resolve
+
+ROUNDS = 5
+SETTINGS = FitParams(objective="head", rank=8, alpha=16, dropout=0.0, lr=1e-3, epochs=4, patience=4)
+
+
+class _ForTrainer(torch.nn.Module):
+    """Our model in the form that the Trainer calls: features and labels in, loss and logits out."""
+
+    def __init__(self, model: ToneModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, labels: torch.Tensor, **features: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits_BK = self.model(features)
+        return {"loss": torch.nn.functional.cross_entropy(logits_BK, labels), "logits": logits_BK}
+
+
+def main() -> None:
+    """Print the medians of both sides and their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        model, train, val = _prepare(Path(folder))
+        sides: dict[str, Callable[[], None]] = {
+            "ours": lambda: _ours(model, train, val),
+            "Trainer": lambda: _trainer(model, train, val, folder),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(ROUNDS + 1):
+            for name, side in sides.items():
+                begun = time.perf_counter()
+                side()
+                seconds[name].append(time.perf_counter() - begun)
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name:8} {median:6.2f} s a training of {SETTINGS.epochs} epochs, {len(train.posts)} posts")
+    print(f"ratio    {medians['Trainer'] / medians['ours']:6.2f}")
+
+
+def _prepare(folder: Path) -> tuple[ToneModel, Labelled, Labelled]:
+    reading = mvsa.read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None)
+    part_of = stratified(reading.posts, 0.2, 0.2, seed=7)
+    checkpoint = resolve("tinyllava", "tiny", folder / "checkpoint", [post.caption for post in reading.posts])
+    model = load_model("tinyllava", checkpoint)
+    with adapted(model, SETTINGS, seed=7):
+        store = FeatureStore.of(folder / "cache", model)
+        store.ensure(model, reading.posts, 32, lambda _: None)
+    parts = [[post for post in reading.posts if part_of.get(post.id) == part] for part in ("train", "val")]
+    train, val = (Labelled(posts, store.table(posts)) for posts in parts)
+    return model, train, val
+
+
+def _ours(model: ToneModel, train: Labelled, val: Labelled) -> None:
+    with adapted(model, SETTINGS, seed=7):
+        fit(model, train, val, SETTINGS, seed=7, reporter=Silent())
+
+
+def _trainer(model: ToneModel, train: Labelled, val: Labelled, folder: str) -> None:
+    def batch(indexed: list[tuple[Labelled, int]]) -> Features:
+        rows = collate([data.features[index] for data, index in indexed])
+        return {**rows, "labels": torch.cat([data.labels([index]) for data, index in indexed])}
+
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=SETTINGS.batch_size,
+        per_device_eval_batch_size=SETTINGS.batch_size,
+        learning_rate=SETTINGS.lr,
+        num_train_epochs=SETTINGS.epochs,
+        lr_scheduler_type="cosine",
+        eval_strategy="epoch",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=not torch.cuda.is_available(),
+    )
+    with adapted(model, SETTINGS, seed=7):
+        Trainer(
+            model=_ForTrainer(model),
+            args=arguments,
+            train_dataset=[(train, index) for index in range(len(train.posts))],
+            eval_dataset=[(val, index) for index in range(len(val.posts))],
+            data_collator=batch,
+        ).train()
+
+
+if __name__ == "__main__":
+    main()

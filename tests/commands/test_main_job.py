@@ -1,0 +1,227 @@
+"""The main job as a user runs it: real processes, real DVC, Optuna and MLflow, in a copy of the repository."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src.core.records import read_json, read_posts, read_predictions, read_split, read_table
+
+MODEL = "tinyllava"
+TRIALS = 2
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, *words: str, code: int = 0) -> str:
+    """What a command says, standard error included."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == code, said
+    return said
+
+
+def python(folder: Path, module: str, *words: str, code: int = 0) -> str:
+    return run(folder, sys.executable, "-m", module, *words, code=code)
+
+
+@pytest.fixture(scope="module")
+def repository(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the files that git knows or would take, committed, with one model and few epochs."""
+    folder = tmp_path_factory.mktemp("repository")
+    files = run(repo_root, "git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    for name in files:
+        if (repo_root / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repo_root / name, folder / name)
+    edit_params(folder, lambda params: params.update(models=[MODEL]))
+    edit_params(folder, lambda params: params["tune"].update(trials=TRIALS))
+    edit_params(folder, lambda params: params["fit"]["common"].update(epochs=3))
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
+        run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.org", *words)
+    return folder
+
+
+def edit_params(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    edit(params)
+    path.write_text(yaml.safe_dump(params))
+
+
+@pytest.fixture(scope="module")
+def done(repository: Path) -> Path:
+    """The repository after `dvc repro`."""
+    run(repository, "dvc", "repro")
+    return repository
+
+
+@pytest.fixture
+def tracked(done: Path) -> Iterator[Any]:
+    """MLflow's client on what the job tracked."""
+    from mlflow import MlflowClient
+
+    yield MlflowClient(f"sqlite:///{done}/mlruns/mlflow.db")
+
+
+def runs(client: Any) -> list[Any]:
+    experiment = client.get_experiment_by_name(f"mvsa-{MODEL}")
+    return list(client.search_runs([experiment.experiment_id]))
+
+
+def artifacts(client: Any, found: Any) -> set[str]:
+    return {item.path for item in client.list_artifacts(found.info.run_id)}
+
+
+def test_a_second_repro_runs_nothing(done: Path) -> None:
+    assert "Running stage" not in run(done, "dvc", "repro")
+
+
+def test_metrics_and_plots_list_the_model(done: Path) -> None:
+    shown = run(done, "dvc", "metrics", "show")
+    for stage in ("zeroshot", "evaluate"):
+        assert f"outputs/{stage}/{MODEL}/metrics.json" in shown
+    run(done, "dvc", "plots", "show", "--out", "plots")
+    page = (done / "plots" / "index.html").read_text()
+    for name in ("train_tinyllava_history", "evaluate_tinyllava", "zeroshot_tinyllava"):
+        assert name in page
+
+
+def test_every_trial_is_a_child_of_the_study_with_all_that_a_reviewer_needs(tracked: Any) -> None:
+    stages = Counter(found.data.tags["stage"] for found in runs(tracked))
+    assert stages == {"zeroshot": 1, "study": 1, "trial": TRIALS, "train": 1, "evaluate": 1}
+    (study,) = [found for found in runs(tracked) if found.data.tags["stage"] == "study"]
+    for trial in (found for found in runs(tracked) if found.data.tags["stage"] == "trial"):
+        assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
+        assert {"git_commit", "data_digest", "split_digest", "checkpoint_revision", "scale"} <= trial.data.tags.keys()
+        assert trial.data.tags["weights"] == "random"
+        assert {"rank", "alpha", "lr", "dropout"} <= trial.data.params.keys()
+        assert trial.info.status == "FINISHED"
+        wanted = {"confusion_matrix.png", "confusion_matrix.json", "classification_report.txt", "learning_curves.png"}
+        assert wanted | {"adapter", "adapted_modules.json"} <= artifacts(tracked, trial)
+        assert [point.step for point in tracked.get_metric_history(trial.info.run_id, "val_macro_f1")] == [1, 2, 3]
+
+
+def test_no_run_is_left_running(tracked: Any) -> None:
+    assert {found.info.status for found in runs(tracked)} == {"FINISHED"}
+
+
+def test_the_evaluate_run_holds_the_test_metrics_and_no_other_run_of_the_search_does(tracked: Any, done: Path) -> None:
+    written = read_json(done / "outputs" / "evaluate" / MODEL / "metrics.json")
+    for found in runs(tracked):
+        stage = found.data.tags["stage"]
+        tests = {name: value for name, value in found.data.metrics.items() if name.startswith("test_")}
+        assert bool(tests) == (stage in ("evaluate", "zeroshot")), stage
+        if stage == "evaluate":
+            assert tests["test_macro_f1"] == pytest.approx(written["macro_f1"])
+
+
+def test_learning_curves_fall(done: Path) -> None:
+    history = read_table(done / "outputs" / "train" / MODEL / "history.csv")
+    assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
+
+
+def test_the_champion_predicts_in_a_fresh_process_what_evaluate_measured(done: Path) -> None:
+    posts = {post.id: post for post in read_posts(done / "outputs" / "prepare" / "posts.csv")}
+    measured = read_predictions(done / "outputs" / "evaluate" / MODEL / "predictions.csv")
+    asked = [(posts[row.id].image, posts[row.id].caption) for row in measured]
+    script = f"""
+import json, pathlib, mlflow, pandas
+asked = json.loads({json.dumps(json.dumps(asked))})
+table = pandas.DataFrame([(pathlib.Path(image).read_bytes(), text) for image, text in asked], columns=["image", "text"])
+mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
+answers = mlflow.pyfunc.load_model("models:/mvsa-{MODEL}@champion").predict(table)
+print("ANSWERS" + answers.to_json(orient="records"))
+"""
+    said = run(done, sys.executable, "-c", script)
+    answers = json.loads(said.split("ANSWERS")[1].splitlines()[0])
+    assert [row["label"] for row in answers] == [row.predicted for row in measured]
+    for answer, row in zip(answers, measured, strict=True):
+        assert answer["positive"] == pytest.approx(row.positive, abs=1e-4)
+
+
+def test_predict_prints_the_tone_with_three_probabilities(done: Path) -> None:
+    picture = next((done / "sample" / "data").glob("*.jpg"))
+    said = python(done, "src.predict", "--model", MODEL, str(picture), "what a day")
+    assert all(tone in said for tone in ("negative", "neutral", "positive"))
+
+
+def test_predict_refuses_what_is_no_picture(done: Path) -> None:
+    (done / "notes.jpg").write_text("no picture")
+    said = python(done, "src.predict", "--model", MODEL, "notes.jpg", "what a day", code=1)
+    assert said.startswith("error: notes.jpg cannot be used") and said.count("\n") == 1
+
+
+def test_registering_the_same_adapter_again_makes_no_new_version(done: Path) -> None:
+    assert "version 1 is registered already" in python(done, "src.register", "--model", MODEL)
+
+
+def test_the_report_shows_the_scores_beside_the_published_ones(done: Path) -> None:
+    page = (done / "outputs" / "report" / "index.html").read_text()
+    scores = read_json(done / "outputs" / "evaluate" / MODEL / "metrics.json")
+    assert f"{scores['macro_f1']:.4f}" in page and "0.7857" in page
+    assert "Weights are random" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page.replace("data:image", "")
+
+
+def test_the_same_search_again_runs_only_what_is_missing(done: Path) -> None:
+    before = (done / "outputs" / "tune" / MODEL / "trials.csv").read_text()
+    assert "[1/" not in python(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS))
+    assert (done / "outputs" / "tune" / MODEL / "trials.csv").read_text() == before
+    said = python(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS + 1))
+    assert f"[{TRIALS + 1}/{TRIALS + 1}] trial {TRIALS}" in said
+
+
+def test_an_experiment_with_another_number_of_trials_runs(done: Path) -> None:
+    said = run(done, "dvc", "exp", "run", "-S", "tune.trials=1", f"tune@{MODEL}")
+    assert f"Running stage 'tune@{MODEL}'" in said
+    assert "Running stage 'encode" not in said
+    assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["trials"] == 1
+
+
+def test_another_division_of_the_posts_begins_another_study(done: Path) -> None:
+    before = read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"]
+    parts = read_split(done / "outputs" / "split" / "split.csv")
+    edit_params(done, lambda params: params.update(seed=8))
+    run(done, "dvc", "repro", f"tune@{MODEL}")
+    assert read_split(done / "outputs" / "split" / "split.csv") != parts
+    assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"] != before
+
+
+def test_a_stage_without_what_it_needs_says_what_to_run(repository: Path, tmp_path: Path) -> None:
+    for name in ("src", "params.yaml"):
+        (tmp_path / name).symlink_to(repository / name)
+    for stage in ("encode", "zeroshot", "tune", "train", "evaluate", "register"):
+        said = python(tmp_path, f"src.{stage}", "--model", MODEL, code=1)
+        assert said.startswith("error: outputs/") and "dvc repro" in said and said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "lava"], "unknown model 'lava'; did you mean 'llava'?"),
+        (["--model", MODEL, "--trials", "0"], "'--trials': 0 is not in the range"),
+        ([], "Missing option '--model'"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_code_2(repository: Path, words: list[str], message: str) -> None:
+    said = python(repository, "src.tune", *words, code=2)
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1
+
+
+def test_an_unknown_key_in_params_is_one_line_and_exit_code_2(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "src").symlink_to(repository / "src")
+    shutil.copyfile(repository / "params.yaml", tmp_path / "params.yaml")
+    edit_params(tmp_path, lambda params: params["tune"].update(trails=3))
+    said = python(tmp_path, "src.tune", "--model", MODEL, code=2)
+    assert said == "error: params.yaml: tune: unknown key 'trails'; did you mean 'trials'?\n"

@@ -1,0 +1,95 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src.core.config import FitParams, Params, Range, build, load_params
+from src.core.errors import Refusal, UsageRefusal
+
+
+@pytest.fixture
+def content(repo_root: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((repo_root / "params.yaml").read_text())
+    return loaded
+
+
+def refused(content: object) -> str:
+    with pytest.raises(UsageRefusal) as caught:
+        build(Params, content, "params.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_committed_file_is_valid(repo_root: Path) -> None:
+    params = load_params(repo_root / "params.yaml")
+    assert params.scale == "tiny"
+    assert params.fit_of("llava").objective == "words"
+    assert params.fit_of("clip", rank=2).rank == 2
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str, Any]) -> None:
+    content["tune"]["trails"] = 30
+    assert refused(content) == "params.yaml: tune: unknown key 'trails'; did you mean 'trials'?"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("scale",), "medium", "scale: unknown value 'medium'"),
+        (("seed",), "seven", "seed: expected int, found 'seven'"),
+        (("seed",), True, "seed: expected int, found True"),
+        (("split", "val"), 1.5, "val and test must leave a rest"),
+        (("split", "val"), "much", "val: 'much' is not a number"),
+        (("tune", "trials"), 0, "trials must be at least 1"),
+        (("encode",), 3, "encode: expected keys and values, found 3"),
+        (("fit", "clip"), {"rank": -1}, "fit of clip: rank must be 0 (head alone) or more"),
+        (("fit", "clip"), {"optimizer": "sgd"}, "fit of clip: unknown key 'optimizer'"),
+        (("tune", "spaces", "clip", "rank"), {"low": 4, "high": 1}, "low must be below high"),
+        (("tune", "spaces", "clip", "lr"), {"low": 0, "high": 1, "log": True}, "a log scale needs low above 0"),
+        (("tune", "spaces", "clip", "rang"), {"low": 1, "high": 4}, "spaces.clip.rang is no setting of a fit"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(
+    content: dict[str, Any], path: tuple[str, ...], value: object, words: str
+) -> None:
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert words in refused(content)
+
+
+def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
+    del content["prepare"]["protocol"]
+    assert refused(content) == "params.yaml: prepare: missing protocol"
+
+
+def test_numbers_without_a_dot_are_numbers_although_yaml_reads_text() -> None:
+    settings = {"objective": "head", "rank": 1, "alpha": 1, "dropout": 0, "lr": "1e-3"}
+    assert build(FitParams, settings, "fit").lr == 0.001
+    assert build(Range, {"low": "1e-5", "high": "1e-2", "log": True}, "lr").low == 1e-5
+
+
+@pytest.mark.parametrize(
+    "forms",
+    [{}, {"low": 1}, {"low": 1, "high": 2, "choices": [1]}, {"choices": []}, {"powers_of_two": [3]}],
+)
+def test_a_range_has_exactly_one_whole_form(forms: dict[str, Any]) -> None:
+    with pytest.raises(UsageRefusal):
+        build(Range, forms, "range")
+
+
+def test_a_model_without_a_space_is_refused_when_it_is_searched(repo_root: Path) -> None:
+    with pytest.raises(UsageRefusal, match=r"tune\.spaces\.fifth is missing"):
+        load_params(repo_root / "params.yaml").space_of("fifth")
+
+
+def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="run commands from the repository's root"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("seed: [")
+    with pytest.raises(UsageRefusal, match="is not YAML") as caught:
+        load_params(tmp_path / "params.yaml")
+    assert "\n" not in str(caught.value)

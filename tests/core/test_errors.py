@@ -1,0 +1,10 @@
+from src.core.errors import Refusal, UsageRefusal, unknown
+
+
+def test_exit_codes_tell_misuse_from_failure() -> None:
+    assert (Refusal.exit_code, UsageRefusal.exit_code) == (1, 2)
+
+
+def test_an_unknown_name_comes_with_the_nearest_or_with_all() -> None:
+    assert str(unknown("model", "lava", ["clip", "llava"])) == "unknown model 'lava'; did you mean 'llava'?"
+    assert str(unknown("model", "gpt", ["llava", "clip"])) == "unknown model 'gpt'; known: clip, llava"

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from src.core.errors import Refusal
+from src.core.records import (
+    Post,
+    Prediction,
+    Scores,
+    content_digest,
+    digest_of,
+    read_json,
+    read_posts,
+    read_predictions,
+    read_split,
+    write_json,
+    write_posts,
+    write_predictions,
+    write_split,
+    write_text,
+)
+
+POST = Post("1", "data/1.jpg", 'say "hi",\nthen é \U0001f600', "positive", "neutral", "", "d1")
+
+
+def test_tables_give_back_what_was_written(tmp_path: Path) -> None:
+    write_posts(tmp_path / "posts.csv", [POST])
+    assert read_posts(tmp_path / "posts.csv") == [POST]
+    write_split(tmp_path / "split.csv", {"1": "train", "2": "test"})
+    assert read_split(tmp_path / "split.csv") == {"1": "train", "2": "test"}
+    predictions = [Prediction("1", "neutral", "positive", 0.1, 0.2, 0.7)]
+    write_predictions(tmp_path / "predictions.csv", predictions)
+    assert read_predictions(tmp_path / "predictions.csv") == predictions
+
+
+def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
+    for read in (read_posts, read_split, read_json):
+        with pytest.raises(Refusal, match="run `dvc repro` first"):
+            read(tmp_path / "nothing")  # type: ignore[operator]
+
+
+def test_writing_leaves_no_other_file_behind(tmp_path: Path) -> None:
+    write_json(tmp_path / "deep" / "a.json", {"tone": "é"})
+    write_json(tmp_path / "deep" / "a.json", {"tone": "ü"})
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
+    assert read_json(tmp_path / "deep" / "a.json") == {"tone": "ü"}
+
+
+def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(tmp_path / "a.txt", "\ud800")
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_content_digest_tells_picture_and_caption_apart() -> None:
+    assert content_digest(b"ab", "c") != content_digest(b"a", "bc")
+    assert content_digest(b"a", "b") == content_digest(b"a", "b")
+
+
+def test_a_digest_of_rows_ignores_their_order_and_nothing_else() -> None:
+    assert digest_of([("a", "b"), ("c", "d")]) == digest_of([("c", "d"), ("a", "b")])
+    assert digest_of([("a", "b")]) != digest_of([("ab", "")])
+
+
+def test_scores_have_one_name_for_each_figure() -> None:
+    row = {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 2.0}
+    scores = Scores(0.5, 0.4, 0.3, {"negative": row}, [[1, 1], [0, 0]])
+    assert scores.summary() == {"accuracy": 0.5, "macro_f1": 0.4, "weighted_f1": 0.3, "f1_negative": 2 / 3}
+    assert scores.flat()["support_negative"] == 2.0
