@@ -29,6 +29,9 @@ POSTS_A_SHARD = 512
 DECODERS = 4
 Arrays = Mapping[str, tuple[Any, Any, torch.dtype]]
 
+# What JSON, numpy and we raise on files that are not what was written.
+_DAMAGED = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+
 
 @dataclass(frozen=True)
 class FeatureTable:
@@ -88,6 +91,7 @@ class FeatureStore:
     def _write(self, digests: Sequence[str], features: Sequence[Features]) -> None:
         name = hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
         temporary, shard = self.folder / f".{name}.{os.getpid()}", self.folder / f"shard-{name}"
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same id
         temporary.mkdir(parents=True)
         kinds = {}
         for key, example in features[0].items():
@@ -102,18 +106,24 @@ class FeatureStore:
 
     def _open(self, shard: Path) -> None:
         try:
-            index = json.loads((shard / INDEX).read_text())
-            arrays = {name: _open_array(shard, name, kind) for name, kind in index["features"].items()}
-        except (OSError, ValueError, KeyError):
-            # Damaged: its posts count as missing and are encoded anew.
+            self._rows |= _open_shard(shard)
+        except _DAMAGED:
+            # Its posts count as missing and are encoded anew.
             shutil.rmtree(shard, ignore_errors=True)
-            return
-        self._rows |= {digest: (arrays, row) for row, digest in enumerate(index["posts"])}
 
 
-def _open_array(shard: Path, name: str, kind: Mapping[str, Any]) -> tuple[Any, Any, torch.dtype]:
+def _open_shard(shard: Path) -> dict[str, tuple[Arrays, int]]:
+    index = json.loads((shard / INDEX).read_text())
+    digests, kinds = index["posts"], index["features"]
+    arrays = {name: _open_array(shard, name, kind, len(digests)) for name, kind in kinds.items()}
+    return {digest: (arrays, row) for row, digest in enumerate(digests)}
+
+
+def _open_array(shard: Path, name: str, kind: Mapping[str, Any], count: int) -> tuple[Any, Any, torch.dtype]:
     flat = np.load(shard / f"{name}.npy", mmap_mode="r")
     offsets = None if kind["scalar"] else np.load(shard / f"{name}.offsets.npy")
+    if (len(flat) if offsets is None else len(offsets) - 1) != count:
+        raise ValueError(f"{shard} does not hold {name} of {count} posts")
     return flat, offsets, getattr(torch, kind["dtype"])
 
 

@@ -44,7 +44,7 @@ def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, s
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = LambdaLR(optimizer, _cosine(settings, len(train.posts)))
-    _set_checkpointing(model, settings)
+    set_checkpointing(model, settings)
     history: list[Mapping[str, float]] = []
     best: Fit | None = None
     for epoch in range(1, settings.epochs + 1):
@@ -80,8 +80,7 @@ def _step(
         mean = loss(model(data.batch(batch, model.device)), data.labels(batch).to(model.device), settings)
         (mean * len(batch) / posts).backward()  # type: ignore[no-untyped-call]
         total += mean.item() * len(batch)
-    if not math.isfinite(total):
-        raise Refusal(f"the loss is no longer a number at lr {settings.lr:g}: try a smaller one")
+    _require_number(total, settings)
     clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], settings.max_grad_norm)
     optimizer.step()
     schedule.step()
@@ -91,15 +90,25 @@ def _step(
 
 def _validate(model: ToneModel, data: Labelled, settings: FitParams) -> tuple[list[Prediction], dict[str, float]]:
     logits_NK = logits(model, data, settings.batch_size)
+    val_loss = mean_loss(data, logits_NK)
+    _require_number(val_loss, settings)
     found = predictions(data, logits_NK)
     headline = {f"val_{name}": value for name, value in scores(found).headline().items()}
-    return found, {"val_loss": mean_loss(data, logits_NK), **headline}
+    return found, {"val_loss": val_loss, **headline}
 
 
-def _set_checkpointing(model: ToneModel, settings: FitParams) -> None:
+def _require_number(value: float, settings: FitParams) -> None:
+    if not math.isfinite(value):
+        raise Refusal(f"the loss is no longer a number at lr {settings.lr:g}: try a smaller one")
+
+
+def set_checkpointing(model: ToneModel, settings: FitParams) -> None:
+    """Keep activations or, with `settings.checkpointing`, a layer's inputs alone and run it again on the way back."""
     if settings.checkpointing:
         # The non-reentrant form reaches adapters inside a frozen base (transformers issue 42489).
         model.backbone.activation_checkpointing_enable({"use_reentrant": False})
+        # It needs no gradient at the embeddings, and the hooks that transformers sets there would outlive the trial.
+        model.backbone.disable_input_require_grads()
     else:
         model.backbone.activation_checkpointing_disable()
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from src.core.config import FitParams, build
+from src.core.config import FitParams
 from src.core.errors import Refusal
+from src.core.parsing import build
 from src.core.records import read_json, write_json
 from src.learning.heads import ClassifierHead
 from src.models.base import ToneModel
@@ -63,6 +65,7 @@ class Adapter:
         self.model.readout = None
         if self.lora is not None:
             self.lora.unload()
+        self.model.backbone.activation_checkpointing_disable()
         self.model.requires_grad_(False).zero_grad(set_to_none=True)
         self.model.eval()
 
@@ -70,14 +73,16 @@ class Adapter:
 def put_on(model: ToneModel, settings: FitParams, seed: int) -> Adapter:
     """A fresh adapter and readout; the same seed and settings make the same weights, whatever was on before."""
     torch.manual_seed(seed)
+    readout = model.word_readout() if settings.objective == "words" else None
     lora = None
     if settings.rank:
         with warnings.catch_warnings():
             # peft 0.21 asks for a name that transformers 5.23 has begun to rename.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             lora = get_peft_model(model.backbone, _lora_config(model, settings))
-    words = settings.objective == "words"
-    model.readout = (model.word_readout() if words else ClassifierHead(model.width, settings)).to(model.device)
+    if readout is None:
+        readout = ClassifierHead(model.width, settings)
+    model.readout = readout.to(model.device)
     return Adapter(model, settings, lora)
 
 
@@ -95,14 +100,19 @@ def load(model: ToneModel, folder: Path) -> Adapter:
     """Put a saved adapter and readout on.
 
     Raises:
-        Refusal: a file is missing, or its weights are not exactly those that the settings call for.
+        Refusal: a file is missing or damaged, or its weights are not exactly those that the settings call for;
+            nothing is left on the model then.
     """
     settings = build(FitParams, read_json(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE))
     adapter = put_on(model, settings, seed=0)
-    if adapter.lora is not None:
-        state = _read(folder / ADAPTER_FILE, get_peft_model_state_dict(adapter.lora))
-        set_peft_model_state_dict(adapter.lora, state)
-    adapter.readout.load_state_dict(_read(folder / HEAD_FILE, adapter.readout.state_dict()))
+    try:
+        if adapter.lora is not None:
+            state = _read(folder / ADAPTER_FILE, get_peft_model_state_dict(adapter.lora))
+            set_peft_model_state_dict(adapter.lora, state)
+        adapter.readout.load_state_dict(_read(folder / HEAD_FILE, adapter.readout.state_dict()))
+    except Refusal:
+        adapter.take_off()
+        raise
     model.eval()
     return adapter
 
@@ -143,8 +153,12 @@ def _lora_config(model: ToneModel, settings: FitParams) -> LoraConfig:
 def _read(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if not path.is_file():
         raise Refusal(f"{path} is missing: the adapter is not whole")
-    state: dict[str, Tensor] = load_file(path)
-    stray = sorted(wanted.keys() ^ state.keys())
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise Refusal(f"{path} cannot be read: {error}") from error
+    shapes, found = ({name: weight.shape for name, weight in each.items()} for each in (wanted, state))
+    stray = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
     if stray:
-        raise Refusal(f"{path} does not fit: {len(stray)} weights are missing or unexpected, such as {stray[0]}")
+        raise Refusal(f"{path} does not fit: {len(stray)} weights missing, unexpected or misshapen, such as {stray[0]}")
     return state

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from PIL.Image import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
@@ -97,14 +98,22 @@ class ToneModel(nn.Module, ABC):
         Raises:
             Refusal: nothing is found there, or the weights do not fit the architecture.
         """
+        if checkpoint.is_local and not Path(checkpoint.source).is_dir():
+            # transformers would take the folder's name for a Hub id and go looking for it there.
+            raise Refusal(f"{checkpoint.source} cannot be loaded: there is no such folder")
         revision = {} if checkpoint.is_local else {"revision": checkpoint.revision}
         quiet_unless_watched()
         try:
             backbone, info = cls.architecture().from_pretrained(
-                checkpoint.source, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **revision
+                checkpoint.source,
+                dtype=dtype,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that they are listed like the other faults, and refused below
+                **revision,
             )
             processors = cls.processors(checkpoint.source, **revision)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise Refusal(f"{checkpoint.source} cannot be loaded: {str(error).splitlines()[0]}") from error
         _require_whole(checkpoint, info)
         commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
@@ -114,6 +123,11 @@ class ToneModel(nn.Module, ABC):
     @abstractmethod
     def architecture(cls) -> Any:
         """The class of transformers that holds the weights."""
+
+    @classmethod
+    @abstractmethod
+    def published_config(cls) -> Any:
+        """The configuration of `spec.checkpoint`: its dimensions, known without the Hub (`outline` builds on them)."""
 
     @classmethod
     @abstractmethod
@@ -158,6 +172,13 @@ class ToneModel(nn.Module, ABC):
             }
             for pixels, ids in zip(pictures["pixel_values"], self.token_ids(captions), strict=True)
         ]
+
+    def plain(self, caption: str) -> str:
+        """The caption with a space in place of every special token: people do write `<image>` and `</s>`."""
+        for token in self.tokenizer.added_tokens_decoder.values():
+            if token.special:
+                caption = caption.replace(token.content, " ")
+        return caption
 
     def preprocessing_digest(self) -> str:
         """Changes when the same post would become other inputs."""

@@ -66,6 +66,11 @@ class Model(ToneModel):
         return CLIPModel
 
     @classmethod
+    def published_config(cls) -> CLIPConfig:
+        """ViT-B/32 and a text tower of 12 layers, 512 wide (tables 19 and 20 of the paper): transformers' defaults."""
+        return CLIPConfig()
+
+    @classmethod
     def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
         """CLIP's own tokenizer, resizing and cropping."""
         tokenizer = AutoTokenizer.from_pretrained(source, **revision)
@@ -79,7 +84,8 @@ class Model(ToneModel):
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
         """The caption's tokens, cut to what the text tower can hold, between its begin and end tokens."""
         room = self.backbone.config.text_config.max_position_embeddings
-        ids: list[list[int]] = self.tokenizer(list(captions), truncation=True, max_length=room)["input_ids"]
+        plain = [self.plain(caption) for caption in captions]
+        ids: list[list[int]] = self.tokenizer(plain, truncation=True, max_length=room)["input_ids"]
         return ids
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
@@ -95,7 +101,8 @@ class Model(ToneModel):
         """Zero-shot CLIP: the picture against a prompt for each tone."""
         ids = self.token_ids([self.spec.prompt.format(caption=tone) for tone in TONES])
         length_B = torch.tensor([len(row) for row in ids], device=self.device)
-        tokens_BT = torch.tensor([row + [0] * (int(length_B.max()) - len(row)) for row in ids], device=self.device)
+        longest = max(map(len, ids))
+        tokens_BT = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=self.device)
         with torch.no_grad():
             return PromptReadout(self._text(tokens_BT, length_B), self.backbone.logit_scale.exp())
 

@@ -56,7 +56,7 @@ class LanguageToneModel(ToneModel):
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
         """The prompt's tokens after the picture; the caption is cut to `MAX_CAPTION_TOKENS`, the prompt never."""
-        prompts = [self.spec.prompt.format(caption=self._plain(caption)) for caption in captions]
+        prompts = [self.spec.prompt.format(caption=self._cut(caption)) for caption in captions]
         return [self.after_image(ids) for ids in self.tokenizer(prompts)["input_ids"]]
 
     def after_image(self, ids: list[int]) -> list[int]:
@@ -91,9 +91,8 @@ class LanguageToneModel(ToneModel):
             raise Refusal(f"{self.checkpoint.source}: its tokenizer does not give each tone's word one token: {words}")
         return WordReadout(self.vocabulary_head.weight[[word[0] for word in words]])
 
-    def _plain(self, caption: str) -> str:
-        for token in self.tokenizer.all_special_tokens:
-            caption = caption.replace(token, " ")
+    def _cut(self, caption: str) -> str:
+        caption = self.plain(caption)
         if len(caption.encode()) <= MAX_CAPTION_TOKENS:  # no token is shorter than a byte
             return caption
         offsets = self.tokenizer(caption, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

@@ -51,6 +51,19 @@ class Encoding:
         return value if choice.choices or is_whole(choice) else float(value)
 
 
+def highest(space: Space) -> dict[str, int | float]:
+    """The highest value that a search may choose for each setting that is a number."""
+    found: dict[str, int | float] = {}
+    for name, choice in space.items():
+        if choice.powers_of_two is not None:
+            found[name] = 2 ** choice.powers_of_two[1]
+        elif choice.high is not None:
+            found[name] = choice.high
+        elif numbers := [value for value in choice.choices or () if not isinstance(value, str)]:
+            found[name] = max(numbers)
+    return found
+
+
 def is_whole(choice: Range) -> bool:
     """Whether a range is one of whole numbers: both its ends are."""
     return isinstance(choice.low, int) and isinstance(choice.high, int)

@@ -233,7 +233,8 @@ def open_study(
         storage=_open_storage(storage_url),
         study_name=name,
         direction="maximize",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=warmup_epochs),
+        # Optuna's steps here are epochs counted from 1, and it may prune at the step equal to its warm-up.
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=warmup_epochs + 1),
         load_if_exists=True,
     )
     study = Study(optuna_study, encoding, seed, startup_trials)

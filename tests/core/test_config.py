@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 import yaml
 
-from src.core.config import FitParams, Params, Range, build, load_params
+from src.core.config import FitParams, Params, Range, load_params
 from src.core.errors import Refusal, UsageRefusal
+from src.core.parsing import build
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def reopen(url: str) -> Opener:
 
 
 def opened(url: str, name: str) -> Study:
-    return open_study(url, name, SPACE, known_good=[GOOD], seed=1, startup_trials=3, warmup_epochs=2)
+    return open_study(url, name, SPACE, known_good=[GOOD], seed=1, startup_trials=3, warmup_epochs=1)
 
 
 def score(ticket: Ticket) -> float:
