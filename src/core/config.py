@@ -59,7 +59,8 @@ class FitParams:
 
     `rank` 0 trains the head alone. `head_layers` counts hidden layers of `head_width` units. `accumulation` is the
     number of batches to one optimiser step. `warmup` is the share of steps over which the learning rate rises.
-    `patience` is the number of epochs without a better validation macro-F1 after which training stops.
+    `watch` says which validation score makes an epoch the best, and `patience` after how many epochs without a better
+    one training stops. `class_weights` and `sampling` say whether rare tones count, or come, as often as common ones.
     """
 
     objective: Literal["head", "words"]
@@ -70,6 +71,10 @@ class FitParams:
     head_layers: int = 0
     head_width: int = 256
     weight_decay: float = 0.01
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    focal_gamma: float = 2.0
+    class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["uniform", "balanced"] = "uniform"
     label_smoothing: float = 0.0
     warmup: float = 0.1
     max_grad_norm: float = 1.0
@@ -78,6 +83,7 @@ class FitParams:
     checkpointing: bool = False
     epochs: int = 6
     patience: int = 3
+    watch: Literal["macro_f1", "loss"] = "macro_f1"
 
     def __post_init__(self) -> None:
         _require(self.rank >= 0, "rank must be 0 (head alone) or more")
@@ -89,6 +95,7 @@ class FitParams:
         _require(0 <= self.label_smoothing < 1, "label_smoothing must lie in [0, 1)")
         _require(0 <= self.warmup < 1, "warmup must lie in [0, 1)")
         _require(self.weight_decay >= 0, "weight_decay must not be negative")
+        _require(self.focal_gamma >= 0, "focal_gamma must not be negative")
         for name in ("head_width", "max_grad_norm", "batch_size", "accumulation", "epochs", "patience"):
             _require(getattr(self, name) > 0, f"{name} must be positive")
 

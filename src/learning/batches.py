@@ -1,7 +1,7 @@
 """Which posts go through a model together, and how their features become one batch."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,10 +20,16 @@ def in_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     return _cut(order, batch_size)
 
 
-def shuffled(lengths: Sequence[int], batch_size: int, seed: int) -> list[list[int]]:
-    """Batches of post numbers, of captions about equally long, in an order that the seed alone decides."""
+def shuffled(
+    lengths: Sequence[int], batch_size: int, seed: int, balance: Sequence[Hashable] | None = None
+) -> list[list[int]]:
+    """Batches of post numbers, of captions about equally long, in an order that the seed alone decides.
+
+    Each post comes once; with `balance`, a label of each post, as many posts are drawn with replacement, so that every
+    label is equally likely to come.
+    """
     chance = random.Random(seed)
-    order = list(range(len(lengths)))
+    order = list(range(len(lengths))) if balance is None else _draw_balanced(balance, chance)
     chance.shuffle(order)
     buckets = _cut(order, batch_size * BATCHES_A_BUCKET)
     batches = [
@@ -31,6 +37,11 @@ def shuffled(lengths: Sequence[int], batch_size: int, seed: int) -> list[list[in
     ]
     chance.shuffle(batches)
     return batches
+
+
+def _draw_balanced(labels: Sequence[Hashable], chance: random.Random) -> list[int]:
+    members = [[index for index, own in enumerate(labels) if own == label] for label in dict.fromkeys(labels)]
+    return [chance.choice(chance.choice(members)) for _ in labels]
 
 
 def collate(rows: Sequence[Features]) -> Features:

@@ -18,7 +18,7 @@ from src.core.protocols import Reporter
 from src.core.records import Prediction
 from src.learning.batches import shuffled
 from src.learning.lora import restore, trainable_state
-from src.learning.losses import loss
+from src.learning.losses import Loss
 from src.learning.metrics import scores
 from src.learning.scoring import Labelled, logits, mean_loss, predictions
 from src.models.base import ToneModel
@@ -35,7 +35,7 @@ class Fit:
 
 
 def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, seed: int, reporter: Reporter) -> Fit:
-    """Train what is trainable in `model`; it ends with the weights of the epoch best in validation macro-F1.
+    """Train what is trainable in `model`; it ends with the weights of the epoch that `settings.watch` finds the best.
 
     Raises:
         Refusal: the loss is no longer a number.
@@ -45,17 +45,15 @@ def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, s
     optimizer = AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay)
     schedule = LambdaLR(optimizer, _cosine(settings, len(train.posts)))
     set_checkpointing(model, settings)
+    loss = Loss.of(settings, train.labels(range(len(train.posts))))
     history: list[Mapping[str, float]] = []
     best: Fit | None = None
     for epoch in range(1, settings.epochs + 1):
-        batches = shuffled(train.features.lengths(), settings.batch_size, seed=seed * 1000 + epoch)
-        train_loss = sum(
-            _step(model, optimizer, schedule, train, group, settings)
-            for group in _groups(batches, settings.accumulation)
-        ) / len(train.posts)
+        groups = _groups(_batches(train, settings, seed * 1000 + epoch), settings.accumulation)
+        train_loss = sum(_step(model, optimizer, schedule, train, group, loss) for group in groups) / len(train.posts)
         found, row = _validate(model, val, settings)
         history.append({"epoch": epoch, "train_loss": train_loss, **row})
-        if best is None or row["val_macro_f1"] > best.history[best.best_epoch - 1]["val_macro_f1"]:
+        if best is None or _is_better(row, best.history[best.best_epoch - 1], settings):
             best = Fit(tuple(history), epoch, trainable_state(model), tuple(found))
         reporter.on_epoch(epoch, history[-1])
         if epoch - best.best_epoch >= settings.patience:
@@ -65,23 +63,36 @@ def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, s
     return Fit(tuple(history), best.best_epoch, best.state, best.predictions)
 
 
+def _batches(data: Labelled, settings: FitParams, seed: int) -> list[list[int]]:
+    balance = [post.label for post in data.posts] if settings.sampling == "balanced" else None
+    return shuffled(data.features.lengths(), settings.batch_size, seed, balance)
+
+
+def _is_better(row: Mapping[str, float], best: Mapping[str, float], settings: FitParams) -> bool:
+    if settings.watch == "loss":
+        return row["val_loss"] < best["val_loss"]
+    return row["val_macro_f1"] > best["val_macro_f1"]
+
+
 def _step(
     model: ToneModel,
     optimizer: AdamW,
     schedule: LambdaLR,
     data: Labelled,
     batches: list[list[int]],
-    settings: FitParams,
+    loss: Loss,
 ) -> float:
     """One optimiser step over accumulated batches; returns the sum of the posts' losses in nats."""
     model.train()
     posts, total = sum(len(batch) for batch in batches), 0.0
     for batch in batches:
-        mean = loss(model(data.batch(batch, model.device)), data.labels(batch).to(model.device), settings)
+        mean = loss(model(data.batch(batch, model.device)), data.labels(batch).to(model.device))
         (mean * len(batch) / posts).backward()  # type: ignore[no-untyped-call]
         total += mean.item() * len(batch)
-    _require_number(total, settings)
-    clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], settings.max_grad_norm)
+    _require_number(total, loss.settings)
+    clip_grad_norm_(
+        [weight for group in optimizer.param_groups for weight in group["params"]], loss.settings.max_grad_norm
+    )
     optimizer.step()
     schedule.step()
     optimizer.zero_grad(set_to_none=True)

@@ -182,7 +182,8 @@ class ToneModel(nn.Module, ABC):
 
     def preprocessing_digest(self) -> str:
         """Changes when the same post would become other inputs."""
-        probe = [self.spec.prompt, str(self.image_processor.to_dict()), str(self.token_ids(["A caption, 1 é."]))]
+        captions = ["A caption, 1 é.", "<image> </s> <|endoftext|>", "very long " * 500]
+        probe = [self.spec.prompt, str(self.image_processor.to_dict()), str(self.token_ids(captions))]
         return hashlib.sha256("\n".join(probe).encode()).hexdigest()[:12]
 
     def normalised(self, pixels_B3SS: Tensor) -> Tensor:

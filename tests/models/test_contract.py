@@ -1,0 +1,693 @@
+"""What every model of the catalog promises, and a fifth one that is added here: one file and one line."""
+
+import random
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import src.models
+from src.core.config import FitParams
+from src.core.errors import Refusal, UsageRefusal
+from src.core.labels import TONES
+from src.core.protocols import Silent
+from src.core.records import Post
+from src.data.images import open_image
+from src.learning import lora
+from src.learning.batches import collate
+from src.learning.features import FeatureStore
+from src.learning.fitting import fit
+from src.learning.heads import ClassifierHead
+from src.learning.lora import adapted
+from src.learning.scoring import Labelled, logits
+from src.models import catalog, tiny
+from src.models.base import INPUTS, Checkpoint, Features, ToneModel
+from src.models.catalog import MODELS, folder_digest, model_class, resolve
+from src.models.language import LanguageToneModel
+
+NAMES = (*MODELS, "toy")
+WEIGHTS = "model.safetensors"
+CPU = torch.device("cpu")
+HEAD = FitParams(objective="head", rank=0, alpha=1, dropout=0.0, lr=0.003)
+LORA = FitParams(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
+
+ODD_CAPTIONS = [
+    "",
+    " ",
+    "so happy today",
+    "x" * 10_000,
+    "so happy " * 1_200,
+    "\N{GRINNING FACE}" * 3_000,
+    "<image> </s> <s> <pad> <|endoftext|> <|startoftext|>",
+    "<image>" * 300,
+    "{caption} {0} %s \0\n\t",
+    "\N{RIGHT-TO-LEFT OVERRIDE}مرحبا",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def five_models() -> Iterator[None]:
+    """The catalog with one line more, and `toy.py` beside the other models' files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(catalog, "MODELS", NAMES)
+        patch.setattr(src.models, "__path__", [*src.models.__path__, str(Path(__file__).parent)])
+        yield
+    sys.modules.pop("src.models.toy", None)
+
+
+@pytest.fixture(params=NAMES)
+def model(request: pytest.FixtureRequest, tiny_model: Callable[[str], ToneModel]) -> ToneModel:
+    return tiny_model(request.param)
+
+
+def inputs_of(model: ToneModel, posts: Sequence[Post], captions: Sequence[str] | None = None) -> Features:
+    images = [open_image(post.image) for post in posts]
+    return collate(model.preprocess(images, captions or [post.caption for post in posts]))
+
+
+def seeded_head(model: ToneModel) -> nn.Module:
+    torch.manual_seed(1)
+    return ClassifierHead(model.width, HEAD).eval()
+
+
+@contextmanager
+def training(model: ToneModel, names: Sequence[str]) -> Iterator[None]:
+    """With these weights of the backbone trainable, and a head on."""
+    model.readout = seeded_head(model)
+    for name, weight in model.backbone.named_parameters():
+        weight.requires_grad_(name in names)
+    yield
+    model.requires_grad_(False).zero_grad(set_to_none=True)
+    model.readout = None
+
+
+def weights_in(model: ToneModel, prefixes: Sequence[str]) -> list[str]:
+    return [name for name, _ in model.backbone.named_parameters() if name.startswith(tuple(prefixes))]
+
+
+def weights_of(model: ToneModel, segment: str) -> list[str]:
+    (found,) = [each for each in model.segments if each.name == segment]
+    return weights_in(model, found.modules)
+
+
+@contextmanager
+def working_lora(model: ToneModel) -> Iterator[lora.Adapter]:
+    """An adapter that changes what the model says, as a fresh one does not."""
+    with adapted(model, LORA, seed=3) as adapter:
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(weight, std=0.1)
+        yield adapter
+
+
+def close(actual: Tensor, expected: Tensor, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=atol)
+
+
+# The checkpoint
+
+
+def test_a_checkpoint_is_loaded_whole(model: ToneModel, tmp_path: Path) -> None:
+    model.backbone.save_pretrained(tmp_path)
+    made, again = (load_file(folder / WEIGHTS) for folder in (Path(model.checkpoint.source), tmp_path))
+    assert made.keys() == again.keys()
+    assert [name for name in made if not torch.equal(made[name], again[name])] == []
+    assert not model.trainable_names()
+    assert not any(module.training for module in model.backbone.modules())
+
+
+def test_a_loaded_model_knows_its_checkpoint(model: ToneModel) -> None:
+    folder = Path(model.checkpoint.source)
+    assert model.checkpoint == Checkpoint(str(folder), folder_digest(folder), "tiny")
+    assert model.checkpoint.is_local
+
+
+def drop_first(state: dict[str, Tensor]) -> None:
+    del state[min(state)]
+
+
+def drop_last(state: dict[str, Tensor]) -> None:
+    del state[max(state)]
+
+
+def add_one(state: dict[str, Tensor]) -> None:
+    state["nobody.asked"] = torch.zeros(2)
+
+
+def widen_first(state: dict[str, Tensor]) -> None:
+    name = min(name for name, weight in state.items() if weight.ndim == 2)
+    state[name] = torch.cat([state[name], state[name]])
+
+
+@pytest.mark.parametrize(
+    ("tamper", "fault"),
+    [
+        (drop_first, "1 missing keys, such as"),
+        (drop_last, "1 missing keys, such as"),
+        (add_one, "1 unexpected keys, such as nobody.asked"),
+        (widen_first, "1 mismatched keys, such as"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    model: ToneModel, tamper: Callable[[dict[str, Tensor]], None], fault: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(model.checkpoint.source, tmp_path / "tampered"))
+    state = load_file(folder / WEIGHTS)
+    tamper(state)
+    save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(Refusal, match=f"tampered: {fault}") as refusal:
+        type(model).load(Checkpoint(str(folder), "x", "tiny"), CPU, torch.float32)
+    assert "\n" not in str(refusal.value)
+
+
+def test_damaged_weights_are_refused(model: ToneModel, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model.checkpoint.source, tmp_path / "damaged"))
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+    with pytest.raises(Refusal, match="damaged cannot be loaded: ") as refusal:
+        type(model).load(Checkpoint(str(folder), "x", "tiny"), CPU, torch.float32)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_checkpoint_is_refused(model: ToneModel, tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match="none cannot be loaded: ") as refusal:
+        type(model).load(Checkpoint(str(tmp_path / "none"), "x", "tiny"), CPU, torch.float32)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tiny_checkpoint_is_the_same_every_time(name: str, tmp_path: Path) -> None:
+    captions = ["a happy day", "a sad day"] * 20
+    torch.manual_seed(1)
+    first = resolve(name, "tiny", tmp_path / "first", captions)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = resolve(name, "tiny", tmp_path / "second", captions)
+    assert first.revision == second.revision
+    assert torch.equal(torch.get_rng_state(), state)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    # Made over what is there already, it is the same again.
+    assert resolve(name, "tiny", tmp_path / "first", captions) == first
+    assert resolve(name, "tiny", tmp_path / "first", ["other words"] * 40).revision != first.revision
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_full_checkpoint_is_a_pinned_commit_and_asks_no_network(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    checkpoint = resolve(name, "full", tmp_path / "unused", ["a caption"])
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint.source)
+    assert re.fullmatch(r"[0-9a-f]{40}", checkpoint.revision)
+    assert not checkpoint.is_local
+    assert not (tmp_path / "unused").exists()
+
+
+def test_the_checkpoints_are_the_users() -> None:
+    assert {name: model_class(name).spec.checkpoint for name in MODELS} == {
+        "clip": "openai/clip-vit-base-patch32",
+        "blip2": "Salesforce/blip2-opt-2.7b",
+        "llava": "llava-hf/llava-1.5-7b-hf",
+        "tinyllava": "bczhou/tiny-llava-v1-hf",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("blip", "did you mean 'blip2'?"), ("gpt", "known: blip2, clip, llava, tinyllava, toy")]
+)
+def test_an_unknown_model_is_refused_in_one_line(name: str, hint: str) -> None:
+    with pytest.raises(UsageRefusal) as refusal:
+        model_class(name)
+    assert str(refusal.value) == f"unknown model {name!r}; {hint}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_named_as_its_file(name: str) -> None:
+    kind = model_class(name)
+    assert (kind.spec.name, kind.__module__) == (name, f"src.models.{name}")
+
+
+# What goes in
+
+
+def test_inputs_are_whole_pixels_and_tokens(model: ToneModel, posts: list[Post]) -> None:
+    rows = model.preprocess([open_image(post.image) for post in posts[:3]], [post.caption for post in posts[:3]])
+    assert len(rows) == 3
+    for row in rows:
+        assert tuple(row) == INPUTS
+        assert (row["pixels"].dtype, row["pixels"].shape) == (torch.uint8, (3, tiny.IMAGE_SIDE, tiny.IMAGE_SIDE))
+        assert (row["tokens"].dtype, row["tokens"].ndim) == (torch.int64, 1)
+        assert (row["length"].shape, int(row["length"])) == ((), len(row["tokens"]))
+
+
+def test_pixels_become_what_transformers_makes_of_a_picture(model: ToneModel, posts: list[Post]) -> None:
+    images = [open_image(post.image) for post in posts[:6]]
+    images.append(images[0].resize((40, 150)))
+    pixels = torch.stack([row["pixels"] for row in model.preprocess(images, [""] * len(images))])
+    assert pixels.float().std() > 10  # not all black by some scale of its own
+    close(model.normalised(pixels), model.image_processor(images, return_tensors="pt")["pixel_values"], atol=1e-6)
+
+
+def test_the_preprocessing_digest_follows_the_prompt_and_the_picture_size(
+    model: ToneModel, tiny_model: Callable[[str], ToneModel]
+) -> None:
+    other = tiny_model(model.spec.name)
+    assert other.preprocessing_digest() == model.preprocessing_digest()
+    other.image_processor.image_mean = [0.5, 0.5, 0.5]
+    assert other.preprocessing_digest() != model.preprocessing_digest()
+
+
+def test_odd_captions_give_logits(model: ToneModel, posts: list[Post]) -> None:
+    model.readout = seeded_head(model)
+    inputs = inputs_of(model, [posts[0]] * len(ODD_CAPTIONS), ODD_CAPTIONS)
+    assert int(inputs["length"].max()) < 500
+    with torch.no_grad():
+        logits_BK = model(inputs)
+    assert logits_BK.shape == (len(ODD_CAPTIONS), len(TONES))
+    assert logits_BK.isfinite().all()
+
+
+def specials_of(model: ToneModel) -> dict[int, str]:
+    return {index: str(token) for index, token in model.tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def test_a_special_token_in_a_caption_is_only_a_gap_between_words(model: ToneModel) -> None:
+    plain = model.token_ids(["so happy"])[0]
+    specials = specials_of(model)
+    for token in specials.values():
+        spoilt = model.token_ids([f"so{token}happy {token}"])[0]
+        assert [index for index in spoilt if index in specials] == [index for index in plain if index in specials]
+
+
+def test_a_caption_after_a_special_token_is_still_read(model: ToneModel, posts: list[Post]) -> None:
+    model.readout = seeded_head(model)
+    for token in specials_of(model).values():
+        captions = [f"so {token} happy", f"so {token} sad"]
+        with torch.no_grad():
+            one, other = model(inputs_of(model, [posts[0]] * 2, captions))
+        assert (one - other).abs().max() > 1e-4, token
+
+
+# Where the frozen part ends
+
+BOUNDARIES = {
+    "clip": {
+        "head": {"pooled"},
+        "lora": {"pixels", "tokens", "length"},
+        "vision": {"pixels", "text"},
+        "text": {"tokens", "length", "image"},
+    },
+    "blip2": {
+        "head": {"pooled"},
+        "lora": {"tokens", "length", "image"},
+        "vision": {"pixels", "tokens", "length"},
+        "qformer": {"tokens", "length", "vision"},
+        "connector": {"tokens", "length", "queries"},
+        "language": {"tokens", "length", "image"},
+    },
+    "llava": {
+        "head": {"pooled"},
+        "lora": {"tokens", "length", "image"},
+        "vision": {"pixels", "tokens", "length"},
+        "connector": {"tokens", "length", "vision"},
+        "language": {"tokens", "length", "image"},
+    },
+    "toy": {
+        "head": {"pooled"},
+        "lora": {"image", "text"},
+        "picture": {"pixels", "text"},
+        "caption": {"tokens", "length", "image"},
+        "mixer": {"image", "text"},
+    },
+}
+BOUNDARIES["tinyllava"] = BOUNDARIES["llava"]
+
+
+@contextmanager
+def boundary(model: ToneModel, name: str) -> Iterator[None]:
+    if name == "lora":
+        with working_lora(model):
+            yield
+    else:
+        with training(model, [] if name == "head" else weights_of(model, name)):
+            yield
+
+
+@pytest.mark.parametrize(("name", "at"), [(name, at) for name in NAMES for at in BOUNDARIES[name]])
+def test_cached_and_uncached_logits_and_gradients_are_equal(
+    name: str, at: str, tiny_model: Callable[[str], ToneModel], posts: list[Post]
+) -> None:
+    model = tiny_model(name)
+    inputs = inputs_of(model, posts[:3])
+    with boundary(model, at):
+        cached = model.encode(inputs)
+        assert cached.keys() == BOUNDARIES[name][at]
+        assert not any(value.requires_grad for value in cached.values())
+        outcomes = []
+        for features in (cached, inputs):
+            logits_BK = model(features)
+            assert (logits_BK.shape, logits_BK.dtype) == ((3, len(TONES)), torch.float32)
+            if at != "head":
+                logits_BK.square().sum().backward()
+            named = {key: weight.grad for key, weight in model.backbone.named_parameters() if weight.requires_grad}
+            outcomes.append((logits_BK.detach(), named))
+            model.zero_grad(set_to_none=True)
+    (logits_BK, gradients), (expected_BK, wanted) = outcomes
+    close(logits_BK, expected_BK)
+    assert {key for key, value in gradients.items() if value is None} == {k for k, v in wanted.items() if v is None}
+    for key, value in gradients.items():
+        if value is not None:
+            torch.testing.assert_close(value, wanted[key], rtol=1e-3, atol=1e-4)
+    assert at == "head" or any(value is not None and value.any() for value in gradients.values())
+
+
+def test_a_segment_of_its_own_trained_changes_the_logits(model: ToneModel, posts: list[Post]) -> None:
+    """What a segment says its modules are is what it computes with."""
+    inputs = inputs_of(model, posts[:2])
+    model.readout = seeded_head(model)
+    with torch.no_grad():
+        before = model(inputs)
+        for segment in model.segments:
+            names = set(weights_in(model, segment.modules))
+            kept = {key: weight.clone() for key, weight in model.backbone.named_parameters() if key in names}
+            for key, weight in model.backbone.named_parameters():
+                if key in names:
+                    weight.add_(torch.randn_like(weight))
+            assert not names or (model(inputs) - before).abs().max() > 1e-4, segment.name
+            for key, weight in model.backbone.named_parameters():
+                if key in names:
+                    weight.copy_(kept[key])
+
+
+def test_every_weight_belongs_to_a_segment_or_does_not_matter(model: ToneModel, posts: list[Post]) -> None:
+    inputs = inputs_of(model, posts[:2])
+    model.readout = seeded_head(model)
+    prefixes = [prefix for segment in model.segments for prefix in segment.modules]
+    known = set(weights_in(model, prefixes))
+    with torch.no_grad():
+        before = model(inputs)
+        for key, weight in model.backbone.named_parameters():
+            if key not in known:
+                weight.add_(1.0)
+        assert torch.equal(model(inputs), before)
+
+
+@contextmanager
+def watched(model: ToneModel) -> Iterator[set[str]]:
+    """The names of the backbone's modules that are called meanwhile."""
+    ran: set[str] = set()
+
+    def note(name: str) -> Callable[..., None]:
+        return lambda *_: ran.add(name)
+
+    handles = [module.register_forward_hook(note(name)) for name, module in model.backbone.named_modules()]
+    yield ran
+    for handle in handles:
+        handle.remove()
+
+
+def test_no_trainable_weight_lies_in_what_is_encoded_and_nothing_runs_twice(
+    model: ToneModel, posts: list[Post]
+) -> None:
+    inputs = inputs_of(model, posts[:2])
+    names = [name for name, _ in model.backbone.named_parameters()]
+    chance = random.Random(5)
+    for chosen in [[], *(chance.sample(names, chance.choice((1, 1, 2, 5))) for _ in range(8))]:
+        with training(model, chosen):
+            with watched(model) as in_encode:
+                features = model.encode(inputs)
+            with watched(model) as in_forward, torch.no_grad():
+                model(features)
+            with watched(model) as in_all, torch.no_grad():
+                model(inputs)
+            assert in_encode.isdisjoint(in_forward), chosen
+            assert in_encode | in_forward == in_all, chosen
+            assert in_encode.isdisjoint(name.rpartition(".")[0] for name in chosen), chosen
+            for segment in model.frozen_segments():
+                assert not [name for name in in_forward if name.startswith(segment.modules)], (chosen, segment.name)
+            # The same without knowing of modules: whatever training does to these weights, the cache stays true.
+            with torch.no_grad():
+                kept = [weight.clone() for weight in model.backbone.parameters() if weight.requires_grad]
+                trained = [weight for weight in model.backbone.parameters() if weight.requires_grad]
+                for weight in trained:
+                    weight.add_(torch.randn_like(weight))
+                again = model.encode(inputs)
+                for weight, value in zip(trained, kept, strict=True):
+                    weight.copy_(value)
+            assert all(torch.equal(features[key], again[key]) for key in features), chosen
+
+
+def test_with_nothing_trainable_forward_is_the_readout_alone(model: ToneModel, posts: list[Post]) -> None:
+    model.readout = seeded_head(model)
+    features = model.encode(inputs_of(model, posts[:2]))
+    assert features["pooled"].shape == (2, model.width)
+    with watched(model) as ran:
+        model(features)
+    assert not ran
+
+
+# What comes out
+
+
+def test_a_post_is_scored_alike_alone_and_in_company(model: ToneModel, posts: list[Post]) -> None:
+    chosen, captions = posts[:4], ["happy", "", "a long day " * 8, "sad"]
+    with working_lora(model), torch.no_grad():
+        model.eval()
+        together = inputs_of(model, chosen, captions)
+        together["tokens"] = nn.functional.pad(together["tokens"], (0, 5))
+        logits_BK = model(together)
+        for row, (post, caption) in enumerate(zip(chosen, captions, strict=True)):
+            close(model(inputs_of(model, [post], [caption])), logits_BK[row : row + 1])
+
+
+def test_both_the_picture_and_the_caption_are_read(model: ToneModel, posts: list[Post]) -> None:
+    model.readout = seeded_head(model)
+    by_label = {post.label: post for post in posts}
+    one, other = by_label["positive"], by_label["negative"]
+    captions = [one.caption, one.caption, other.caption]
+    with torch.no_grad():
+        both, picture, caption = model(inputs_of(model, [one, other, one], captions))
+    assert (both - picture).abs().max() > 1e-3
+    assert (both - caption).abs().max() > 1e-3
+
+
+def test_zero_shot_scores_every_tone(model: ToneModel, posts: list[Post]) -> None:
+    model.readout = model.word_readout()
+    assert not list(model.readout.parameters())
+    with torch.no_grad():
+        logits_BK = model(inputs_of(model, posts[:4]))
+    assert logits_BK.shape == (4, len(TONES))
+    assert logits_BK.isfinite().all()
+    assert all(len(set(row)) == len(TONES) for row in logits_BK.tolist())
+
+
+@pytest.mark.parametrize("name", ["blip2", "llava", "tinyllava"])
+def test_a_tone_that_is_no_single_token_is_refused(
+    name: str, tiny_model: Callable[[str], ToneModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(name)
+    monkeypatch.setattr(tiny, "VOCABULARY", 270)
+    model.tokenizer = tiny.train_tokenizer(["x"], "<s>", "</s>", "<pad>", extra=["<image>"])
+    with pytest.raises(Refusal, match="does not give each tone's word one token"):
+        model.word_readout()
+
+
+def prompt_text(model: ToneModel, caption: str, num_images: int) -> str:
+    return model.spec.prompt.format(caption=caption).replace("<image>", "<image>" * num_images)
+
+
+def tone_ids(model: ToneModel) -> list[int]:
+    """The tokens of the three answers, by way of the tokenizer alone."""
+    rows = [model.tokenizer.encode(f" {tone}", add_special_tokens=False) for tone in TONES]
+    assert [len(row) for row in rows] == [1, 1, 1]
+    return [row[0] for row in rows]
+
+
+LONG = "so happy today " * 15
+
+
+@pytest.mark.parametrize("name", ["llava", "tinyllava"])
+@pytest.mark.parametrize("caption", ["so sad", "", LONG])
+def test_llava_agrees_with_transformers_own_forward(
+    name: str, caption: str, tiny_model: Callable[[str], ToneModel], posts: list[Post]
+) -> None:
+    model = tiny_model(name)
+    image = open_image(posts[0].image)
+    num_patches = (tiny.IMAGE_SIDE // tiny.PATCH_SIDE) ** 2
+    ids = model.tokenizer([prompt_text(model, caption, num_patches)], return_tensors="pt")
+    assert int((ids["input_ids"] == model.backbone.config.image_token_id).sum()) == num_patches
+    pixels = model.image_processor([image], return_tensors="pt")["pixel_values"]
+    model.readout = model.word_readout()
+    with torch.no_grad():
+        theirs = model.backbone(**ids, pixel_values=pixels).logits[:, -1, tone_ids(model)]
+        close(model(inputs_of(model, posts[:1], [caption])), theirs)
+
+
+@pytest.mark.parametrize("caption", ["so sad", "", LONG])
+def test_blip2_agrees_with_transformers_own_forward(
+    caption: str, tiny_model: Callable[[str], ToneModel], posts: list[Post]
+) -> None:
+    model = tiny_model("blip2")
+    config = model.backbone.config
+    config.image_token_index = placeholder = model.tokenizer.pad_token_id
+    text = model.tokenizer([prompt_text(model, caption, 0)], return_tensors="pt")["input_ids"]
+    ids = torch.cat([torch.full((1, config.num_query_tokens), placeholder), text], dim=1)
+    pixels = model.image_processor([open_image(posts[0].image)], return_tensors="pt")["pixel_values"]
+    model.readout = model.word_readout()
+    with torch.no_grad():
+        theirs = model.backbone(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids))
+        close(model(inputs_of(model, posts[:1], [caption])), theirs.logits[:, -1, tone_ids(model)])
+
+
+def test_clip_agrees_with_transformers_own_forward(tiny_model: Callable[[str], ToneModel], posts: list[Post]) -> None:
+    model = tiny_model("clip")
+    pixels = model.image_processor([open_image(post.image) for post in posts[:3]], return_tensors="pt")["pixel_values"]
+    prompts = [f"a photo with a {tone} tone" for tone in TONES]
+    model.readout = model.word_readout()
+    inputs = inputs_of(model, posts[:3])
+    with torch.no_grad():
+        zero_shot = model.backbone(**model.tokenizer(prompts, padding=True, return_tensors="pt"), pixel_values=pixels)
+        close(model(inputs), zero_shot.logits_per_image)
+        captions = model.tokenizer([post.caption for post in posts[:3]], padding=True, truncation=True, max_length=77)
+        theirs = model.backbone(**captions.convert_to_tensors("pt"), pixel_values=pixels)
+        pooled_BD = model.encode(inputs)["pooled"]
+    halves = [nn.functional.normalize(half_BD, dim=-1) for half_BD in pooled_BD.chunk(2, dim=-1)]
+    close(halves[0], theirs.image_embeds)
+    close(halves[1], theirs.text_embeds)
+
+
+@pytest.mark.parametrize("name", ["blip2", "llava", "tinyllava"])
+def test_a_long_caption_costs_neither_the_question_nor_a_piece_of_the_picture(
+    name: str, tiny_model: Callable[[str], ToneModel], posts: list[Post]
+) -> None:
+    model = tiny_model(name)
+    assert isinstance(model, LanguageToneModel)
+    question = model.spec.prompt.partition("{caption}")[2]
+    widths = []
+    model.decoder.register_forward_pre_hook(
+        lambda _, __, kwargs: widths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    model.readout = seeded_head(model)
+    for caption in ("x" * 10_000, "<image>" * 2_000, "\N{GRINNING FACE}" * 3_000):
+        (ids,) = model.token_ids([caption])
+        assert model.tokenizer.decode(ids).endswith(question)
+        features = model.encode(inputs_of(model, posts[:1], [caption]))
+        with torch.no_grad():
+            model(features)
+        num_image = {"blip2": 8}.get(name, 16)
+        assert widths.pop() == len(model.prefix_ids()) + num_image + len(ids)
+
+
+# What LoRA adapts
+
+
+def layers(prefix: str, count: int, projections: str) -> set[str]:
+    return {f"{prefix}.{layer}.self_attn.{name}_proj" for layer in range(count) for name in projections}
+
+
+TINY_TARGETS = {
+    "clip": layers("text_model.encoder.layers", 2, "qv") | layers("vision_model.encoder.layers", 2, "qv"),
+    "blip2": layers("language_model.model.decoder.layers", 2, "qv"),
+    "llava": layers("model.language_model.layers", 3, "qkvo"),
+    "tinyllava": layers("model.language_model.layers", 2, "qv"),
+    "toy": {"mixer"},
+}
+
+
+def test_lora_lands_on_its_targets_and_nowhere_else(model: ToneModel) -> None:
+    with adapted(model, LORA, seed=1) as adapter:
+        assert len(adapter.modules()) == len(set(adapter.modules()))
+        assert set(adapter.modules()) == TINY_TARGETS[model.spec.name]
+        assert {name.rsplit(".", 3)[1] for name in model.trainable_names()} == {"lora_A", "lora_B"}
+
+
+def full_config(name: str) -> Any:
+    """The architecture at its published size, without weights."""
+    from transformers.models.blip_2.configuration_blip_2 import Blip2Config
+    from transformers.models.clip.configuration_clip import CLIPConfig
+    from transformers.models.llama.configuration_llama import LlamaConfig
+    from transformers.models.llava.configuration_llava import LlavaConfig
+    from transformers.models.opt.configuration_opt import OPTConfig
+
+    if name == "clip":
+        return CLIPConfig()
+    if name == "blip2":
+        return Blip2Config(
+            text_config=OPTConfig(
+                hidden_size=2560,
+                num_hidden_layers=32,
+                num_attention_heads=32,
+                ffn_dim=10240,
+                word_embed_proj_dim=2560,
+            )
+        )
+    if name == "llava":
+        return LlavaConfig(text_config=LlamaConfig(num_hidden_layers=32, hidden_size=4096, vocab_size=32064))
+    return LlavaConfig(
+        text_config=LlamaConfig(
+            num_hidden_layers=22,
+            hidden_size=2048,
+            num_attention_heads=32,
+            num_key_value_heads=4,
+            intermediate_size=5632,
+            vocab_size=32064,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "count", "pattern"),
+    [
+        ("clip", 0.15, 12 * 2 * 2, r"(text|vision)_model\..*\.(q|v)_proj"),
+        ("blip2", 3.74, 32 * 2, r"language_model\..*\.(q|v)_proj"),
+        ("llava", 7.06, 32 * 4, r"model\.language_model\..*\.(q|k|v|o)_proj"),
+        ("tinyllava", 1.41, 22 * 2, r"model\.language_model\..*\.(q|v)_proj"),
+    ],
+)
+def test_lora_targets_and_segments_fit_the_full_size(name: str, billions: float, count: int, pattern: str) -> None:
+    kind = model_class(name)
+    with torch.device("meta"):
+        backbone = kind.architecture()(full_config(name))
+    assert sum(weight.numel() for weight in backbone.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
+    # peft reads `target_modules` as a pattern that must match the whole name.
+    hits = [key for key, _ in backbone.named_modules() if re.fullmatch(kind.spec.lora_targets, key)]
+    assert len(hits) == count
+    assert all(re.fullmatch(pattern, key) for key in hits)
+    prefixes = tuple(prefix for segment in kind.segments for prefix in segment.modules)
+    names = [key for key, _ in backbone.named_parameters()]
+    assert all(any(key.startswith(prefix) for key in names) for prefix in prefixes)
+    assert [key for key in names if not key.startswith(prefixes)] in ([], ["logit_scale"], ["lm_head.weight"])
+
+
+# The whole of it
+
+
+def test_a_short_training_learns_keeps_the_base_and_comes_back(
+    model: ToneModel, posts: list[Post], tiny_model: Callable[[str], ToneModel], tmp_path: Path
+) -> None:
+    base = {key: value.clone() for key, value in model.backbone.state_dict().items()}
+    train, val = posts[:32], posts[32:48]
+    with adapted(model, LORA, seed=1) as adapter:
+        store = FeatureStore.of(tmp_path / "cache", model)
+        assert store.ensure(model, [*train, *val], 16, lambda _: None) == 48
+        data = Labelled(val, store.table(val))
+        found = fit(model, Labelled(train, store.table(train)), data, LORA, 1, Silent())
+        assert found.history[1]["train_loss"] < found.history[0]["train_loss"]
+        expected_NK = logits(model, data, 8)
+        adapter.save(tmp_path / "adapter")
+    assert model.backbone.state_dict().keys() == base.keys()
+    assert all(torch.equal(value, base[key]) for key, value in model.backbone.state_dict().items())
+    again = tiny_model(model.spec.name)
+    with lora.loaded(again, tmp_path / "adapter"):
+        assert torch.equal(logits(again, data, 8), expected_NK)
