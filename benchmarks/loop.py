@@ -2,9 +2,8 @@
 
 python -m benchmarks.loop
 
-Both read the same cached features and train the same adapter of tiny TinyLLaVA; the Trainer evaluates after every epoch,
-keeps no checkpoints and logs nowhere. They alternate, and the table gives medians and their ratio, for a loop's fixed
-cost counts once a trial and its cost a step counts for every step.
+Both read the same cached features and train the same adapter of tiny TinyLLaVA; the Trainer evaluates after every
+epoch, keeps no checkpoints and logs nowhere. They alternate; the medians and their ratio are printed.
 """
 
 import statistics

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +66,11 @@ def done(repository: Path) -> Path:
 
 
 @pytest.fixture
-def tracked(done: Path) -> Iterator[Any]:
+def tracked(done: Path) -> Any:
     """MLflow's client on what the job tracked."""
     from mlflow import MlflowClient
 
-    yield MlflowClient(f"sqlite:///{done}/mlruns/mlflow.db")
+    return MlflowClient(f"sqlite:///{done}/mlruns/mlflow.db")
 
 
 def runs(client: Any) -> list[Any]:

@@ -36,7 +36,7 @@ def test_tables_give_back_what_was_written(tmp_path: Path) -> None:
 def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
     for read in (read_posts, read_split, read_json):
         with pytest.raises(Refusal, match="run `dvc repro` first"):
-            read(tmp_path / "nothing")  # type: ignore[operator]
+            read(tmp_path / "nothing")
 
 
 def test_writing_leaves_no_other_file_behind(tmp_path: Path) -> None:

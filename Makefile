@@ -1,0 +1,68 @@
+# Every target first sets up .venv from requirements.lock, unless that has been done: `make repro` works in a fresh clone.
+#
+#   make repro                      everything: dvc repro
+#   make test ARGS="-k catalog"     ARGS is handed on
+#   make ui PORT=5001
+#   make PYTHON=python3.12 test     the Python that .venv is made with, 3.11 or newer
+
+PYTHON ?= python3
+PORT ?= 5000
+VENV ?= .venv
+# A copy of the lock that was installed: written last, so that an installation cut short counts as none.
+INSTALLED := "$(VENV)/installed.lock"
+# Two makes at once take turns. Where there is no flock (macOS), whoever starts two is on their own.
+TAKE_TURNS := $(if $(shell command -v flock),flock "$(VENV)/make.lock")
+PIP := "$(VENV)/bin/python" -m pip --disable-pip-version-check $(if $(CI),--quiet)
+# The stages in dvc.yaml say `python`.
+RUN := PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH" "$(VENV)/bin/python" -m
+
+.PHONY: help repro test ui lint lock setup install
+.DEFAULT_GOAL := help
+
+help: ## Say what the targets do
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+repro: setup ## Run the pipeline: every stage whose inputs have changed
+	@$(RUN) dvc repro $(ARGS)
+
+test: setup ## Run the tests
+	@$(RUN) pytest $(ARGS)
+
+lint: setup ## Check style and types
+	@$(RUN) ruff check
+	@$(RUN) ruff format --check
+	@$(RUN) mypy
+
+ui: export MLFLOW_TRACKING_URI ?= sqlite:///mlruns/mlflow.db
+# No usage reports, and none of the eight processes that run jobs for a server of many.
+ui: export MLFLOW_DISABLE_TELEMETRY := true
+ui: export MLFLOW_SERVER_ENABLE_JOB_EXECUTION := false
+ui: setup ## Open the MLflow UI on http://127.0.0.1:PORT
+	@case "$$MLFLOW_TRACKING_URI" in \
+	http://*|https://*) echo "Runs are tracked by a server: open its address in a browser";; \
+	*) echo "MLflow UI: http://127.0.0.1:$(PORT) (Ctrl-C ends it)" && \
+		$(RUN) mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri "$$MLFLOW_TRACKING_URI";; \
+	esac
+
+lock: ## Choose anew the newest versions that pyproject.toml allows, and write requirements.lock
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(PYTHON) -m venv "$$folder" && \
+	"$$folder/bin/python" -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*project["dependencies"], *project["optional-dependencies"]["dev"], sep="\n")' > "$$folder/wanted.txt" && \
+	"$$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$$folder/wanted.txt" && \
+	"$$folder/bin/python" -m pip freeze --all --exclude pip > "$$folder/found.txt" && \
+	{ sed -n '/^#/p' requirements.lock; sed 's/+cpu$$//' "$$folder/found.txt"; } > "$$folder/new.lock" && \
+	cp "$$folder/new.lock" requirements.lock
+
+setup:
+	@cmp -s requirements.lock $(INSTALLED) || \
+		{ mkdir -p "$(VENV)" && $(TAKE_TURNS) $(MAKE) --no-print-directory install; }
+
+install:
+	@cmp -s requirements.lock $(INSTALLED) && exit; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed, and $(PYTHON) is not: try make PYTHON=python3.12"; exit 1; }; \
+	echo "Setting up $(VENV) from requirements.lock: once, some minutes" && \
+	{ $(PIP) --version > /dev/null 2>&1 || $(PYTHON) -m venv "$(VENV)"; } && \
+	$(PIP) install -r requirements.lock && \
+	cp requirements.lock $(INSTALLED)-new && mv $(INSTALLED)-new $(INSTALLED)

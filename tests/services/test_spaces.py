@@ -1,0 +1,12 @@
+from src.core.config import Range
+from src.services.spaces import highest
+
+
+def test_the_highest_of_each_setting_that_is_a_number() -> None:
+    space = {
+        "rank": Range(powers_of_two=(0, 4)),
+        "lr": Range(low=0.001, high=0.1, log=True),
+        "head_width": Range(choices=(512, 128)),
+        "objective": Range(choices=("head", "words")),
+    }
+    assert highest(space) == {"rank": 16, "lr": 0.1, "head_width": 512}
