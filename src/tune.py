@@ -3,8 +3,13 @@
 python -m src.tune --model tinyllava --trials 30
 
 The study's storage is the truth: the same command again runs only the trials that are missing.
+
+python -m src.tune --model llava --scale full --dry-run --memory-gib 32
+
+This says what the search would take at the published size, from the model files alone: no weights, no posts.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from src.core.config import FitParams, Params, load_params
-from src.core.errors import Pruned, Refusal
-from src.core.paths import OUTPUTS, STUDIES, stage_folder
-from src.core.records import digest_of, write_json, write_table
-from src.models.catalog import MODELS
-from src.services.terminal import TrialBoard, command, model_option, say
+from src.core.errors import Pruned, Refusal, UsageRefusal
+from src.core.paths import OUTPUTS, SPLIT, STUDIES, stage_folder
+from src.core.records import digest_of, read_split, write_json, write_table
+from src.models.catalog import MODELS, model_class
+from src.services.spaces import highest
+from src.services.terminal import TrialBoard, command, model_option, say, table
 
 if TYPE_CHECKING:
     from src.learning.fitting import Fit
@@ -29,17 +35,31 @@ if TYPE_CHECKING:
 
 # As many failures in a row mean that the next trial would fail as well.
 MOST_FAILURES = 3
+# Where nothing says otherwise, a dry run is of the study: its GPU, a V100, and its posts, the agreement of MVSA-Single.
+STUDY_MEMORY_GIB = 32.0
+STUDY_POSTS = {"train": 1555, "val": 518, "test": 519}
 
 
 @command(example="python -m src.tune --model tinyllava --trials 30")
 @model_option(MODELS)
 @click.option("--trials", type=click.IntRange(min=1), help="Finished trials in all, earlier ones included.")
-def main(model: str, trials: int | None) -> None:
+@click.option("--dry-run", is_flag=True, help="Only say what it would take; needs --scale full.")
+@click.option("--scale", type=click.Choice(["full"]), help="With --dry-run: the published size.")
+@click.option(
+    "--memory-gib", type=click.FloatRange(min=0, min_open=True), help="With --dry-run: the GPU's.  [default: 32]"
+)
+def main(model: str, trials: int | None, dry_run: bool, scale: str | None, memory_gib: float | None) -> None:
     """Search a model's settings; every trial trains an adapter and is logged.
 
-    Without --trials it takes tune.trials of params.yaml.
+    Without --trials it takes tune.trials of params.yaml. With --dry-run it trains nothing and says what the largest
+    trial would take at the published size.
     """
     params = load_params()
+    if dry_run != bool(scale) or (dry_run and trials) or (memory_gib and not dry_run):
+        raise UsageRefusal("a dry run is --dry-run --scale full [--memory-gib G]; a search takes params.yaml's scale")
+    if dry_run:
+        _say_what_it_takes(params, model, memory_gib or STUDY_MEMORY_GIB)
+        return
     total = trials or params.tune.trials
     params.space_of(model)
     from src.learning.workspace import open_workspace
@@ -157,6 +177,22 @@ class _TrialReporter:
         from src.services.logbook import log_history
 
         log_history(self.run, self.history, title)
+
+
+def _say_what_it_takes(params: Params, model: str, memory_gib: float) -> None:
+    from src.learning.footprint import footprint
+    from src.learning.footprint_tables import sizes, tables, verdict
+
+    kind = model_class(model)
+    largest = params.fit_of(model, **highest(params.space_of(model)))
+    known = [params.fit_of(model, **settings) for settings in params.tune.known_good.get(model, ())]
+    num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else STUDY_POSTS
+    found = footprint(kind, largest, num_posts)
+    say(f"{model} as {kind.spec.checkpoint}, base in bfloat16, {found.num_tokens} tokens of text a post")
+    say(f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, objective {largest.objective}")
+    for each in [*tables(found), sizes(kind, known)]:
+        table(*each)
+    say(verdict(found, memory_gib))
 
 
 def _study_name(params: Params, workspace: "Workspace") -> str:

@@ -57,8 +57,11 @@ class EncodeParams:
 class FitParams:
     """One training: the adapter, the head and the optimiser. A trial overrides what its search space names.
 
-    `rank` 0 trains the head alone. `head_layers` counts hidden layers of `head_width` units. `accumulation` is the
-    number of batches to one optimiser step. `warmup` is the share of steps over which the learning rate rises.
+    `rank` 0 trains the head alone. `adapter` is the kind that peft puts on the projections `targets` (letters of q, k,
+    v, o; empty: the model's own choice); `trains` names segments of the base that train as a whole, such as
+    "connector" or "qformer", parted by spaces. `head_layers` counts hidden layers, the first of `head_width` units and
+    each next of half as many. `accumulation` is the number of batches to one optimiser step. `warmup` is the share of
+    steps over which the learning rate rises.
     `watch` says which validation score makes an epoch the best, and `patience` after how many epochs without a better
     one training stops. `class_weights` and `sampling` say whether rare tones count, or come, as often as common ones.
     """
@@ -68,6 +71,9 @@ class FitParams:
     alpha: int
     dropout: float
     lr: float
+    adapter: Literal["lora", "dora", "rslora", "ia3"] = "lora"
+    targets: str = ""
+    trains: str = ""
     head_layers: int = 0
     head_width: int = 256
     weight_decay: float = 0.01
@@ -88,6 +94,7 @@ class FitParams:
     def __post_init__(self) -> None:
         _require(self.rank >= 0, "rank must be 0 (head alone) or more")
         _require(self.rank > 0 or self.objective == "head", "rank 0 trains the head alone, so objective must be head")
+        _require(set(self.targets) <= set("qkvo"), "targets must be letters of q, k, v, o, such as qv")
         _require(self.alpha > 0, "alpha must be positive")
         _require(0 <= self.dropout < 1, "dropout must lie in [0, 1)")
         _require(self.lr > 0, "lr must be positive")

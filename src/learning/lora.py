@@ -1,24 +1,33 @@
 """Adapters on a frozen base: put on for one training, saved, loaded, and taken off without a trace.
 
-LoRA: E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022; here by way of peft.
+By way of peft: LoRA (E. Hu et al., ICLR 2022), DoRA (S. Liu et al., ICML 2024), rank-stabilised LoRA (D. Kalajdzievski,
+arXiv 2312.03732) and IA3 (H. Liu et al., NeurIPS 2022).
 """
 
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from src.core.config import FitParams
-from src.core.errors import Refusal
+from src.core.errors import Refusal, unknown
 from src.core.parsing import build
 from src.core.records import read_json, write_json
 from src.learning.heads import ClassifierHead
@@ -26,16 +35,21 @@ from src.models.base import ToneModel
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's own name, so that PeftModel.from_pretrained finds it
 HEAD_FILE = "head.safetensors"
+PARTS_FILE = "parts.safetensors"
 SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is on a model now: LoRA by peft (None where the head alone is trained), and the model's readout."""
+    """What is on a model now: peft's adapter (None where there is none), the readout, and parts that train as a whole.
+
+    `originals` are the base's own weights of those parts, by name.
+    """
 
     model: ToneModel
     settings: FitParams
-    lora: PeftModel | None
+    peft: PeftModel | None
+    originals: Mapping[str, Tensor]
 
     @property
     def readout(self) -> nn.Module:
@@ -44,17 +58,23 @@ class Adapter:
         return self.model.readout
 
     def modules(self) -> list[str]:
-        """Full names of the backbone's modules that carry LoRA."""
-        ending = ".lora_A.default.weight"
-        return [name.removesuffix(ending) for name in self.model.trainable_names() if name.endswith(ending)]
+        """Full names of the backbone's modules that carry an adapter."""
+        return [] if self.peft is None else list(self.peft.targeted_module_names)
+
+    def parts(self) -> dict[str, Tensor]:
+        """The weights of the base that train as a whole, by name."""
+        weights = dict(self.model.backbone.named_parameters())
+        return {name: weights[name].detach() for name in self.originals}
 
     def save(self, folder: Path) -> None:
-        """Write LoRA in peft's layout, the head as safetensors, and the settings; all of it or nothing."""
+        """Write the adapter in peft's layout, head and parts as safetensors, and the settings; all of it or nothing."""
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        if self.lora is not None:
-            self.lora.save_pretrained(str(temporary))
+        if self.peft is not None:
+            self.peft.save_pretrained(str(temporary))
+        if self.originals:
+            save_file(self.parts(), temporary / PARTS_FILE)
         save_file(self.readout.state_dict(), temporary / HEAD_FILE)
         write_json(temporary / SETTINGS_FILE, asdict(self.settings))
         shutil.rmtree(folder, ignore_errors=True)
@@ -63,8 +83,11 @@ class Adapter:
     def take_off(self) -> None:
         """Leave the base bit for bit what it was."""
         self.model.readout = None
-        if self.lora is not None:
-            self.lora.unload()
+        if self.peft is not None:
+            self.peft.unload()
+        weights = dict(self.model.backbone.named_parameters())
+        for name, original in self.originals.items():
+            weights[name].data = original
         self.model.backbone.activation_checkpointing_disable()
         self.model.requires_grad_(False).zero_grad(set_to_none=True)
         self.model.eval()
@@ -74,16 +97,16 @@ def put_on(model: ToneModel, settings: FitParams, seed: int) -> Adapter:
     """A fresh adapter and readout; the same seed and settings make the same weights, whatever was on before."""
     torch.manual_seed(seed)
     readout = model.word_readout() if settings.objective == "words" else None
-    lora = None
+    peft = None
     if settings.rank:
         with warnings.catch_warnings():
             # peft 0.21 asks for a name that transformers 5.23 has begun to rename.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            lora = get_peft_model(model.backbone, _lora_config(model, settings))
+            peft = get_peft_model(model.backbone, _config(model, settings))
     if readout is None:
         readout = ClassifierHead(model.width, settings)
     model.readout = readout.to(model.device)
-    return Adapter(model, settings, lora)
+    return Adapter(model, settings, peft, _free(model, settings.trains.split()))
 
 
 @contextmanager
@@ -106,9 +129,11 @@ def load(model: ToneModel, folder: Path) -> Adapter:
     settings = build(FitParams, read_json(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE))
     adapter = put_on(model, settings, seed=0)
     try:
-        if adapter.lora is not None:
-            state = _read(folder / ADAPTER_FILE, get_peft_model_state_dict(adapter.lora))
-            set_peft_model_state_dict(adapter.lora, state)
+        if adapter.peft is not None:
+            state = _read(folder / ADAPTER_FILE, get_peft_model_state_dict(adapter.peft))
+            set_peft_model_state_dict(adapter.peft, state)
+        if adapter.originals:
+            restore(model.backbone, _read(folder / PARTS_FILE, adapter.parts()))
         adapter.readout.load_state_dict(_read(folder / HEAD_FILE, adapter.readout.state_dict()))
     except Refusal:
         adapter.take_off()
@@ -132,20 +157,41 @@ def trainable_state(model: ToneModel) -> dict[str, Tensor]:
     return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def restore(model: ToneModel, state: Mapping[str, Tensor]) -> None:
-    """Put back what `trainable_state` copied."""
+def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put copies of weights back by their names."""
+    weights = dict(module.named_parameters())
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.requires_grad:
-                weight.copy_(state[name])
+        for name, copy in state.items():
+            weights[name].copy_(copy)
 
 
-def _lora_config(model: ToneModel, settings: FitParams) -> LoraConfig:
+def _free(model: ToneModel, segments: Sequence[str]) -> dict[str, Tensor]:
+    """Make whole segments of the base trainable, in float32; returns their own weights."""
+    modules = {segment.name: segment.modules for segment in model.segments}
+    for name in segments:
+        if not modules.get(name):
+            raise unknown("part to train", name, [name for name, prefixes in modules.items() if prefixes])
+    prefixes = tuple(prefix for name in segments for prefix in modules[name])
+    originals = {}
+    for name, weight in model.backbone.named_parameters():
+        if name.startswith(prefixes) and not weight.requires_grad:
+            # A copy, for float() gives the same memory where the weights are float32 already.
+            originals[name], weight.data = weight.data, weight.data.float().clone()
+            weight.requires_grad_(True)
+    return originals
+
+
+def _config(model: ToneModel, settings: FitParams) -> PeftConfig:
+    targets = model.spec.target_modules(settings.targets)
+    if settings.adapter == "ia3":
+        return IA3Config(target_modules=targets, feedforward_modules=[])
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=model.spec.lora_targets,
+        target_modules=targets,
+        use_dora=settings.adapter == "dora",
+        use_rslora=settings.adapter == "rslora",
         bias="none",
     )
 

@@ -12,7 +12,7 @@ import hashlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -47,14 +47,22 @@ class Checkpoint:
 class Spec:
     """What differs between models and is not code: names, the pinned Hub checkpoint, and where adapters go.
 
-    `lora_targets` is a regular expression over the full names of the backbone's modules.
+    `attention` is a regular expression for the full names of the attention modules that take adapters, `projections`
+    names their parts by the letters q, k, v, o, and `targets` are the letters of those adapted by default.
     """
 
     name: str
     checkpoint: str
     revision: str
-    lora_targets: str
+    attention: str
+    targets: str
     prompt: str
+    projections: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in "qkvo"})
+
+    def target_modules(self, targets: str = "") -> str:
+        """A regular expression for the full names of the modules to adapt: those of `targets`, or of the default."""
+        names = "|".join(self.projections[letter] for letter in targets or self.targets)
+        return rf"{self.attention}({names})"
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,7 @@ class ToneModel(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def published_config(cls) -> Any:
-        """The configuration of `spec.checkpoint`: its dimensions, known without the Hub (`outline` builds on them)."""
+        """The configuration of `spec.checkpoint`: its dimensions, known without the Hub."""
 
     @classmethod
     @abstractmethod

@@ -29,7 +29,9 @@ class Model(LanguageToneModel):
         name="blip2",
         checkpoint="Salesforce/blip2-opt-2.7b",
         revision="59a1ef6c1e5117b3f65523d1c6066825bcf315e3",
-        lora_targets=r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
+        attention=r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.",
+        targets="qv",
+        projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
         prompt=(
             "This picture was posted with the caption: {caption}\n"
             "Question: is the tone of the post negative, neutral or positive? Answer:"
@@ -46,6 +48,24 @@ class Model(LanguageToneModel):
     def architecture(cls) -> Any:
         """BLIP-2's class in transformers."""
         return Blip2ForConditionalGeneration
+
+    @classmethod
+    def published_config(cls) -> Blip2Config:
+        """ViT-g and a Q-Former of 12 layers, which are transformers' defaults (section 3 of the paper), and OPT-2.7B.
+
+        OPT: S. Zhang et al., arXiv 2205.01068, table 1. The checkpoint's own config.json has the vocabulary, which is
+        padded for the picture's token.
+        """
+        language = OPTConfig(
+            hidden_size=2560,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            ffn_dim=10240,
+            word_embed_proj_dim=2560,
+            vocab_size=50304,
+            eos_token_id=50118,
+        )
+        return Blip2Config(text_config=language, image_token_index=50265)
 
     @classmethod
     def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
@@ -74,7 +94,8 @@ class Model(LanguageToneModel):
             queries_BPD = backbone.query_tokens.expand(len(vision_BPD), -1, -1)
             return backbone.qformer(query_embeds=queries_BPD, encoder_hidden_states=vision_BPD).last_hidden_state  # type: ignore[no-any-return]
         if segment.name == "connector":
-            return backbone.language_projection(features["queries"].to(backbone.dtype))  # type: ignore[no-any-return]
+            connector = backbone.language_projection
+            return connector(features["queries"].to(connector.weight.dtype))  # type: ignore[no-any-return]
         return self.run_language(features, "image")
 
     @classmethod

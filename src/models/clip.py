@@ -51,7 +51,9 @@ class Model(ToneModel):
         name="clip",
         checkpoint="openai/clip-vit-base-patch32",
         revision="3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
-        lora_targets=r"(text_model|vision_model)\.encoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
+        attention=r"(text_model|vision_model)\.encoder\.layers\.\d+\.self_attn\.",
+        targets="qv",
+        projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
         prompt="a photo with a {caption} tone",
     )
     segments: ClassVar[tuple[Segment, ...]] = (

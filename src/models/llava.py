@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from src.models import tiny
 from src.models.base import Spec
-from src.models.llava_format import LORA_TARGETS, LlavaFormat
+from src.models.llava_format import ATTENTION, LlavaFormat
 
 
 class Model(LlavaFormat):
@@ -16,12 +16,22 @@ class Model(LlavaFormat):
         name="llava",
         checkpoint="llava-hf/llava-1.5-7b-hf",
         revision="b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
-        lora_targets=LORA_TARGETS.replace("q_proj|v_proj", "q_proj|k_proj|v_proj|o_proj"),
+        attention=ATTENTION,
+        targets="qkvo",
         prompt=(
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
             "Is the tone of the post negative, neutral or positive? Answer with one word. ASSISTANT:"
         ),
     )
+    # Vicuna-7B v1.5 is Llama 2's 7B: H. Touvron et al., Llama 2, arXiv 2307.09288.
+    published_language: ClassVar[dict[str, Any]] = {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+    }
     tiny_language: ClassVar[dict[str, Any]] = {
         "hidden_size": tiny.WIDTH,
         "intermediate_size": 2 * tiny.WIDTH,

@@ -20,23 +20,50 @@ from src.models.base import Features, Segment
 from src.models.language import LanguageToneModel, language_segment
 
 IMAGE_TOKEN = "<image>"
-LORA_TARGETS = r"model\.language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)"
+ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\."
 
 
 class LlavaFormat(LanguageToneModel):
-    """A model in LLaVA's format; a model file adds its `spec` and the shape of its tiny language model."""
+    """A model in LLaVA's format; a model file adds its `spec`, and the shape of its language model, full and tiny."""
 
     segments: ClassVar[tuple[Segment, ...]] = (
         Segment("vision", ("pixels",), "vision", ("model.vision_tower",)),
         Segment("connector", ("vision",), "image", ("model.multi_modal_projector",)),
         language_segment("image", ("model.language_model",)),
     )
+    published_language: ClassVar[dict[str, Any]]
     tiny_language: ClassVar[dict[str, Any]]
 
     @classmethod
     def architecture(cls) -> Any:
         """LLaVA's class in transformers."""
         return LlavaForConditionalGeneration
+
+    @classmethod
+    def published_config(cls) -> LlavaConfig:
+        """CLIP ViT-L/14-336 (table 19 of its paper), whose last layer but one is read, and `published_language`.
+
+        The conversion to this format (transformers' convert_llava_weights_to_hf.py) adds the tokens `<image>`, 32000,
+        and `<pad>`, 32001, and pads the vocabulary to a multiple of 64.
+        """
+        vision = CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=336,
+            patch_size=14,
+            projection_dim=768,
+        )
+        language = LlamaConfig(**cls.published_language, vocab_size=32064, rms_norm_eps=1e-5, pad_token_id=32001)
+        return LlavaConfig(
+            vision_config=vision,
+            text_config=language,
+            image_token_index=32000,
+            image_seq_length=576,
+            vision_feature_layer=-2,
+            vision_feature_select_strategy="default",
+        )
 
     @classmethod
     def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
@@ -69,7 +96,8 @@ class LlavaFormat(LanguageToneModel):
         if segment.name == "vision":
             return self._vision(features["pixels"])
         if segment.name == "connector":
-            connected: Tensor = self.backbone.model.multi_modal_projector(features["vision"].to(self.backbone.dtype))
+            connector = self.backbone.model.multi_modal_projector
+            connected: Tensor = connector(features["vision"].to(connector.linear_1.weight.dtype))
             return connected
         return self.run_language(features, "image")
 

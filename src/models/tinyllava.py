@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from src.models import tiny
 from src.models.base import Spec
-from src.models.llava_format import LORA_TARGETS, LlavaFormat
+from src.models.llava_format import ATTENTION, LlavaFormat
 
 
 class Model(LlavaFormat):
@@ -19,12 +19,22 @@ class Model(LlavaFormat):
         name="tinyllava",
         checkpoint="bczhou/tiny-llava-v1-hf",
         revision="fedff3e800a359a8795b962343a6449de4d39f6d",
-        lora_targets=LORA_TARGETS,
+        attention=ATTENTION,
+        targets="qv",
         prompt=(
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
             "Is the tone of the post negative, neutral or positive?\nASSISTANT:"
         ),
     )
+    # TinyLlama-1.1B: P. Zhang et al., arXiv 2401.02385, table 1.
+    published_language: ClassVar[dict[str, Any]] = {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2048,
+    }
     tiny_language: ClassVar[dict[str, Any]] = {
         "hidden_size": tiny.WIDTH,
         "intermediate_size": 2 * tiny.WIDTH,

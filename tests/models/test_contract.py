@@ -661,7 +661,7 @@ def test_lora_targets_and_segments_fit_the_full_size(name: str, billions: float,
         backbone = kind.architecture()(full_config(name))
     assert sum(weight.numel() for weight in backbone.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
     # peft reads `target_modules` as a pattern that must match the whole name.
-    hits = [key for key, _ in backbone.named_modules() if re.fullmatch(kind.spec.lora_targets, key)]
+    hits = [key for key, _ in backbone.named_modules() if re.fullmatch(kind.spec.target_modules(), key)]
     assert len(hits) == count
     assert all(re.fullmatch(pattern, key) for key in hits)
     prefixes = tuple(prefix for segment in kind.segments for prefix in segment.modules)

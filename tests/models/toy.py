@@ -61,7 +61,13 @@ class Model(ToneModel):
     """The toy."""
 
     spec: ClassVar[Spec] = Spec(
-        name="toy", checkpoint="somebody/toy", revision="0" * 40, lora_targets="mixer", prompt="{caption}"
+        name="toy",
+        checkpoint="somebody/toy",
+        revision="0" * 40,
+        attention="",
+        targets="q",
+        prompt="{caption}",
+        projections={"q": "mixer"},
     )
     segments: ClassVar[tuple[Segment, ...]] = (
         Segment("picture", ("pixels",), "image", ("picture",)),

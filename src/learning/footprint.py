@@ -1,0 +1,168 @@
+"""What training a model at its published size would take: parameters, memory, computation, and a plan to fit them.
+
+It builds the model on the meta device and rehearses one post there (`rehearsal` says what is counted and what is not),
+so it needs neither weights nor data. All that a batch makes has a row for each post, but for some tables of positions:
+twice the posts take twice the computation, and twice the memory or a trifle less.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from src.core.config import FitParams
+from src.learning.lora import Adapter, put_on
+from src.learning.outline import META, blank_inputs, outline
+from src.learning.rehearsal import Cost, as_on_a_gpu, rehearse_encode, rehearse_step
+from src.models.base import ToneModel
+
+# 95 of 100 captions of MVSA-Single are shorter: 141 characters, of which a link's make a token each 1.6, others 3.3.
+CAPTION_TOKENS = 52
+# Left free on a device, for what no rehearsal counts: the CUDA context, workspaces, the allocator's fragmentation.
+FREE_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to take one optimiser step: how many posts a batch, how many batches, and the peak of bytes."""
+
+    micro_batch: int
+    accumulation: int
+    checkpointing: bool
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a training takes.
+
+    Attributes:
+        settings: the training.
+        num_posts: posts of each part; an epoch trains on `train`, the cache holds all.
+        num_tokens: tokens of text that the model reads of a post, prompt included.
+        base: the base's parameters.
+        base_bytes: its weights, in the precision that it is held in.
+        trained: parameters by part, as `trained_parameters` gives them.
+        trained_bytes: their weights.
+        adapted: full names of the modules that carry an adapter.
+        cached: bytes a post of each feature that `encode` leaves in the cache.
+        encoding: what `encode` takes for a post, once.
+        plain: what a post takes in each epoch.
+        checkpointed: the same with gradient checkpointing.
+    """
+
+    settings: FitParams
+    num_posts: Mapping[str, int]
+    num_tokens: int
+    base: int
+    base_bytes: int
+    trained: Mapping[str, int]
+    trained_bytes: int
+    adapted: tuple[str, ...]
+    cached: Mapping[str, int]
+    encoding: Cost
+    plain: Cost
+    checkpointed: Cost
+
+    @property
+    def effective_batch(self) -> int:
+        """Posts of an optimiser step."""
+        return self.settings.batch_size * self.settings.accumulation
+
+    @property
+    def gradient_bytes(self) -> int:
+        """One gradient a trained weight, in its precision."""
+        return self.trained_bytes
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """AdamW's two moments of every trained weight, in its precision (float32 for an adapter and a head)."""
+        return 2 * self.trained_bytes
+
+    def step_bytes(self, micro_batch: int, checkpointing: bool) -> int:
+        """The peak of a step over batches of so many posts: all of the above and what the batch holds."""
+        post = self.checkpointed if checkpointing else self.plain
+        fixed = self.base_bytes + self.trained_bytes + self.gradient_bytes + self.optimizer_bytes
+        return fixed + micro_batch * post.peak_bytes
+
+    def plans(self) -> list[Plan]:
+        """All ways to take a step of `effective_batch` posts, best first.
+
+        That is without checkpointing, which computes a third to a half more, and in large batches, which keep a device
+        busy.
+        """
+        sizes = [size for size in _powers_of_two(self.effective_batch) if self.effective_batch % size == 0]
+        return [
+            Plan(size, self.effective_batch // size, checkpointing, self.step_bytes(size, checkpointing))
+            for checkpointing in (False, True)
+            for size in reversed(sizes)
+        ]
+
+    def plan(self, memory_bytes: float) -> Plan | None:
+        """The best way that fits a device with so much memory, of which `FREE_SHARE` stays free; None: none does."""
+        room = memory_bytes * (1 - FREE_SHARE)
+        return next((plan for plan in self.plans() if plan.bytes <= room), None)
+
+
+def footprint(
+    kind: type[ToneModel],
+    settings: FitParams,
+    num_posts: Mapping[str, int],
+    caption_tokens: int = CAPTION_TOKENS,
+    dtype: torch.dtype = torch.bfloat16,
+) -> Footprint:
+    """What training `kind` at its published size takes, its base held in `dtype`."""
+    model = outline(kind, dtype)
+    base, own = list(model.parameters()), _names(model)
+    base_bytes = sum(weight.nbytes for weight in (*base, *model.buffers()))
+    inputs = blank_inputs(model, caption_tokens)
+    adapter = _adapt(model, settings)
+    features, encoding = rehearse_encode(model, inputs)
+    return Footprint(
+        settings=settings,
+        num_posts=num_posts,
+        num_tokens=inputs["tokens"].shape[1],
+        base=sum(weight.numel() for weight in base),
+        base_bytes=base_bytes,
+        trained=_by_part(model, own),
+        trained_bytes=sum(weight.nbytes for weight in model.parameters() if weight.requires_grad),
+        adapted=tuple(adapter.modules()),
+        cached={name: value.nbytes for name, value in features.items()},
+        encoding=encoding,
+        plain=rehearse_step(model, features, settings, checkpointing=False),
+        checkpointed=rehearse_step(model, features, settings, checkpointing=True),
+    )
+
+
+def trained_parameters(kind: type[ToneModel], settings: FitParams) -> dict[str, int]:
+    """How many parameters a training has, by part: `adapter on` a segment, a segment's own, `head`."""
+    model = outline(kind, torch.bfloat16)
+    own = _names(model)
+    _adapt(model, settings)
+    return _by_part(model, own)
+
+
+def _adapt(model: ToneModel, settings: FitParams) -> Adapter:
+    with as_on_a_gpu(), META:
+        return put_on(model, settings, seed=0)
+
+
+def _names(model: ToneModel) -> set[str]:
+    return {name for name, _ in model.backbone.named_parameters()}
+
+
+def _by_part(model: ToneModel, own: Collection[str]) -> dict[str, int]:
+    """Trainable parameters by part; `own` are the names of the backbone's weights before it was adapted."""
+    counts: Counter[str] = Counter()
+    for name, weight in model.backbone.named_parameters():
+        if weight.requires_grad:
+            segment = next(each.name for each in model.segments if name.startswith(each.modules))
+            counts[segment if name in own else f"adapter on {segment}"] += weight.numel()
+    assert model.readout is not None
+    counts["head"] += sum(weight.numel() for weight in model.readout.parameters())
+    return dict(counts)
+
+
+def _powers_of_two(most: int) -> list[int]:
+    return [2**exponent for exponent in range(most.bit_length())]

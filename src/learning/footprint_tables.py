@@ -1,0 +1,104 @@
+"""A footprint as tables to be printed: of each its title, the names of its columns, and its rows."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from src.core.config import FitParams
+from src.learning.footprint import FREE_SHARE, Footprint, trained_parameters
+from src.models.base import ToneModel
+
+GIB = 2**30
+BYTE_UNITS = ("B  ", "KiB", "MiB", "GiB", "TiB")
+FLOP_UNITS = ("FLOP ", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
+Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]
+
+
+def tables(found: Footprint) -> list[Table]:
+    """All that a footprint says."""
+    return [make(found) for make in (_parameters, _modules, _memory, _steps, _cache, _computation)]
+
+
+def sizes(kind: type[ToneModel], candidates: Sequence[FitParams]) -> Table:
+    """How many parameters other settings would train."""
+    rows = []
+    for settings in candidates:
+        trained = trained_parameters(kind, settings)
+        head = trained.pop("head")
+        rows.append((settings.rank, settings.alpha, settings.dropout, f"{sum(trained.values()):,}", f"{head:,}"))
+    return "Known-good settings", ("rank", "alpha", "dropout", "adapter", "head"), rows
+
+
+def verdict(found: Footprint, memory_gib: float) -> str:
+    """Whether a training fits a device with so much memory, and how."""
+    plan = found.plan(memory_gib * GIB)
+    if plan is None:
+        least = min(plan.bytes for plan in found.plans()) / GIB
+        return f"It does not fit {memory_gib:g} GiB, {FREE_SHARE:.0%} left free: the least it takes is {least:.2f} GiB"
+    return (
+        f"It fits {memory_gib:g} GiB, {FREE_SHARE:.0%} left free, with batch_size: {plan.micro_batch}, "
+        f"accumulation: {plan.accumulation}, checkpointing: {str(plan.checkpointing).lower()}, "
+        f"and takes {plan.bytes / GIB:.2f} GiB"
+    )
+
+
+def _parameters(found: Footprint) -> Table:
+    trained = sum(found.trained.values())
+    counts = {"base": found.base, **found.trained, "trained in all": trained, "in all": found.base + trained}
+    return "Parameters", ("part", "parameters"), [(part, f"{count:>14,}") for part, count in counts.items()]
+
+
+def _modules(found: Footprint) -> Table:
+    layers = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in found.adapted)
+    return f"Adapted modules: {len(found.adapted)}", ("modules", "layers"), list(layers.items())
+
+
+def _memory(found: Footprint) -> Table:
+    sizes = {
+        "base weights": found.base_bytes,
+        "trained weights": found.trained_bytes,
+        "gradients": found.gradient_bytes,
+        "AdamW's moments": found.optimizer_bytes,
+        "activations, each post of a batch": found.plain.peak_bytes,
+        "the same with checkpointing": found.checkpointed.peak_bytes,
+    }
+    return "Memory of a step", ("what", "bytes"), [(what, _bytes(size)) for what, size in sizes.items()]
+
+
+def _cache(found: Footprint) -> Table:
+    posts = sum(found.num_posts.values())
+    sizes = {**found.cached, "in all": sum(found.cached.values())}
+    rows = [(name, _bytes(size), _bytes(size * posts)) for name, size in sizes.items()]
+    return "Cache", ("feature", "a post", f"{posts:,} posts"), rows
+
+
+def _computation(found: Footprint) -> Table:
+    batch, train, posts = found.effective_batch, found.num_posts["train"], sum(found.num_posts.values())
+    costs = {"training": found.plain.flops, "the same with checkpointing": found.checkpointed.flops}
+    rows = [(what, *(_flops(flops * times) for times in (1, batch, train))) for what, flops in costs.items()]
+    once = (f"encoding, once, {posts:,} posts", _flops(found.encoding.flops), "", _flops(found.encoding.flops * posts))
+    return "Computation", ("what", "a post", f"a step of {batch} posts", f"an epoch of {train:,} posts"), [*rows, once]
+
+
+def _steps(found: Footprint) -> Table:
+    peaks: dict[tuple[int, int], list[str]] = {}
+    for plan in found.plans():
+        peaks.setdefault((plan.micro_batch, plan.accumulation), []).append(_bytes(plan.bytes))
+    columns = ("batch_size", "accumulation", "peak", "with checkpointing")
+    return f"Ways to take a step of {found.effective_batch} posts", columns, [(*way, *peaks[way]) for way in peaks]
+
+
+def _bytes(size: float) -> str:
+    return _scaled(size, 1024, BYTE_UNITS)
+
+
+def _flops(count: float) -> str:
+    return _scaled(count, 1000, FLOP_UNITS)
+
+
+def _scaled(value: float, base: int, units: Sequence[str]) -> str:
+    """`value` in the largest unit that leaves a whole digit, wide enough to stand in a column."""
+    power = 0
+    while value >= base and power < len(units) - 1:
+        value, power = value / base, power + 1
+    return f"{value:>7.2f} {units[power]}"
