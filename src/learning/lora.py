@@ -96,6 +96,8 @@ class Adapter:
 def put_on(model: ToneModel, settings: FitParams, seed: int) -> Adapter:
     """A fresh adapter and readout; the same seed and settings make the same weights, whatever was on before."""
     torch.manual_seed(seed)
+    # What may be refused comes first, while nothing is on.
+    wholes = _prefixes(model, settings.trains.split())
     readout = model.word_readout() if settings.objective == "words" else None
     peft = None
     if settings.rank:
@@ -106,7 +108,7 @@ def put_on(model: ToneModel, settings: FitParams, seed: int) -> Adapter:
     if readout is None:
         readout = ClassifierHead(model.width, settings)
     model.readout = readout.to(model.device)
-    return Adapter(model, settings, peft, _free(model, settings.trains.split()))
+    return Adapter(model, settings, peft, _free(model, wholes))
 
 
 @contextmanager
@@ -165,13 +167,17 @@ def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             weights[name].copy_(copy)
 
 
-def _free(model: ToneModel, segments: Sequence[str]) -> dict[str, Tensor]:
-    """Make whole segments of the base trainable, in float32; returns their own weights."""
+def _prefixes(model: ToneModel, segments: Sequence[str]) -> tuple[str, ...]:
+    """What the names of the weights of some segments begin with."""
     modules = {segment.name: segment.modules for segment in model.segments}
     for name in segments:
         if not modules.get(name):
             raise unknown("part to train", name, [name for name, prefixes in modules.items() if prefixes])
-    prefixes = tuple(prefix for name in segments for prefix in modules[name])
+    return tuple(prefix for name in segments for prefix in modules[name])
+
+
+def _free(model: ToneModel, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Make weights of the base trainable, in float32; returns what they were."""
     originals = {}
     for name, weight in model.backbone.named_parameters():
         if name.startswith(prefixes) and not weight.requires_grad:
