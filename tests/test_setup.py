@@ -129,7 +129,9 @@ class Checkout:
         self.fails.write_text("0")
 
     def make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "MLFLOW"))}
+        # What an outer make was told is not for this one.
+        outer = ("MAKE", "MFLAGS", "MLFLOW", "ARGS", "PORT", "VENV")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
         command = ["make", f"PYTHON={self.python}", *arguments]
         return subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=60)
 
