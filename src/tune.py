@@ -74,7 +74,7 @@ def main(model: str, trials: int | None, dry_run: bool, scale: str | None, memor
         with _study_run(tracker, name, params, workspace) as parent:
             Search(params, workspace, study, tracker, parent, name).run(total)
             best = study.best(total)
-            _conclude(params, model, study, parent, total)
+            _conclude(model, study, parent, total)
     _tell_best(model, best, total, params.tune.trials)
 
 
@@ -229,7 +229,7 @@ def _study_run(tracker: "Tracker", name: str, params: Params, workspace: "Worksp
     return tracker.run(f"study {name}", tags=tags, params={"seed": params.seed})
 
 
-def _conclude(params: Params, model: str, study: "Study", parent: "Run", total: int) -> None:
+def _conclude(model: str, study: "Study", parent: "Run", total: int) -> None:
     best = study.best(total)
     trials = study.finished()[:total]
     summary = {

@@ -100,7 +100,8 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
 def test_an_interrupted_process_ends_with_one_line() -> None:
     # A process that a script began in the background is deaf to it, and so are its children until they say otherwise.
     code = (
-        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom src.services.terminal import command, say\n"
+        "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from src.services.terminal import command, say\n"
         "@command()\ndef main():\n print('in', flush=True)\n time.sleep(60)\nmain()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
