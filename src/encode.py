@@ -51,7 +51,8 @@ def _encode(params: Params, workspace: "Workspace", posts: "Sequence[Post]") -> 
     store = FeatureStore.of(workspace.cache, model)
     with progress(len(posts), f"{model.spec.name}: {store.folder.name}", "posts") as bar:
         count = store.ensure(model, posts, params.encode.batch_size, bar.advance)
-    say(f"{model.spec.name}: {count:,} posts encoded, {len(posts) - count:,} were in {store.folder} already")
+    rest = len(posts) - count
+    say(f"{model.spec.name}: {count:,} posts encoded to {store.folder}, {rest:,} known by their content already")
     return store.folder.name
 
 
