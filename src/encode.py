@@ -34,9 +34,10 @@ def main(model: str) -> None:
     checkpoint = resolve(model, params.scale, checkpoint_folder(model), captions)
     workspace = Workspace(load_model(model, checkpoint), parts)
     posts = [post for part in parts.values() for post in part]
-    caches = [_encode(params, workspace, posts)]
+    # The adapted model's boundary comes first: from what it keeps, the bare model's is reached without a picture.
     with adapted(workspace.model, params.fit_of(model), params.seed):
-        caches.append(_encode(params, workspace, posts))
+        caches = [_encode(params, workspace, posts)]
+    caches.append(_encode(params, workspace, posts))
     found = workspace.model.checkpoint
     write_json(stage_folder("encode", model) / CHECKPOINT_FILE, asdict(found))
     write_json(stage_folder("encode", model) / "encode.json", {"posts": len(posts), "caches": caches})
@@ -45,14 +46,14 @@ def main(model: str) -> None:
 
 def _encode(params: Params, workspace: "Workspace", posts: "Sequence[Post]") -> str:
     """Encode what the model, as it is adapted now, keeps frozen; returns the name of the cache."""
-    from src.learning.features import FeatureStore
-
-    model = workspace.model
-    store = FeatureStore.of(workspace.cache, model)
+    model, store = workspace.model, workspace.store()
     with progress(len(posts), f"{model.spec.name}: {store.folder.name}", "posts") as bar:
         count = store.ensure(model, posts, params.encode.batch_size, bar.advance)
-    rest = len(posts) - count
-    say(f"{model.spec.name}: {count:,} posts encoded to {store.folder}, {rest:,} known by their content already")
+    rest, megabytes = len(posts) - count, store.num_bytes() / 1e6
+    say(
+        f"{model.spec.name}: {count:,} posts encoded to {store.folder} ({megabytes:,.1f} MB), "
+        f"{rest:,} known by their content already"
+    )
     return store.folder.name
 
 

@@ -62,8 +62,8 @@ def main(model: str, trials: int | None, dry_run: bool, scale: str | None, memor
         return
     total = trials or params.tune.trials
     params.space_of(model)
+    from src.core.locks import exclusive
     from src.learning.workspace import open_workspace
-    from src.services.locks import exclusive
     from src.services.logbook import open_tracker
 
     workspace = open_workspace(model)
@@ -117,7 +117,7 @@ class Search:
         from src.learning.fitting import fit
         from src.learning.lora import adapted
 
-        reporter = _TrialReporter(ticket, run, board)
+        reporter = _TrialReporter(ticket, run, board, settings.epochs)
         seed = self.params.seed
         with adapted(self.workspace.model, settings, seed) as adapter:
             train, val = self.workspace.data("train"), self.workspace.data("val")
@@ -165,13 +165,14 @@ class _TrialReporter:
     ticket: "Ticket"
     run: "Run"
     board: TrialBoard
+    epochs: int
     history: list[Mapping[str, float]] = field(default_factory=list)
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self.history.append(metrics)
         self.run.metrics({name: value for name, value in metrics.items() if name != "epoch"}, step=epoch)
         self.board.epoch(self.ticket.number, epoch, metrics)
-        self.ticket.report(epoch, metrics["val_macro_f1"])
+        self.ticket.report(epoch, metrics["val_macro_f1"], last=epoch == self.epochs)
 
     def log_history(self, title: str) -> None:
         from src.services.logbook import log_history
@@ -196,11 +197,12 @@ def _say_what_it_takes(params: Params, model: str, memory_gib: float) -> None:
 
 
 def _study_name(params: Params, workspace: "Workspace") -> str:
-    """Other settings, posts, weights or seed make other scores: each is a study of its own."""
+    """Other settings, posts, weights, seed or pruning make other scores: each is a study of its own."""
     from src.services.studies import space_digest, study_name
 
     model, facts = workspace.model.spec.name, workspace.facts()
     rest = [*asdict(params.fit_of(model)).items(), ("seed", params.seed), ("revision", facts["checkpoint_revision"])]
+    rest += [(name, getattr(params.tune, name)) for name in ("pruner", "min_epochs", "reduction_factor")]
     digests = (space_digest(params.space_of(model)), facts["split_digest"][:8], digest_of([[str(rest)]])[:8])
     return study_name(model, params.scale, *digests)
 
@@ -215,7 +217,9 @@ def _open_study(params: Params, model: str, name: str) -> "Study":
         known_good=params.tune.known_good.get(model, ()),
         seed=params.seed,
         startup_trials=params.tune.startup_trials,
-        warmup_epochs=params.tune.warmup_epochs,
+        pruner=params.tune.pruner,
+        min_epochs=params.tune.min_epochs,
+        reduction_factor=params.tune.reduction_factor,
     )
 
 

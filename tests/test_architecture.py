@@ -32,7 +32,7 @@ DOORS = {
     "matplotlib": ["src/services/plots.py"],
     "mlflow": ["src/services/registry.py", "src/services/tracking.py"],
     "numpy": ["src/learning/*.py"],
-    "optuna": ["src/services/studies.py"],
+    "optuna": ["src/services/pruners.py", "src/services/studies.py"],
     "pandas": ["src/services/registry.py"],
     "peft": ["src/learning/lora.py"],
     # Files become pictures in images alone; sample draws some.

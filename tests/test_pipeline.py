@@ -15,10 +15,9 @@ from src.models.catalog import MODELS
 ROOT = Path(__file__).parents[1]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-# What only decides how things look on a screen or who waits for whom, and the list of models.
+# What only decides how things look on a screen, and the list of models.
 EXEMPT = {
     "src/models/catalog.py",
-    "src/services/locks.py",
     "src/services/terminal.py",
 }
 ITEM = "${item.model}"

@@ -1,6 +1,7 @@
 """params.yaml as frozen, validated dataclasses: an unknown key or a senseless value is an error, never ignored."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from src.core.parsing import build
 from src.core.paths import PARAMS
 
 Setting = int | float | str
+Pruning = Literal["halving", "median", "none"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -58,10 +60,13 @@ class FitParams:
     """One training: the adapter, the head and the optimiser. A trial overrides what its search space names.
 
     `rank` 0 trains the head alone. `adapter` is the kind that peft puts on the projections `targets` (letters of q, k,
-    v, o; empty: the model's own choice); `trains` names segments of the base that train as a whole, such as
-    "connector" or "qformer", parted by spaces. `head_layers` counts hidden layers, the first of `head_width` units and
-    each next of half as many. `accumulation` is the number of batches to one optimiser step. `warmup` is the share of
-    steps over which the learning rate rises.
+    v, o; empty: the model's own choice). `adapts` names the segments that take them, such as "text" for one tower of
+    CLIP (empty: all that can), and `adapt_layers` the layers: all, last-half, or last-K for the last K of each stack;
+    what lies below is then frozen and cached. `trains` names segments of the base that train as a whole, such as
+    "connector" or "qformer". Several names are parted by spaces. `head_layers` counts hidden layers, the first of
+    `head_width` units and each next of half as many. An optimiser step is of `batch_size` times `accumulation` posts,
+    computed `batch_size` at a time, or as many at a time as a GPU holds. `warmup` is the share of steps over which the
+    learning rate rises.
     `watch` says which validation score makes an epoch the best, and `patience` after how many epochs without a better
     one training stops. `class_weights` and `sampling` say whether rare tones count, or come, as often as common ones.
     """
@@ -73,6 +78,8 @@ class FitParams:
     lr: float
     adapter: Literal["lora", "dora", "rslora", "ia3"] = "lora"
     targets: str = ""
+    adapts: str = ""
+    adapt_layers: str = "all"
     trains: str = ""
     head_layers: int = 0
     head_width: int = 256
@@ -95,6 +102,8 @@ class FitParams:
         _require(self.rank >= 0, "rank must be 0 (head alone) or more")
         _require(self.rank > 0 or self.objective == "head", "rank 0 trains the head alone, so objective must be head")
         _require(set(self.targets) <= set("qkvo"), "targets must be letters of q, k, v, o, such as qv")
+        layers_known = re.fullmatch(r"all|last-half|last-[1-9]\d*", self.adapt_layers)
+        _require(layers_known is not None, "adapt_layers must be all, last-half or last-K, such as last-4")
         _require(self.alpha > 0, "alpha must be positive")
         _require(0 <= self.dropout < 1, "dropout must lie in [0, 1)")
         _require(self.lr > 0, "lr must be positive")
@@ -143,20 +152,26 @@ Space = Mapping[str, Range]
 
 @dataclass(frozen=True, kw_only=True)
 class TuneParams:
-    """A search: how many trials in total, when pruning may begin, and per model where it looks and starts.
+    """A search: how many trials in total, which of them end early, and per model where it looks and starts.
 
+    No trial is pruned before it has trained `min_epochs` epochs. With `pruner` halving it is compared after that many,
+    `reduction_factor` times as many, and so on, and each time one in `reduction_factor` goes on.
     `known_good` settings are tried first: the study's own, and what is known to work at the tiny scale.
     """
 
     trials: int
     startup_trials: int
-    warmup_epochs: int
+    pruner: Pruning
+    min_epochs: int
+    reduction_factor: int = 3
     spaces: dict[str, dict[str, Range]]
     known_good: dict[str, tuple[dict[str, Setting], ...]]
 
     def __post_init__(self) -> None:
         _require(self.trials > 0, "trials must be at least 1")
-        _require(self.startup_trials >= 0 and self.warmup_epochs >= 0, "startup and warm-up must not be negative")
+        _require(self.startup_trials >= 0, "startup_trials must not be negative")
+        _require(self.min_epochs >= 1, "min_epochs must be at least 1")
+        _require(self.reduction_factor >= 2, "reduction_factor must be at least 2")
         settings = {setting.name for setting in dataclasses.fields(FitParams)}
         for model, space in self.spaces.items():
             for name in set(space) - settings:

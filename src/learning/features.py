@@ -1,156 +1,239 @@
 """The cache: what the frozen part makes of a post, computed once and read by every trial and epoch.
 
-A store holds the features of one boundary (checkpoint, preprocessing, frozen segments, precision), keyed by the
-digest of each post's content, so another split or more posts encode only what is new. It is a folder of shards;
-a shard appears whole, by a rename, and is memory-mapped for reading.
+A store holds the features of one boundary (checkpoint, preprocessing, frozen segments, precision), keyed by the digest
+of each post's content, so another split or more posts encode only what is new. Several processes may read one store,
+and fill it one after the other.
 """
 
 import hashlib
 import json
-import os
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from src.core.records import Post
-from src.data.images import open_image
-from src.learning.batches import collate
+from src.core.errors import Refusal, UsageRefusal
+from src.core.locks import turn
+from src.core.parsing import build
+from src.core.records import Post, write_json
+from src.learning.encoding import encode_further, encode_posts
+from src.learning.shards import Damaged, Shard, num_bytes, open_shard, write
 from src.models.base import Features, ToneModel
+from src.models.segments import LENGTH, joined
 
-INDEX = "index.json"
+FACTS = "boundary.json"
 POSTS_A_SHARD = 512
-DECODERS = 4
-Arrays = Mapping[str, tuple[Any, Any, torch.dtype]]
+BYTES_A_SHARD = 1 << 28
 
-# What JSON, numpy and we raise on files that are not what was written.
-_DAMAGED = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where the frozen part of a model ends, and all else that its features depend on besides the posts."""
+
+    model: str
+    checkpoint: str
+    revision: str
+    preprocessing: str
+    dtype: str
+    segments: tuple[str, ...]
+    features: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: ToneModel) -> "Boundary":
+        """The boundary of what is frozen in `model` now."""
+        return cls(
+            model.spec.name,
+            model.checkpoint.source,
+            model.checkpoint.revision,
+            model.preprocessing_digest(),
+            str(model.backbone.dtype).removeprefix("torch."),
+            tuple(segment.label for segment in model.frozen_segments()),
+            model.cached_names(),
+        )
+
+    @property
+    def key(self) -> str:
+        """A digest of it all but the checkpoint's place: a revision is the same weights wherever they are."""
+        facts = [self.revision, self.preprocessing, self.dtype, *self.segments, *self.features]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+    def lies_before(self, other: "Boundary") -> bool:
+        """Whether these features are on the way to the other's."""
+        same = ("model", "revision", "preprocessing", "dtype")
+        alike = all(getattr(self, name) == getattr(other, name) for name in same)
+        return alike and set(self.segments) < set(other.segments)
 
 
 @dataclass(frozen=True)
 class FeatureTable:
     """The features of a sequence of posts, read from the store when asked for."""
 
-    rows: Sequence[tuple[Arrays, int]]
+    rows: Sequence[tuple[Shard, int]]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Features:
         """One post's features, without a leading batch dimension, copied out of the memory map."""
-        arrays, row = self.rows[index]
-        return {name: _read(flat, offsets, dtype, row) for name, (flat, offsets, dtype) in arrays.items()}
+        shard, row = self.rows[index]
+        return {name: array.read(row) for name, array in shard.arrays.items()}
 
     def lengths(self) -> list[int]:
-        """Tokens of each post, or 1 where the features have no length any more."""
-        return [int(arrays["length"][0][row]) if "length" in arrays else 1 for arrays, row in self.rows]
+        """Tokens of each post, whatever is cached of it: batches are made by them."""
+        return [int(shard.arrays[LENGTH].flat[row]) for shard, row in self.rows]
 
 
 class FeatureStore:
     """The features of one boundary of one model."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, boundary: Boundary) -> None:
         self.folder = folder
-        self._rows: dict[str, tuple[Arrays, int]] = {}
-        for shard in sorted(folder.glob("shard-*")):
-            self._open(shard)
+        self.boundary = boundary
+        self._rows: dict[str, tuple[Shard, int]] = {}
+        self._shards_open: dict[str, Shard] = {}
+        self._verified: set[Path] = set()
+        self._discard_if_foreign()
+        self._open_new()
 
     @classmethod
     def of(cls, root: Path, model: ToneModel) -> "FeatureStore":
-        """The store for what is frozen in `model` now."""
-        segments = [segment.name for segment in model.frozen_segments()]
-        facts = [model.checkpoint.revision, model.preprocessing_digest(), str(model.backbone.dtype), *segments]
-        key = hashlib.sha256("\n".join([*facts, *model.cached_names()]).encode()).hexdigest()[:12]
-        return cls(root / model.spec.name / "-".join([*(segments or ["inputs"]), key]))
+        """The store under `root` for what is frozen in `model` now."""
+        boundary = Boundary.of(model)
+        title = [segment.label for segment in joined(model.frozen_segments())] or ["inputs"]
+        return cls(root / model.spec.name / "-".join([*title, boundary.key]), boundary)
 
     def ensure(self, model: ToneModel, posts: Sequence[Post], batch_size: int, advance: Callable[[int], None]) -> int:
         """Encode the posts that are not in the store yet; returns how many that were.
 
+        Whatever of it is damaged is named in the log and encoded again.
+
         Raises:
-            Refusal: a post's picture cannot be read.
+            Refusal: a post's picture cannot be read, or the disk has no room for what is missing.
         """
-        missing = list({post.digest: post for post in posts if post.digest not in self._rows}.values())
-        for shard in _chunks(missing, POSTS_A_SHARD):
-            features: list[Features] = []
-            for batch in _chunks(shard, batch_size):
-                features += _encode(model, batch)
-                advance(len(batch))
-            self._write([post.digest for post in shard], features)
+        self.verify(posts)
+        if not self._missing(posts):
+            return 0
+        with turn(self.folder.with_name(f".{self.folder.name}.lock")):
+            self._open_new()  # what another process has encoded meanwhile
+            missing = self._missing(posts)
+            for shard in self._shards(model, missing, batch_size, advance):
+                digests = [post.digest for post, _ in shard]
+                self._verified.add(write(self.folder, digests, [features for _, features in shard]))
+            self._open_new()
         return len(missing)
+
+    def verify(self, posts: Iterable[Post]) -> None:
+        """Read whatever holds these posts, once in the life of this object, and drop what is damaged."""
+        holding = {id(shard): shard for shard, _ in (self._rows[post.digest] for post in posts if post.digest in self)}
+        for shard in holding.values():
+            if shard.folder not in self._verified:
+                try:
+                    shard.verify()
+                    self._verified.add(shard.folder)
+                except Damaged as damage:
+                    self._drop(shard, str(damage))
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._rows
 
     def table(self, posts: Iterable[Post]) -> FeatureTable:
         """The features of posts that `ensure` has seen, in their order."""
         return FeatureTable([self._rows[post.digest] for post in posts])
 
-    def _write(self, digests: Sequence[str], features: Sequence[Features]) -> None:
-        name = hashlib.sha256("".join(digests).encode()).hexdigest()[:12]
-        temporary, shard = self.folder / f".{name}.{os.getpid()}", self.folder / f"shard-{name}"
-        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same id
-        temporary.mkdir(parents=True)
-        kinds = {}
-        for key, example in features[0].items():
-            rows = [np.atleast_1d(_as_numpy(row[key])) for row in features]
-            np.save(temporary / f"{key}.npy", np.concatenate(rows))
-            np.save(temporary / f"{key}.offsets.npy", np.cumsum([0, *(len(row) for row in rows)]))
-            kinds[key] = {"dtype": str(example.dtype).removeprefix("torch."), "scalar": example.ndim == 0}
-        (temporary / INDEX).write_text(json.dumps({"posts": list(digests), "features": kinds}))
-        shutil.rmtree(shard, ignore_errors=True)
-        temporary.rename(shard)
-        self._open(shard)
+    def num_bytes(self) -> int:
+        """What the store takes on disk."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
-    def _open(self, shard: Path) -> None:
-        try:
-            self._rows |= _open_shard(shard)
-        except _DAMAGED:
-            # Its posts count as missing and are encoded anew.
-            shutil.rmtree(shard, ignore_errors=True)
+    def _missing(self, posts: Sequence[Post]) -> list[Post]:
+        return list({post.digest: post for post in posts if post.digest not in self._rows}.values())
+
+    def _shards(
+        self, model: ToneModel, posts: Sequence[Post], batch_size: int, advance: Callable[[int], None]
+    ) -> Iterator[list[tuple[Post, Features]]]:
+        shard: list[tuple[Post, Features]] = []
+        size = 0
+        for number, batch in enumerate(self._batches(model, posts, batch_size)):
+            if number == 0:
+                self._begin(batch, len(posts))
+            shard += batch
+            size += sum(num_bytes(features) for _, features in batch)
+            advance(len(batch))
+            if len(shard) >= POSTS_A_SHARD or size >= BYTES_A_SHARD:
+                yield shard
+                shard, size = [], 0
+        if shard:
+            yield shard
+
+    def _batches(
+        self, model: ToneModel, posts: Sequence[Post], batch_size: int
+    ) -> Iterator[list[tuple[Post, Features]]]:
+        rest = posts
+        for source in self._earlier():
+            source.verify(rest)
+            known = [post for post in rest if post.digest in source]
+            rest = [post for post in rest if post.digest not in source]
+            for chunk in _chunks(known, POSTS_A_SHARD):
+                table = source.table(chunk)
+                yield from encode_further(model, chunk, table.lengths(), table.__getitem__, batch_size)
+        for chunk in _chunks(rest, POSTS_A_SHARD):
+            yield from encode_posts(model, chunk, batch_size)
+
+    def _earlier(self) -> list["FeatureStore"]:
+        """Stores of boundaries that lie before this one, the nearest first."""
+        found = {path.parent: _read_boundary(path) for path in sorted(self.folder.parent.glob(f"*/{FACTS}"))}
+        before = [(path, each) for path, each in found.items() if each and each.lies_before(self.boundary)]
+        before.sort(key=lambda item: -len(item[1].segments))
+        return [FeatureStore(path, each) for path, each in before]
+
+    def _begin(self, batch: Sequence[tuple[Post, Features]], num_posts: int) -> None:
+        """Say what the folder is for, if the disk has room for all posts; `batch` is the first of them."""
+        needed = sum(num_bytes(features) for _, features in batch) / len(batch) * num_posts
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise Refusal(
+                f"{self.folder} would take {needed / 1e9:.2f} GB for {num_posts:,} posts, and {free / 1e9:.2f} GB are "
+                "free: make room there, or make outputs/cache a link to a larger disk"
+            )
+        write_json(self.folder / FACTS, asdict(self.boundary))
+
+    def _discard_if_foreign(self) -> None:
+        found = _read_boundary(self.folder / FACTS)
+        if any(self.folder.glob("shard-*")) and (found is None or found.key != self.boundary.key):
+            _discard(self.folder, "it does not say that it is of this boundary")
+
+    def _open_new(self) -> None:
+        for path in sorted(self.folder.glob("shard-*")):
+            if path.name not in self._shards_open:
+                try:
+                    self._add(open_shard(path))
+                except Damaged as damage:
+                    _discard(path, str(damage))
+
+    def _add(self, shard: Shard) -> None:
+        self._shards_open[shard.folder.name] = shard
+        self._rows |= {digest: (shard, row) for row, digest in enumerate(shard.posts)}
+
+    def _drop(self, shard: Shard, why: str) -> None:
+        _discard(shard.folder, why)
+        del self._shards_open[shard.folder.name]
+        self._rows = {digest: row for digest, row in self._rows.items() if row[0] is not shard}
 
 
-def _open_shard(shard: Path) -> dict[str, tuple[Arrays, int]]:
-    index = json.loads((shard / INDEX).read_text())
-    digests, kinds = index["posts"], index["features"]
-    arrays = {name: _open_array(shard, name, kind, len(digests)) for name, kind in kinds.items()}
-    return {digest: (arrays, row) for row, digest in enumerate(digests)}
+def _discard(folder: Path, why: str) -> None:
+    _log.warning("%s is not used: %s; what it held is encoded again", folder, why)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _open_array(shard: Path, name: str, kind: Mapping[str, Any], count: int) -> tuple[Any, Any, torch.dtype]:
-    flat = np.load(shard / f"{name}.npy", mmap_mode="r")
-    offsets = None if kind["scalar"] else np.load(shard / f"{name}.offsets.npy")
-    if (len(flat) if offsets is None else len(offsets) - 1) != count:
-        raise ValueError(f"{shard} does not hold {name} of {count} posts")
-    return flat, offsets, getattr(torch, kind["dtype"])
+def _read_boundary(path: Path) -> Boundary | None:
+    try:
+        return build(Boundary, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError, UsageRefusal):
+        return None
 
 
-def _read(flat: Any, offsets: Any, dtype: torch.dtype, row: int) -> Tensor:
-    part = flat[row] if offsets is None else flat[offsets[row] : offsets[row + 1]]
-    tensor = torch.from_numpy(np.array(part))
-    return tensor.view(dtype) if dtype is torch.bfloat16 else tensor
-
-
-def _as_numpy(tensor: Tensor) -> Any:
-    # numpy knows no bfloat16: its bits are kept as integers.
-    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).cpu().numpy()
-
-
-def _encode(model: ToneModel, posts: Sequence[Post]) -> list[Features]:
-    with ThreadPoolExecutor(DECODERS) as pool:
-        images = list(pool.map(lambda post: open_image(Path(post.image)), posts))
-    inputs = model.preprocess(images, [post.caption for post in posts])
-    batch = model.encode({name: value.to(model.device) for name, value in collate(inputs).items()})
-    return [_unpadded({name: value[row].cpu() for name, value in batch.items()}) for row in range(len(posts))]
-
-
-def _unpadded(features: Features) -> Features:
-    if "tokens" in features:
-        features["tokens"] = features["tokens"][: int(features["length"])]
-    return features
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _chunks(items: Sequence[Post], size: int) -> Iterator[Sequence[Post]]:
     return (items[start : start + size] for start in range(0, len(items), size))

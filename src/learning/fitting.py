@@ -4,9 +4,10 @@ A plain loop rather than transformers' Trainer: `benchmarks/loop.py` measures wh
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
@@ -20,6 +21,7 @@ from src.learning.batches import shuffled
 from src.learning.lora import restore, trainable_state
 from src.learning.losses import Loss
 from src.learning.metrics import scores
+from src.learning.probing import micro_batch
 from src.learning.scoring import Labelled, logits, mean_loss, predictions
 from src.models.base import ToneModel
 
@@ -42,15 +44,17 @@ def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, s
         Pruned: the reporter saw no point in going on.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     schedule = LambdaLR(optimizer, _cosine(settings, len(train.posts)))
     set_checkpointing(model, settings)
     loss = Loss.of(settings, train.labels(range(len(train.posts))))
+    micro = micro_batch(model, train, settings, loss)
     history: list[Mapping[str, float]] = []
     best: Fit | None = None
     for epoch in range(1, settings.epochs + 1):
-        groups = _groups(_batches(train, settings, seed * 1000 + epoch), settings.accumulation)
-        train_loss = sum(_step(model, optimizer, schedule, train, group, loss) for group in groups) / len(train.posts)
+        batches = _batches(train, settings, seed * 1000 + epoch)
+        losses = [_step(model, optimizer, schedule, train, _cut(batch, micro), loss) for batch in batches]
+        train_loss = sum(losses) / len(train.posts)
         found, row = _validate(model, val, settings)
         history.append({"epoch": epoch, "train_loss": train_loss, **row})
         if best is None or _is_better(row, best.history[best.best_epoch - 1], settings):
@@ -64,8 +68,13 @@ def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, s
 
 
 def _batches(data: Labelled, settings: FitParams, seed: int) -> list[list[int]]:
+    """The posts of each optimiser step: in whatever pieces a step is computed, they are the same."""
     balance = [post.label for post in data.posts] if settings.sampling == "balanced" else None
-    return shuffled(data.features.lengths(), settings.batch_size, seed, balance)
+    return shuffled(data.features.lengths(), settings.batch_size * settings.accumulation, seed, balance)
+
+
+def _cut(batch: list[int], size: int) -> list[list[int]]:
+    return [batch[start : start + size] for start in range(0, len(batch), size)]
 
 
 def _is_better(row: Mapping[str, float], best: Mapping[str, float], settings: FitParams) -> bool:
@@ -79,24 +88,25 @@ def _step(
     optimizer: AdamW,
     schedule: LambdaLR,
     data: Labelled,
-    batches: list[list[int]],
+    pieces: list[list[int]],
     loss: Loss,
 ) -> float:
-    """One optimiser step over accumulated batches; returns the sum of the posts' losses in nats."""
+    """One optimiser step over a batch in pieces; returns the sum of the posts' losses in nats."""
     model.train()
-    posts, total = sum(len(batch) for batch in batches), 0.0
-    for batch in batches:
-        mean = loss(model(data.batch(batch, model.device)), data.labels(batch).to(model.device))
-        (mean * len(batch) / posts).backward()  # type: ignore[no-untyped-call]
-        total += mean.item() * len(batch)
-    _require_number(total, loss.settings)
+    posts, total = sum(len(piece) for piece in pieces), torch.zeros((), device=model.device)
+    for piece in pieces:
+        mean = loss(model(data.batch(piece, model.device)), data.labels(piece).to(model.device))
+        (mean * len(piece) / posts).backward()  # type: ignore[no-untyped-call]
+        total += mean.detach() * len(piece)
+    found = total.item()
+    _require_number(found, loss.settings)
     clip_grad_norm_(
         [weight for group in optimizer.param_groups for weight in group["params"]], loss.settings.max_grad_norm
     )
     optimizer.step()
     schedule.step()
     optimizer.zero_grad(set_to_none=True)
-    return total
+    return found
 
 
 def _validate(model: ToneModel, data: Labelled, settings: FitParams) -> tuple[list[Prediction], dict[str, float]]:
@@ -125,8 +135,7 @@ def set_checkpointing(model: ToneModel, settings: FitParams) -> None:
 
 
 def _cosine(settings: FitParams, posts: int) -> "Cosine":
-    batches = math.ceil(posts / settings.batch_size)
-    total = settings.epochs * math.ceil(batches / settings.accumulation)
+    total = settings.epochs * math.ceil(posts / (settings.batch_size * settings.accumulation))
     return Cosine(max(1, round(settings.warmup * total)), total)
 
 
@@ -142,7 +151,3 @@ class Cosine:
         if step < self.warmup:
             return (step + 1) / self.warmup
         return 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.total - self.warmup)))
-
-
-def _groups(batches: list[list[int]], size: int) -> Iterator[list[list[int]]]:
-    return (batches[start : start + size] for start in range(0, len(batches), size))

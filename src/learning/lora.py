@@ -5,8 +5,10 @@ arXiv 2312.03732) and IA3 (H. Liu et al., NeurIPS 2022).
 """
 
 import os
+import re
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,11 +29,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from src.core.config import FitParams
-from src.core.errors import Refusal, unknown
+from src.core.errors import Refusal, UsageRefusal, unknown
 from src.core.parsing import build
 from src.core.records import read_json, write_json
 from src.learning.heads import ClassifierHead
 from src.models.base import ToneModel
+from src.models.segments import Segment
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's own name, so that PeftModel.from_pretrained finds it
 HEAD_FILE = "head.safetensors"
@@ -169,11 +172,11 @@ def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def _prefixes(model: ToneModel, segments: Sequence[str]) -> tuple[str, ...]:
     """What the names of the weights of some segments begin with."""
-    modules = {segment.name: segment.modules for segment in model.segments}
+    known = [segment.name for segment in model.segments if segment.modules]
     for name in segments:
-        if not modules.get(name):
-            raise unknown("part to train", name, [name for name, prefixes in modules.items() if prefixes])
-    return tuple(prefix for name in segments for prefix in modules[name])
+        if name not in known:
+            raise unknown("part of the model", name, set(known))
+    return tuple(prefix for each in model.segments if each.name in segments for prefix in each.modules)
 
 
 def _free(model: ToneModel, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
@@ -188,7 +191,7 @@ def _free(model: ToneModel, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def _config(model: ToneModel, settings: FitParams) -> PeftConfig:
-    targets = model.spec.target_modules(settings.targets)
+    targets = _target_modules(model, settings)
     if settings.adapter == "ia3":
         return IA3Config(target_modules=targets, feedforward_modules=[])
     return LoraConfig(
@@ -200,6 +203,40 @@ def _config(model: ToneModel, settings: FitParams) -> PeftConfig:
         use_rslora=settings.adapter == "rslora",
         bias="none",
     )
+
+
+def _target_modules(model: ToneModel, settings: FitParams) -> str | list[str]:
+    """What takes adapters, as peft wants it: a pattern where all that can does, else names."""
+    pattern = model.spec.target_modules(settings.targets)
+    left_out = _left_out(model, settings)
+    if not left_out:
+        return pattern
+    names = [name for name, _ in model.backbone.named_modules() if re.fullmatch(pattern, name)]
+    chosen = [name for name in names if not name.startswith(left_out)]
+    if not chosen:
+        raise UsageRefusal(f"{model.spec.name} has nothing to adapt in {settings.adapts} ({settings.adapt_layers})")
+    return chosen
+
+
+def _left_out(model: ToneModel, settings: FitParams) -> tuple[str, ...]:
+    """What the names of weights begin with that take no adapter: other segments, and layers that are too low."""
+    adapts = settings.adapts.split()
+    _prefixes(model, adapts)
+    left_out = [segment for segment in model.segments if adapts and segment.name not in adapts]
+    return tuple(prefix for each in left_out + _low_layers(model, settings.adapt_layers) for prefix in each.modules)
+
+
+def _low_layers(model: ToneModel, adapt_layers: str) -> list[Segment]:
+    """The layers below the adapted ones of each stack."""
+    if adapt_layers == "all":
+        return []
+    last = adapt_layers.removeprefix("last-")
+    depths = Counter(segment.name for segment in model.segments if segment.layers)
+    kept = {name: depth // 2 if last == "half" else int(last) for name, depth in depths.items()}
+    for name, depth in depths.items():
+        if not 0 < kept[name] <= depth:
+            raise UsageRefusal(f"adapt_layers {adapt_layers}: {name} of {model.spec.name} has {depth} layers")
+    return [each for each in model.segments if each.layers and each.layers[1] <= depths[each.name] - kept[each.name]]
 
 
 def _read(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,8 +12,8 @@ the loss, autograd and checkpointing. So there is no formula that could fall beh
 `as_on_a_gpu` mends what the meta device would do otherwise than a GPU:
 
 - Attention. It would keep T times T weights for every head. A GPU takes a fused kernel (T. Dao et al.,
-  FlashAttention, NeurIPS 2022), which keeps its inputs, its output and one number for each row. Of those kernels
-  it is the memory-efficient one, for it takes the mask that captions of several lengths call for.
+  FlashAttention, NeurIPS 2022), which keeps its inputs, its output and one number for each row; where there is a mask,
+  the memory-efficient one, which alone takes it.
 - Dropout. A GPU keeps one byte for each element, not a number in the precision of the input.
 - Questions about content, such as whether a batch is free of padding, have no answer there. Here it is no.
 
@@ -109,13 +109,15 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
+    if attn_mask is None:
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention  # noqa: SLF001 - so is the operator called
+        fused: Tensor = kernel(query, key, value, dropout_p, is_causal, scale=scale)[0]
+        return fused
     assert not enable_gqa, "transformers leaves it alone where there is a mask"
-    bias = None
-    if attn_mask is not None:
-        # The kernel adds the mask, so it must be made a number first, in every layer anew.
-        bias = torch.empty_like(attn_mask, dtype=query.dtype).expand(*query.shape[:-1], key.shape[-2])
+    # The kernel adds the mask, so it must be made a number first, in every layer anew.
+    bias = torch.empty_like(attn_mask, dtype=query.dtype).expand(*query.shape[:-1], key.shape[-2])
     trains = query.requires_grad or key.requires_grad or value.requires_grad
-    kernel = torch.ops.aten._scaled_dot_product_efficient_attention  # noqa: SLF001 - so is the operator called
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention  # noqa: SLF001
     result: Tensor = kernel(query, key, value, bias, trains, dropout_p, is_causal, scale=scale)[0]
     return result
 

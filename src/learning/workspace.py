@@ -1,14 +1,14 @@
 """What the stages that run a model need at hand: its base in memory, the posts by part, and their cached features."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
 from src.core.records import Post, read_json, read_posts, read_split
-from src.learning.features import FeatureStore
+from src.learning.features import Boundary, FeatureStore
 from src.learning.scoring import Labelled
 from src.models.base import Checkpoint, ToneModel
 from src.models.catalog import model_class
@@ -27,6 +27,7 @@ class Workspace:
     model: ToneModel
     parts: dict[str, list[Post]]
     cache: Path = CACHE
+    _stores: dict[Boundary, FeatureStore] = field(default_factory=dict, repr=False)
 
     def facts(self) -> dict[str, str]:
         """What scores depend on besides the settings: the weights and the posts, for tags and names."""
@@ -46,9 +47,16 @@ class Workspace:
         They come from the cache; what is not there yet is encoded first.
         """
         posts = self.parts[part]
-        store = FeatureStore.of(self.cache, self.model)
+        store = self.store()
         store.ensure(self.model, posts, batch_size, advance)
         return Labelled(posts, store.table(posts))
+
+    def store(self) -> FeatureStore:
+        """The cache of what is frozen in the model now; opened, and hence checked, once."""
+        boundary = Boundary.of(self.model)
+        if boundary not in self._stores:
+            self._stores[boundary] = FeatureStore.of(self.cache, self.model)
+        return self._stores[boundary]
 
 
 def open_workspace(name: str) -> Workspace:

@@ -3,15 +3,14 @@
 Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of a picture, D width, K tones,
 S side of a picture in pixels.
 
-A model's forward pass is a chain of segments. A segment whose weights are all frozen, and whose inputs come from
-frozen segments, gives the same result in every epoch and every trial: `encode` runs those, and what they give is
-cached. `forward` runs the rest. The rule is `frozen_segments`; no model has a rule of its own.
+A model's forward pass is a chain of segments (`src/models/segments.py`). `encode` runs those that are frozen, and what
+they give is cached; `forward` runs the rest. One rule says which are frozen; no model has a rule of its own.
 """
 
 import hashlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -23,10 +22,12 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from src.core.errors import Refusal
+from src.models.segments import POOLED, Segment, cached_names, frozen_segments, joined, pending_segments
 
 Features = dict[str, Tensor]
-INPUTS = ("pixels", "tokens", "length")
-POOLED = "pooled"
+# A picture of many times a model's side may be decoded at a half, a quarter or an eighth, down to so many sides: what
+# is left for the resizing then smooths as it would have. `open_image` says how equal the result is.
+DECODED_SIDES = 2
 
 
 @dataclass(frozen=True)
@@ -66,30 +67,39 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Segment:
-    """One step of the forward pass: the features it reads and writes, and the modules whose weights it uses."""
+class PictureResizer:
+    """Makes pictures a model's size, and no more than that; it can go to another process without the weights."""
 
-    name: str
-    reads: tuple[str, ...]
-    writes: str
-    modules: tuple[str, ...]
+    image_processor: Any
+
+    @property
+    def at_least(self) -> int:
+        """The shorter side, in pixels, under which a picture must not be decoded before it is resized."""
+        size = self.image_processor.size
+        return DECODED_SIDES * int(size.get("shortest_edge") or size["height"])
+
+    def __call__(self, images: Sequence[Image]) -> list[Tensor]:
+        """uint8[3, S, S] of each picture."""
+        made = self.image_processor(list(images), do_rescale=False, do_normalize=False, return_tensors="np")
+        return [torch.from_numpy(pixels).to(torch.uint8) for pixels in made["pixel_values"]]
 
 
 class ToneModel(nn.Module, ABC):
     """A vision-language model that scores the three tones of a post.
 
     Attributes:
+        segments: the steps of its forward pass, in order.
         backbone: the pretrained model of transformers, frozen but for what a trial attaches to it.
         readout: maps pooled_BD to logits_BK; a trial sets it (a classifier, or `word_readout`).
     """
 
     spec: ClassVar[Spec]
-    segments: ClassVar[tuple[Segment, ...]]
     mean_311: Tensor
     std_311: Tensor
 
     def __init__(self, backbone: Any, tokenizer: Any, image_processor: Any, checkpoint: Checkpoint) -> None:
         super().__init__()
+        self.segments = self.chain(backbone.config)
         self.backbone = backbone.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.image_processor = image_processor
@@ -134,6 +144,11 @@ class ToneModel(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
+    def chain(cls, config: Any) -> tuple[Segment, ...]:
+        """The steps of the forward pass, in order, for a configuration of the architecture."""
+
+    @classmethod
+    @abstractmethod
     def published_config(cls) -> Any:
         """The configuration of `spec.checkpoint`: its dimensions, known without the Hub."""
 
@@ -158,7 +173,7 @@ class ToneModel(nn.Module, ABC):
 
     @abstractmethod
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """What `segment` writes, from the features that it reads (and `length`, the tokens of each caption)."""
+        """What `segment`, or several layers of a stack joined to one, writes from the features that it reads."""
 
     @abstractmethod
     def word_readout(self) -> nn.Module:
@@ -169,16 +184,16 @@ class ToneModel(nn.Module, ABC):
         """Where the weights are."""
         return self.mean_311.device
 
+    def picture_resizer(self) -> "PictureResizer":
+        """What makes pictures the model's size."""
+        return PictureResizer(self.image_processor)
+
     def preprocess(self, images: Sequence[Image], captions: Sequence[str]) -> list[Features]:
         """The inputs of each post: `pixels` uint8[3, S, S], resized only, `tokens` int64[T] and `length`, the T."""
-        pictures = self.image_processor(list(images), do_rescale=False, do_normalize=False, return_tensors="np")
+        pictures = self.picture_resizer()(images)
         return [
-            {
-                "pixels": torch.from_numpy(pixels).to(torch.uint8),
-                "tokens": torch.tensor(ids),
-                "length": torch.tensor(len(ids)),
-            }
-            for pixels, ids in zip(pictures["pixel_values"], self.token_ids(captions), strict=True)
+            {"pixels": pixels, "tokens": torch.tensor(ids), "length": torch.tensor(len(ids))}
+            for pixels, ids in zip(pictures, self.token_ids(captions), strict=True)
         ]
 
     def plain(self, caption: str) -> str:
@@ -191,7 +206,12 @@ class ToneModel(nn.Module, ABC):
     def preprocessing_digest(self) -> str:
         """Changes when the same post would become other inputs."""
         captions = ["A caption, 1 é.", "<image> </s> <|endoftext|>", "very long " * 500]
-        probe = [self.spec.prompt, str(self.image_processor.to_dict()), str(self.token_ids(captions))]
+        probe = [
+            self.spec.prompt,
+            str(DECODED_SIDES),
+            str(self.image_processor.to_dict()),
+            str(self.token_ids(captions)),
+        ]
         return hashlib.sha256("\n".join(probe).encode()).hexdigest()[:12]
 
     def normalised(self, pixels_B3SS: Tensor) -> Tensor:
@@ -211,56 +231,32 @@ class ToneModel(nn.Module, ABC):
         return cached_names(self.segments, self.frozen_segments())
 
     @torch.no_grad()
-    def encode(self, inputs: Features) -> Features:
-        """Run all that is frozen on a batch of inputs; returns `cached_names`, each with a leading B."""
-        features = dict(inputs)
-        for segment in self.frozen_segments():
-            features[segment.writes] = self.run_segment(segment, features)
-        return {name: features[name] for name in self.cached_names()}
+    def encode(self, features: Features) -> Features:
+        """Run all that is frozen on a batch of inputs, captions padded to the longest; returns `cached_names`.
+
+        What an earlier boundary has cached may stand in for the inputs: only what is missing is run.
+        """
+        names = self.cached_names()
+        return self._run(pending_segments(self.frozen_segments(), features, names), features, names)
 
     def forward(self, features: Features) -> Tensor:
         """logits_BK, float32, in the order of `TONES`, from what `encode` gave (or from the bare inputs)."""
-        features = dict(features)
-        for segment in pending_segments(self.segments, features):
-            features[segment.writes] = self.run_segment(segment, features)
         assert self.readout is not None, "attach a readout first"
-        logits_BK: Tensor = self.readout(features[POOLED].float())
+        pooled_BD = self._run(pending_segments(self.segments, features), features, (POOLED,))[POOLED]
+        logits_BK: Tensor = self.readout(pooled_BD.float())
         return logits_BK
+
+    def _run(self, segments: Sequence[Segment], features: Features, wanted: Sequence[str]) -> Features:
+        known = dict(features)
+        for segment in joined(segments):
+            known[segment.writes] = self.run_segment(segment, known)
+        return {name: known[name] for name in wanted}
 
 
 def quiet_unless_watched() -> None:
     """Keep transformers' bars for terminals: in a log each would be hundreds of lines."""
     if not sys.stderr.isatty():
         disable_progress_bar()
-
-
-def frozen_segments(segments: Sequence[Segment], trainable: Iterable[str]) -> tuple[Segment, ...]:
-    """The segments with no trainable weight in them nor before them."""
-    names = list(trainable)
-    known, frozen = set(INPUTS), []
-    for segment in segments:
-        trains = any(name.startswith(prefix) for name in names for prefix in segment.modules)
-        if not trains and known.issuperset(segment.reads):
-            known.add(segment.writes)
-            frozen.append(segment)
-    return tuple(frozen)
-
-
-def cached_names(segments: Sequence[Segment], frozen: Sequence[Segment]) -> tuple[str, ...]:
-    """What must be kept of the frozen segments' results and of the inputs for the rest to run."""
-    rest = [segment for segment in segments if segment not in frozen]
-    wanted = {POOLED, *(name for segment in rest for name in segment.reads)}
-    return tuple(name for name in (*INPUTS, *(segment.writes for segment in frozen)) if name in wanted)
-
-
-def pending_segments(segments: Sequence[Segment], features: Mapping[str, Tensor]) -> list[Segment]:
-    """The segments still to run, in order, to get from `features` to the pooled ones."""
-    wanted, pending = {POOLED}, []
-    for segment in reversed(segments):
-        if segment.writes in wanted and segment.writes not in features:
-            pending.append(segment)
-            wanted.update(segment.reads)
-    return pending[::-1]
 
 
 def _require_whole(checkpoint: Checkpoint, info: Mapping[str, Any]) -> None:

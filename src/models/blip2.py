@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -16,8 +17,9 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGenera
 from transformers.models.opt.configuration_opt import OPTConfig
 
 from src.models import tiny
-from src.models.base import Features, Segment, Spec
-from src.models.language import LanguageToneModel, language_segment
+from src.models.base import Features, Spec
+from src.models.language import LanguageToneModel, language_stack
+from src.models.segments import Segment
 
 
 class Model(LanguageToneModel):
@@ -37,17 +39,22 @@ class Model(LanguageToneModel):
             "Question: is the tone of the post negative, neutral or positive? Answer:"
         ),
     )
-    segments: ClassVar[tuple[Segment, ...]] = (
-        Segment("vision", ("pixels",), "vision", ("vision_model",)),
-        Segment("qformer", ("vision",), "queries", ("qformer", "query_tokens")),
-        Segment("connector", ("queries",), "image", ("language_projection",)),
-        language_segment("image", ("language_model",)),
-    )
 
     @classmethod
     def architecture(cls) -> Any:
         """BLIP-2's class in transformers."""
         return Blip2ForConditionalGeneration
+
+    @classmethod
+    def chain(cls, config: Blip2Config) -> tuple[Segment, ...]:
+        """The vision tower, the Q-Former, the projection, and OPT layer by layer."""
+        depth, decoder = config.text_config.num_hidden_layers, "language_model.model.decoder"
+        return (
+            Segment("vision", ("pixels",), "vision", ("vision_model",)),
+            Segment("qformer", ("vision",), "queries", ("qformer", "query_tokens")),
+            Segment("connector", ("queries",), "image", ("language_projection",)),
+            *language_stack("image", decoder, depth, "final_layer_norm", "embed_tokens", "embed_positions"),
+        )
 
     @classmethod
     def published_config(cls) -> Blip2Config:
@@ -75,8 +82,20 @@ class Model(LanguageToneModel):
 
     @property
     def decoder(self) -> Any:
-        """OPT without its head."""
-        return self.backbone.language_model.model
+        """OPT's layers and what comes before them."""
+        return self.backbone.language_model.model.decoder
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """OPT's last norm."""
+        norm: nn.Module = self.decoder.final_layer_norm
+        return norm
+
+    def placed(self, embeddings_BTD: Tensor) -> Tensor:
+        """OPT's learned positions are added to the embeddings."""
+        ones_1T = torch.ones(1, embeddings_BTD.shape[1], dtype=torch.long, device=embeddings_BTD.device)
+        placed_BTD: Tensor = embeddings_BTD + self.decoder.embed_positions(ones_1T)
+        return placed_BTD
 
     @property
     def vocabulary_head(self) -> nn.Linear:
@@ -85,7 +104,7 @@ class Model(LanguageToneModel):
         return head
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """`vision`: vision_BPD; `qformer`: queries_BPD; `connector`: image_BPD for OPT; `language`: pooled_BD."""
+        """`vision`: vision_BPD; `qformer`: queries_BPD; `connector`: image_BPD; `language`: states_BTD or pooled_BD."""
         backbone = self.backbone
         if segment.name == "vision":
             return backbone.vision_model(pixel_values=self.normalised(features["pixels"])).last_hidden_state  # type: ignore[no-any-return]
@@ -96,7 +115,7 @@ class Model(LanguageToneModel):
         if segment.name == "connector":
             connector = backbone.language_projection
             return connector(features["queries"].to(connector.weight.dtype))  # type: ignore[no-any-return]
-        return self.run_language(features, "image")
+        return self.run_language(segment, features, "image")
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from tokenizers import processors as post_processors
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.nn.utils.rnn import pad_sequence
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.clip.configuration_clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -18,7 +19,8 @@ from transformers.models.clip.modeling_clip import CLIPModel
 
 from src.core.labels import TONES
 from src.models import tiny
-from src.models.base import POOLED, Features, Segment, Spec, ToneModel
+from src.models.base import Features, Spec, ToneModel
+from src.models.segments import LENGTH, POOLED, Segment, joined, stack
 
 # Random embeddings must be wide for an adapter to tell the words of a vocabulary apart.
 TINY_TEXT_WIDTH = 256
@@ -56,16 +58,37 @@ class Model(ToneModel):
         projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
         prompt="a photo with a {caption} tone",
     )
-    segments: ClassVar[tuple[Segment, ...]] = (
-        Segment("vision", ("pixels",), "image", ("vision_model", "visual_projection")),
-        Segment("text", ("tokens", "length"), "text", ("text_model", "text_projection")),
-        Segment("join", ("image", "text"), POOLED, ()),
-    )
 
     @classmethod
     def architecture(cls) -> Any:
         """CLIP's class in transformers."""
         return CLIPModel
+
+    @classmethod
+    def chain(cls, config: CLIPConfig) -> tuple[Segment, ...]:
+        """Both towers layer by layer, then their embeddings together."""
+        return (
+            *stack(
+                "vision",
+                "vision_model.encoder.layers",
+                config.vision_config.num_hidden_layers,
+                ("pixels",),
+                "image",
+                before=("vision_model.embeddings", "vision_model.pre_layrnorm"),
+                after=("vision_model.post_layernorm", "visual_projection"),
+            ),
+            *stack(
+                "text",
+                "text_model.encoder.layers",
+                config.text_config.num_hidden_layers,
+                ("tokens", LENGTH),
+                "text",
+                before=("text_model.embeddings",),
+                after=("text_model.final_layer_norm", "text_projection"),
+                per_token=True,
+            ),
+            Segment("join", ("image", "text"), POOLED, ()),
+        )
 
     @classmethod
     def published_config(cls) -> CLIPConfig:
@@ -91,26 +114,48 @@ class Model(ToneModel):
         return ids
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """`vision`: image_BD; `text`: text_BD; `join`: pooled_BD."""
+        """`vision`: states_BPD or image_BD; `text`: states_BTD or text_BD; `join`: pooled_BD."""
         if segment.name == "vision":
-            pixels_B3SS = self.normalised(features["pixels"])
-            return self.backbone.get_image_features(pixel_values=pixels_B3SS).pooler_output  # type: ignore[no-any-return]
+            return self._vision(segment, features)
         if segment.name == "text":
-            return self._text(features["tokens"], features["length"])
+            return self._text(segment, features)
         return torch.cat([features["image"], features["text"]], dim=-1)
+
+    def _vision(self, segment: Segment, features: Features) -> Tensor:
+        assert segment.layers is not None
+        tower, (first, last) = self.backbone.vision_model, segment.layers
+        if first == 0:
+            states_BPD = tower.pre_layrnorm(tower.embeddings(self.normalised(features["pixels"])))
+        else:
+            states_BPD = features[segment.reads[0]]
+        for layer in tower.encoder.layers[first:last]:
+            states_BPD = layer(states_BPD, None)
+        if segment.writes != "image":
+            return states_BPD  # type: ignore[no-any-return]
+        # The class token, which stands first, is the picture's.
+        return self.backbone.visual_projection(tower.post_layernorm(states_BPD[:, 0]))  # type: ignore[no-any-return]
+
+    def _text(self, segment: Segment, features: Features) -> Tensor:
+        assert segment.layers is not None
+        tower, (first, last), length_B = self.backbone.text_model, segment.layers, features[LENGTH]
+        states_BTD = tower.embeddings(features["tokens"]) if first == 0 else features[segment.reads[0]]
+        # The end token is the caption's. It does not look ahead, where the padding is: so there is no other mask.
+        for layer in tower.encoder.layers[first:last]:
+            states_BTD = layer(states_BTD, None, is_causal=True)
+        if segment.writes != "text":
+            return states_BTD
+        ends_BD = states_BTD[torch.arange(len(length_B), device=self.device), length_B - 1]
+        return self.backbone.text_projection(tower.final_layer_norm(ends_BD))  # type: ignore[no-any-return]
 
     def word_readout(self) -> nn.Module:
         """Zero-shot CLIP: the picture against a prompt for each tone."""
         ids = self.token_ids([self.spec.prompt.format(caption=tone) for tone in TONES])
-        length_B = torch.tensor([len(row) for row in ids], device=self.device)
-        longest = max(map(len, ids))
-        tokens_BT = torch.tensor([row + [0] * (longest - len(row)) for row in ids], device=self.device)
+        tokens = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(self.device)
+        length_K = torch.tensor([len(row) for row in ids], device=self.device)
+        (tower,) = joined(segment for segment in self.segments if segment.name == "text")
         with torch.no_grad():
-            return PromptReadout(self._text(tokens_BT, length_B), self.backbone.logit_scale.exp())
-
-    def _text(self, tokens_BT: Tensor, length_B: Tensor) -> Tensor:
-        mask_BT = (torch.arange(tokens_BT.shape[1], device=self.device) < length_B[:, None]).long()
-        return self.backbone.get_text_features(input_ids=tokens_BT, attention_mask=mask_BT).pooler_output  # type: ignore[no-any-return]
+            prompts_KD = self._text(tower, {"tokens": tokens, LENGTH: length_K})
+        return PromptReadout(prompts_KD, self.backbone.logit_scale.exp())
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:

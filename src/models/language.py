@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from src.core.errors import Refusal
 from src.core.labels import TONES
-from src.models.base import Features, Segment, ToneModel
+from src.models.base import Features, ToneModel
+from src.models.segments import LENGTH, POOLED, Segment, stack
 
 # A tweet has at most some 100 tokens; the cut protects memory from a caption that is no tweet.
 MAX_CAPTION_TOKENS = 256
@@ -63,20 +64,45 @@ class LanguageToneModel(ToneModel):
         """The part of a tokenised prompt that follows the picture."""
         return ids
 
-    def run_language(self, features: Features, image: str) -> Tensor:
-        """pooled_BD: the last layer's state at the prompt's last position, where the answer would begin."""
-        tokens_BT, length_B, image_BPD = features["tokens"], features["length"], features[image]
-        embed = self.decoder.get_input_embeddings()
-        prefix_1T = torch.tensor([self.prefix_ids()], dtype=torch.long, device=self.device)
-        prefix_BTD = embed(prefix_1T).expand(len(tokens_BT), -1, -1)
-        embeddings_BTD = torch.cat([prefix_BTD, image_BPD.to(prefix_BTD.dtype), embed(tokens_BT)], dim=1)
-        ends_B = embeddings_BTD.shape[1] - tokens_BT.shape[1] + length_B
-        mask_BT = torch.arange(embeddings_BTD.shape[1], device=self.device) < ends_B[:, None]
-        states_BTD = self.decoder(
-            inputs_embeds=embeddings_BTD, attention_mask=mask_BT.long(), use_cache=False
-        ).last_hidden_state
-        pooled_BD: Tensor = states_BTD[torch.arange(len(ends_B), device=self.device), ends_B - 1]
+    def run_language(self, segment: Segment, features: Features, image: str) -> Tensor:
+        """Layers of the language model: the states after the last of them, or pooled_BD after the last of all.
+
+        pooled_BD is the state at the prompt's last position, where the answer would begin. Padding comes behind it, and
+        a causal model does not look ahead, so no mask is needed and attention takes its fastest kernel.
+        """
+        assert segment.layers is not None
+        first, last = segment.layers
+        states_BTD = self._begin(features, image) if first == 0 else features[segment.reads[0]]
+        arguments = self.layer_arguments(states_BTD)
+        for layer in self.decoder.layers[first:last]:
+            states_BTD = layer(states_BTD, attention_mask=None, **arguments)
+        if segment.writes != POOLED:
+            return states_BTD
+        length_B = features[LENGTH]
+        ends_B = states_BTD.shape[1] - length_B.max() + length_B  # the longest has no padding
+        rows_B = torch.arange(len(ends_B), device=self.device)
+        pooled_BD: Tensor = self.final_norm(states_BTD[rows_B, ends_B - 1])
         return pooled_BD
+
+    @property
+    @abstractmethod
+    def final_norm(self) -> nn.Module:
+        """What comes behind the last layer."""
+
+    def placed(self, embeddings_BTD: Tensor) -> Tensor:
+        """The embeddings with what says their positions, where that is added before the first layer."""
+        return embeddings_BTD
+
+    def layer_arguments(self, _: Tensor) -> dict[str, Any]:
+        """What a layer takes besides states_BTD."""
+        return {}
+
+    def _begin(self, features: Features, image: str) -> Tensor:
+        tokens_BT, image_BPD = features["tokens"], features[image]
+        prefix_1T = torch.tensor([self.prefix_ids()], dtype=torch.long, device=self.device)
+        prefix_BTD = self.decoder.embed_tokens(prefix_1T).expand(len(tokens_BT), -1, -1)
+        text_BTD = self.decoder.embed_tokens(tokens_BT)
+        return self.placed(torch.cat([prefix_BTD, image_BPD.to(prefix_BTD.dtype), text_BTD], dim=1))
 
     def word_readout(self) -> nn.Module:
         """Scores the tones by the likelihood of their words as the answer.
@@ -99,6 +125,15 @@ class LanguageToneModel(ToneModel):
         return caption[: offsets[:MAX_CAPTION_TOKENS][-1][1]]
 
 
-def language_segment(reads: str, modules: tuple[str, ...]) -> Segment:
-    """The last segment of every language model: from the picture's embeddings and the tokens to pooled_BD."""
-    return Segment("language", (reads, "tokens", "length"), "pooled", modules)
+def language_stack(reads: str, model: str, num_layers: int, final_norm: str, *embeddings: str) -> tuple[Segment, ...]:
+    """The segments of a language model `model`, from the picture's embeddings `reads` and the tokens to pooled_BD."""
+    return stack(
+        "language",
+        f"{model}.layers",
+        num_layers,
+        (reads, "tokens", LENGTH),
+        POOLED,
+        before=tuple(f"{model}.{name}" for name in embeddings),
+        after=(f"{model}.{final_norm}",),
+        per_token=True,
+    )

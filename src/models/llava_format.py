@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
@@ -16,8 +17,9 @@ from transformers.models.llava.configuration_llava import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 
 from src.models import tiny
-from src.models.base import Features, Segment
-from src.models.language import LanguageToneModel, language_segment
+from src.models.base import Features
+from src.models.language import LanguageToneModel, language_stack
+from src.models.segments import Segment
 
 IMAGE_TOKEN = "<image>"
 ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\."
@@ -26,11 +28,6 @@ ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\."
 class LlavaFormat(LanguageToneModel):
     """A model in LLaVA's format; a model file adds its `spec`, and the shape of its language model, full and tiny."""
 
-    segments: ClassVar[tuple[Segment, ...]] = (
-        Segment("vision", ("pixels",), "vision", ("model.vision_tower",)),
-        Segment("connector", ("vision",), "image", ("model.multi_modal_projector",)),
-        language_segment("image", ("model.language_model",)),
-    )
     published_language: ClassVar[dict[str, Any]]
     tiny_language: ClassVar[dict[str, Any]]
 
@@ -38,6 +35,16 @@ class LlavaFormat(LanguageToneModel):
     def architecture(cls) -> Any:
         """LLaVA's class in transformers."""
         return LlavaForConditionalGeneration
+
+    @classmethod
+    def chain(cls, config: LlavaConfig) -> tuple[Segment, ...]:
+        """The vision tower, the connector, and Llama layer by layer."""
+        depth = config.text_config.num_hidden_layers
+        return (
+            Segment("vision", ("pixels",), "vision", ("model.vision_tower",)),
+            Segment("connector", ("vision",), "image", ("model.multi_modal_projector",)),
+            *language_stack("image", "model.language_model", depth, "norm", "embed_tokens"),
+        )
 
     @classmethod
     def published_config(cls) -> LlavaConfig:
@@ -77,6 +84,18 @@ class LlavaFormat(LanguageToneModel):
         return self.backbone.model.language_model
 
     @property
+    def final_norm(self) -> nn.Module:
+        """Llama's last norm."""
+        norm: nn.Module = self.decoder.norm
+        return norm
+
+    def layer_arguments(self, states_BTD: Tensor) -> dict[str, Any]:
+        """Rotary positions."""
+        positions_1T = torch.arange(states_BTD.shape[1], device=states_BTD.device)[None]
+        rotary = self.decoder.rotary_emb(states_BTD, position_ids=positions_1T)
+        return {"position_ids": positions_1T, "position_embeddings": rotary}
+
+    @property
     def vocabulary_head(self) -> nn.Linear:
         """The Llama language model's head."""
         head: nn.Linear = self.backbone.lm_head
@@ -92,14 +111,14 @@ class LlavaFormat(LanguageToneModel):
         return ids[self._image_position(ids) + 1 :]
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """`vision`: vision_BPD before the connector; `connector`: image_BPD after it; `language`: pooled_BD."""
+        """`vision`: vision_BPD; `connector`: image_BPD; `language`: states_BTD or pooled_BD."""
         if segment.name == "vision":
             return self._vision(features["pixels"])
         if segment.name == "connector":
             connector = self.backbone.model.multi_modal_projector
             connected: Tensor = connector(features["vision"].to(connector.linear_1.weight.dtype))
             return connected
-        return self.run_language(features, "image")
+        return self.run_language(segment, features, "image")
 
     def _vision(self, pixels_B3SS: Tensor) -> Tensor:
         config = self.backbone.config

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.core.config import Range, Setting, Space
+from src.core.config import Pruning, Range, Setting, Space
 from src.core.errors import Pruned, Refusal
+from src.core.locks import sqlite_file, turn
 from src.core.records import digest_of
-from src.services.locks import sqlite_file, turn
 from src.services.spaces import Encoding, is_whole
 
 if TYPE_CHECKING:
@@ -57,15 +57,15 @@ class Ticket:
     params: dict[str, Setting]
     _trial: "Trial"
 
-    def report(self, epoch: int, value: float) -> None:
-        """Report the score after an epoch, counted from 1.
+    def report(self, epoch: int, value: float, *, last: bool = False) -> None:
+        """Report the score after an epoch, counted from 1; after the `last`, nothing is left to save.
 
         Raises:
             Pruned: the trial is not worth finishing.
         """
         self._trial.report(value, epoch)
-        if self._trial.should_prune():
-            raise Pruned(f"below the median after epoch {epoch}")
+        if not last and self._trial.should_prune():
+            raise Pruned(_why_pruned(epoch))
 
     def note(self, key: str, value: str | float | None) -> None:
         """Record something about the trial, found later in `TrialRecord.attrs`."""
@@ -182,7 +182,7 @@ class Study:
         # Only `recover` fails a trial without giving a reason: those of a finished trial can no longer be set.
         reason = attrs.pop("reason", "interrupted" if state == "failed" else "")
         if state == "pruned":
-            reason = f"below the median after epoch {trial.last_step}"
+            reason = _why_pruned(trial.last_step)
         return TrialRecord(
             number=trial.number,
             state=state,
@@ -203,14 +203,14 @@ def open_study(
     known_good: Sequence[Mapping[str, Setting]] = (),
     seed: int,
     startup_trials: int,
-    warmup_epochs: int,
+    pruner: Pruning,
+    min_epochs: int,
+    reduction_factor: int,
 ) -> Study:
     """Open the study `name`, or begin it, with the settings known to be good first in its queue.
 
-    The sampler is the multivariate TPE (Falkner et al., ICML 2018) after `startup_trials` random trials. The pruner
-    stops a trial whose best epoch so far is below the median of the others at that epoch (Golovin et al., KDD 2017),
-    from `warmup_epochs` epochs and `startup_trials` trials on. Successive halving keeps one in four at each rung,
-    which on a few dozen trials of a few epochs would drop nearly all on the word of their first epochs.
+    The sampler is the multivariate TPE (Falkner et al., ICML 2018) after `startup_trials` random trials. Which trials
+    end early is `pruner_of`'s to say, and why by successive halving.
 
     Args:
         storage_url: an SQLAlchemy URL; a missing SQLite file is made, with its folder.
@@ -218,8 +218,11 @@ def open_study(
         space: what each setting may be.
         known_good: settings tried first, once, however often the study is opened.
         seed: with it and the trials so far, the next draw is certain.
-        startup_trials: trials before the sampler and the pruner learn.
-        warmup_epochs: epochs of a trial before it may be pruned.
+        startup_trials: trials before the sampler and the median pruner learn.
+        pruner: which trials end early.
+        min_epochs: epochs of a trial before it may be pruned, at least 1.
+        reduction_factor: of how many trials halving keeps one, at least 2; like `min_epochs` one for a whole study,
+            for Optuna keeps the scores of a rung by its number and not by its epoch.
 
     Raises:
         UsageRefusal: a known-good setting is unknown to the space or lies outside of it.
@@ -227,14 +230,15 @@ def open_study(
     """
     import optuna
 
+    from src.services.pruners import pruner_of
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     encoding = Encoding(space)
     optuna_study = optuna.create_study(
         storage=_open_storage(storage_url),
         study_name=name,
         direction="maximize",
-        # Optuna's steps here are epochs counted from 1, and it may prune at the step equal to its warm-up.
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=startup_trials, n_warmup_steps=warmup_epochs + 1),
+        pruner=pruner_of(pruner, startup_trials, min_epochs, reduction_factor),
         load_if_exists=True,
     )
     study = Study(optuna_study, encoding, seed, startup_trials)
@@ -251,6 +255,10 @@ def study_name(model: str, scale: str, *digests: str) -> str:
 def space_digest(space: Space) -> str:
     """A short digest of a search space: another space is another study, whose trials must not be mixed."""
     return digest_of((name, json.dumps(asdict(choice))) for name, choice in space.items())[:8]
+
+
+def _why_pruned(epoch: int | None) -> str:
+    return f"others were better at epoch {epoch}"
 
 
 def _distribution(choice: Range) -> "BaseDistribution":

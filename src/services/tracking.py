@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from src.core.errors import Pruned, Refusal
+from src.core.locks import sqlite_file, turn
 from src.core.paths import MLRUNS
-from src.services.locks import sqlite_file, turn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

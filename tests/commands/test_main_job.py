@@ -44,7 +44,7 @@ def repository(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(repo_root / name, folder / name)
     edit_params(folder, lambda params: params.update(models=[MODEL]))
-    edit_params(folder, lambda params: params["tune"].update(trials=TRIALS))
+    edit_params(folder, lambda params: params["tune"].update(trials=TRIALS, pruner="none"))
     edit_params(folder, lambda params: params["fit"]["common"].update(epochs=3))
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
         run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.org", *words)

@@ -6,8 +6,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from src.data.images import UnreadableImage, inspect, open_image
 
@@ -125,3 +128,202 @@ def test_the_limit_is_the_callers() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"none\.jpg cannot be used: the image is not there"):
         open_image(tmp_path / "none.jpg")
+
+
+def scene(width: int, height: int, seed: int = 7) -> Image.Image:
+    """Noise of the spectrum of natural scenes, with sharp letters on it."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1
+    waves_4HF = np.exp(2j * np.pi * rng.random((4, *frequency.shape))) / frequency
+    common, *own = (np.fft.irfft2(waves, s=(height, width)) for waves in waves_4HF)
+    layers_HW3 = np.stack([common + 0.5 * layer for layer in own], axis=-1)
+    levels_HW3 = 127 + 50 * layers_HW3 / layers_HW3.std()
+    image = Image.fromarray(np.clip(levels_HW3, 0, 255).astype(np.uint8))
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(height // 10)
+    for row, ink in enumerate(("white", "black", "red", "yellow")):
+        pen.text((width // 20, height * (row + 3) // 10), "WHAT A DAY! so sad @you", ink, font)
+    return image
+
+
+def far_apart(image: Image.Image, whole: Image.Image) -> float:
+    """The mean difference in grey levels of two pictures looked at from afar."""
+    small, other = (np.asarray(each.resize((20, 20), Image.Resampling.BOX)).astype(int) for each in (image, whole))
+    return float(np.abs(small - other).mean())
+
+
+def as_the_model_sees_it(image: Image.Image, side: int) -> npt.NDArray[np.int16]:
+    process = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    pixels = process([image], do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+    return np.asarray(pixels).astype(np.int16)
+
+
+def what_a_fraction_changes(content: bytes, side: int, times: int) -> npt.NDArray[np.int16]:
+    """In grey levels, at least one of them not 0."""
+    image, whole = open_image(content, at_least=times * side), open_image(content)
+    difference: npt.NDArray[np.int16] = np.abs(as_the_model_sees_it(image, side) - as_the_model_sees_it(whole, side))
+    assert difference.any()
+    return difference
+
+
+@pytest.mark.parametrize(
+    ("size", "at_least", "expected"),
+    [
+        ((640, 480), 481, (640, 480)),
+        ((640, 480), 480, (640, 480)),
+        ((640, 480), 241, (640, 480)),
+        ((640, 480), 240, (320, 240)),
+        ((640, 480), 121, (320, 240)),
+        ((640, 480), 120, (160, 120)),
+        ((480, 640), 60, (60, 80)),
+        ((640, 480), 1, (80, 60)),
+        ((644, 480), 60, (161, 120)),
+        ((642, 480), 60, (321, 240)),
+        ((642, 482), 60, (321, 241)),
+        ((641, 480), 60, (641, 480)),
+        ((640, 479), 60, (640, 479)),
+        ((8, 8), 1, (1, 1)),
+        ((4, 4), 1, (1, 1)),
+        ((1, 1), 1, (1, 1)),
+    ],
+)
+def test_a_jpeg_is_halved_while_that_is_exact_and_leaves_enough(
+    size: tuple[int, int], at_least: int, expected: tuple[int, int]
+) -> None:
+    content = encoded(Image.new("RGB", size), "JPEG")
+    assert open_image(content, at_least=at_least).size == expected
+    assert open_image(content).size == inspect(content) == size
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"subsampling": "4:2:0"}),
+        ("RGB", {"subsampling": "4:4:4"}),
+        ("RGB", {"progressive": True}),
+        ("RGB", {"restart_marker_blocks": 5}),
+        ("L", {}),
+        ("L", {"progressive": True}),
+    ],
+)
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_a_jpeg_at_a_fraction_is_the_same_picture(mode: str, options: dict[str, Any], scale: int) -> None:
+    content = encoded(scene(640, 480).convert(mode), "JPEG", quality=90, **options)
+    image, whole = open_image(content, at_least=480 // scale), open_image(content)
+    assert (image.mode, image.size) == ("RGB", (640 // scale, 480 // scale))
+    assert far_apart(image, whole) < 1
+    if mode == "L":
+        red, green, blue = image.split()
+        assert red.tobytes() == green.tobytes() == blue.tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_at_a_fraction_is_upright_too(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(scene(320, 240), "JPEG", quality=90, exif=exif)
+    image, whole = open_image(content, at_least=120), open_image(content)
+    assert image.size == ((120, 160) if orientation > 4 else (160, 120)) == (whole.width // 2, whole.height // 2)
+    assert far_apart(image, whole) < 1
+
+
+def test_the_first_of_several_pictures_in_a_file_comes_at_a_fraction() -> None:
+    picture, other = scene(320, 240), Image.new("RGB", (320, 240))
+    content = encoded(picture, "MPO", save_all=True, append_images=[other])
+    assert Image.open(BytesIO(content)).format == "MPO"
+    image = open_image(content, at_least=120)
+    assert image.size == (160, 120)
+    assert far_apart(image, open_image(content)) < 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "size"),
+    [
+        ("JPEG", "CMYK", (320, 240)),
+        ("JPEG", "RGB", (321, 240)),
+        ("JPEG", "RGB", (320, 238)),
+        ("JPEG", "L", (320, 118)),
+        ("PNG", "RGB", (320, 240)),
+        ("PNG", "L", (320, 240)),
+        ("GIF", "P", (320, 240)),
+        ("WEBP", "RGB", (320, 240)),
+        ("BMP", "RGB", (320, 240)),
+    ],
+)
+def test_all_else_comes_out_as_if_nothing_had_been_said(kind: str, mode: str, size: tuple[int, int]) -> None:
+    content = encoded(scene(*size).convert(mode), kind)
+    image, whole = open_image(content, at_least=120), open_image(content)
+    assert (image.mode, image.size) == (whole.mode, whole.size) == ("RGB", size)
+    assert image.tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize(("times", "mean", "p999"), [(2, 2, 20), (3, 1, 10)])
+@pytest.mark.parametrize(("side", "scale", "quality"), [(224, 2, 75), (224, 2, 95), (224, 4, 85), (336, 2, 85)])
+def test_a_processor_makes_nearly_the_same_of_it(
+    side: int, scale: int, quality: int, times: int, mean: float, p999: float
+) -> None:
+    """The tolerance that `open_image` states, where the fraction is the smallest that is allowed."""
+    height = times * side * scale
+    content = encoded(scene(height * 4 // 3 // 8 * 8, height), "JPEG", quality=quality)
+    assert open_image(content, at_least=times * side).height == times * side
+    difference = what_a_fraction_changes(content, side, times)
+    assert difference.mean() < mean
+    assert np.percentile(difference, 99.9) < p999
+
+
+@pytest.mark.parametrize(("height", "times"), [(896, 2), (1792, 2), (1344, 3)])
+@pytest.mark.parametrize("ink", ["black", "blue"])
+def test_a_processor_makes_nearly_the_same_of_small_print(ink: str, height: int, times: int) -> None:
+    page = Image.new("RGB", (height, height), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(14)
+    for row in range(0, height, 18):
+        pen.text((-row, row), "The quick brown fox jumps over the lazy dog. " * (height // 70), ink, font)
+    difference = what_a_fraction_changes(encoded(page, "JPEG", quality=85), 224, times)
+    assert difference.mean() < 10
+    assert np.percentile(difference, 99.9) < 60
+
+
+def reason_of(content: bytes, at_least: int | None) -> str:
+    try:
+        open_image(content, at_least=at_least)
+    except UnreadableImage as refused:
+        return refused.reason
+    return ""
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
+def test_a_cut_jpeg_is_refused_at_a_fraction_as_it_is_whole(options: dict[str, Any]) -> None:
+    content = encoded(scene(320, 240), "JPEG", quality=90, **options)
+    for end in [*range(1, len(content), 211), *range(len(content) - 30, len(content) - 2)]:
+        reasons = {reason_of(content[:end], at_least) for at_least in (None, 120, 60, 30)}
+        assert len(reasons) == 1, f"cut at {end} of {len(content)}: {reasons}"
+        assert reasons != {""}
+
+
+def test_a_large_cut_jpeg_is_refused_at_a_fraction_too() -> None:
+    """It is fed to the decoder in several blocks of 64 KiB."""
+    content = encoded(scene(1200, 800), "JPEG", quality=95)
+    assert len(content) > 200_000
+    for missing in (3, 100, 10_000, 100_000):
+        assert reason_of(content[:-missing], 100) == reason_of(content[:-missing], None) == "truncated or damaged"
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_damaged_jpeg_is_judged_alike_at_a_fraction(options: dict[str, Any]) -> None:
+    content = encoded(scene(128, 96), "JPEG", quality=90, **options)
+    rng = np.random.default_rng(7)
+    verdicts = []
+    for _ in range(200):
+        damaged = bytearray(content)
+        for at in rng.integers(2, len(content), 5):
+            damaged[at] = int(rng.integers(256))
+        verdicts.append(reason_of(bytes(damaged), None))
+        assert {reason_of(bytes(damaged), at_least) for at_least in (48, 24, 12)} == {verdicts[-1]}
+    assert {"", "truncated or damaged"} <= set(verdicts)
+
+
+def test_the_limit_is_of_the_pixels_before_they_are_reduced() -> None:
+    content = encoded(Image.new("RGB", (80, 40)), "JPEG")
+    with pytest.raises(UnreadableImage, match="larger than 3,199 pixels"):
+        open_image(content, max_pixels=3199, at_least=5)
+    assert open_image(content, max_pixels=3200, at_least=5).size == (10, 5)

@@ -99,7 +99,7 @@ def test_a_part_that_there_is_not_is_refused_and_leaves_nothing(tiny_model: Call
     model = tiny_model("clip")
     before = bits(model)
     with (
-        pytest.raises(UsageRefusal, match="unknown part to train 'qformer'; known: text, vision"),
+        pytest.raises(UsageRefusal, match="unknown part of the model 'qformer'; known: text, vision"),
         adapted(model, replace(SETTINGS, trains="qformer"), seed=1),
     ):
         pass

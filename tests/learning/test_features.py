@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from PIL.Image import Image
 
 from src.core.config import FitParams
 from src.core.errors import Refusal
 from src.core.records import Post
 from src.data.images import open_image
 from src.learning import features as module
+from src.learning import shards as files
 from src.learning.batches import collate
-from src.learning.features import INDEX, FeatureStore
+from src.learning.features import FACTS, FeatureStore
 from src.learning.lora import adapted
 from src.models.base import Checkpoint, Features, ToneModel
 
@@ -31,11 +33,11 @@ class Encoder:
         self.fail_at = fail_at
         model.encode = self  # type: ignore[method-assign]
 
-    def __call__(self, inputs: Features) -> Features:
+    def __call__(self, features: Features) -> Features:
         if len(self.batches) == self.fail_at:
             raise KeyboardInterrupt
-        self.batches.append(len(inputs["length"]))
-        return self.encode(inputs)
+        self.batches.append(len(features["length"]))
+        return self.encode(features)
 
 
 @pytest.fixture
@@ -152,10 +154,12 @@ def test_no_padding_is_kept(tiny_model: Callable[[str], ToneModel], posts: list[
     assert [len(table[place]["tokens"]) for place in range(4)] == lengths == table.lengths()
 
 
-def test_pooled_states_have_no_length(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+def test_the_length_is_kept_whatever_is_cached(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+    """So that the batches of a training are the same wherever the boundary lies."""
     store = FeatureStore.of(tmp_path, model)
     ensure(store, model, posts[:3])
-    assert store.table(posts[:3]).lengths() == [1, 1, 1]
+    tokens = model.token_ids([post.caption for post in posts[:3]])
+    assert store.table(posts[:3]).lengths() == [len(ids) for ids in tokens]
 
 
 def test_what_is_read_is_the_callers_to_change(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
@@ -167,11 +171,9 @@ def test_what_is_read_is_the_callers_to_change(model: ToneModel, posts: list[Pos
 
 
 def test_bfloat16_keeps_its_bits(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path / "store")
     values = torch.tensor([[1.0, -2.5, 3e38, float("inf")], [1e-40, float("nan"), 0.0, -0.0]], dtype=torch.bfloat16)
-    store._write(["a", "b"], [{"x": row, "one": row[0]} for row in values])
-    (arrays, row) = FeatureStore(tmp_path / "store")._rows["b"]
-    found = module.FeatureTable([(arrays, row)])[0]
+    shard = files.open_shard(files.write(tmp_path, ["a", "b"], [{"x": row, "one": row[0]} for row in values]))
+    found = {name: array.read(1) for name, array in shard.arrays.items()}
     assert found["x"].dtype == found["one"].dtype == torch.bfloat16
     assert torch.equal(found["x"].view(torch.int16), values[1].view(torch.int16))
     assert (found["x"].shape, found["one"].shape) == ((4,), ())
@@ -236,7 +238,7 @@ def cut(name: str, share: float) -> Callable[[Path], None]:
 
 def write(text: str) -> Callable[[Path], None]:
     def damage(shard: Path) -> None:
-        (shard / INDEX).write_text(text)
+        (shard / files.INDEX).write_text(text)
 
     return damage
 
@@ -250,52 +252,65 @@ def remove(name: str) -> Callable[[Path], None]:
 
 def without(key: str) -> Callable[[Path], None]:
     def damage(shard: Path) -> None:
-        index = json.loads((shard / INDEX).read_text())
+        index = json.loads((shard / files.INDEX).read_text())
         del index[key]
-        (shard / INDEX).write_text(json.dumps(index))
+        (shard / files.INDEX).write_text(json.dumps(index))
 
     return damage
 
 
 def strange_type(shard: Path) -> None:
-    (shard / INDEX).write_text((shard / INDEX).read_text().replace("float32", "float31"))
+    (shard / files.INDEX).write_text((shard / files.INDEX).read_text().replace("float32", "float31"))
 
 
 def fewer_rows(shard: Path) -> None:
     np.save(shard / "pooled.offsets.npy", np.load(shard / "pooled.offsets.npy")[:-1])
 
 
+def flip_a_bit(shard: Path) -> None:
+    content = bytearray((shard / "pooled.npy").read_bytes())
+    content[-9] ^= 4
+    (shard / "pooled.npy").write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
+        flip_a_bit,
         cut("pooled.npy", 0.5),
         cut("pooled.npy", 0.0),
         cut("pooled.npy", 0.01),
         cut("pooled.offsets.npy", 0.9),
         cut("pooled.offsets.npy", 0.0),
-        cut(INDEX, 0.5),
-        cut(INDEX, 0.0),
+        cut(files.INDEX, 0.5),
+        cut(files.INDEX, 0.0),
         write("[]"),
         write("3"),
         write('{"posts": [], "features": []}'),
         remove("pooled.npy"),
         remove("pooled.offsets.npy"),
-        remove(INDEX),
+        remove(files.INDEX),
         without("posts"),
         without("features"),
         strange_type,
         fewer_rows,
     ],
 )
-def test_a_damaged_shard_is_encoded_anew(
-    model: ToneModel, posts: list[Post], damage: Callable[[Path], None], tmp_path: Path
+def test_a_damaged_shard_is_named_and_encoded_anew(
+    model: ToneModel,
+    posts: list[Post],
+    damage: Callable[[Path], None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = FeatureStore.of(tmp_path, model)
     ensure(store, model, posts[:6])
-    (spoilt,) = [shard for shard in shards(store) if len(json.loads((shard / INDEX).read_text())["posts"]) == 4]
+    (spoilt,) = [shard for shard in shards(store) if len(json.loads((shard / files.INDEX).read_text())["posts"]) == 4]
     damage(spoilt)
     again = FeatureStore.of(tmp_path, model)
     assert ensure(again, model, posts[:6]) == 4
+    (record,) = caplog.records
+    assert str(spoilt) in record.getMessage()
     table = again.table(posts[:6])
     assert all(same(table[n], features_of(model, post)) for n, post in enumerate(posts[:6]))
     assert ensure(FeatureStore.of(tmp_path, model), model, posts[:6]) == 0
@@ -323,27 +338,101 @@ def test_what_is_killed_while_writing_leaves_no_shard_and_no_obstacle(
 
     store = FeatureStore.of(tmp_path, model)
     with monkeypatch.context() as patch:
-        patch.setattr(json, "dumps", die)
+        patch.setattr("src.learning.shards._checksum", die)
         with pytest.raises(KeyboardInterrupt):
             ensure(store, model, posts[:3])
     assert not shards(store)
-    assert [path.name.endswith(f".{os.getpid()}") for path in store.folder.iterdir()] == [True]
+    stale = store.folder / f".{os.getpid()}"
+    stale.mkdir()
+    (stale / "pooled.npy").write_bytes(b"half")
     again = FeatureStore.of(tmp_path, model)
     assert ensure(again, model, posts[:3]) == 3
-    assert [path.name for path in again.folder.iterdir()] == [shard.name for shard in shards(again)]
+    assert sorted(path.name for path in again.folder.iterdir()) == [FACTS, *(shard.name for shard in shards(again))]
 
 
-def test_two_that_encode_the_same_do_not_disturb_each_other(
+def test_what_another_process_has_encoded_meanwhile_is_not_encoded_again(
     model: ToneModel, posts: list[Post], tmp_path: Path
 ) -> None:
     one, other = FeatureStore.of(tmp_path, model), FeatureStore.of(tmp_path, model)
     assert ensure(one, model, posts[:4]) == 4
-    table = one.table(posts[:4])
-    expected: list[Tensor] = [table[place]["pooled"] for place in range(4)]
-    assert ensure(other, model, posts[:4]) == 4
-    for read in (table, other.table(posts[:4])):
-        assert all(torch.equal(read[place]["pooled"], expected[place]) for place in range(4))
-    assert len(shards(one)) == 1
+    encoder = Encoder(model)
+    ensure(other, model, posts[:4])
+    assert not encoder.batches
+    tables = one.table(posts[:4]), other.table(posts[:4])
+    assert all(same(tables[0][place], tables[1][place], atol=0) for place in range(4))
+
+
+def test_a_foreign_store_is_named_and_made_anew(
+    model: ToneModel, posts: list[Post], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FeatureStore.of(tmp_path, model)
+    ensure(store, model, posts[:3])
+    with adapted(model, LORA, seed=1):
+        other = FeatureStore.of(tmp_path, model)
+        shutil.copytree(store.folder, other.folder)
+        again = FeatureStore.of(tmp_path, model)
+        assert ensure(again, model, posts[:3]) == 3
+        assert set(again.table(posts[:3])[0]) == set(model.cached_names())
+    (record,) = caplog.records
+    assert f"{other.folder} is not used: it does not say that it is of this boundary" in record.getMessage()
+
+
+def test_a_disk_that_is_too_small_is_found_out_before_anything_is_written(
+    model: ToneModel, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
+    store = FeatureStore.of(tmp_path, model)
+    with pytest.raises(Refusal, match=r"would take 0\.00 GB for 10 posts, and 0\.00 GB are free") as refusal:
+        ensure(store, model, posts[:10])
+    assert "\n" not in str(refusal.value)
+    assert not list(store.folder.iterdir())
+
+
+# What is on the way to something deeper
+
+
+class Opener:
+    """Counts the pictures that are decoded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        monkeypatch.setattr("src.learning.encoding.open_image", self)
+
+    def __call__(self, source: Path, **options: int) -> Image:
+        self.count += 1
+        return open_image(source, **options)
+
+
+@pytest.mark.parametrize("name", ["clip", "blip2", "tinyllava"])
+def test_a_deeper_boundary_starts_from_what_is_there(
+    name: str,
+    tiny_model: Callable[[str], ToneModel],
+    posts: list[Post],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, opener = tiny_model(name), Opener(monkeypatch)
+    with adapted(model, LORA, seed=1):
+        ensure(FeatureStore.of(tmp_path, model), model, posts[:4])
+    assert opener.count == 4
+    for settings in (replace(LORA, adapt_layers="last-1"), replace(LORA, rank=0)):
+        with adapted(model, settings, seed=1):
+            store = FeatureStore.of(tmp_path, model)
+            assert ensure(store, model, posts[:6]) == 6
+            table = store.table(posts[:6])
+            assert all(same(table[n], features_of(model, post)) for n, post in enumerate(posts[:6]))
+    assert opener.count == 6  # every picture once
+
+
+def test_a_boundary_of_other_weights_is_not_on_the_way(
+    model: ToneModel, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opener = Opener(monkeypatch)
+    with adapted(model, LORA, seed=1):
+        ensure(FeatureStore.of(tmp_path, model), model, posts[:4])
+    other_checkpoint(model)
+    ensure(FeatureStore.of(tmp_path, model), model, posts[:4])
+    assert opener.count == 8
 
 
 def test_a_picture_that_is_gone_is_named(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:

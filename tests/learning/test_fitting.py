@@ -12,8 +12,8 @@ from src.core.errors import Pruned, Refusal
 from src.core.protocols import Silent
 from src.core.records import Post
 from src.learning.batches import shuffled
-from src.learning.features import FeatureStore, FeatureTable
-from src.learning.fitting import Cosine, Fit, _cosine, _groups, fit
+from src.learning.features import FeatureStore
+from src.learning.fitting import Cosine, Fit, _cosine, fit
 from src.learning.lora import adapted, trainable_state
 from src.learning.metrics import scores
 from src.learning.scoring import Labelled, logits, mean_loss, predictions
@@ -194,25 +194,6 @@ def test_a_seed_decides_the_whole_training(
     assert train_once(model, posts, tmp_path, settings, seed=2).history != first.history
 
 
-def test_training_on_the_cache_is_training_on_the_posts(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
-    settings = replace(SETTINGS, batch_size=8)
-    cached = train_once(model, posts, tmp_path, settings, seed=1)
-    # With the vision tower trainable, what is stored is the bare inputs.
-    model.backbone.model.vision_tower.requires_grad_(True)
-    inputs = data_of(model, posts[:40], tmp_path)
-    assert set(inputs.features[0]) == {"pixels", "tokens", "length"}
-    model.requires_grad_(False)
-    train, val = (Labelled(inputs.posts[part], _part(inputs, part)) for part in (slice(0, 24), slice(24, 40)))
-    with adapted(model, settings, seed=1):
-        uncached = fit(model, train, val, settings, 1, Silent())
-    for row, other in zip(cached.history, uncached.history, strict=True):
-        assert row == pytest.approx(other, abs=1e-4)
-
-
-def _part(data: Labelled, part: slice) -> FeatureTable:
-    return replace(data.features, rows=data.features.rows[part])
-
-
 class Watched(Labelled):
     """Posts that remember in which batches they were asked for."""
 
@@ -325,10 +306,7 @@ def test_every_step_of_a_training_learns() -> None:
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(16, 1), (16, 4), (5, 3)])
 def test_the_schedule_ends_with_the_training(posts: int, batch_size: int, accumulation: int) -> None:
     settings = replace(SETTINGS, batch_size=batch_size, accumulation=accumulation, epochs=3)
-    steps = sum(
-        len(list(_groups(shuffled([1] * posts, batch_size, seed=epoch), accumulation)))
-        for epoch in range(settings.epochs)
-    )
+    steps = sum(len(shuffled([1] * posts, batch_size * accumulation, seed)) for seed in range(settings.epochs))
     schedule = _cosine(settings, posts)
     assert schedule.total == steps
     assert schedule(steps) == pytest.approx(0, abs=1e-9) or steps == schedule.warmup == 1

@@ -210,7 +210,7 @@ def test_a_frozen_base_costs_four_operations_a_weight_and_token(name: str, weigh
 
 def test_what_is_cached_costs_a_step_nothing() -> None:
     found = footprint(model_class("clip"), HEAD, POSTS)
-    assert tuple(found.cached) == ("pooled",)
+    assert tuple(found.cached) == ("length", "pooled")
     # The head alone: 1024 by 3, forward, for its weights, and for the norm before them.
     assert found.plain.flops == found.checkpointed.flops == 3 * 2 * 1024 * 3
     assert found.encoding.flops > 100_000 * found.plain.flops

@@ -14,6 +14,7 @@ from src.data.images import open_image
 from src.learning.features import FeatureStore, FeatureTable
 from src.learning.lora import adapted
 from src.learning.scoring import Labelled, logits, logits_of, mean_loss, predictions
+from src.learning.shards import Array, Shard
 from src.models.base import ToneModel
 
 
@@ -40,10 +41,11 @@ def labelled(lengths: list[int], labels: list[str] | None = None) -> Labelled:
     posts = [Post(str(n), "", "", tone, tone, tone, str(n)) for n, tone in enumerate(tones)]
     flat = np.concatenate([np.full(length, place) for place, length in enumerate(lengths)])
     arrays = {
-        "tokens": (flat, np.cumsum([0, *lengths]), torch.int64),
-        "length": (np.array(lengths), None, torch.int64),
+        "tokens": Array(flat, np.cumsum([0, *lengths]), torch.int64),
+        "length": Array(np.array(lengths), None, torch.int64),
     }
-    return Labelled(posts, FeatureTable([(arrays, row) for row in range(len(lengths))]))
+    shard = Shard(Path(), (), arrays, {})
+    return Labelled(posts, FeatureTable([(shard, row) for row in range(len(lengths))]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])

@@ -106,7 +106,7 @@ def test_a_post_fewer_is_other_data_and_another_split(workspace: Workspace) -> N
 
 def test_features_are_those_of_the_part_and_the_adapter(workspace: Workspace) -> None:
     steps: list[int] = []
-    assert set(workspace.data("train").features[0]) == {"pooled"}
+    assert set(workspace.data("train").features[0]) == {"length", "pooled"}
     with adapted(workspace.model, LORA, seed=1):
         data = workspace.data("train", batch_size=3, advance=steps.append)
         assert set(data.features[0]) == {"pixels", "tokens", "length"}

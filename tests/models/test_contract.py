@@ -29,9 +29,10 @@ from src.learning.heads import ClassifierHead
 from src.learning.lora import adapted
 from src.learning.scoring import Labelled, logits
 from src.models import catalog, tiny
-from src.models.base import INPUTS, Checkpoint, Features, ToneModel
+from src.models.base import Checkpoint, Features, ToneModel
 from src.models.catalog import MODELS, folder_digest, model_class, resolve
 from src.models.language import LanguageToneModel
+from src.models.segments import INPUTS
 
 NAMES = (*MODELS, "toy")
 WEIGHTS = "model.safetensors"
@@ -94,8 +95,7 @@ def weights_in(model: ToneModel, prefixes: Sequence[str]) -> list[str]:
 
 
 def weights_of(model: ToneModel, segment: str) -> list[str]:
-    (found,) = [each for each in model.segments if each.name == segment]
-    return weights_in(model, found.modules)
+    return weights_in(model, [prefix for each in model.segments if each.name == segment for prefix in each.modules])
 
 
 @contextmanager
@@ -303,13 +303,13 @@ def test_a_caption_after_a_special_token_is_still_read(model: ToneModel, posts: 
 
 BOUNDARIES = {
     "clip": {
-        "head": {"pooled"},
+        "head": {"length", "pooled"},
         "lora": {"pixels", "tokens", "length"},
-        "vision": {"pixels", "text"},
+        "vision": {"pixels", "text", "length"},
         "text": {"tokens", "length", "image"},
     },
     "blip2": {
-        "head": {"pooled"},
+        "head": {"length", "pooled"},
         "lora": {"tokens", "length", "image"},
         "vision": {"pixels", "tokens", "length"},
         "qformer": {"tokens", "length", "vision"},
@@ -317,18 +317,18 @@ BOUNDARIES = {
         "language": {"tokens", "length", "image"},
     },
     "llava": {
-        "head": {"pooled"},
+        "head": {"length", "pooled"},
         "lora": {"tokens", "length", "image"},
         "vision": {"pixels", "tokens", "length"},
         "connector": {"tokens", "length", "vision"},
         "language": {"tokens", "length", "image"},
     },
     "toy": {
-        "head": {"pooled"},
-        "lora": {"image", "text"},
-        "picture": {"pixels", "text"},
+        "head": {"length", "pooled"},
+        "lora": {"image", "text", "length"},
+        "picture": {"pixels", "text", "length"},
         "caption": {"tokens", "length", "image"},
-        "mixer": {"image", "text"},
+        "mixer": {"image", "text", "length"},
     },
 }
 BOUNDARIES["tinyllava"] = BOUNDARIES["llava"]
@@ -405,13 +405,16 @@ def test_every_weight_belongs_to_a_segment_or_does_not_matter(model: ToneModel, 
 
 @contextmanager
 def watched(model: ToneModel) -> Iterator[set[str]]:
-    """The names of the backbone's modules that are called meanwhile."""
+    """The names of the backbone's modules with weights that are called meanwhile."""
     ran: set[str] = set()
 
     def note(name: str) -> Callable[..., None]:
         return lambda *_: ran.add(name)
 
-    handles = [module.register_forward_hook(note(name)) for name, module in model.backbone.named_modules()]
+    weighty = [
+        (name, module) for name, module in model.backbone.named_modules() if any(True for _ in module.parameters())
+    ]
+    handles = [module.register_forward_hook(note(name)) for name, module in weighty]
     yield ran
     for handle in handles:
         handle.remove()
@@ -431,6 +434,7 @@ def test_no_trainable_weight_lies_in_what_is_encoded_and_nothing_runs_twice(
                 model(features)
             with watched(model) as in_all, torch.no_grad():
                 model(inputs)
+            close(model(features).detach(), model(inputs).detach())
             assert in_encode.isdisjoint(in_forward), chosen
             assert in_encode | in_forward == in_all, chosen
             assert in_encode.isdisjoint(name.rpartition(".")[0] for name in chosen), chosen
@@ -464,9 +468,7 @@ def test_a_post_is_scored_alike_alone_and_in_company(model: ToneModel, posts: li
     chosen, captions = posts[:4], ["happy", "", "a long day " * 8, "sad"]
     with working_lora(model), torch.no_grad():
         model.eval()
-        together = inputs_of(model, chosen, captions)
-        together["tokens"] = nn.functional.pad(together["tokens"], (0, 5))
-        logits_BK = model(together)
+        logits_BK = model(inputs_of(model, chosen, captions))
         for row, (post, caption) in enumerate(zip(chosen, captions, strict=True)):
             close(model(inputs_of(model, [post], [caption])), logits_BK[row : row + 1])
 
@@ -574,10 +576,8 @@ def test_a_long_caption_costs_neither_the_question_nor_a_piece_of_the_picture(
     model = tiny_model(name)
     assert isinstance(model, LanguageToneModel)
     question = model.spec.prompt.partition("{caption}")[2]
-    widths = []
-    model.decoder.register_forward_pre_hook(
-        lambda _, __, kwargs: widths.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
+    widths: list[int] = []
+    model.decoder.layers[0].register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
     model.readout = seeded_head(model)
     for caption in ("x" * 10_000, "<image>" * 2_000, "\N{GRINNING FACE}" * 3_000):
         (ids,) = model.token_ids([caption])
@@ -664,7 +664,7 @@ def test_lora_targets_and_segments_fit_the_full_size(name: str, billions: float,
     hits = [key for key, _ in backbone.named_modules() if re.fullmatch(kind.spec.target_modules(), key)]
     assert len(hits) == count
     assert all(re.fullmatch(pattern, key) for key in hits)
-    prefixes = tuple(prefix for segment in kind.segments for prefix in segment.modules)
+    prefixes = tuple(prefix for segment in kind.chain(full_config(name)) for prefix in segment.modules)
     names = [key for key, _ in backbone.named_parameters()]
     assert all(any(key.startswith(prefix) for key in names) for prefix in prefixes)
     assert [key for key in names if not key.startswith(prefixes)] in ([], ["logit_scale"], ["lm_head.weight"])

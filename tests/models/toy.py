@@ -16,7 +16,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from src.core.labels import TONES
 from src.models import tiny
-from src.models.base import POOLED, Features, Segment, Spec, ToneModel
+from src.models.base import Features, Spec, ToneModel
+from src.models.segments import POOLED, Segment
 
 TILES = 4
 
@@ -69,15 +70,18 @@ class Model(ToneModel):
         prompt="{caption}",
         projections={"q": "mixer"},
     )
-    segments: ClassVar[tuple[Segment, ...]] = (
-        Segment("picture", ("pixels",), "image", ("picture",)),
-        Segment("caption", ("tokens", "length"), "text", ("caption",)),
-        Segment("mixer", ("image", "text"), POOLED, ("mixer",)),
-    )
 
     @classmethod
     def architecture(cls) -> Any:
         return ToyBackbone
+
+    @classmethod
+    def chain(cls, config: ToyConfig) -> tuple[Segment, ...]:
+        return (
+            Segment("picture", ("pixels",), "image", ("picture",)),
+            Segment("caption", ("tokens", "length"), "text", ("caption",)),
+            Segment("mixer", ("image", "text"), POOLED, ("mixer",)),
+        )
 
     @classmethod
     def published_config(cls) -> ToyConfig:

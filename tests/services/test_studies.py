@@ -1,18 +1,19 @@
 """Searches on real Optuna storages, resumed, interrupted and opened by several processes at once."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from src.core.config import Range, Setting
+from src.core.config import Pruning, Range, Setting
 from src.core.errors import Pruned, Refusal, UsageRefusal
-from src.services.locks import exclusive
-from src.services.studies import Study, Ticket, open_study, space_digest, study_name
+from src.core.locks import exclusive
+from src.services.studies import Study, Ticket, TrialRecord, open_study, space_digest, study_name
 
 SPACE = {
     "rank": Range(powers_of_two=(2, 6)),
@@ -35,8 +36,25 @@ def reopen(url: str) -> Opener:
     return lambda: opened(url, "clip-tiny")
 
 
-def opened(url: str, name: str) -> Study:
-    return open_study(url, name, SPACE, known_good=[GOOD], seed=1, startup_trials=3, warmup_epochs=1)
+def opened(
+    url: str,
+    name: str,
+    pruner: Pruning = "halving",
+    min_epochs: int = 1,
+    reduction_factor: int = 3,
+    known_good: Mapping[str, Setting] = GOOD,
+) -> Study:
+    return open_study(
+        url,
+        name,
+        SPACE,
+        known_good=[known_good],
+        seed=1,
+        startup_trials=3,
+        pruner=pruner,
+        min_epochs=min_epochs,
+        reduction_factor=reduction_factor,
+    )
 
 
 def score(ticket: Ticket) -> float:
@@ -47,6 +65,22 @@ def run(study: Study, total: int) -> None:
     while study.remaining(total):
         ticket = study.ask()
         study.tell(ticket, score(ticket))
+
+
+def train(study: Study, *scores: float) -> TrialRecord:
+    """A trial with these scores, as far as it gets."""
+    ticket = study.ask()
+    try:
+        for epoch, value in enumerate(scores, start=1):
+            ticket.report(epoch, value)
+        study.tell(ticket, max(scores))
+    except Pruned:
+        study.prune(ticket)
+    return study.trials()[ticket.number]
+
+
+def ends(trials: Sequence[TrialRecord]) -> list[tuple[str, int]]:
+    return [(trial.state, trial.epochs) for trial in trials]
 
 
 def run_python(code: str) -> "subprocess.Popen[str]":
@@ -84,8 +118,18 @@ def test_known_good_settings_come_first_and_once(reopen: Opener) -> None:
 )
 def test_known_good_settings_outside_of_the_space_are_refused(url: str, bad: dict[str, str], message: str) -> None:
     with pytest.raises(UsageRefusal) as refusal:
-        open_study(url, "bad", SPACE, known_good=[bad], seed=1, startup_trials=3, warmup_epochs=2)
+        opened(url, "bad", known_good=bad)
     assert message in str(refusal.value)
+
+
+def test_a_trial_that_has_trained_to_its_end_is_never_pruned(url: str) -> None:
+    study = opened(url, "ends")
+    for _ in range(3):
+        train(study, 0.9, 0.9, 0.9)
+    ticket = study.ask()
+    ticket.report(1, 0.1, last=True)
+    study.tell(ticket, 0.1)
+    assert study.trials()[ticket.number].state == "complete"
 
 
 def test_a_resumed_study_draws_what_an_uninterrupted_one_would(reopen: Opener, url: str) -> None:
@@ -133,22 +177,77 @@ def test_a_killed_process_loses_nothing(reopen: Opener, url: str) -> None:
     assert (str(last.params), last.state, last.attrs["retry_of"]) == (drawn, "complete", 2)
 
 
-def test_a_hopeless_trial_is_pruned_and_counts_against_the_budget(reopen: Opener) -> None:
+@pytest.mark.parametrize("min_epochs", [1, 2])
+def test_halving_stops_a_worse_trial_after_min_epochs_and_lets_a_better_one_run_to_its_end(
+    url: str, min_epochs: int
+) -> None:
+    study = opened(url, "clip-tiny", min_epochs=min_epochs)
+    trials = [train(study, *[value] * 9) for value in (0.5, 0.1, 0.6)]
+    assert ends(trials) == [("complete", 9), ("pruned", min_epochs), ("complete", 9)]
+
+
+def test_a_pruned_trial_keeps_its_last_score_says_why_and_counts_against_the_budget(reopen: Opener) -> None:
     study = reopen()
-    for _ in range(3):
-        ticket = study.ask()
-        for epoch in (1, 2, 3):
-            ticket.report(epoch, 0.5)
-        study.tell(ticket, 0.5)
-    ticket = study.ask()
-    ticket.report(1, 0.1)  # the warm-up
-    with pytest.raises(Pruned):
-        ticket.report(2, 0.1)
-    study.prune(ticket)
-    pruned = study.trials()[-1]
-    assert (pruned.state, pruned.value, pruned.epochs) == ("pruned", 0.1, 2)
-    assert pruned.reason == "below the median after epoch 2"
-    assert study.remaining(5) == 1
+    train(study, 0.5, 0.5)
+    pruned = train(study, 0.1, 0.9)
+    assert (pruned.state, pruned.value, pruned.epochs) == ("pruned", 0.1, 1)
+    assert pruned.reason == "others were better at epoch 1"
+    assert study.remaining(5) == 3
+
+
+def test_halving_compares_after_one_three_and_nine_epochs_and_at_no_other(reopen: Opener) -> None:
+    study = reopen()
+    train(study, *[0.5] * 10)
+    assert ends([train(study, 0.6, 0.1, 0.4, 0.9)]) == [("pruned", 3)]
+    assert ends([train(study, 0.7, 0.1, 0.6, *[0.1] * 5, 0.4, 0.9)]) == [("pruned", 9)]
+    assert ends([train(study, 0.8, 0.1, 0.7, *[0.1] * 5, 0.6, 0.1)]) == [("complete", 10)]
+
+
+@pytest.mark.parametrize(("reduction_factor", "state"), [(2, "complete"), (3, "pruned")])
+def test_halving_keeps_one_in_as_many_as_the_reduction_factor_says(url: str, reduction_factor: int, state: str) -> None:
+    study = opened(url, "clip-tiny", reduction_factor=reduction_factor)
+    for value in (0.1, 0.2, 0.5):
+        train(study, value)
+    assert train(study, 0.4, 0.4).state == state
+
+
+def test_a_study_that_is_opened_again_prunes_as_if_it_had_never_been_closed(reopen: Opener, url: str) -> None:
+    curves = [[start, start, end, end] for start in (0.5, 0.2, 0.6, 0.7, 0.4) for end in (0.6, 0.3, 0.8)]
+    whole = opened(url, "whole")
+    trials = [train(whole, *scores) for scores in curves]
+    assert {trial.epochs for trial in trials} == {1, 3, 4}
+    assert ends([train(reopen(), *scores) for scores in curves]) == ends(trials)
+
+
+@pytest.mark.parametrize("end", ["interrupted", "failed"])
+def test_a_trial_that_did_not_finish_does_not_compete(reopen: Opener, end: str) -> None:
+    study = reopen()
+    lost = study.ask()
+    lost.report(1, 0.9)
+    if end == "failed":
+        study.fail(lost, "out of memory")
+    reopen().recover()
+    assert train(reopen(), 0.8, 0.8).state == "complete"
+
+
+def test_a_score_that_is_no_number_ends_at_a_rung_and_competes_with_none(reopen: Opener) -> None:
+    study = reopen()
+    hopeless = train(study, math.nan, 0.9)
+    assert (hopeless.state, hopeless.epochs, hopeless.value) == ("pruned", 1, None)
+    assert ends([train(study, 0.1, math.nan, 0.2), train(reopen(), 0.2, 0.2)]) == [("complete", 3), ("complete", 2)]
+    assert study.best(3).number == 1
+
+
+def test_the_median_pruner_waits_for_its_startup_trials_and_for_min_epochs(url: str) -> None:
+    study = opened(url, "clip-tiny", pruner="median", min_epochs=2)
+    trials = [train(study, value, value, value) for value in (0.5, 0.4, 0.6, 0.1, 0.55)]
+    assert [trial.state for trial in trials] == ["complete", "complete", "complete", "pruned", "complete"]
+    assert (trials[3].epochs, trials[3].reason) == (2, "others were better at epoch 2")
+
+
+def test_without_a_pruner_every_trial_runs_to_its_end(url: str) -> None:
+    study = opened(url, "clip-tiny", pruner="none")
+    assert ends([train(study, *[value] * 9) for value in (0.5, 0.1, 0.0)]) == [("complete", 9)] * 3
 
 
 def test_failed_trials_keep_their_reason_and_do_not_count(reopen: Opener) -> None:
@@ -201,7 +300,7 @@ def test_processes_may_make_the_storage_at_the_same_time(url: str) -> None:
 def test_a_second_process_is_turned_away_while_the_first_lives(tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "clip.lock"
     code = (
-        "import sys, time; from pathlib import Path; from src.services.locks import exclusive\n"
+        "import sys, time; from pathlib import Path; from src.core.locks import exclusive\n"
         f"with exclusive(Path({str(lock)!r}), 'study clip'): print('in', flush=True); time.sleep(60)"
     )
     holder = run_python(code)

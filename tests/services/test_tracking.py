@@ -66,7 +66,7 @@ def test_a_parameter_cannot_change(tracker: Tracker) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "failure"),
     [
-        (Pruned("below the median"), "KILLED", None),
+        (Pruned("others were better"), "KILLED", None),
         (MemoryError("out of\nmemory"), "FAILED", "MemoryError: out of memory"),
         (KeyboardInterrupt(), "FAILED", "KeyboardInterrupt"),
         (SystemExit(3), "FAILED", "SystemExit: 3"),

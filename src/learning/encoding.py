@@ -1,0 +1,100 @@
+"""Running the frozen part over posts: pictures are decoded by other processes while the model works.
+
+What an earlier boundary has left in the cache stands in for pictures and captions, so that no segment runs twice.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src.core.errors import Refusal
+from src.core.records import Post
+from src.data.images import UnreadableImage, open_image
+from src.learning.batches import collate, in_order
+from src.models.base import Features, ToneModel
+from src.models.segments import LENGTH, per_token
+
+# Beyond these many a GPU's encoding of ViT-L is no longer kept waiting.
+MOST_WORKERS = 16
+# Fewer batches are decoded before a process would have started.
+FEWEST_BATCHES = 4
+
+
+def encode_posts(model: ToneModel, posts: Sequence[Post], batch_size: int) -> Iterator[list[tuple[Post, Features]]]:
+    """The frozen part's features of posts, a batch at a time, captions of about equal length together.
+
+    Raises:
+        Refusal: a post's picture cannot be read.
+    """
+    tokens = [torch.tensor(ids) for ids in model.token_ids([post.caption for post in posts])]
+    batches = in_order([len(row) for row in tokens], batch_size)
+    for batch, pixels in zip(batches, _decoded(model, posts, batches), strict=True):
+        if isinstance(pixels, str):
+            raise Refusal(pixels)
+        rows = [{"tokens": tokens[index], LENGTH: torch.tensor(len(tokens[index]))} for index in batch]
+        yield _encode(model, [posts[index] for index in batch], {"pixels": pixels, **collate(rows)})
+
+
+def encode_further(
+    model: ToneModel,
+    posts: Sequence[Post],
+    lengths: Sequence[int],
+    read: Callable[[int], Features],
+    batch_size: int,
+) -> Iterator[list[tuple[Post, Features]]]:
+    """The same from features of an earlier boundary: `read` gives those of a post by its place."""
+    for batch in in_order(lengths, batch_size):
+        yield _encode(model, [posts[index] for index in batch], collate([read(index) for index in batch]))
+
+
+def _encode(model: ToneModel, posts: Sequence[Post], inputs: Features) -> list[tuple[Post, Features]]:
+    model.eval()
+    found = model.encode({name: value.to(model.device) for name, value in inputs.items()})
+    ragged = per_token(model.segments)
+    padding_B = (inputs[LENGTH].max() - inputs[LENGTH]).tolist()
+    features = {name: value.cpu() for name, value in found.items()}
+    return [
+        (
+            post,
+            {
+                name: value[row, : value.shape[1] - padding_B[row]] if name in ragged else value[row]
+                for name, value in features.items()
+            },
+        )
+        for row, post in enumerate(posts)
+    ]
+
+
+class _Pictures(Dataset[Tensor | str]):
+    """The pictures of posts as the model takes them, or, where one cannot be read, the words that say so."""
+
+    def __init__(self, model: ToneModel, posts: Sequence[Post]) -> None:
+        self.paths = [Path(post.image) for post in posts]
+        self.resize = model.picture_resizer()
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return self.resize([open_image(self.paths[index], at_least=self.resize.at_least)])[0]
+        except UnreadableImage as error:
+            return str(error)
+
+
+def _decoded(model: ToneModel, posts: Sequence[Post], batches: list[list[int]]) -> Iterator[Tensor | str]:
+    loader: DataLoader[Any] = DataLoader(
+        _Pictures(model, posts),
+        batch_sampler=batches,
+        num_workers=min(len(os.sched_getaffinity(0)), MOST_WORKERS) if len(batches) >= FEWEST_BATCHES else 0,
+        collate_fn=_stacked,
+        generator=torch.Generator(),  # else it draws from the process's own, and a cold cache would change a training
+    )
+    return iter(loader)
+
+
+def _stacked(pictures: Sequence[Tensor | str]) -> Tensor | str:
+    refused = [picture for picture in pictures if isinstance(picture, str)]
+    return refused[0] if refused else torch.stack([picture for picture in pictures if isinstance(picture, Tensor)])
