@@ -195,8 +195,8 @@ class FeatureStore:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
             raise Refusal(
-                f"{self.folder} would take {needed / 1e9:.2f} GB for {num_posts:,} posts, and {free / 1e9:.2f} GB are "
-                "free: make room there, or make outputs/cache a link to a larger disk"
+                f"{self.folder} would take {needed / 1e6:,.1f} MB for {num_posts:,} posts, and "
+                f"{free / 1e6:,.1f} MB are free: make room there, or make outputs/cache a link to a larger disk"
             )
         write_json(self.folder / FACTS, asdict(self.boundary))
 

@@ -19,6 +19,7 @@ from transformers.models.opt.configuration_opt import OPTConfig
 from src.models import tiny
 from src.models.base import Features, Spec
 from src.models.language import LanguageToneModel, language_stack
+from src.models.layers import LayerParts
 from src.models.segments import Segment
 
 
@@ -90,6 +91,15 @@ class Model(LanguageToneModel):
         """OPT's last norm."""
         norm: nn.Module = self.decoder.final_layer_norm
         return norm
+
+    def parts_of(self, layer: Any) -> LayerParts:
+        """Those of an OPT layer."""
+
+        def feed(states_BD: Tensor) -> Tensor:
+            return layer.fc2(layer.activation_fn(layer.fc1(states_BD)))  # type: ignore[no-any-return]
+
+        norms = (layer.self_attn_layer_norm, layer.final_layer_norm)
+        return LayerParts.of(norms[0], layer.self_attn, "out_proj", norms[1], feed, layer.dropout)
 
     def placed(self, embeddings_BTD: Tensor) -> Tensor:
         """OPT's learned positions are added to the embeddings."""

@@ -20,6 +20,7 @@ from transformers.models.clip.modeling_clip import CLIPModel
 from src.core.labels import TONES
 from src.models import tiny
 from src.models.base import Features, Spec, ToneModel
+from src.models.layers import LayerParts
 from src.models.segments import LENGTH, POOLED, Segment, joined, stack
 
 # Random embeddings must be wide for an adapter to tell the words of a vocabulary apart.
@@ -123,29 +124,31 @@ class Model(ToneModel):
 
     def _vision(self, segment: Segment, features: Features) -> Tensor:
         assert segment.layers is not None
-        tower, (first, last) = self.backbone.vision_model, segment.layers
+        tower, (first, last), pools = self.backbone.vision_model, segment.layers, segment.writes == "image"
         if first == 0:
             states_BPD = tower.pre_layrnorm(tower.embeddings(self.normalised(features["pixels"])))
         else:
             states_BPD = features[segment.reads[0]]
-        for layer in tower.encoder.layers[first:last]:
+        for layer in tower.encoder.layers[first : last - pools]:
             states_BPD = layer(states_BPD, None)
-        if segment.writes != "image":
+        if not pools:
             return states_BPD  # type: ignore[no-any-return]
         # The class token, which stands first, is the picture's.
-        return self.backbone.visual_projection(tower.post_layernorm(states_BPD[:, 0]))  # type: ignore[no-any-return]
+        first_B = torch.zeros(len(states_BPD), dtype=torch.long, device=self.device)
+        class_BD = _parts_of(tower.encoder.layers[-1]).at(states_BPD, first_B, causal=False)
+        return self.backbone.visual_projection(tower.post_layernorm(class_BD))  # type: ignore[no-any-return]
 
     def _text(self, segment: Segment, features: Features) -> Tensor:
         assert segment.layers is not None
-        tower, (first, last), length_B = self.backbone.text_model, segment.layers, features[LENGTH]
+        tower, (first, last), pools = self.backbone.text_model, segment.layers, segment.writes == "text"
         states_BTD = tower.embeddings(features["tokens"]) if first == 0 else features[segment.reads[0]]
         # The end token is the caption's. It does not look ahead, where the padding is: so there is no other mask.
-        for layer in tower.encoder.layers[first:last]:
+        for layer in tower.encoder.layers[first : last - pools]:
             states_BTD = layer(states_BTD, None, is_causal=True)
-        if segment.writes != "text":
+        if not pools:
             return states_BTD
-        ends_BD = states_BTD[torch.arange(len(length_B), device=self.device), length_B - 1]
-        return self.backbone.text_projection(tower.final_layer_norm(ends_BD))  # type: ignore[no-any-return]
+        end_BD = _parts_of(tower.encoder.layers[-1]).at(states_BTD, features[LENGTH] - 1, causal=True)
+        return self.backbone.text_projection(tower.final_layer_norm(end_BD))  # type: ignore[no-any-return]
 
     def word_readout(self) -> nn.Module:
         """Zero-shot CLIP: the picture against a prompt for each tone."""
@@ -187,3 +190,7 @@ class Model(ToneModel):
         side = tiny.IMAGE_SIDE
         processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         tiny.save(folder, lambda: CLIPModel(config), tokenizer, processor)
+
+
+def _parts_of(layer: Any) -> LayerParts:
+    return LayerParts.of(layer.layer_norm1, layer.self_attn, "out_proj", layer.layer_norm2, layer.mlp)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from src.core.errors import Refusal
 from src.core.labels import TONES
 from src.models.base import Features, ToneModel
+from src.models.layers import LayerParts
 from src.models.segments import LENGTH, POOLED, Segment, stack
 
 # A tweet has at most some 100 tokens; the cut protects memory from a caption that is no tweet.
@@ -71,23 +72,27 @@ class LanguageToneModel(ToneModel):
         a causal model does not look ahead, so no mask is needed and attention takes its fastest kernel.
         """
         assert segment.layers is not None
-        first, last = segment.layers
+        (first, last), pools = segment.layers, segment.writes == POOLED
         states_BTD = self._begin(features, image) if first == 0 else features[segment.reads[0]]
         arguments = self.layer_arguments(states_BTD)
-        for layer in self.decoder.layers[first:last]:
+        for layer in self.decoder.layers[first : last - pools]:
             states_BTD = layer(states_BTD, attention_mask=None, **arguments)
-        if segment.writes != POOLED:
+        if not pools:
             return states_BTD
         length_B = features[LENGTH]
-        ends_B = states_BTD.shape[1] - length_B.max() + length_B  # the longest has no padding
-        rows_B = torch.arange(len(ends_B), device=self.device)
-        pooled_BD: Tensor = self.final_norm(states_BTD[rows_B, ends_B - 1])
+        end_B = states_BTD.shape[1] - length_B.max() + length_B - 1  # the longest has no padding
+        layer, rotary = self.parts_of(self.decoder.layers[-1]), arguments.get("position_embeddings")
+        pooled_BD: Tensor = self.final_norm(layer.at(states_BTD, end_B, causal=True, rotary=rotary))
         return pooled_BD
 
     @property
     @abstractmethod
     def final_norm(self) -> nn.Module:
         """What comes behind the last layer."""
+
+    @abstractmethod
+    def parts_of(self, layer: Any) -> LayerParts:
+        """What a layer consists of."""
 
     def placed(self, embeddings_BTD: Tensor) -> Tensor:
         """The embeddings with what says their positions, where that is added before the first layer."""

@@ -19,6 +19,7 @@ from transformers.models.llava.modeling_llava import LlavaForConditionalGenerati
 from src.models import tiny
 from src.models.base import Features
 from src.models.language import LanguageToneModel, language_stack
+from src.models.layers import LayerParts
 from src.models.segments import Segment
 
 IMAGE_TOKEN = "<image>"
@@ -88,6 +89,12 @@ class LlavaFormat(LanguageToneModel):
         """Llama's last norm."""
         norm: nn.Module = self.decoder.norm
         return norm
+
+    def parts_of(self, layer: Any) -> LayerParts:
+        """Those of a Llama layer."""
+        return LayerParts.of(
+            layer.input_layernorm, layer.self_attn, "o_proj", layer.post_attention_layernorm, layer.mlp
+        )
 
     def layer_arguments(self, states_BTD: Tensor) -> dict[str, Any]:
         """Rotary positions."""

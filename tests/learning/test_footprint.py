@@ -200,10 +200,10 @@ def peak_at_full_size(name: str, settings: FitParams, device: torch.device) -> i
     ],
 )
 def test_a_frozen_base_costs_four_operations_a_weight_and_token(name: str, weights: int, num_image: int) -> None:
-    """Two forward and two for the gradient of what flows; attention and adapters come on top."""
+    """Two forward and two for the gradient of what flows, less most of the last layer; attention, adapters on top."""
     found = at_full_size(name)
     forward = 2 * weights * (found.num_tokens + num_image)
-    assert 2 < found.plain.flops / forward < 2.25
+    assert 1.9 < found.plain.flops / forward < 2.25
     # Checkpointing goes forward again, but not through a layer's last product, which nothing is kept of.
     assert 0.7 < (found.checkpointed.flops - found.plain.flops) / forward < 1.1
 
