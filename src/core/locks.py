@@ -38,7 +38,11 @@ def turn(lock_file: Path) -> Iterator[None]:
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("a", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            yield
+        finally:
+            # Said aloud, for a process that was started meanwhile would keep the lock for as long as it lives.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def sqlite_file(url: str) -> Path | None:

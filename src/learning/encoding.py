@@ -3,7 +3,6 @@
 What an earlier boundary has left in the cache stands in for pictures and captions, so that no segment runs twice.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from src.learning.batches import collate, in_order
 from src.models.base import Features, ToneModel
 from src.models.segments import LENGTH, per_token
 
-# Beyond these many a GPU's encoding of ViT-L is no longer kept waiting.
+# One decodes and resizes some 110 pictures of MVSA a second, so that many more would wait for the model.
 MOST_WORKERS = 16
-# Fewer batches are decoded before a process would have started.
+# Of fewer batches the last is decoded here by the time that other processes have started.
 FEWEST_BATCHES = 4
 
 
@@ -88,7 +87,7 @@ def _decoded(model: ToneModel, posts: Sequence[Post], batches: list[list[int]]) 
     loader: DataLoader[Any] = DataLoader(
         _Pictures(model, posts),
         batch_sampler=batches,
-        num_workers=min(len(os.sched_getaffinity(0)), MOST_WORKERS) if len(batches) >= FEWEST_BATCHES else 0,
+        num_workers=min(torch.get_num_threads(), MOST_WORKERS) if len(batches) >= FEWEST_BATCHES else 0,
         collate_fn=_stacked,
         generator=torch.Generator(),  # else it draws from the process's own, and a cold cache would change a training
     )

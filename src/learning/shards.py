@@ -99,7 +99,10 @@ def open_shard(folder: Path) -> Shard:
         path = folder / name
         if not path.is_file() or path.stat().st_size != size:
             raise Damaged(f"{name} is missing or cut")
-    arrays = {name: _open_array(folder, name, kind) for name, kind in content["features"].items()}
+    try:
+        arrays = {name: _open_array(folder, name, kind) for name, kind in content["features"].items()}
+    except (OSError, ValueError) as error:
+        raise Damaged("an array's head has other content than was written") from error
     checksums = {name: checksum for name, (_, checksum) in content["files"].items()}
     return Shard(folder, tuple(content["posts"]), arrays, checksums)
 

@@ -273,10 +273,16 @@ def flip_a_bit(shard: Path) -> None:
     (shard / "pooled.npy").write_bytes(content)
 
 
+def spoil_the_head(shard: Path) -> None:
+    content = (shard / "pooled.npy").read_bytes()
+    (shard / "pooled.npy").write_bytes(content.replace(b"shape", b"shame", 1))
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         flip_a_bit,
+        spoil_the_head,
         cut("pooled.npy", 0.5),
         cut("pooled.npy", 0.0),
         cut("pooled.npy", 0.01),

@@ -1,0 +1,85 @@
+"""Building the cache, and finding it there: posts a second, and what a second `encode` takes.
+
+python -m benchmarks.encode --model tinyllava --size medium --num-posts 400
+
+`plain` is one process that decodes a batch, runs the frozen part on it, decodes the next, and keeps nothing; `ours`
+builds the cache in an empty folder, pictures decoded by other processes meanwhile; `again` opens that cache for the
+same posts and checks every byte of it; `deeper` builds the cache of a head alone from that of the adapter. Last comes
+one line of JSON.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import click
+import torch
+from transformers.utils.logging import set_verbosity_error
+
+from benchmarks import posts, sizes
+from benchmarks.clock import timed
+from src.core.config import FitParams, load_params
+from src.core.paths import SAMPLE
+from src.core.records import Post
+from src.data.images import open_image
+from src.learning.batches import collate
+from src.learning.features import FeatureStore
+from src.learning.lora import adapted
+from src.models.base import ToneModel
+from src.models.catalog import MODELS
+from src.services.terminal import command, model_option, say, table
+
+BATCH_SIZE = 32
+
+
+@command(example="python -m benchmarks.encode --model tinyllava --size medium --num-posts 400")
+@model_option(MODELS)
+@click.option("--size", type=click.Choice(sizes.SIZES), default="tiny")
+@click.option("--posts", "folder", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
+@click.option("--num-posts", type=click.IntRange(min=20), help="[default: all]")
+@click.option("--rounds", type=click.IntRange(min=1), default=3)
+def main(model: str, size: str, folder: Path, num_posts: int | None, rounds: int) -> None:
+    """Time the building of a cache and its opening."""
+    set_verbosity_error()
+    params = load_params()
+    parts = posts.read(folder, num_posts, params.seed)
+    chosen = [*parts.train, *parts.val]
+    seconds: dict[str, list[float]] = {}
+    cache = Path()
+    with TemporaryDirectory() as place:
+        base = sizes.make(model, size, Path(place), [post.caption for post in parts.train]).load()
+        for number in range(rounds):
+            cache = Path(place) / f"cache-{number}"
+            for name, work in _works(base, params.fit_of(model), chosen, cache).items():
+                seconds.setdefault(name, []).append(timed(work)[1].wall_s)
+        megabytes = sum(path.stat().st_size for path in cache.rglob("*.npy")) / 1e6
+    medians = {name: median(values) for name, values in seconds.items()}
+    rows = [[name, took, round(len(chosen) / took), took / medians["ours"]] for name, took in medians.items()]
+    title = f"{model}, {size}, {len(chosen)} posts, {torch.get_num_threads()} cores, caches of {megabytes:.1f} MB"
+    table(title, ["", "seconds", "posts/s", "of ours"], rows)
+    figures = {"posts": len(chosen), "megabytes": round(megabytes, 1), "seconds": seconds}
+    say(json.dumps({"benchmark": "encode", "model": model, "size": size, **figures}))
+
+
+def _works(model: ToneModel, settings: FitParams, chosen: list[Post], cache: Path) -> dict[str, Callable[[], object]]:
+    def build() -> object:
+        with adapted(model, settings, seed=0):
+            return FeatureStore.of(cache, model).ensure(model, chosen, BATCH_SIZE, lambda _: None)
+
+    def plain() -> None:
+        with adapted(model, settings, seed=0):
+            for start in range(0, len(chosen), BATCH_SIZE):
+                batch = chosen[start : start + BATCH_SIZE]
+                inputs = model.preprocess([open_image(post.image) for post in batch], [post.caption for post in batch])
+                model.encode({name: value.to(model.device) for name, value in collate(inputs).items()})
+
+    def deeper() -> object:
+        return FeatureStore.of(cache, model).ensure(model, chosen, BATCH_SIZE, lambda _: None)
+
+    return {"plain": plain, "ours": build, "again": build, "deeper": deeper}
+
+
+if __name__ == "__main__":
+    main()

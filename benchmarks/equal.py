@@ -1,0 +1,97 @@
+"""Both sides of `benchmarks.search` at equal work: the same trials, each to its last epoch, side by side in one run."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks import ours
+from benchmarks.clock import Spent, timed
+from benchmarks.peer import Peer
+from benchmarks.task import Task, Trained, best_of
+from src.core.config import FitParams
+
+# In bfloat16, which keeps three digits, the sides multiply the same numbers in another order.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One epoch's mean loss of a post in nats, `part` train or val, on each side."""
+
+    epoch: int
+    part: str
+    ours: float
+    peer: float
+
+    @property
+    def difference(self) -> float:
+        """Between the two sides."""
+        return abs(self.ours - self.peer)
+
+
+@dataclass(frozen=True)
+class Side:
+    """What one side took, round by round, and the best validation macro-F1 that it found."""
+
+    name: str
+    rounds: tuple[Spent, ...]
+    macro_f1: float
+    details: Mapping[str, float]
+
+    @property
+    def wall_s(self) -> float:
+        """The median round's."""
+        return median(spent.wall_s for spent in self.rounds)
+
+    @property
+    def cpu_s(self) -> float:
+        """The median round's."""
+        return median(spent.cpu_s for spent in self.rounds)
+
+    def figures(self) -> dict[str, Any]:
+        """As JSON."""
+        rounds = {"wall_s": [spent.wall_s for spent in self.rounds], "cpu_s": [spent.cpu_s for spent in self.rounds]}
+        return {**{name: [round(each, 2) for each in values] for name, values in rounds.items()}, **self._rest()}
+
+    def _rest(self) -> dict[str, float]:
+        return {"val_macro_f1": round(self.macro_f1, 4), **{key: round(each, 2) for key, each in self.details.items()}}
+
+
+def losses(task: Task, peer: Peer, settings: FitParams) -> list[Loss]:
+    """One trial without dropout on both sides, on the same batches: the losses that must be equal.
+
+    Dropout is left out since each side draws its own.
+    """
+    exact = replace(settings, dropout=0.0)
+    (mine,), _ = ours.run_trials(task, [exact])
+    same = Peer.of(task, ours.plan_of(task, exact), "same", peer.logits, peer.loader_workers)
+    (theirs,) = same.run_trials([exact])
+    pairs = zip(mine.history, theirs.history, strict=True)
+    return [
+        Loss(epoch, part, row[f"{part}_loss"], other[f"{part}_loss"])
+        for epoch, (row, other) in enumerate(pairs, start=1)
+        for part in ("train", "val")
+    ]
+
+
+def race(task: Task, peer: Peer, trials: Sequence[FitParams], workers: int, rounds: int) -> list[Side]:
+    """Both sides, alternating; which of them begins alternates too."""
+    details: dict[str, float] = {}
+
+    def run_ours() -> list[Trained]:
+        found, seconds = ours.run_trials(task, trials, workers)
+        details.update(seconds)
+        return found
+
+    runs: dict[str, Callable[[], list[Trained]]] = {"ours": run_ours, "peer": lambda: peer.run_trials(trials)}
+    spent: dict[str, list[Spent]] = {name: [] for name in runs}
+    scores: dict[str, float] = {}
+    for number in range(rounds):
+        for name in list(runs) if number % 2 == 0 else list(runs)[::-1]:
+            found, seconds = timed(runs[name])
+            spent[name].append(seconds)
+            scores[name] = best_of(found).macro_f1
+    return [Side(name, tuple(spent[name]), scores[name], details if name == "ours" else {}) for name in runs]

@@ -1,0 +1,135 @@
+"""What a training holds in memory against what its rehearsal foretells, and what thirty trials leave behind.
+
+python -m benchmarks.memory --model tinyllava --size medium
+python -m benchmarks.memory --model llava --size full --batch-size 4
+
+The first part takes one step and compares the peak of what torch's allocator gave out, weights aside, with what
+`rehearsal`, on which the dry run of `tune` rests, counts without running it. Without dropout, of which a CPU keeps more
+than a GPU. The second trains thirty adapters of different ranks in turn on one base and prints the process's resident
+memory after some of them, the growth from the fifth to the thirtieth, and whether the base is bit for bit what it was.
+Last comes one line of JSON.
+"""
+
+import copy
+import ctypes
+import gc
+import hashlib
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers.utils.logging import set_verbosity_error
+
+from benchmarks import ours, posts, sizes
+from benchmarks.task import Task, fixed_trials
+from src.core.config import FitParams, load_params
+from src.core.paths import SAMPLE
+from src.learning.lora import adapted
+from src.learning.losses import Loss
+from src.learning.outline import META
+from src.learning.rehearsal import rehearse_step
+from src.learning.scoring import Labelled
+from src.models.base import Features, ToneModel
+from src.models.catalog import MODELS
+from src.services.terminal import command, model_option, say, table
+
+TRIALS = 30
+SETTLED = 5  # By then every rank has been there once, and what is made once and kept is there.
+
+
+@command(example="python -m benchmarks.memory --model tinyllava --size medium")
+@model_option(MODELS)
+@click.option("--size", type=click.Choice(sizes.SIZES), default="tiny")
+@click.option("--posts", "folder", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16)
+def main(model: str, size: str, folder: Path, batch_size: int) -> None:
+    """Compare the memory of a step with its rehearsal, and watch thirty trials."""
+    set_verbosity_error()
+    params = load_params()
+    settings = params.fit_of(model, batch_size=batch_size, dropout=0.0, epochs=1)
+    parts = posts.read(folder, max(20, batch_size * 8 // 3), params.seed)
+    with TemporaryDirectory() as place:
+        sized = sizes.make(model, size, Path(place), [post.caption for post in parts.train])
+        task = Task(sized, parts, params.seed, torch.get_num_threads())
+        base = sized.load()
+        foretold, peak = _one_step(base, task, settings, Path(place) / "cache")
+        sizes_mb, same = _thirty_trials(base, task, settings, Path(place) / "cache")
+    growth = sizes_mb[-1] / sizes_mb[SETTLED - 1] - 1
+    table(
+        f"{model}, {size}, batches of {batch_size}",
+        ["", "MB"],
+        [["foretold for a step", foretold / 1e6], ["held", peak / 1e6]],
+    )
+    rows = [[number, sizes_mb[number - 1]] for number in (1, SETTLED, 10, 20, TRIALS)]
+    table("The process after each trial", ["trial", "MB"], rows)
+    say(f"foretold / held {foretold / peak:.3f}")
+    say(f"growth from trial {SETTLED} to {TRIALS}: {growth:.2%}; the base is the same: {same}")
+    figures = {"foretold_bytes": foretold, "peak_bytes": peak, "growth": round(growth, 5), "base_same": same}
+    say(json.dumps({"benchmark": "memory", "model": model, "size": size, "batch_size": batch_size, **figures}))
+
+
+def _one_step(model: ToneModel, task: Task, settings: FitParams, cache: Path) -> tuple[int, int]:
+    with adapted(model, settings, task.seed):
+        data = ours.features(model, task.posts.train, cache)
+        batch = list(range(settings.batch_size))
+        features = data.batch(batch, model.device)
+        peak = _peak(model, data, batch, features, settings)
+        blank = {name: value.to(META) for name, value in features.items()}
+        foretold = rehearse_step(copy.deepcopy(model).to(META), blank, settings, checkpointing=False)
+    return foretold.peak_bytes, peak
+
+
+def _peak(model: ToneModel, data: Labelled, batch: list[int], features: Features, settings: FitParams) -> int:
+    labels_B = data.labels(batch).to(model.device)
+    loss = Loss.of(settings, labels_B.cpu())
+    model.train()
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss(model(features), labels_B).backward()  # type: ignore[no-untyped-call]
+        return torch.cuda.max_memory_allocated() - before + sum(value.nbytes for value in features.values())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        loss(model(features), labels_B).backward()  # type: ignore[no-untyped-call]
+    return _highest(profiler.profiler, sum(value.nbytes for value in features.values()))
+
+
+def _highest(profiler: Any, bytes_now: int) -> int:
+    peak = bytes_now
+    for event in profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            bytes_now += event.nbytes()
+            peak = max(peak, bytes_now)
+    return peak
+
+
+def _thirty_trials(model: ToneModel, task: Task, settings: FitParams, cache: Path) -> tuple[list[float], bool]:
+    before, megabytes = _digest(model), []
+    for trial in fixed_trials(settings, TRIALS):
+        ours.run_trial(model, task, trial, cache)
+        megabytes.append(_resident_mb())
+    return megabytes, _digest(model) == before
+
+
+def _resident_mb() -> float:
+    gc.collect()
+    # What the C library keeps for itself after a free is not held by anybody.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def _digest(model: ToneModel) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.backbone.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    main()

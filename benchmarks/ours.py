@@ -1,0 +1,128 @@
+"""Our side of `benchmarks.search`: one base in memory, one cache built from nothing, then a training a trial."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+
+from benchmarks.task import Plan, Task, Trained, macro_f1
+from src.core.config import FitParams
+from src.core.protocols import Reporter, Silent
+from src.core.records import Post
+from src.learning.features import FeatureStore
+from src.learning.fitting import fit
+from src.learning.lora import adapted, restore
+from src.learning.scoring import Labelled, logits
+from src.models.base import ToneModel
+
+ENCODE_BATCH = 32
+
+Job = Callable[[ToneModel, Task], Trained]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where trials run: one after the other in this process, or in `count` others that share its threads."""
+
+    task: Task
+    count: int
+    pool: ProcessPoolExecutor | None
+
+    def run(self, model: ToneModel, jobs: Sequence[Job]) -> list[Trained]:
+        """What each job gives, in their order; `model` is for those that run here."""
+        if self.pool is None:
+            return [job(model, self.task) for job in jobs]
+        futures = [self.pool.submit(_in_worker, job, self.task, self.threads) for job in jobs]
+        return [future.result() for future in futures]
+
+    @property
+    def threads(self) -> int:
+        """Those of one process."""
+        return max(1, self.task.threads // self.count)
+
+
+@contextmanager
+def workers_for(task: Task, count: int) -> Iterator[Workers]:
+    """Workers that read their base while this process builds the cache."""
+    if count == 1:
+        yield Workers(task, 1, None)
+        return
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+        workers = Workers(task, count, pool)
+        for _ in range(count):
+            pool.submit(_read_base, task, workers.threads)
+        yield workers
+
+
+def run_trials(task: Task, trials: Sequence[FitParams], count: int = 1) -> tuple[list[Trained], dict[str, float]]:
+    """All trials on a cache in a fresh folder, and the seconds that reading the base and building the cache took."""
+    begun = perf_counter()
+    with TemporaryDirectory() as folder, workers_for(task, count) as workers:
+        model = task.sized.load()
+        loaded = perf_counter()
+        build_cache(model, task, trials[0], Path(folder))
+        built = perf_counter()
+        found = workers.run(model, [partial(run_trial, settings=each, cache=Path(folder)) for each in trials])
+    return found, {"load_s": loaded - begun, "cache_s": built - loaded}
+
+
+def build_cache(model: ToneModel, task: Task, settings: FitParams, cache: Path) -> None:
+    """Encode all posts up to the first weight that these settings train."""
+    with adapted(model, settings, task.seed):
+        features(model, (*task.posts.train, *task.posts.val), cache)
+
+
+def run_trial(
+    model: ToneModel, task: Task, settings: FitParams, cache: Path, reporter: Reporter | None = None
+) -> Trained:
+    """Train one adapter as the command `tune` does."""
+    with adapted(model, settings, task.seed):
+        train, val = (features(model, part, cache) for part in (task.posts.train, task.posts.val))
+        found = fit(model, train, val, settings, task.seed, reporter or Silent())
+    # Plain arrays, for a tensor from another process lives no longer than that process.
+    return Trained(settings, found.history, {name: weight.numpy() for name, weight in found.state.items()})
+
+
+def features(model: ToneModel, posts: Sequence[Post], cache: Path) -> Labelled:
+    """The posts with what the model, as it is adapted now, reads of them."""
+    store = FeatureStore.of(cache, model)
+    store.ensure(model, posts, ENCODE_BATCH, lambda _: None)
+    return Labelled(posts, store.table(posts))
+
+
+def score_on_test(task: Task, trained: Trained) -> float:
+    """The score on the test part of a trial's best epoch."""
+    model = task.sized.load()
+    with TemporaryDirectory() as folder, adapted(model, trained.settings, task.seed):
+        restore(model, {name: torch.from_numpy(weight) for name, weight in trained.state.items()})
+        data = features(model, task.posts.test, Path(folder))
+        return macro_f1(task.posts.test, logits(model, data, trained.settings.batch_size))
+
+
+def plan_of(task: Task, settings: FitParams) -> Plan:
+    """What the peer must know of us to train the same modules on the same batches."""
+    model = task.sized.load()
+    with TemporaryDirectory() as folder, adapted(model, settings, task.seed) as adapter:
+        lengths = features(model, task.posts.train, Path(folder)).features.lengths()
+        return Plan(tuple(lengths), tuple(adapter.modules()))
+
+
+@cache
+def _base_of_worker(task: Task, threads: int) -> ToneModel:
+    torch.set_num_threads(threads)
+    return task.sized.load()
+
+
+def _read_base(task: Task, threads: int) -> None:
+    _base_of_worker(task, threads)
+
+
+def _in_worker(job: Job, task: Task, threads: int) -> Trained:
+    return job(_base_of_worker(task, threads), task)

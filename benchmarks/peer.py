@@ -1,0 +1,258 @@
+"""The other side of `benchmarks.search`: what a competent user writes with transformers and peft alone.
+
+`Trainer.hyperparameter_search(backend="optuna")` with a `model_init` that reads the checkpoint anew for every trial and
+puts peft's adapter on it. It is spared what costs time and is not the method: SDPA, no key-value cache, no checkpoints,
+no logging, captions tokenised once, evaluation that stores logits_NK alone, the best epoch's weights kept in memory.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers.trainer import Trainer
+from transformers.trainer_callback import PrinterCallback, TrainerCallback
+from transformers.training_args import TrainingArguments
+
+from benchmarks import peer_models
+from benchmarks.clock import timed
+from benchmarks.peer_inputs import Collator, PostDataset, Replay
+from benchmarks.task import Plan, Task, Trained, macro_f1
+from src.core.config import FitParams
+from src.learning.fitting import Cosine
+
+if TYPE_CHECKING:
+    import optuna
+
+LOADER_WORKERS = (0, 1, 2, 4, 8)
+Choose = Callable[["optuna.Trial"], FitParams]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The peer and its inputs. `order`: "same" as ours, or its "own"; `logits`: at "all" positions or the "last"."""
+
+    task: Task
+    plan: Plan
+    order: str
+    logits: str
+    loader_workers: int
+    dtype: torch.dtype
+    facts: peer_models.Facts
+    parts: Mapping[str, PostDataset]
+    collate: Collator
+
+    @classmethod
+    def of(cls, task: Task, plan: Plan, order: str, logits: str, loader_workers: int = 0) -> "Peer":
+        """The peer for a task; the tokens are ours, so that nothing but the method differs."""
+        model = task.sized.load()
+        parts = {name: PostDataset(model, posts) for name, posts in vars(task.posts).items()}
+        facts, dtype = peer_models.Facts.of(model), model.backbone.dtype
+        return cls(task, plan, order, logits, loader_workers, dtype, facts, parts, Collator(model))
+
+    def run_trials(self, trials: Sequence[FitParams]) -> list[Trained]:
+        """One trial for each of the settings, to its end: Optuna's own choice would be to prune by the median."""
+        from optuna.pruners import NopPruner
+
+        return self.search(lambda trial: trials[trial.number], trials[0], len(trials), pruner=NopPruner())
+
+    def search(self, choose: Choose, first: FitParams, num_trials: int, **study: Any) -> list[Trained]:
+        """A search; `choose` draws a trial's settings, `study` goes to Optuna's `create_study`."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with TemporaryDirectory() as folder:
+            trainer = _Trainer(self, choose, first, folder)
+            trainer.hyperparameter_search(
+                hp_space=lambda trial: {"learning_rate": choose(trial).lr},
+                compute_objective=lambda _: trainer.trial.macro_f1,
+                n_trials=num_trials,
+                direction="maximize",
+                backend="optuna",
+                **study,
+            )
+            return [trial.done() for trial in trainer.trials]
+
+    def build(self, settings: FitParams) -> nn.Module:
+        """A fresh model for a trial."""
+        sized, seed = self.task.sized, self.task.seed
+        return peer_models.build(sized, self.facts, settings, self.plan.adapted, self.logits, seed)
+
+    def score_on_test(self, trained: Trained) -> float:
+        """The score on the test part of a trial's best epoch."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = self.build(trained.settings).to(device).eval()
+        unknown = model.load_state_dict(trained.state, strict=False).unexpected_keys
+        assert trained.state and not unknown, unknown
+        loader = DataLoader(self.parts["test"], trained.settings.batch_size, collate_fn=self.collate)
+        with torch.no_grad():
+            return macro_f1(self.task.posts.test, torch.cat([_logits(model, batch, device) for batch in loader]))
+
+
+def quickest_workers(peer: Peer, settings: FitParams) -> int:
+    """How many dataloader workers train a few batches of the peer's in the least time on this machine."""
+    task = replace(peer.task, posts=peer.task.posts.few(4, settings.batch_size))
+    few, once = Peer.of(task, peer.plan, "own", peer.logits), replace(settings, epochs=1)
+
+    def seconds(count: int) -> float:
+        return timed(lambda: replace(few, loader_workers=count).run_trials([once]))[1].wall_s
+
+    return min((count for count in LOADER_WORKERS if count <= (os.cpu_count() or 1)), key=seconds)
+
+
+@dataclass
+class _Running:
+    settings: FitParams
+    rows: list[dict[str, float]] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    complete: bool = False
+
+    @property
+    def macro_f1(self) -> float:
+        return max(row["val_macro_f1"] for row in self.rows)
+
+    def done(self) -> Trained:
+        return Trained(self.settings, tuple(self.rows), self.state, self.complete)
+
+
+class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
+    """The Trainer with our loss, optimiser and schedule, so that both sides do the same arithmetic."""
+
+    def __init__(self, peer: Peer, choose: Choose, first: FitParams, folder: str) -> None:
+        self.peer = peer
+        self.trials: list[_Running] = []
+        self._choose = choose
+        self._first = first
+        super().__init__(
+            model_init=self._init_model,
+            args=_arguments(first, peer, folder),
+            train_dataset=peer.parts["train"],
+            eval_dataset=peer.parts["val"],
+            data_collator=peer.collate,
+            compute_metrics=self._metrics,
+            callbacks=[_KeepBest(self)],
+        )
+        self.remove_callback(PrinterCallback)
+
+    @property
+    def trial(self) -> _Running:
+        return self.trials[-1]
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().train(*args, **kwargs)
+        self.trial.complete = True  # a pruned trial leaves by an exception
+        return output
+
+    def _init_model(self, trial: "optuna.Trial | None") -> nn.Module:
+        settings = self._first
+        if trial is not None:  # the Trainer makes one before it knows of any trial
+            settings = self._choose(trial)
+            self.trials.append(_Running(settings))
+        return self.peer.build(settings)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if self.peer.order == "own":
+            loader: DataLoader[Any] = super().get_train_dataloader()
+            return loader
+        lengths, seed = self.peer.plan.lengths, self.peer.task.seed
+        sampler = Replay(lengths, self.args.train_batch_size, seed, lambda: len(self.trial.rows) + 1)
+        prepared: DataLoader[Any] = self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=sampler,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+        )
+        return prepared
+
+    def create_optimizer(self, model: Any = None) -> AdamW:
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        settings = self.trial.settings
+        self.optimizer = AdamW(weights, lr=self.args.learning_rate, weight_decay=settings.weight_decay)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        warmup = max(1, round(self.trial.settings.warmup * num_training_steps))
+        self.lr_scheduler = LambdaLR(self.optimizer, Cosine(warmup, num_training_steps))
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        labels_B = inputs.pop("labels")
+        outputs = model(**inputs)
+        smoothing = self.trial.settings.label_smoothing if model.training else 0.0
+        loss = cross_entropy(outputs["logits"], labels_B, label_smoothing=smoothing)
+        if model.training:
+            # The Trainer averages over batches, the last of which may be smaller; our side over posts.
+            self.trial.loss_sum = self.trial.loss_sum.to(loss.device) + loss.detach() * len(labels_B)
+        return (loss, outputs) if return_outputs else loss
+
+    def _metrics(self, evaluated: Any) -> dict[str, float]:
+        logits_NK, labels_N = torch.tensor(evaluated.predictions), torch.tensor(evaluated.label_ids)
+        score = macro_f1(self.peer.task.posts.val, logits_NK)
+        return {"mean_loss": float(cross_entropy(logits_NK, labels_N)), "macro_f1": score}
+
+
+class _KeepBest(TrainerCallback):  # type: ignore[misc] # transformers has no types
+    """Notes every epoch, and keeps the weights of the best one: what `load_best_model_at_end` does by way of disk."""
+
+    def __init__(self, trainer: _Trainer) -> None:
+        self.trainer = trainer
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        trial = self.trainer.trial
+        best = max((row["val_macro_f1"] for row in trial.rows), default=-1.0)
+        train_loss = trial.loss_sum.item() / len(self.trainer.train_dataset)
+        trial.loss_sum = torch.zeros(())
+        row = {
+            "train_loss": train_loss,
+            "val_loss": metrics["eval_mean_loss"],
+            "val_macro_f1": metrics["eval_macro_f1"],
+        }
+        trial.rows.append({"epoch": len(trial.rows) + 1, **row})
+        if row["val_macro_f1"] > best:
+            trial.state = _trainable_state(self.trainer.model)
+
+
+def _arguments(settings: FitParams, peer: Peer, folder: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        num_train_epochs=settings.epochs,
+        max_grad_norm=settings.max_grad_norm,
+        eval_strategy="epoch",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_num_workers=peer.loader_workers,
+        # Not persistent: the search drops each trial's loader in a cycle, and its workers then end by a timeout of 5 s.
+        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not torch.cuda.is_available(),
+        seed=peer.task.seed,
+    )
+
+
+def _trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _logits(model: nn.Module, batch: dict[str, Tensor], device: torch.device) -> Tensor:
+    logits_BK: Tensor = model(**{name: value.to(device) for name, value in batch.items() if name != "labels"})["logits"]
+    return logits_BK.cpu()

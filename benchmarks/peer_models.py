@@ -1,0 +1,134 @@
+"""What the peer trains: the bare model of transformers with peft's adapters, by the model's own forward.
+
+Letters of tensor shapes: B batch, T tokens, D width, K tones, V vocabulary.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from benchmarks.peer_inputs import image_token
+from benchmarks.sizes import Sized
+from src.core.config import FitParams
+from src.core.labels import TONES
+from src.learning.heads import ClassifierHead
+from src.models.base import ToneModel
+from src.models.language import LanguageToneModel
+
+LOGITS = ("all", "last")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model before any is loaded: its width, and for a language model its tokens."""
+
+    width: int
+    is_language_model: bool
+    image_token: int
+    tone_ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, model: ToneModel) -> "Facts":
+        """The facts of one of ours."""
+        if not isinstance(model, LanguageToneModel):
+            return cls(model.width, False, 0, ())
+        words = model.tokenizer([f" {tone}" for tone in TONES], add_special_tokens=False)["input_ids"]
+        token = image_token(model.backbone.config, model.tokenizer)
+        return cls(model.width, True, token, tuple(ids[0] for ids in words))
+
+
+class WordsModel(nn.Module):
+    """The language model's logits of the three tones' words where the answer would begin."""
+
+    def __init__(self, backbone: Any, words: Sequence[int], logits: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.words = list(words)
+        self.keep_last = logits == "last"
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> dict[str, Any]:
+        """`logits`: logits_BK."""
+        keep = {"logits_to_keep": ends[:, None]} if self.keep_last else {}
+        logits_BTV = self.backbone(
+            pixel_values=pixel_values, input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **keep
+        ).logits
+        logits_BV = logits_BTV[:, 0] if self.keep_last else _at(logits_BTV, ends)
+        return {"logits": logits_BV[:, self.words].float()}
+
+
+class PooledModel(nn.Module):
+    """A classifier on the language model's last hidden state where the answer would begin."""
+
+    def __init__(self, backbone: Any, head: nn.Module, logits: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.keep_last = logits == "last"
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> dict[str, Any]:
+        """`logits`: logits_BK."""
+        output = self.backbone(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_hidden_states=True,
+            use_cache=False,
+            **({"logits_to_keep": ends[:, None]} if self.keep_last else {}),
+        )
+        # BLIP-2 hands its language model's output on whole.
+        states = getattr(output, "language_model_outputs", output).hidden_states
+        return {"logits": self.head(_at(states[-1], ends).float())}
+
+
+class TowersModel(nn.Module):
+    """A classifier on CLIP's two embeddings, side by side."""
+
+    def __init__(self, backbone: Any, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> dict[str, Any]:
+        """`logits`: logits_BK."""
+        image_BD = self.backbone.get_image_features(pixel_values=pixel_values).pooler_output
+        text_BD = self.backbone.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        return {"logits": self.head(torch.cat([image_BD, text_BD], dim=-1).float())}
+
+
+def build(
+    sized: Sized, facts: Facts, settings: FitParams, adapted: Sequence[str], logits: str, seed: int
+) -> WordsModel | PooledModel | TowersModel:
+    """A fresh model for one trial, its weights drawn in the order of ours: first the adapter's, then the head's."""
+    backbone = sized.backbone()
+    if facts.is_language_model and backbone.config.image_token_id is None:
+        backbone.config.image_token_index = facts.image_token
+    torch.manual_seed(seed)
+    backbone.requires_grad_(False)
+    if settings.rank:
+        with warnings.catch_warnings():
+            # peft 0.21 asks for a name that transformers 5.23 has begun to rename.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            backbone = get_peft_model(backbone, _lora(settings, adapted))
+    if settings.objective == "words":
+        return WordsModel(backbone, facts.tone_ids, logits)
+    head = ClassifierHead(facts.width, settings)
+    return PooledModel(backbone, head, logits) if facts.is_language_model else TowersModel(backbone, head)
+
+
+def _lora(settings: FitParams, adapted: Sequence[str]) -> LoraConfig:
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(adapted),
+        bias="none",
+    )
+
+
+def _at(values_BTX: Tensor, ends: Tensor) -> Tensor:
+    return values_BTX[torch.arange(len(ends), device=ends.device), ends]

@@ -1,0 +1,54 @@
+"""The posts that benchmarks train on: the sample, or some of a folder in MVSA's layout."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from src.core.labels import agreement
+from src.core.paths import SAMPLE
+from src.core.records import Post
+from src.data import mvsa
+from src.data.images import MAX_PIXELS
+from src.data.split import stratified
+
+SHARE = 0.2  # of val, and of test; three times as much is left for train
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Labelled posts, divided; test is left alone by what only times training."""
+
+    train: tuple[Post, ...]
+    val: tuple[Post, ...]
+    test: tuple[Post, ...]
+
+    def few(self, batches: int, batch_size: int) -> "Parts":
+        """So many batches of train at most, and a third as many of val."""
+        return Parts(self.train[: batches * batch_size], self.val[: max(1, batches // 3) * batch_size], ())
+
+
+def read(folder: Path = SAMPLE, num_posts: int | None = None, seed: int = 7) -> Parts:
+    """Posts whose two labels agree, train to val as 3 to 1.
+
+    Args:
+        folder: in MVSA's layout.
+        num_posts: of train and val together, drawn with the tones in the folder's own shares; all, if there are fewer.
+        seed: decides which are drawn, and which part a post is in.
+    """
+    found = mvsa.survey(mvsa.find_root(folder))
+    labels = {key: label for key, pair in found.pairs.items() if (label := agreement(*pair))}
+    chosen = set(labels if num_posts is None else _draw(labels, round(num_posts / (1 - SHARE)), seed))
+    few = replace(found, pairs={key: pair for key, pair in found.pairs.items() if key in chosen})
+    posts = mvsa.read_folder(few, "agreement", MAX_PIXELS, lambda: None).posts
+    part_of = stratified(posts, SHARE, SHARE, seed)
+    train, val, test = (tuple(post for post in posts if part_of[post.id] == part) for part in ("train", "val", "test"))
+    return Parts(train, val, test)
+
+
+def _draw(labels: Mapping[str, str], count: int, seed: int) -> list[str]:
+    chance, drawn = random.Random(seed), []
+    for tone in dict.fromkeys(labels.values()):
+        keys = [key for key, label in labels.items() if label == tone]
+        drawn += chance.sample(keys, min(len(keys), round(count * len(keys) / len(labels))))
+    return drawn

@@ -1,0 +1,212 @@
+"""The models at the sizes that benchmarks run them at; all have random weights, which cost what trained ones cost.
+
+tiny         what `scale: tiny` makes: a second a training, to see that a benchmark works
+medium       about 40M parameters and a vocabulary of 2,048, so that the language model's head is about 6% of its body,
+             as in the real checkpoints; what figures on CPUs are quoted for
+medium-32k   the same with a vocabulary of 32,064, which weighs far more beside so narrow a body
+full         the published dimensions, built on the GPU in bfloat16; needs one
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.core.errors import Refusal
+from src.learning.workspace import load_model
+from src.models import tiny
+from src.models.base import Checkpoint, ToneModel
+from src.models.catalog import folder_digest, model_class, resolve
+
+SIZES = ("tiny", "medium", "medium-32k", "full")
+VOCABULARY = {"medium": 2048, "medium-32k": 32_064}
+IMAGE_TOKEN = "<image>"
+GPU = "cuda"
+
+Changes = Mapping[str, Any]
+
+# Half of what keeps the variance of what flows through random layers (`src.models.tiny`), and about transformers' own
+# 0.02: at the whole of it rounding in float32 grows through two epochs of training to some 1e-5 of the loss.
+_VISION_384 = {
+    "hidden_size": 384,
+    "num_attention_heads": 6,
+    "intermediate_size": 1536,
+    "initializer_range": 0.5 * 384**-0.5,
+}
+_VISION_14 = {"image_size": 112, "patch_size": 14}
+_LLAMA_512 = {
+    "hidden_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "intermediate_size": 1376,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.5 * 512**-0.5,
+}
+_LLAVA = {
+    "vision_config": {**_VISION_384, **_VISION_14, "num_hidden_layers": 10},
+    "image_seq_length": 64,
+    "initializer_range": 0.5 * 512**-0.5,
+}
+_TOWER_512 = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8}
+MEDIUM: Mapping[str, Changes] = {
+    "llava": {**_LLAVA, "text_config": _LLAMA_512},
+    "tinyllava": {**_LLAVA, "text_config": {**_LLAMA_512, "num_key_value_heads": 2}},
+    # The vision tower takes 0.45 times the operations of the language model's step, as ViT-g beside OPT-2.7B.
+    "blip2": {
+        "vision_config": {
+            "hidden_size": 512,
+            "num_attention_heads": 8,
+            "intermediate_size": 2048,
+            "num_hidden_layers": 8,
+            "initializer_range": 0.5 * 512**-0.5,
+            **_VISION_14,
+        },
+        "qformer_config": {
+            "hidden_size": 384,
+            "encoder_hidden_size": 512,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 6,
+            "initializer_range": 0.5 * 384**-0.5,
+        },
+        "text_config": {
+            "hidden_size": 512,
+            "word_embed_proj_dim": 512,
+            "ffn_dim": 2048,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 8,
+            "init_std": 0.5 * 512**-0.5,
+        },
+        "num_query_tokens": 32,
+    },
+    # Half the layers of ViT-B/32 and of its text tower, at their widths; 49 patches as there at 224 pixels.
+    "clip": {
+        "vision_config": {
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 12,
+            "image_size": 112,
+            "patch_size": 16,
+        },
+        "text_config": _TOWER_512,
+        "projection_dim": 512,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A model at one size; its tokenizer and processor are in `checkpoint.source`, below full size its weights too."""
+
+    name: str
+    size: str
+    checkpoint: Checkpoint
+
+    def load(self) -> ToneModel:
+        """Our model, on the device and in the precision that the commands would take."""
+        if self.size != "full":
+            return load_model(self.name, self.checkpoint)
+        kind = model_class(self.name)
+        processors = kind.processors(self.checkpoint.source)
+        side = kind.published_config().vision_config.image_size
+        model = kind(_full(self.name, processors[0]), processors[0], _with_side(processors[1], side), self.checkpoint)
+        return model.to(GPU)
+
+    def backbone(self) -> Any:
+        """The bare model of transformers with the same weights, loaded as its documentation says."""
+        kind = model_class(self.name)
+        if self.size == "full":
+            return _full(self.name, kind.processors(self.checkpoint.source)[0])
+        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+        return kind.architecture().from_pretrained(self.checkpoint.source, dtype=dtype, attn_implementation="sdpa")
+
+
+def make(name: str, size: str, folder: Path, captions: Sequence[str]) -> Sized:
+    """Write to `folder` what the model needs at a size; the tokenizer is trained on `captions`.
+
+    Raises:
+        Refusal: the size is full and there is no GPU.
+    """
+    if size == "full" and not torch.cuda.is_available():
+        raise Refusal("size full needs a GPU that torch can see: run medium here")
+    checkpoint = resolve(name, "tiny", folder / "tiny", captions)
+    if size in VOCABULARY:
+        checkpoint = _medium(name, size, Path(checkpoint.source), folder / size)
+    if size == "full":
+        checkpoint = Checkpoint(checkpoint.source, f"random-{tiny.SEED}", "full")
+    return Sized(name, size, checkpoint)
+
+
+def describe(model: ToneModel) -> dict[str, int]:
+    """How many weights there are: in all, and in the language model's head if it has one."""
+    head = getattr(model, "vocabulary_head", None)
+    total = sum(weight.numel() for weight in model.backbone.parameters())
+    return {"parameters": total, **({"head_parameters": head.weight.numel()} if head is not None else {})}
+
+
+def _medium(name: str, size: str, source: Path, folder: Path) -> Checkpoint:
+    kind = model_class(name)
+    tokenizer, image_processor = kind.processors(str(source))
+    kind_of_config = kind.architecture().config_class
+    small = kind_of_config.from_pretrained(source).to_dict()
+    changes = _merged(MEDIUM[name], {"text_config": {**MEDIUM[name]["text_config"], "vocab_size": VOCABULARY[size]}})
+    config = kind_of_config.from_dict(_merged(small, changes))
+    side = config.vision_config.image_size
+    tiny.save(folder, lambda: _built(name, config), tokenizer, _with_side(image_processor, side))
+    return Checkpoint(str(folder), folder_digest(folder), "tiny")
+
+
+def _full(name: str, tokenizer: Any) -> Any:
+    config = model_class(name).published_config()
+    _know_tokens(config, tokenizer)
+    with torch.random.fork_rng(), torch.device(GPU), _default_dtype(torch.bfloat16):
+        torch.manual_seed(tiny.SEED)
+        return _built(name, config)
+
+
+def _built(name: str, config: Any) -> Any:
+    backbone = model_class(name).architecture()(config)
+    if hasattr(backbone, "query_tokens"):
+        # transformers starts BLIP-2's queries at zero, which would make all of them ask the same.
+        nn.init.normal_(backbone.query_tokens)
+    return backbone
+
+
+def _know_tokens(config: Any, tokenizer: Any) -> None:
+    """Make a published configuration fit another tokenizer, and drop nothing where we drop nothing."""
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    config.text_config.update({name: getattr(tokenizer, name) for name in names})
+    if IMAGE_TOKEN in tokenizer.get_vocab():
+        config.image_token_index = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    for part in (config.text_config, getattr(config, "qformer_config", None)):
+        for dropout in ("dropout", "hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if hasattr(part, dropout):
+                setattr(part, dropout, 0.0)
+
+
+def _with_side(image_processor: Any, side: int) -> Any:
+    names = [name for name in ("size", "crop_size") if getattr(image_processor, name, None)]
+    changes = {name: dict.fromkeys(dict(getattr(image_processor, name)), side) for name in names}
+    return type(image_processor).from_dict({**image_processor.to_dict(), **changes})
+
+
+def _merged(base: Changes, changes: Changes) -> dict[str, Any]:
+    nested = {key: _merged(base[key], value) for key, value in changes.items() if isinstance(value, Mapping)}
+    return {**base, **changes, **nested}
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
