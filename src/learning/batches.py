@@ -17,7 +17,7 @@ BATCHES_A_BUCKET = 16
 def in_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Batches of post numbers, shortest captions first, so that hardly anything is padding."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    return _cut(order, batch_size)
+    return cut(order, batch_size)
 
 
 def shuffled(
@@ -31,9 +31,9 @@ def shuffled(
     chance = random.Random(seed)
     order = list(range(len(lengths))) if balance is None else _draw_balanced(balance, chance)
     chance.shuffle(order)
-    buckets = _cut(order, batch_size * BATCHES_A_BUCKET)
+    buckets = cut(order, batch_size * BATCHES_A_BUCKET)
     batches = [
-        batch for bucket in buckets for batch in _cut(sorted(bucket, key=lambda index: lengths[index]), batch_size)
+        batch for bucket in buckets for batch in cut(sorted(bucket, key=lambda index: lengths[index]), batch_size)
     ]
     chance.shuffle(batches)
     return batches
@@ -55,5 +55,6 @@ def _stack(values: Sequence[Tensor]) -> Tensor:
     return pad_sequence(list(values), batch_first=True)
 
 
-def _cut(order: Sequence[int], size: int) -> list[list[int]]:
+def cut(order: Sequence[int], size: int) -> list[list[int]]:
+    """The same in pieces of `size`, the last of which may be shorter."""
     return [list(order[start : start + size]) for start in range(0, len(order), size)]

@@ -17,7 +17,7 @@ from src.core.config import FitParams
 from src.core.errors import Refusal
 from src.core.protocols import Reporter
 from src.core.records import Prediction
-from src.learning.batches import shuffled
+from src.learning.batches import cut, shuffled
 from src.learning.lora import restore, trainable_state
 from src.learning.losses import Loss
 from src.learning.metrics import scores
@@ -53,7 +53,7 @@ def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, s
     best: Fit | None = None
     for epoch in range(1, settings.epochs + 1):
         batches = _batches(train, settings, seed * 1000 + epoch)
-        losses = [_step(model, optimizer, schedule, train, _cut(batch, micro), loss) for batch in batches]
+        losses = [_step(model, optimizer, schedule, train, cut(batch, micro), loss) for batch in batches]
         train_loss = sum(losses) / len(train.posts)
         found, row = _validate(model, val, settings)
         history.append({"epoch": epoch, "train_loss": train_loss, **row})
@@ -71,10 +71,6 @@ def _batches(data: Labelled, settings: FitParams, seed: int) -> list[list[int]]:
     """The posts of each optimiser step: in whatever pieces a step is computed, they are the same."""
     balance = [post.label for post in data.posts] if settings.sampling == "balanced" else None
     return shuffled(data.features.lengths(), settings.batch_size * settings.accumulation, seed, balance)
-
-
-def _cut(batch: list[int], size: int) -> list[list[int]]:
-    return [batch[start : start + size] for start in range(0, len(batch), size)]
 
 
 def _is_better(row: Mapping[str, float], best: Mapping[str, float], settings: FitParams) -> bool:
