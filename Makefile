@@ -2,11 +2,13 @@
 #
 #   make repro                      everything: dvc repro
 #   make test ARGS="-k catalog"     ARGS is handed on
+#   make test JOBS=0 ARGS=--pdb     the tests in one process; JOBS is how many share them
 #   make ui PORT=5001
 #   make PYTHON=python3.12 test     the Python that .venv is made with, 3.11 or newer
 
 PYTHON ?= python3
 PORT ?= 5000
+JOBS ?= 2
 VENV ?= .venv
 # A copy of the lock that was installed: written last, so that an installation cut short counts as none.
 INSTALLED := "$(VENV)/installed.lock"
@@ -25,8 +27,10 @@ help: ## Say what the targets do
 repro: setup ## Run the pipeline: every stage whose inputs have changed
 	@$(RUN) dvc repro $(ARGS)
 
+# A file is run by one process, with its fixtures: the main job is done once. Files begin in their own order, in which
+# the longest come early and the quick ones of tests/ itself last, so that no process ends long before another.
 test: setup ## Run the tests
-	@$(RUN) pytest $(ARGS)
+	@$(RUN) pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Check style and types
 	@$(RUN) ruff check
@@ -48,7 +52,8 @@ lock: ## Choose anew the newest versions that pyproject.toml allows, and write r
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
 	$(PYTHON) -m venv "$$folder" && \
 	"$$folder/bin/python" -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-		print(*project["dependencies"], *project["optional-dependencies"]["dev"], sep="\n")' > "$$folder/wanted.txt" && \
+		extras = project["optional-dependencies"]; \
+		print(*project["dependencies"], *extras["dev"], *extras["cluster"], sep="\n")' > "$$folder/wanted.txt" && \
 	"$$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$$folder/wanted.txt" && \
 	"$$folder/bin/python" -m pip freeze --all --exclude pip > "$$folder/found.txt" && \
 	{ sed -n '/^#/p' requirements.lock; sed 's/+cpu$$//' "$$folder/found.txt"; } > "$$folder/new.lock" && \

@@ -1,5 +1,6 @@
 import copy
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,11 @@ import pytest
 if TYPE_CHECKING:
     from src.core.records import Post
     from src.models.base import ToneModel
+    from tests.servers import Postgres
+
+# One thread for each process, those that tests start included: several that took all cores would hold each other up,
+# and sums would come in another order on another machine. Said before torch is imported, which reads it only then.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +46,6 @@ def tiny_model(posts: "list[Post]", tmp_path_factory: pytest.TempPathFactory) ->
 
     from src.models.catalog import model_class, resolve
 
-    torch.set_num_threads(1)
     folder, kept = tmp_path_factory.mktemp("checkpoints"), {}
 
     def own(name: str) -> "ToneModel":
@@ -50,3 +55,12 @@ def tiny_model(posts: "list[Post]", tmp_path_factory: pytest.TempPathFactory) ->
         return copy.deepcopy(kept[name])
 
     return own
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Postgres]":
+    """A running PostgreSQL server. A test that stops it starts it again."""
+    from tests.servers import needed_postgres_programs, postgres_server
+
+    with postgres_server(needed_postgres_programs()) as server:
+        yield server

@@ -23,7 +23,10 @@ LOCKED = {canonicalize_name(name): pin for name, pin in re.findall(r"^([^#=\s]+)
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
 WORKFLOWS = sorted((ROOT / ".github").rglob("*.yml"))
-DIRECT = [Requirement(line) for line in (*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"])]
+EXTRAS = PROJECT["optional-dependencies"]
+DIRECT = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["cluster"])]
+# What is asked of a package beyond itself, as in psycopg[binary].
+ASKED = {canonicalize_name(wanted.name): ["", *wanted.extras] for wanted in DIRECT}
 
 
 def test_the_lock_holds_exact_versions_and_nothing_else() -> None:
@@ -46,8 +49,9 @@ def test_the_lock_has_no_package_for_one_kind_of_device() -> None:
 def test_the_lock_has_all_that_its_packages_need(python: str) -> None:
     missing = []
     for name in LOCKED:
+        asked = [{"python_version": python, "extra": extra} for extra in ASKED.get(name, [""])]
         for need in map(Requirement, requires(name) or []):
-            here = need.marker is None or need.marker.evaluate({"python_version": python, "extra": ""})
+            here = need.marker is None or any(map(need.marker.evaluate, asked))
             if here and not need.specifier.contains(LOCKED.get(canonicalize_name(need.name), ""), prereleases=True):
                 missing.append(f"{name} needs {need}")
     assert not missing, missing
@@ -104,6 +108,24 @@ def test_ci_goes_through_the_makefile() -> None:
     assert {"repro", "test", "ui", "lint", "help"} <= TARGETS
 
 
+@pytest.mark.parametrize(("failing", "code"), [("none", 0), ("lint", 1), ("test", 1)])
+def test_ci_runs_both_and_says_that_it_is_ci(tmp_path: Path, failing: str, code: int) -> None:
+    # With an initdb on PATH, nothing is installed.
+    for name, line in {"make": f'echo "$1 $CI"; [ "$1" != {failing} ]', "initdb": ""}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(["bash", ROOT / ".ci/run"], env=environment, capture_output=True, text=True)
+    assert (done.stdout.splitlines(), done.returncode) == (["lint 1", "test 1"], code)
+
+
+def test_a_test_has_one_thread() -> None:
+    import torch
+
+    assert torch.get_num_threads() == 1
+
+
 # A Python that makes the virtual environment out of copies of itself and writes down what it is asked to do.
 STAND_IN = """#!/bin/sh
 case "$*" in
@@ -130,7 +152,7 @@ class Checkout:
 
     def make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         # What an outer make was told is not for this one.
-        outer = ("MAKE", "MFLAGS", "MLFLOW", "ARGS", "PORT", "VENV")
+        outer = ("MAKE", "MFLAGS", "MLFLOW", "ARGS", "JOBS", "PORT", "VENV")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
         command = ["make", f"PYTHON={self.python}", *arguments]
         return subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=60)
@@ -153,7 +175,7 @@ LINT = ["-m ruff check", "-m ruff format --check", "-m mypy"]
     ("target", "runs"),
     [
         ("repro", ["-m dvc repro"]),
-        ("test", ["-m pytest"]),
+        ("test", ["-m pytest -n 2 --dist loadfile --no-loadscope-reorder ?"]),
         ("lint", LINT),
         ("ui", [r"-m mlflow ui --host 127.0.0.1 --port 5000 .*--backend-store-uri sqlite:///mlruns/mlflow.db"]),
     ],
