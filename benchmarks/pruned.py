@@ -18,8 +18,9 @@ from benchmarks.clock import Spent, timed
 from benchmarks.peer import Peer
 from benchmarks.task import Task, Trained, best_of
 from src.core.config import FitParams, Params, Range, Setting, load_params
-from src.core.errors import Pruned, Refusal
+from src.core.errors import Refusal
 from src.models.base import ToneModel
+from src.services.plan import StudyPlan
 from src.services.spaces import Encoding, is_whole
 from src.services.studies import Study, Ticket, open_study
 
@@ -54,17 +55,21 @@ class Search:
     def study(self) -> Study:
         """The study, made if it is not there."""
         params = load_params()
-        return open_study(
-            self.url,
-            NAME,
-            params.space_of(self.model),
-            known_good=params.tune.known_good.get(self.model, ()),
+        tune = params.tune
+        plan = StudyPlan(
+            name=NAME,
+            space=params.space_of(self.model),
+            known_good=tune.known_good.get(self.model, ()),
             seed=self.seed,
-            startup_trials=params.tune.startup_trials,
-            pruner=params.tune.pruner,
-            min_epochs=params.tune.min_epochs,
-            reduction_factor=params.tune.reduction_factor,
+            startup_trials=tune.startup_trials,
+            pruner=tune.pruner,
+            min_epochs=tune.min_epochs,
+            max_epochs=self.settings.epochs,
+            reduction_factor=tune.reduction_factor,
         )
+        study = open_study(self.url, plan)
+        study.line_up(len(plan.known_good))
+        return study
 
 
 def searches(task: Task, peer: Peer, settings: FitParams, trials: int, workers: int, seeds: int) -> list[Found]:
@@ -130,13 +135,13 @@ def _trial(model: ToneModel, task: Task, search: Search, cache_folder: Path) -> 
     reporter = _Reporter(ticket)
     try:
         trained = ours.run_trial(model, task, settings, cache_folder, reporter)
-        study.tell(ticket, trained.macro_f1)
-    except Pruned:
-        study.prune(ticket)
-        return Trained(settings, tuple(reporter.rows), {}, complete=False)
     except Refusal as refusal:
-        study.fail(ticket, str(refusal))
+        study.fail(ticket.number, str(refusal))
         return Trained(settings, tuple(reporter.rows), {}, complete=False)
+    if reporter.pruned:
+        study.prune(ticket.number)
+        return replace(trained, complete=False)
+    study.tell(ticket.number, trained.macro_f1)
     return trained
 
 
@@ -151,10 +156,15 @@ class _Reporter:
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
         self.rows: list[Mapping[str, float]] = []
+        self.pruned = False
 
-    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def on_step(self) -> None:
+        pass
+
+    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         self.rows.append(metrics)
-        self.ticket.report(epoch, metrics["val_macro_f1"])
+        self.pruned = not self.ticket.report(epoch, metrics)
+        return not self.pruned
 
 
 def _peer(peer: Peer, settings: FitParams, trials: int, prunes: bool) -> list[Trained]:

@@ -36,11 +36,12 @@ from statistics import fmean, stdev
 import numpy as np
 import numpy.typing as npt
 import optuna
+from optuna.samplers import RandomSampler
 
 from src.core.config import Pruning, Range, Space
-from src.core.errors import Pruned
+from src.services.plan import StudyPlan
 from src.services.pruners import pruner_of
-from src.services.spaces import Encoding
+from src.services.storages import Patience
 from src.services.studies import Study, Ticket, open_study
 
 SEARCHES, TRIALS, EPOCHS = 120, 30, 9
@@ -116,23 +117,30 @@ def _curves(speed: float, seed: int) -> Curves:
     return Curves(true_TE, true_TE + rng.normal(0, NOISE, true_TE.shape))
 
 
+def _plan(pruner: Pruning, min_epochs: int) -> StudyPlan:
+    return StudyPlan(
+        name="pruning",
+        space=SPACE,
+        seed=0,
+        startup_trials=STARTUP_TRIALS,
+        sampler="random",
+        pruner=pruner,
+        min_epochs=min_epochs,
+        max_epochs=EPOCHS,
+        reduction_factor=REDUCTION_FACTOR,
+    )
+
+
 def _in_memory(pruner: Pruning, min_epochs: int) -> Study:
-    optuna_pruner = pruner_of(pruner, STARTUP_TRIALS, min_epochs, REDUCTION_FACTOR)
-    study = optuna.create_study(direction="maximize", pruner=optuna_pruner)
-    return Study(study, Encoding(SPACE), 0, STARTUP_TRIALS)
+    plan, storage = _plan(pruner, min_epochs), optuna.storages.InMemoryStorage()
+    study = optuna.create_study(
+        storage=storage, study_name=plan.name, direction="maximize", sampler=RandomSampler(), pruner=pruner_of(plan)
+    )
+    return Study(study, storage, plan, Patience("in memory", 0))
 
 
 def _stored(pruner: Pruning, min_epochs: int) -> Study:
-    return open_study(
-        "sqlite://",
-        "pruning",
-        SPACE,
-        seed=0,
-        startup_trials=STARTUP_TRIALS,
-        pruner=pruner,
-        min_epochs=min_epochs,
-        reduction_factor=REDUCTION_FACTOR,
-    )
+    return open_study("sqlite://", _plan(pruner, min_epochs))
 
 
 def _search(study: Study, curves: Curves) -> Outcome:
@@ -146,12 +154,10 @@ def _search(study: Study, curves: Curves) -> Outcome:
 
 
 def _train(study: Study, ticket: Ticket, scores: list[float]) -> None:
-    try:
-        for epoch, score in enumerate(scores, start=1):
-            ticket.report(epoch, score)
-        study.tell(ticket, max(scores))
-    except Pruned:
-        study.prune(ticket)
+    if all(ticket.report(epoch, {"val_macro_f1": score}) for epoch, score in enumerate(scores, start=1)):
+        study.tell(ticket.number, max(scores))
+    else:
+        study.prune(ticket.number)
 
 
 def _row(world: str, way: tuple[Pruning, int], found: list[Outcome], unpruned: list[Outcome]) -> Row:

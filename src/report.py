@@ -12,6 +12,7 @@ from src.core.labels import TONES
 from src.core.paths import DATA_REPORT, REPORT, SPLIT_REPORT, stage_folder
 from src.core.published import PUBLISHED, Published
 from src.core.records import Scores, read_json, read_predictions, read_table, write_bytes, write_table, write_text
+from src.services.honesty import honesty_of
 from src.services.terminal import command, say, table
 
 TITLE = "Tone of social-media posts: LoRA-tuned vision-language models"
@@ -110,6 +111,7 @@ def _detail(outcome: Outcome) -> dict[str, Any]:
         "confusion-before": plots.confusion_matrix(outcome.before.confusion, TONES, f"{outcome.model}, zero-shot"),
         "confusion-after": plots.confusion_matrix(outcome.after.confusion, TONES, f"{outcome.model}, tuned"),
         "learning-curves": plots.learning_curves(outcome.history, f"{outcome.model}, training"),
+        "honesty": honesty_of(outcome.model),
     }
 
 

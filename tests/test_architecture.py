@@ -21,28 +21,38 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 
 # Imports go down only. Rooms of one floor do not know each other, and each command is a room of its own.
-COMMAND_FLOOR = 3
-FLOORS = {"learning": 2, "services": 2, "models": 1, "data": 1, "core": 0}
+COMMAND_FLOOR = 4
+FLOORS = {"search": 3, "learning": 2, "services": 2, "models": 1, "data": 1, "core": 0}
 
 # One door a library: where it may be imported. A library that is not here has none.
 DOORS = {
+    "accelerate": ["src/learning/parallel.py"],
     "click": ["src/*.py", "src/services/terminal.py"],
     "dvc": ["src/ingest.py"],
     "jinja2": ["src/services/pages.py"],
-    "matplotlib": ["src/services/plots.py"],
-    "mlflow": ["src/services/registry.py", "src/services/tracking.py"],
+    "matplotlib": ["src/services/plots.py", "src/services/search_plots.py"],
+    "grpc": ["src/services/storages.py"],
+    "mlflow": ["src/services/registry.py", "src/services/store.py", "src/services/tracking.py"],
     "numpy": ["src/learning/*.py"],
-    "optuna": ["src/services/pruners.py", "src/services/studies.py"],
+    "optuna": [
+        "src/services/insights.py",
+        "src/services/pruners.py",
+        "src/services/samplers.py",
+        "src/services/storages.py",
+        "src/services/studies.py",
+        "src/services/trials.py",
+    ],
     "pandas": ["src/services/registry.py"],
     "peft": ["src/learning/lora.py"],
     # Files become pictures in images alone; sample draws some.
     "PIL": ["src/data/images.py", "src/data/sample.py"],
     "ray": ["src/services/workers.py"],
-    "rich": ["src/services/terminal.py"],
+    "rich": ["src/services/board.py", "src/services/terminal.py"],
     "safetensors": ["src/learning/*.py", "src/models/*.py"],
     "sklearn": ["src/data/split.py", "src/learning/metrics.py"],
+    "scipy": ["src/learning/spread.py"],
     # Optuna's and MLflow's stores fail with its errors.
-    "sqlalchemy": ["src/services/studies.py", "src/services/tracking.py"],
+    "sqlalchemy": ["src/services/storages.py", "src/services/store.py"],
     "tokenizers": ["src/models/*.py"],
     "torch": ["src/learning/*.py", "src/models/*.py"],
     "transformers": ["src/models/*.py"],

@@ -14,7 +14,9 @@ from src.core.parsing import build
 from src.core.paths import PARAMS
 
 Setting = int | float | str
-Pruning = Literal["halving", "median", "none"]
+Pruning = Literal["halving", "hyperband", "median", "none"]
+Sampling = Literal["tpe", "gp", "random"]
+Objective = Literal["macro_f1", "parameters"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -157,10 +159,13 @@ class TuneParams:
     No trial is pruned before it has trained `min_epochs` epochs. With `pruner` halving it is compared after that many,
     `reduction_factor` times as many, and so on, and each time one in `reduction_factor` goes on.
     `known_good` settings are tried first: the study's own, and what is known to work at the tiny scale.
+    `objectives` are validation macro-F1 (upwards) alone, or with the number of trainable parameters (downwards).
     """
 
     trials: int
     startup_trials: int
+    sampler: Sampling = "tpe"
+    objectives: tuple[Objective, ...] = ("macro_f1",)
     pruner: Pruning
     min_epochs: int
     reduction_factor: int = 3
@@ -172,6 +177,8 @@ class TuneParams:
         _require(self.startup_trials >= 0, "startup_trials must not be negative")
         _require(self.min_epochs >= 1, "min_epochs must be at least 1")
         _require(self.reduction_factor >= 2, "reduction_factor must be at least 2")
+        _require(self.objectives[:1] == ("macro_f1",), "objectives must begin with macro_f1")
+        _require(len(set(self.objectives)) == len(self.objectives), "objectives must not be named twice")
         settings = {setting.name for setting in dataclasses.fields(FitParams)}
         for model, space in self.spaces.items():
             for name in set(space) - settings:
@@ -189,6 +196,16 @@ class EvaluateParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RepeatParams:
+    """How often the winner of a search, and the settings it has to beat, are trained again: seeds for each."""
+
+    seeds: int
+
+    def __post_init__(self) -> None:
+        _require(self.seeds >= 2, "seeds must be at least 2: one score has no spread")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params:
     """The whole of params.yaml. `scale` chooses the checkpoints: made on the spot (tiny) or the Hub's (full)."""
 
@@ -200,6 +217,7 @@ class Params:
     encode: EncodeParams
     fit: dict[str, dict[str, Setting | bool]]
     tune: TuneParams
+    repeat: RepeatParams
     evaluate: EvaluateParams
 
     def __post_init__(self) -> None:

@@ -16,8 +16,19 @@ class UsageRefusal(Refusal):
     exit_code = 2
 
 
-class Pruned(Exception):
-    """Raised by a reporter inside a trial that is not worth finishing."""
+class Diverged(Refusal):
+    """A training's loss is no longer a number: its settings are to blame."""
+
+
+class Stopped(Exception):
+    """The user, or the machine, wants the work to end now: nothing is wrong, and what is finished stays.
+
+    `exit_code` is 128 and the number of the signal that said so, as shells have it.
+    """
+
+    def __init__(self, message: str = "stopped", exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UsageRefusal:

@@ -1,5 +1,6 @@
 """Which posts go through a model together, and how their features become one batch."""
 
+import math
 import random
 from collections.abc import Hashable, Sequence
 
@@ -58,3 +59,13 @@ def _stack(values: Sequence[Tensor]) -> Tensor:
 def cut(order: Sequence[int], size: int) -> list[list[int]]:
     """The same in pieces of `size`, the last of which may be shorter."""
     return [list(order[start : start + size]) for start in range(0, len(order), size)]
+
+
+def dealt(batches: Sequence[list[int]], rank: int, num_processes: int) -> list[tuple[list[int], bool]]:
+    """The batches of one of several processes, and whether they count.
+
+    All get equally many, for they run in step: where one has too few, it runs a post that does not count.
+    """
+    own = batches[rank::num_processes]
+    missing = math.ceil(len(batches) / num_processes) - len(own)
+    return [(batch, True) for batch in own] + [(batches[0][:1], False)] * missing

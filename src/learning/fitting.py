@@ -14,13 +14,14 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from src.core.config import FitParams
-from src.core.errors import Refusal
+from src.core.errors import Diverged
 from src.core.protocols import Reporter
 from src.core.records import Prediction
-from src.learning.batches import cut, shuffled
+from src.learning.batches import cut, dealt, shuffled
 from src.learning.lora import restore, trainable_state
 from src.learning.losses import Loss
 from src.learning.metrics import scores
+from src.learning.parallel import ALONE, Parallel
 from src.learning.probing import micro_batch
 from src.learning.scoring import Labelled, logits, mean_loss, predictions
 from src.models.base import ToneModel
@@ -36,31 +37,43 @@ class Fit:
     predictions: tuple[Prediction, ...]
 
 
-def fit(model: ToneModel, train: Labelled, val: Labelled, settings: FitParams, seed: int, reporter: Reporter) -> Fit:
+def fit(
+    model: ToneModel,
+    train: Labelled,
+    val: Labelled,
+    settings: FitParams,
+    seed: int,
+    reporter: Reporter,
+    parallel: Parallel = ALONE,
+) -> Fit:
     """Train what is trainable in `model`; it ends with the weights of the epoch that `settings.watch` finds the best.
 
+    Several processes call it alike, each with its own `parallel`, and all return the same; whether the training goes on
+    is for the main one's reporter to say.
+
     Raises:
-        Refusal: the loss is no longer a number.
-        Pruned: the reporter saw no point in going on.
+        Diverged: the loss is no longer a number.
+        Stopped: the reporter was told to end it at once.
     """
+    parallel.prepare(model)
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     schedule = LambdaLR(optimizer, _cosine(settings, len(train.posts)))
     set_checkpointing(model, settings)
     loss = Loss.of(settings, train.labels(range(len(train.posts))))
-    micro = micro_batch(model, train, settings, loss)
+    micro = micro_batch(model, train, settings, loss, parallel)
     history: list[Mapping[str, float]] = []
     best: Fit | None = None
     for epoch in range(1, settings.epochs + 1):
-        batches = _batches(train, settings, seed * 1000 + epoch)
-        losses = [_step(model, optimizer, schedule, train, cut(batch, micro), loss) for batch in batches]
-        train_loss = sum(losses) / len(train.posts)
-        found, row = _validate(model, val, settings)
+        train_loss = 0.0
+        for batch in _batches(train, settings, seed * 1000 + epoch):
+            train_loss += _step(model, optimizer, schedule, train, batch, micro, loss, parallel) / len(train.posts)
+            reporter.on_step()
+        found, row = _validate(model, val, settings, reporter, parallel)
         history.append({"epoch": epoch, "train_loss": train_loss, **row})
-        if best is None or _is_better(row, best.history[best.best_epoch - 1], settings):
+        if best is None or parallel.mains(_is_better(row, best.history[best.best_epoch - 1], settings)):
             best = Fit(tuple(history), epoch, trainable_state(model), tuple(found))
-        reporter.on_epoch(epoch, history[-1])
-        if epoch - best.best_epoch >= settings.patience:
+        if not parallel.mains(reporter.on_epoch(epoch, history[-1])) or epoch - best.best_epoch >= settings.patience:
             break
     assert best is not None
     restore(model, best.state)
@@ -84,29 +97,35 @@ def _step(
     optimizer: AdamW,
     schedule: LambdaLR,
     data: Labelled,
-    pieces: list[list[int]],
+    batch: list[int],
+    micro: int,
     loss: Loss,
+    parallel: Parallel,
 ) -> float:
-    """One optimiser step over a batch in pieces; returns the sum of the posts' losses in nats."""
+    """One optimiser step over a batch, `micro` posts at a time; returns the sum of the posts' losses in nats."""
     model.train()
-    posts, total = sum(len(piece) for piece in pieces), torch.zeros((), device=model.device)
-    for piece in pieces:
+    total = torch.zeros((), device=model.device)
+    pieces = cut(batch, min(micro, math.ceil(len(batch) / parallel.num_processes)))
+    for piece, counts in dealt(pieces, parallel.rank, parallel.num_processes):
+        posts = len(piece) if counts else 0
         mean = loss(model(data.batch(piece, model.device)), data.labels(piece).to(model.device))
-        (mean * len(piece) / posts).backward()  # type: ignore[no-untyped-call]
-        total += mean.detach() * len(piece)
-    found = total.item()
+        (mean * posts / len(batch)).backward()  # type: ignore[no-untyped-call]
+        total += mean.detach() * posts
+    found = parallel.sum(total).item()
     _require_number(found, loss.settings)
-    clip_grad_norm_(
-        [weight for group in optimizer.param_groups for weight in group["params"]], loss.settings.max_grad_norm
-    )
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    parallel.sum_gradients(weights)
+    clip_grad_norm_(weights, loss.settings.max_grad_norm)
     optimizer.step()
     schedule.step()
     optimizer.zero_grad(set_to_none=True)
     return found
 
 
-def _validate(model: ToneModel, data: Labelled, settings: FitParams) -> tuple[list[Prediction], dict[str, float]]:
-    logits_NK = logits(model, data, settings.batch_size)
+def _validate(
+    model: ToneModel, data: Labelled, settings: FitParams, reporter: Reporter, parallel: Parallel
+) -> tuple[list[Prediction], dict[str, float]]:
+    logits_NK = logits(model, data, settings.batch_size, reporter.on_step, parallel)
     val_loss = mean_loss(data, logits_NK)
     _require_number(val_loss, settings)
     found = predictions(data, logits_NK)
@@ -116,7 +135,7 @@ def _validate(model: ToneModel, data: Labelled, settings: FitParams) -> tuple[li
 
 def _require_number(value: float, settings: FitParams) -> None:
     if not math.isfinite(value):
-        raise Refusal(f"the loss is no longer a number at lr {settings.lr:g}: try a smaller one")
+        raise Diverged(f"the loss is no longer a number at lr {settings.lr:g}: try a smaller one")
 
 
 def set_checkpointing(model: ToneModel, settings: FitParams) -> None:

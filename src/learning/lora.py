@@ -33,6 +33,7 @@ from src.core.errors import Refusal, UsageRefusal, unknown
 from src.core.parsing import build
 from src.core.records import read_json, write_json
 from src.learning.heads import ClassifierHead
+from src.learning.sharding import fill, put_back, whole
 from src.models.base import ToneModel
 from src.models.segments import Segment
 
@@ -67,30 +68,43 @@ class Adapter:
     def parts(self) -> dict[str, Tensor]:
         """The weights of the base that train as a whole, by name."""
         weights = dict(self.model.backbone.named_parameters())
-        return {name: weights[name].detach() for name in self.originals}
+        return {name: whole(weights[name].detach()) for name in self.originals}
 
-    def save(self, folder: Path) -> None:
-        """Write the adapter in peft's layout, head and parts as safetensors, and the settings; all of it or nothing."""
+    def save(self, folder: Path, write: bool = True) -> None:
+        """Write the adapter in peft's layout, head and parts as safetensors, and the settings; all of it or nothing.
+
+        Of several processes all must call it, to gather what is sharded, and one with `write`.
+        """
+        weights = {} if self.peft is None else dict(self.peft.named_parameters())
+        trained = {name: whole(weight.detach()) for name, weight in weights.items() if weight.requires_grad}
+        parts = self.parts()
+        head = {name: whole(weight) for name, weight in self.readout.state_dict().items()}
+        if write:
+            self._write(folder, trained, parts, head)
+
+    def _write(
+        self, folder: Path, trained: Mapping[str, Tensor], parts: dict[str, Tensor], head: dict[str, Tensor]
+    ) -> None:
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         if self.peft is not None:
-            self.peft.save_pretrained(str(temporary))
-        if self.originals:
-            save_file(self.parts(), temporary / PARTS_FILE)
-        save_file(self.readout.state_dict(), temporary / HEAD_FILE)
+            self.peft.save_pretrained(str(temporary), state_dict=trained)
+        if parts:
+            save_file(parts, temporary / PARTS_FILE)
+        save_file(head, temporary / HEAD_FILE)
         write_json(temporary / SETTINGS_FILE, asdict(self.settings))
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
 
     def take_off(self) -> None:
-        """Leave the base bit for bit what it was."""
+        """Leave the base bit for bit what it was; a base that was sharded stays so, and is not to be used again."""
         self.model.readout = None
         if self.peft is not None:
             self.peft.unload()
         weights = dict(self.model.backbone.named_parameters())
         for name, original in self.originals.items():
-            weights[name].data = original
+            put_back(weights[name], original)
         self.model.backbone.activation_checkpointing_disable()
         self.model.requires_grad_(False).zero_grad(set_to_none=True)
         self.model.eval()
@@ -158,16 +172,16 @@ def loaded(model: ToneModel, folder: Path) -> Iterator[Adapter]:
 
 
 def trainable_state(model: ToneModel) -> dict[str, Tensor]:
-    """A copy of all that is trained, on the CPU."""
-    return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    """A copy of all that is trained, whole, on the CPU."""
+    trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    return {name: whole(weight).cpu().clone() for name, weight in trained.items()}
 
 
 def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Put copies of weights back by their names."""
     weights = dict(module.named_parameters())
-    with torch.no_grad():
-        for name, copy in state.items():
-            weights[name].copy_(copy)
+    for name, copy in state.items():
+        fill(weights[name], copy)
 
 
 def _prefixes(model: ToneModel, segments: Sequence[str]) -> tuple[str, ...]:

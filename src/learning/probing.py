@@ -4,6 +4,7 @@ The batch of an optimiser step is the settings' own whatever comes out here; onl
 differ, and with them the last digits of a gradient.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from src.core.config import FitParams
 from src.core.errors import Refusal
 from src.learning.losses import Loss
+from src.learning.parallel import ALONE, Parallel
 from src.learning.scoring import Labelled
 from src.models.base import ToneModel
 
@@ -18,19 +20,22 @@ from src.models.base import ToneModel
 FREE_SHARE = 0.1
 
 
-def micro_batch(model: ToneModel, data: Labelled, settings: FitParams, loss: Loss) -> int:
+def micro_batch(model: ToneModel, data: Labelled, settings: FitParams, loss: Loss, parallel: Parallel = ALONE) -> int:
     """How many posts of a step to compute at once: on a GPU as many as fit, elsewhere `settings.batch_size`.
+
+    Of several processes each computes a share of a step, and all take what fits in each.
 
     Raises:
         Refusal: not even one post fits.
     """
-    effective = settings.batch_size * settings.accumulation
+    effective = math.ceil(settings.batch_size * settings.accumulation / parallel.num_processes)
     if model.device.type != "cuda" or effective == 1:
         return settings.batch_size
     free, _ = torch.cuda.mem_get_info(model.device)
     room = (free + torch.cuda.memory_reserved(model.device)) * (1 - FREE_SHARE)
     with torch.random.fork_rng(devices=[model.device]):
-        return largest_that_fits(effective, room, lambda posts: _peak(model, data, posts, loss))
+        fitting = largest_that_fits(effective, room, lambda posts: _peak(model, data, posts, loss))
+    return parallel.least(fitting)
 
 
 def largest_that_fits(effective: int, room: float, peak: Callable[[int], int]) -> int:

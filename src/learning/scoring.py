@@ -1,6 +1,6 @@
 """Running a model over posts to see what it says of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from src.core.labels import TONES
 from src.core.records import Post, Prediction
-from src.learning.batches import collate, in_order
+from src.learning.batches import collate, dealt, in_order
 from src.learning.features import FeatureTable
+from src.learning.parallel import ALONE, Parallel
 from src.models.base import ToneModel
 
 
@@ -31,14 +32,31 @@ class Labelled:
         return {name: value.to(device) for name, value in collate([self.features[index] for index in indices]).items()}
 
 
+def _ignore() -> None:
+    pass
+
+
 @torch.no_grad()
-def logits(model: ToneModel, data: Labelled, batch_size: int) -> Tensor:
-    """logits_NK, float32 on the CPU, in the order of the posts."""
+def logits(
+    model: ToneModel,
+    data: Labelled,
+    batch_size: int,
+    on_batch: Callable[[], None] = _ignore,
+    parallel: Parallel = ALONE,
+) -> Tensor:
+    """logits_NK, float32 on the CPU, in the order of the posts; `on_batch` is called after every batch.
+
+    Several processes run a share of the batches each, and all get the logits of all posts.
+    """
     model.eval()
-    result_NK = torch.empty(len(data.posts), len(TONES))
-    for indices in in_order(data.features.lengths(), batch_size):
-        result_NK[indices] = model(data.batch(indices, model.device)).float().cpu()
-    return result_NK
+    result_NK = torch.zeros(len(data.posts), len(TONES))
+    batches = in_order(data.features.lengths(), batch_size)
+    for indices, counts in dealt(batches, parallel.rank, parallel.num_processes):
+        found_BK = model(data.batch(indices, model.device)).float().cpu()
+        if counts:
+            result_NK[indices] = found_BK
+        on_batch()
+    return parallel.sum(result_NK)
 
 
 @torch.no_grad()

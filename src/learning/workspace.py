@@ -9,6 +9,7 @@ import torch
 from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
 from src.core.records import Post, read_json, read_posts, read_split
 from src.learning.features import Boundary, FeatureStore
+from src.learning.parallel import loading_device, own_device
 from src.learning.scoring import Labelled
 from src.models.base import Checkpoint, ToneModel
 from src.models.catalog import model_class
@@ -31,15 +32,7 @@ class Workspace:
 
     def facts(self) -> dict[str, str]:
         """What scores depend on besides the settings: the weights and the posts, for tags and names."""
-        checkpoint = self.model.checkpoint
-        return {
-            "model": self.model.spec.name,
-            "scale": checkpoint.scale,
-            "weights": "random" if checkpoint.is_local else "pretrained",
-            "checkpoint": checkpoint.source,
-            "checkpoint_revision": checkpoint.revision,
-            **{name: read_json(SPLIT_REPORT)[name] for name in ("data_digest", "split_digest")},
-        }
+        return facts_of(self.model.spec.name, self.model.checkpoint)
 
     def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = _ignore) -> Labelled:
         """The posts of a part with the features that the model, as it is adapted now, reads.
@@ -65,15 +58,34 @@ def open_workspace(name: str) -> Workspace:
     Raises:
         Refusal: one of them has not run.
     """
-    checkpoint = Checkpoint(**read_json(checkpoint_folder(name).parent / CHECKPOINT_FILE))
-    return Workspace(load_model(name, checkpoint), posts_by_part())
+    return Workspace(load_model(name, checkpoint_of(name)), posts_by_part())
+
+
+def checkpoint_of(name: str) -> Checkpoint:
+    """Which weights `encode` found for a model.
+
+    Raises:
+        Refusal: it has not run.
+    """
+    return Checkpoint(**read_json(checkpoint_folder(name).parent / CHECKPOINT_FILE))
+
+
+def facts_of(name: str, checkpoint: Checkpoint) -> dict[str, str]:
+    """What scores depend on besides the settings: the weights and the posts, for tags and names."""
+    return {
+        "model": name,
+        "scale": checkpoint.scale,
+        "weights": "random" if checkpoint.is_local else "pretrained",
+        "checkpoint": checkpoint.source,
+        "checkpoint_revision": checkpoint.revision,
+        **{each: read_json(SPLIT_REPORT)[each] for each in ("data_digest", "split_digest")},
+    }
 
 
 def load_model(name: str, checkpoint: Checkpoint) -> ToneModel:
     """A model on the best device there is: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return model_class(name).load(checkpoint, device, dtype)
+    dtype = torch.bfloat16 if own_device().type == "cuda" else torch.float32
+    return model_class(name).load(checkpoint, loading_device(), dtype)
 
 
 def posts_by_part() -> dict[str, list[Post]]:

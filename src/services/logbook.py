@@ -24,9 +24,9 @@ def run_tags(stage: str, facts: Mapping[str, str], notice: str) -> dict[str, str
     return {"stage": stage, **facts, **code_version(), "mlflow.note.content": notice}
 
 
-def log_scores(run: Run, scores: Scores, report: str, title: str, prefix: str) -> None:
+def log_scores(run: Run, scores: Scores, report: str, title: str, prefix: str, at_ms: int | None = None) -> None:
     """Log scores as metrics under `prefix`, and the confusion matrix and classification report as artifacts."""
-    run.metrics({f"{prefix}_{name}": value for name, value in scores.flat().items()})
+    run.metrics({f"{prefix}_{name}": value for name, value in scores.flat().items()}, at_ms=at_ms)
     run.figure("confusion_matrix.png", plots.confusion_matrix(scores.confusion, TONES, title))
     run.json("confusion_matrix.json", {"labels": list(TONES), "rows_actual": [list(row) for row in scores.confusion]})
     run.text("classification_report.txt", report)
@@ -37,4 +37,4 @@ def log_history(run: Run, history: History, title: str) -> None:
     """Log the learning curves of a training, as picture and as numbers; nothing where no epoch was finished."""
     if history:
         run.figure("learning_curves.png", plots.learning_curves(history, title))
-        run.json("learning_curves.json", [dict(row) for row in history])
+        run.json("learning_curves.json", [{name: row[name] for name in row if name != "at_ms"} for row in history])

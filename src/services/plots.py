@@ -1,5 +1,6 @@
 """Pictures of results, as PNG. They read in black and white too: numbers in cells and on bars, hatches, dashes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from textwrap import fill
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DOTS_PER_INCH = 130
-_COLOURS = ("#27408b", "#c87f0a", "#7a9a3a", "#8c8c8c")
+COLOURS = ("#27408b", "#c87f0a", "#7a9a3a", "#8c8c8c")
 _HATCHES = ("", "//", "..", "xx")
 _DASHES = ("-", "--", ":", "-.")
 _NAMES = {
@@ -23,7 +24,7 @@ _NAMES = {
 
 def confusion_matrix(counts_KK: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> bytes:
     """A confusion matrix, rows actual and columns predicted: in each cell the count and its share of the row."""
-    figure, (axes,) = _figure(1, width=5.0, height=4.6)
+    figure, (axes,) = new_figure(1, width=5.0, height=4.6)
     shares_KK = [[count / max(1, sum(row)) for count in row] for row in counts_KK]
     axes.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
     for i, row in enumerate(counts_KK):
@@ -38,12 +39,12 @@ def confusion_matrix(counts_KK: Sequence[Sequence[int]], labels: Sequence[str], 
     axes.set_ylabel("actual", labelpad=8)
     axes.spines[:].set_visible(False)
     axes.set_title(fill(title, 50), fontsize=12)
-    return _png(figure)
+    return png_of(figure)
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], title: str) -> bytes:
     """Losses (nats a post) and validation scores by epoch, from rows with the key `epoch`; a key may be missing."""
-    figure, (losses, scores) = _figure(2, width=9.0, height=3.8)
+    figure, (losses, scores) = new_figure(2, width=9.0, height=3.8)
     _curves(losses, history, ("train_loss", "val_loss"))
     losses.set_ylabel("loss (nats)")
     losses.set_ylim(bottom=0)
@@ -51,16 +52,16 @@ def learning_curves(history: Sequence[Mapping[str, float]], title: str) -> bytes
     scores.set_ylabel("score")
     scores.set_ylim(0, 1)
     figure.suptitle(fill(title, 90), fontsize=12)
-    return _png(figure)
+    return png_of(figure)
 
 
 def per_class_bars(scores: Mapping[str, Mapping[str, float]], metric_name: str, title: str) -> bytes:
     """A score between 0 and 1 of each tone (inner key) for each model (outer key)."""
-    figure, (axes,) = _figure(1, width=max(6.0, 2.4 * len(scores)), height=4.2)
+    figure, (axes,) = new_figure(1, width=max(6.0, 2.4 * len(scores)), height=4.2)
     _grouped_bars(axes, scores)
     axes.set_ylabel(metric_name)
     axes.set_title(fill(title, 60), fontsize=12)
-    return _png(figure)
+    return png_of(figure)
 
 
 def comparison_bars(
@@ -74,27 +75,32 @@ def comparison_bars(
         title: what is compared.
         baseline: what the largest class alone would score, drawn as a line.
     """
-    figure, (axes,) = _figure(1, width=max(6.0, 2.4 * len(scores)), height=4.2)
+    figure, (axes,) = new_figure(1, width=max(6.0, 2.4 * len(scores)), height=4.2)
     if baseline is not None:
         axes.axhline(baseline, color="black", linestyle=":", linewidth=1.2, label="largest class", zorder=1)
     _grouped_bars(axes, scores)
     axes.set_ylabel(metric_name)
     axes.set_title(fill(title, 60), fontsize=12)
-    return _png(figure)
+    return png_of(figure)
 
 
-def _figure(panels: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
+def new_figure(panels: int, width: float, height: float, columns: int | None = None) -> "tuple[Figure, list[Axes]]":
+    """A picture of some panels, in one row unless `columns` says otherwise; sizes in inches."""
     # Not by pyplot, which keeps every figure of the process.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(figure.subplots(1, panels, squeeze=False)[0])
+    rows = math.ceil(panels / (columns or panels))
+    shown: list[Axes] = list(figure.subplots(rows, columns or panels, squeeze=False).flat)
+    for spare in shown[panels:]:
+        spare.remove()
+    return figure, shown[:panels]
 
 
 def _curves(axes: "Axes", history: Sequence[Mapping[str, float]], names: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for name, colour, dash in zip(names, _COLOURS, _DASHES, strict=False):
+    for name, colour, dash in zip(names, COLOURS, _DASHES, strict=False):
         points = [(row["epoch"], row[name]) for row in history if name in row]
         if points:
             epochs, values = zip(*points, strict=True)
@@ -102,7 +108,7 @@ def _curves(axes: "Axes", history: Sequence[Mapping[str, float]], names: Sequenc
     axes.set_xlabel("epoch")
     axes.set_xlim(0.7, len(history) + 0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _tidy(axes)
+    tidy(axes)
     if axes.lines:
         axes.legend(frameon=False, loc="best")
 
@@ -114,7 +120,7 @@ def _grouped_bars(axes: "Axes", scores: Mapping[str, Mapping[str, float]]) -> No
         places = [i for i, row in enumerate(scores.values()) if kind in row]
         heights = [row[kind] for row in scores.values() if kind in row]
         centres = [place + (k - (len(kinds) - 1) / 2) * width for place in places]
-        bars = axes.bar(centres, heights, width * 0.94, label=kind, color=_COLOURS[k % 4], zorder=2)
+        bars = axes.bar(centres, heights, width * 0.94, label=kind, color=COLOURS[k % 4], zorder=2)
         for bar in bars:
             bar.set(hatch=_HATCHES[k % 4], edgecolor="white", linewidth=0)
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
@@ -122,17 +128,19 @@ def _grouped_bars(axes: "Axes", scores: Mapping[str, Mapping[str, float]]) -> No
     axes.set_xticks(range(len(scores)), list(scores), fontsize=11)
     axes.set_ylim(0, 1.05)
     axes.tick_params(axis="x", length=0)
-    _tidy(axes)
+    tidy(axes)
     axes.legend(frameon=False, ncols=len(kinds) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.1))
 
 
-def _tidy(axes: "Axes") -> None:
+def tidy(axes: "Axes") -> None:
+    """Leave of a frame and a grid what helps to read values off."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
 
 
-def _png(figure: "Figure") -> bytes:
+def png_of(figure: "Figure") -> bytes:
+    """A picture as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = BytesIO()

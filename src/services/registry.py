@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.core.errors import Refusal
 from src.core.labels import TONES
-from src.services.tracking import open_store, refusing, tracking_uri
+from src.services.store import open_store, refusing, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,52 +1,40 @@
 """Searches over settings, kept in Optuna's storage, which is the truth about them: MLflow can be rebuilt from it."""
 
-import json
 import math
+import time
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.core.config import Pruning, Range, Setting, Space
-from src.core.errors import Pruned, Refusal
-from src.core.locks import sqlite_file, turn
-from src.core.records import digest_of
+from src.core.config import Objective, Range, Setting
+from src.core.errors import Refusal
+from src.services.plan import StudyPlan
 from src.services.spaces import Encoding, is_whole
+from src.services.storages import Patience, open_storage
+from src.services.trials import (
+    ENDED,
+    EPOCH,
+    FITS,
+    INTERRUPTED,
+    OUTCOME,
+    RETRY,
+    TrialRecord,
+    drawn,
+    is_retry,
+    record_of,
+)
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
-    from optuna.storages import RDBStorage
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
-State = Literal["complete", "pruned", "failed", "running", "waiting"]
-_STATES: Mapping[str, State] = {
-    "COMPLETE": "complete",
-    "PRUNED": "pruned",
-    "FAIL": "failed",
-    "RUNNING": "running",
-    "WAITING": "waiting",
-}
-FINISHED = ("complete", "pruned")
-# SQLite's own limit is 5 s, which the searches of several models that share a file can exceed on a slow disk.
-_WAIT_FOR_SQLITE_S = 60
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """What became of one trial.
-
-    `value` is the score reported last (validation macro-F1; None if there is none), `epochs` how many were scored,
-    `reason` why a trial failed or was pruned, `attrs` what `Ticket.note` recorded.
-    """
-
-    number: int
-    state: State
-    params: dict[str, Setting]
-    value: float | None
-    epochs: int
-    seconds: float
-    reason: str
-    attrs: dict[str, Any]
+_IDENTITY = "identity"
+_FACTS = "facts"
+_DIRECTIONS: Mapping[Objective, Literal["maximize", "minimize"]] = {"macro_f1": "maximize", "parameters": "minimize"}
 
 
 @dataclass(frozen=True)
@@ -56,44 +44,82 @@ class Ticket:
     number: int
     params: dict[str, Setting]
     _trial: "Trial"
+    _patience: Patience
+    _prunes: bool
 
-    def report(self, epoch: int, value: float, *, last: bool = False) -> None:
-        """Report the score after an epoch, counted from 1; after the `last`, nothing is left to save.
+    def report(self, epoch: int, metrics: Mapping[str, float], *, last: bool = False) -> bool:
+        """Report the metrics of an epoch, counted from 1, `val_macro_f1` among them.
 
-        Raises:
-            Pruned: the trial is not worth finishing.
+        Returns:
+            Whether the trial is worth going on. After the `last` epoch it is: nothing is left to save.
         """
-        self._trial.report(value, epoch)
-        if not last and self._trial.should_prune():
-            raise Pruned(_why_pruned(epoch))
+        row = {**{name: value for name, value in metrics.items() if name != "epoch"}, "at_ms": round(time.time() * 1e3)}
+        self._patience(lambda: self._trial.set_user_attr(f"{EPOCH}{epoch}", row))
+        if not self._prunes:
+            return True
+        self._patience(lambda: self._trial.report(metrics["val_macro_f1"], epoch))
+        return last or not self._patience(self._trial.should_prune)
 
-    def note(self, key: str, value: str | float | None) -> None:
-        """Record something about the trial, found later in `TrialRecord.attrs`."""
-        self._trial.set_user_attr(key, value)
+    def note(self, key: str, value: Any) -> None:
+        """Record something about the trial (what JSON can say), found later in `TrialRecord.attrs`."""
+        self._patience(lambda: self._trial.set_user_attr(key, value))
+
+    def note_outcome(self, outcome: Mapping[str, Any]) -> None:
+        """Record what the trial's best epoch gave, found later in `TrialRecord.outcome`."""
+        self.note(OUTCOME, dict(outcome))
+
+    def note_failure(self, cause: str, reason: str, *, unfit: bool) -> None:
+        """Record why the trial went wrong; the sampler avoids the like of settings that are `unfit` to be trained."""
+        self.note("cause", cause)
+        self.note("reason", reason)
+        if unfit:
+            self._patience(lambda: self._trial.set_constraint(FITS, 1.0))
 
 
 class Study:
-    """One search. Trials are drawn with `ask` and end with `tell`, `prune` or `fail`. Made by `open_study`."""
+    """One search. Trials are drawn with `ask` and end with `tell`, `prune` or `fail`. Made by `open_study`.
 
-    def __init__(self, study: "optuna.Study", space: Encoding, seed: int, startup_trials: int) -> None:
-        self._study = study
-        self._space = space
-        self._distributions = {stored: _distribution(choice) for stored, choice in space.stored().items()}
-        self._seed = seed
-        self._startup_trials = startup_trials
+    All methods wait for a storage that does not answer, and raise `Refusal` where it stays away.
+    """
+
+    def __init__(
+        self,
+        study: "optuna.Study",
+        storage: "BaseStorage",
+        plan: StudyPlan,
+        patience: Patience,
+        ended: dict[int, TrialRecord] | None = None,
+    ) -> None:
+        self.raw = study
+        self.plan = plan
+        self._storage = storage
+        self._space = Encoding(plan.space)
+        self._distributions = {stored: _distribution(choice) for stored, choice in self._space.stored().items()}
+        self._patience = patience
+        self._to_try = [self._space.encode(settings) for settings in plan.known_good]
+        self._ended: dict[int, TrialRecord] = {} if ended is None else ended
 
     @property
     def name(self) -> str:
         """The study's name in the storage."""
-        return str(self._study.study_name)
+        return self.plan.name
+
+    @property
+    def identity(self) -> str:
+        """What tells this study from another of the same name, whose storage is gone."""
+        return str(self._patience(lambda: self.raw.user_attrs)[_IDENTITY])
 
     def trials(self) -> list[TrialRecord]:
         """All trials in the order of their numbers."""
-        return [self._record(trial) for trial in self._frozen()]
+        return [self._ended.get(trial.number) or self._record(trial) for trial in self._frozen()]
+
+    def glance(self) -> list[TrialRecord]:
+        """All trials, for somebody who does not wait for a storage that does not answer."""
+        return Study(self.raw, self._storage, self.plan, replace(self._patience, limit_s=0), self._ended).trials()
 
     def finished(self) -> list[TrialRecord]:
         """The trials that count against a budget: complete or pruned, in the order of their numbers."""
-        return [trial for trial in self.trials() if trial.state in FINISHED]
+        return [trial for trial in self.trials() if trial.finished]
 
     def remaining(self, total: int) -> int:
         """How many trials are missing to `total` finished ones."""
@@ -112,153 +138,156 @@ class Study:
             raise Refusal(f"no trial of study {self.name} is complete: run more trials")
         return max(complete, key=lambda trial: (trial.value, -trial.number))
 
-    def ask(self) -> Ticket:
-        """Draw a trial: one that is waiting, else one that the sampler suggests."""
-        self._study.sampler = self._sampler()
-        trial = self._study.ask(self._distributions)
-        return Ticket(trial.number, self._space.decode(trial.params), trial)
+    def ask(self, worker: str = "") -> Ticket:
+        """Draw a trial for a worker to run: one that is waiting, else one that the sampler suggests."""
+        trial = self._patience(lambda: self.raw.ask(self._distributions))
+        ticket = Ticket(trial.number, self._space.decode(trial.params), trial, self._patience, self.plan.single)
+        ticket.note("worker", worker)
+        return ticket
 
-    def tell(self, ticket: Ticket, value: float) -> None:
-        """End a trial with its score. A score that is no number fails it."""
-        if math.isfinite(value):
-            self._end(ticket, "COMPLETE", value=value)
+    def tell(self, number: int, *values: float) -> None:
+        """End a trial with its scores, one an objective. A score that is no number fails it."""
+        if all(map(math.isfinite, values)):
+            self._end(number, "COMPLETE", values)
         else:
-            self.fail(ticket, f"the score is {value}")
+            self.fail(number, f"the score is {values[0]}")
 
-    def prune(self, ticket: Ticket) -> None:
+    def prune(self, number: int) -> None:
         """End a trial that `Ticket.report` found not worth finishing; the score reported last is its value."""
-        self._end(ticket, "PRUNED")
+        self._end(number, "PRUNED")
 
-    def fail(self, ticket: Ticket, reason: str) -> None:
-        """End a trial that went wrong; it does not count against the budget and is not tried again."""
-        ticket.note("reason", reason)
-        self._end(ticket, "FAIL")
+    def fail(self, number: int, reason: str = "") -> None:
+        """End a trial that went wrong; it does not count against the budget and is not tried again.
 
-    def recover(self) -> list[TrialRecord]:
-        """Fail the trials that a killed process left running and queue their settings again; returns them.
+        A trial whose settings were to blame is kept as Optuna's samplers want it: pruned, and with a broken
+        constraint, for of failed trials they learn nothing (optuna issue 2864).
+        """
+        (trial,) = (trial for trial in self._frozen() if trial.number == number)
+        if reason:
+            self._note(number, "reason", reason)
+        self._end(number, "PRUNED" if trial.constraints.get(FITS, 0) > 0 else "FAIL")
 
-        To be called only when no other process runs this study: its trials would be taken from it.
+    def num_running(self) -> int:
+        """How many trials are being run."""
+        return sum(trial.state.name == "RUNNING" for trial in self._frozen())
+
+    def running(self, worker: str) -> list[TrialRecord]:
+        """The trials that a worker runs."""
+        return [trial for trial in self.trials() if trial.state == "running" and trial.attrs.get("worker") == worker]
+
+    def recover(self, worker: str | None = None) -> list[TrialRecord]:
+        """Fail the trials that are running and queue their settings again; returns them.
+
+        To be called only when no process runs them: those of a `worker` that died, or all of them.
         """
         trials = self._frozen()
-        queued = {trial.user_attrs.get("retry_of") for trial in trials}
-        lost = [trial for trial in trials if trial.state.name == "RUNNING"]
+        queued = {trial.user_attrs.get(RETRY) for trial in trials}
+        running = [trial for trial in trials if trial.state.name == "RUNNING"]
+        lost = [trial for trial in running if worker in (None, trial.user_attrs.get("worker"))]
         for trial in lost:
             # Queued first and failed second: whoever dies between the two finds the trial still running, and its
             # successor in the queue.
             if trial.number not in queued:
-                self._study.enqueue_trial(_drawn(trial), user_attrs={"retry_of": trial.number})
-            self._study.tell(trial.number, state=type(trial.state).FAIL)
+                self._queue(drawn(trial), user_attrs={RETRY: trial.number})
+            self._note(trial.number, INTERRUPTED, value=True)
+            self._end(trial.number, "FAIL")
         numbers = {trial.number for trial in lost}
         return [trial for trial in self.trials() if trial.number in numbers]
 
-    def enqueue(self, settings: Mapping[str, Setting]) -> None:
-        """Queue settings to be tried before any that the sampler suggests, unless the study has had them.
+    def line_up(self, drawing: int) -> None:
+        """Queue settings known to be good for so many trials that are about to be drawn, and find nothing waiting.
 
-        Raises:
-            UsageRefusal: a setting is unknown to the space or lies outside of it.
+        One by one and not all at once, so that settings that were interrupted are run again before others are begun.
+        To be called by the one process that sends others, for two would queue the same.
         """
-        self._study.enqueue_trial(self._space.encode(settings), skip_if_exists=True)
+        while self._to_try and sum(trial.state.name == "WAITING" for trial in self._frozen()) < drawing:
+            self._queue(self._to_try.pop(0), skip_if_exists=True)
 
-    def _frozen(self) -> "list[FrozenTrial]":
-        return self._study.get_trials(deepcopy=False)
+    def times_lost(self, record: TrialRecord) -> int:
+        """How often a trial's settings were begun and interrupted, itself included."""
+        by_number = {trial.number: trial for trial in self._frozen()}
+        number, count = record.number, 1
+        while is_retry(by_number[number]):
+            number, count = by_number[number].user_attrs[RETRY], count + 1
+        return count
 
-    def _end(self, ticket: Ticket, state: str, value: float | None = None) -> None:
-        from optuna.trial import TrialState
-
-        self._study.tell(ticket.number, value, state=TrialState[state])
-
-    def _sampler(self) -> "optuna.samplers.BaseSampler":
-        # A sampler's own generator starts anew with the process and would repeat its draws after a resume (optuna
-        # issue 3255). Seeding each draw by its position gives the trials of a study that was never interrupted; a
-        # trial run again takes the position of the one it replaces.
-        from optuna.samplers import TPESampler
-
-        position = sum("retry_of" not in trial.user_attrs for trial in self._frozen())
-        return TPESampler(multivariate=True, n_startup_trials=self._startup_trials, seed=self._seed + position)
+    def remember(self, facts: Mapping[str, str]) -> None:
+        """Record what the study's name stands for, so that a later one can say what has changed since."""
+        self._patience(lambda: self.raw.set_user_attr(_FACTS, dict(facts)))
 
     def _record(self, trial: "FrozenTrial") -> TrialRecord:
-        state = _STATES[trial.state.name]
-        attrs = dict(trial.user_attrs)
-        # Only `recover` fails a trial without giving a reason: those of a finished trial can no longer be set.
-        reason = attrs.pop("reason", "interrupted" if state == "failed" else "")
-        if state == "pruned":
-            reason = _why_pruned(trial.last_step)
-        return TrialRecord(
-            number=trial.number,
-            state=state,
-            params=self._space.decode(_drawn(trial)),
-            value=trial.value,
-            epochs=len(trial.intermediate_values),
-            seconds=trial.duration.total_seconds() if trial.duration else 0.0,
-            reason=reason,
-            attrs=attrs,
-        )
+        record = record_of(trial, self._space)
+        if record.state in ENDED:
+            self._ended[record.number] = record
+        return record
+
+    def _frozen(self) -> "list[FrozenTrial]":
+        return self._patience(lambda: self.raw.get_trials(deepcopy=False))
+
+    def _queue(self, settings: Mapping[str, Any], **options: Any) -> None:
+        self._patience(lambda: self.raw.enqueue_trial(dict(settings), **options))
+
+    def _note(self, number: int, key: str, value: Any) -> None:
+        self._patience(lambda: self._storage.set_trial_user_attr(self._id(number), key, value))
+
+    def _id(self, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(self.name)
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def _end(self, number: int, state: str, values: Sequence[float] | None = None) -> None:
+        from optuna.trial import TrialState
+
+        # Told twice where the answer to the first time was lost.
+        self._patience(lambda: self.raw.tell(number, values, state=TrialState[state], skip_if_finished=True))
 
 
-def open_study(
-    storage_url: str,
-    name: str,
-    space: Space,
-    *,
-    known_good: Sequence[Mapping[str, Setting]] = (),
-    seed: int,
-    startup_trials: int,
-    pruner: Pruning,
-    min_epochs: int,
-    reduction_factor: int,
-) -> Study:
-    """Open the study `name`, or begin it, with the settings known to be good first in its queue.
-
-    The sampler is the multivariate TPE (Falkner et al., ICML 2018) after `startup_trials` random trials. Which trials
-    end early is `pruner_of`'s to say, and why by successive halving.
+def open_study(url: str, plan: StudyPlan) -> Study:
+    """Open a study, or begin it; `Study.line_up` has the settings known to be good tried first.
 
     Args:
-        storage_url: an SQLAlchemy URL; a missing SQLite file is made, with its folder.
-        name: the study's name, by `study_name`.
-        space: what each setting may be.
-        known_good: settings tried first, once, however often the study is opened.
-        seed: with it and the trials so far, the next draw is certain.
-        startup_trials: trials before the sampler and the median pruner learn.
-        pruner: which trials end early.
-        min_epochs: epochs of a trial before it may be pruned, at least 1.
-        reduction_factor: of how many trials halving keeps one, at least 2; like `min_epochs` one for a whole study,
-            for Optuna keeps the scores of a rung by its number and not by its epoch.
+        url: an SQLAlchemy URL (a missing SQLite file is made, with its folder), or grpc://HOST:PORT.
+        plan: what is searched; which trials end early is for `pruner_of` to say, what is drawn for `sampler_of`.
 
     Raises:
         UsageRefusal: a known-good setting is unknown to the space or lies outside of it.
         Refusal: the storage cannot be opened.
     """
-    import optuna
-
-    from src.services.pruners import pruner_of
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    encoding = Encoding(space)
-    optuna_study = optuna.create_study(
-        storage=_open_storage(storage_url),
-        study_name=name,
-        direction="maximize",
-        pruner=pruner_of(pruner, startup_trials, min_epochs, reduction_factor),
-        load_if_exists=True,
-    )
-    study = Study(optuna_study, encoding, seed, startup_trials)
-    for settings in known_good:
-        study.enqueue(settings)
+    study = join_study(url, plan, replace(Patience.of(url), limit_s=0))
+    if _IDENTITY not in study.raw.user_attrs:
+        study.raw.set_user_attr(_IDENTITY, uuid.uuid4().hex)
     return study
 
 
-def study_name(model: str, scale: str, *digests: str) -> str:
-    """The name of a study: what it searches, and the digests of all that makes its scores comparable."""
-    return "-".join((model, scale, *digests))
+def join_study(url: str, plan: StudyPlan, patience: Patience | None = None) -> Study:
+    """Take part in a study that another process has opened, or is about to; raises as `open_study` does."""
+    import optuna
+
+    from src.services.pruners import pruner_of
+    from src.services.samplers import sampler_of
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    patience = patience or Patience.of(url)
+    storage = open_storage(url, patience.limit_s)
+    make = partial(
+        optuna.create_study,
+        storage=storage,
+        study_name=plan.name,
+        directions=[_DIRECTIONS[objective] for objective in plan.objectives],
+        sampler=sampler_of(plan.sampler, plan.startup_trials, plan.seed),
+        pruner=pruner_of(plan),
+        load_if_exists=True,
+    )
+    return Study(patience(make), storage, plan, Patience.of(url))
 
 
-def space_digest(space: Space) -> str:
-    """A short digest of a search space: another space is another study, whose trials must not be mixed."""
-    return digest_of((name, json.dumps(asdict(choice))) for name, choice in space.items())[:8]
+def other_studies(url: str, prefix: str, name: str) -> dict[str, Mapping[str, str]]:
+    """What the other studies of a storage whose names begin with `prefix` remember of themselves, the newest last."""
+    import optuna
 
-
-def _why_pruned(epoch: int | None) -> str:
-    return f"others were better at epoch {epoch}"
+    found = [each for each in optuna.get_all_study_summaries(open_storage(url)) if each.datetime_start]
+    others = [each for each in found if each.study_name.startswith(prefix) and each.study_name != name]
+    others.sort(key=lambda each: str(each.datetime_start))
+    return {each.study_name: each.user_attrs.get(_FACTS, {}) for each in others}
 
 
 def _distribution(choice: Range) -> "BaseDistribution":
@@ -273,25 +302,3 @@ def _distribution(choice: Range) -> "BaseDistribution":
     if is_whole(choice):
         return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
     return FloatDistribution(choice.low, choice.high, log=choice.log)
-
-
-def _drawn(trial: "FrozenTrial") -> dict[str, Setting]:
-    # A queued trial's settings become its parameters one by one while it is asked for; killed in between it has few.
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-
-
-def _open_storage(url: str) -> "RDBStorage":
-    from optuna.storages import RDBStorage
-    from sqlalchemy.exc import SQLAlchemyError
-
-    database = sqlite_file(url)
-    try:
-        if database is None:
-            return RDBStorage(url)
-        # Two processes that both find no tables would both make them, and the second would fail.
-        with turn(database.with_name(f"{database.name}.lock")):
-            return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _WAIT_FOR_SQLITE_S}})
-    except SQLAlchemyError as error:
-        # The URL of a server may hold a password, so it is not repeated.
-        where = database or "on the server"
-        raise Refusal(f"the storage of studies {where} cannot be opened: {str(error).splitlines()[0]}") from error

@@ -4,30 +4,22 @@ Results go to standard output, all else to standard error. Nothing moves where s
 """
 
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from src.core.config import Setting
-from src.core.errors import Refusal, unknown
-from src.services.studies import FINISHED, TrialRecord
+from src.core.errors import Refusal, Stopped, unknown
 
 if TYPE_CHECKING:
     import rich.progress
-    from rich.console import Console, RenderableType
-    from rich.live import Live
+    from rich.console import Console
     from rich.table import Table
 
 INTERRUPTED = 130
 _PLAIN_WIDTH = 120
-# Lines of a terminal that a board needs besides its trials: title, heads, rules and bar.
-_BOARD_FRAME = 8
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -70,7 +62,7 @@ def warn(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; numbers stand to the right, floats with four decimals, None as a dash."""
-    _console(error=False).print(make_table(title, columns, rows))
+    console(error=False).print(make_table(title, columns, rows))
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
@@ -83,7 +75,7 @@ def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
         made.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        made.add_row(*map(_cell, row))
+        made.add_row(*map(cell, row))
     return made
 
 
@@ -119,116 +111,12 @@ def progress(total: int | None, label: str, unit: str = "it") -> Iterator[Progre
         parts.TextColumn("{task.fields[rate]}"),
         parts.TimeRemainingColumn(elapsed_when_finished=True),
         parts.TextColumn("{task.fields[note]}"),
-        console=_console(error=True),
+        console=console(error=True),
         disable=not sys.stderr.isatty(),
         redirect_stdout=sys.stdout.isatty(),
     )
     with bar:
         yield Progress(bar, bar.add_task(label, total=total, rate="", note=""), unit)
-
-
-class TrialBoard:
-    """The trials of a study while they run: a table and a bar, or a line for each that ends where nothing may move.
-
-    Args:
-        title: what is searched.
-        total: the trials that the study is to finish.
-        done: those finished before.
-        score: the metric of `epoch` that the trials are compared by.
-    """
-
-    def __init__(self, title: str, total: int, done: int = 0, score: str = "val_macro_f1") -> None:
-        self._title = title
-        self._total = total
-        self._done = self._done_before = done
-        self._score = score
-        self._rows: dict[int, TrialRecord] = {}
-        self._begun_s: dict[int, float] = {}
-        self._opened_s = time.monotonic()
-        self._live: Live | None = None
-
-    def __enter__(self) -> Self:
-        if sys.stderr.isatty():
-            from rich.live import Live
-
-            console = _console(error=True)
-            self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=sys.stdout.isatty())
-            self._live.start()
-            self._show()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._live:
-            self._live.stop()
-            if self._rows:
-                _console(error=False).print(self._table(len(self._rows)))
-
-    def start(self, number: int, params: Mapping[str, Setting]) -> None:
-        """Say that a trial runs, and with which settings."""
-        self._begun_s[number] = time.monotonic()
-        self._rows[number] = TrialRecord(number, "running", dict(params), None, 0, 0.0, "", {})
-        self._show()
-
-    def epoch(self, number: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Say what an epoch of a trial, counted from 1, has given."""
-        if number not in self._rows:
-            self.start(number, {})
-        seconds = time.monotonic() - self._begun_s[number]
-        self._rows[number] = replace(
-            self._rows[number], epochs=epoch, seconds=seconds, value=metrics.get(self._score, self._rows[number].value)
-        )
-        self._show()
-
-    def done(self, row: TrialRecord) -> None:
-        """Say how a trial ended."""
-        self._rows[row.number] = row
-        self._done += row.state in FINISHED
-        if self._live:
-            self._show()
-        else:
-            say(f"[{self._done}/{self._total}] {_describe(row)}")
-
-    def _show(self) -> None:
-        if self._live:
-            from rich.console import Group
-
-            rows = max(1, self._live.console.height - _BOARD_FRAME)
-            self._live.update(Group(self._table(rows), self._bar()), refresh=True)
-
-    def _table(self, most_rows: int) -> "Table":
-        rows = list(self._rows.values())[-most_rows:]
-        names = list(dict.fromkeys(name for row in rows for name in row.params))
-        columns = ["trial", "state", *names, "macro-F1", "epochs", "seconds", "reason"]
-        return make_table(self._title, columns, [_board_row(row, names) for row in rows])
-
-    def _bar(self) -> "RenderableType":
-        from rich.columns import Columns
-        from rich.progress_bar import ProgressBar
-
-        bar = ProgressBar(total=self._total, completed=self._done, width=40)
-        return Columns([bar, f"{self._done}/{self._total} trials{self._time_left()}"])
-
-    def _time_left(self) -> str:
-        ended = self._done - self._done_before
-        if not ended or self._done >= self._total:
-            return ""
-        seconds = (time.monotonic() - self._opened_s) / ended * (self._total - self._done)
-        return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
-
-
-def _board_row(row: TrialRecord, names: Sequence[str]) -> list[object]:
-    settings = [_setting(row.params[name]) if name in row.params else "" for name in names]
-    return [row.number, row.state, *settings, row.value, row.epochs, round(row.seconds), row.reason]
-
-
-def _describe(row: TrialRecord) -> str:
-    settings = ", ".join(f"{name} {_setting(value)}" for name, value in row.params.items())
-    score = f"macro-F1 {_cell(row.value)}, {row.epochs} epochs, {row.seconds:.1f} s"
-    return f"trial {row.number} {row.state}: {score} ({settings}){f': {row.reason}' if row.reason else ''}"
-
-
-def _setting(value: Setting) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 class _Command(click.Command):
@@ -247,6 +135,8 @@ class _Command(click.Command):
             _fail(str(refusal), refusal.exit_code)
         except KeyboardInterrupt:
             _fail("interrupted", INTERRUPTED)
+        except Stopped as stopped:
+            _fail(str(stopped), stopped.exit_code)
         except BrokenPipeError:
             # Whoever read the output has seen enough; click ends in silence.
             raise
@@ -260,8 +150,11 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 
 @cache
-def _console(error: bool) -> "Console":
-    # One for each stream, so that a bar within a live table is drawn below it and not across it.
+def console(error: bool) -> "Console":
+    """The console of standard output, or of standard error.
+
+    One for each stream, so that a bar within a live table is drawn below it and not across it.
+    """
     from rich.console import Console
 
     stream = sys.stderr if error else sys.stdout
@@ -274,7 +167,8 @@ def _console(error: bool) -> "Console":
     )
 
 
-def _cell(value: object) -> str:
+def cell(value: object) -> str:
+    """How a value stands in a table."""
     if value is None:
         return "-"
     if not isinstance(value, float):

@@ -1,61 +1,44 @@
 """Runs in MLflow, through its client: no global run, nothing logged that was not asked for."""
 
-import logging
 import os
-import sqlite3
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
-from src.core.errors import Pruned, Refusal
-from src.core.locks import sqlite_file, turn
-from src.core.paths import MLRUNS
+from src.core.errors import Refusal
+from src.core.locks import sqlite_file
+from src.services.store import one_line, open_store, refusing, tracking_uri
 
 if TYPE_CHECKING:
+    import mlflow.entities
     from mlflow import MlflowClient
 
-_FAILURE_LENGTH = 250
 # MLflow's own upper limit to one search.
 _MOST_RUNS = 50_000
-_QUIET = {
-    # Its usage reports go to the network.
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Its default of 7 retries leaves a mistyped server unanswered for four minutes.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
-}
-_LOCATIONS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "storage_location"),
-)
 
 
-@contextmanager
-def refusing() -> Iterator[None]:
-    """Turn an error of MLflow's into a `Refusal` of one line, so that nobody else has to know MLflow's errors."""
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
+@dataclass(frozen=True)
+class Child:
+    """A run below another: its id, its tags, and whether it still counts as running."""
 
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError) as error:
-        # The address of a database server may hold a password, so it is not repeated.
-        where = sqlite_file(tracking_uri()) or "at MLFLOW_TRACKING_URI"
-        raise Refusal(f"the MLflow store {where} refuses: {_one_line(error)}") from error
+    id: str
+    tags: Mapping[str, str]
+    running: bool
 
 
 class Run:
-    """A run that is open. As a context it ends the run: FINISHED, KILLED if `Pruned` was raised, else FAILED.
+    """A run that is open. As a context it ends the run: FINISHED, or FAILED if an error was raised.
 
-    A failed run says why in its tag `failure`. No error is swallowed. Every method raises `Refusal` where MLflow fails.
+    A failed run says why in its tag `failure`. No error is swallowed, or hidden by one of MLflow's on top of it. Every
+    method raises `Refusal` where MLflow fails.
     """
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
@@ -67,20 +50,22 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None:
-            self._end("FINISHED")
-        elif isinstance(error, Pruned):
-            self._end("KILLED")
-        else:
-            self.tags({"failure": _one_line(error)})
-            self._end("FAILED")
+            self.end("FINISHED")
+            return
+        with suppress(Refusal):
+            self.tags({"failure": one_line(error)})
+            self.end("FAILED")
 
     @refusing()
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics; `step` is the epoch, counted from 1, where there are several."""
+    def metrics(self, values: Mapping[str, float], step: int | None = None, at_ms: int | None = None) -> None:
+        """Log metrics; `step` is the epoch, counted from 1, where there are several, `at_ms` the time, if not now.
+
+        The same value at the same step and time is kept once, however often it is logged.
+        """
         from mlflow.entities import Metric
 
-        now_ms = time.time_ns() // 1_000_000
-        batch = [Metric(name, float(value), now_ms, step or 0) for name, value in values.items()]
+        when_ms = at_ms or time.time_ns() // 1_000_000
+        batch = [Metric(name, float(value), when_ms, step or 0) for name, value in values.items()]
         self._client.log_batch(self.id, metrics=batch)
 
     @refusing()
@@ -119,12 +104,26 @@ class Run:
 
     @refusing()
     def folder(self, path: Path, artifact_path: str) -> None:
-        """Log the files of a folder under `artifact_path`."""
-        self._client.log_artifacts(self.id, str(path), artifact_path)
+        """Log the files of a folder under `artifact_path`: on a disk all of them or none, whatever dies meanwhile."""
+        place = self._client.get_run(self.id).info.artifact_uri
+        if urlsplit(place).scheme:  # such as mlflow-artifacts:/1/run of a server's
+            self._client.log_artifacts(self.id, str(path), artifact_path)
+            return
+        target = Path(place) / artifact_path
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.copytree(path, temporary, dirs_exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
 
     @refusing()
-    def _end(self, status: str) -> None:
-        self._client.set_terminated(self.id, status)
+    def tag(self, name: str) -> str:
+        """A tag's value; empty if there is no such tag."""
+        return str(self._client.get_run(self.id).data.tags.get(name, ""))
+
+    @refusing()
+    def end(self, status: str, at_ms: int | None = None) -> None:
+        """End the run as FINISHED, KILLED or FAILED, at a time if not now."""
+        self._client.set_terminated(self.id, status, at_ms)
 
 
 class Tracker:
@@ -146,12 +145,13 @@ class Tracker:
         parent: str | None = None,
         tags: Mapping[str, object] | None = None,
         params: Mapping[str, object] | None = None,
+        began_ms: int | None = None,
     ) -> Run:
         """Begin a run, as a child of the run with the id `parent` if there is one. To be used as a context."""
         lineage = {"mlflow.parentRunId": parent} if parent else {}
         labels = {key: str(value) for key, value in (tags or {}).items()}
-        info = self._client.create_run(self._experiment_id, run_name=name, tags={**labels, **lineage}).info
-        run = Run(self._client, info.run_id)
+        made = self._client.create_run(self._experiment_id, began_ms, run_name=name, tags={**labels, **lineage})
+        run = Run(self._client, made.info.run_id)
         if params:
             run.params(params)
         return run
@@ -160,59 +160,41 @@ class Tracker:
     def resume(self, run_id: str) -> Run:
         """Open a run that has ended, or whose process died. To be used as a context."""
         self._client.update_run(run_id, status="RUNNING")
+        return self.reopen(run_id)
+
+    def reopen(self, run_id: str) -> Run:
+        """A run of this experiment, in whatever state it is."""
         return Run(self._client, run_id)
 
     def find(self, tags: Mapping[str, object]) -> list[str]:
         """The ids of the runs that bear all these tags, the newest first."""
-        return self._search([f"tags.`{key}` = '{value}'" for key, value in tags.items()])
-
-    @refusing()
-    def close_abandoned(self, parent: str) -> list[str]:
-        """Mark the children of a run that still run as failed by interruption; returns their ids.
-
-        To be called only when no other process works on that parent run.
-        """
-        abandoned = self._search([f"tags.`mlflow.parentRunId` = '{parent}'", "attributes.status = 'RUNNING'"])
-        for run_id in abandoned:
-            self._client.set_tag(run_id, "state", "interrupted")
-            self._client.set_terminated(run_id, "FAILED")
-        return abandoned
-
-    @refusing()
-    def _search(self, conditions: list[str]) -> list[str]:
-        found = self._client.search_runs(
-            [self._experiment_id], " and ".join(conditions), max_results=_MOST_RUNS, order_by=["start_time DESC"]
-        )
+        found = self._search([f"tags.`{key}` = '{value}'" for key, value in tags.items()])
         return [run.info.run_id for run in found]
 
+    def children(self, parent: str) -> list[Child]:
+        """The runs below a run, the newest first."""
+        found = self._search([f"tags.`mlflow.parentRunId` = '{parent}'"])
+        return [Child(run.info.run_id, dict(run.data.tags), run.info.status == "RUNNING") for run in found]
 
-def tracking_uri() -> str:
-    """Where runs are kept: the environment's MLFLOW_TRACKING_URI, else an SQLite file under mlruns/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{MLRUNS}/mlflow.db"
+    @refusing()
+    def remove(self, run_id: str) -> None:
+        """Put a run into MLflow's bin, where `mlflow gc` empties it."""
+        self._client.delete_run(run_id)
 
+    @refusing()
+    def close_abandoned(self, parent: str) -> None:
+        """Mark a run that nobody will go on with, and those of its children that still run, as failed."""
+        for run_id in [child.id for child in self.children(parent) if child.running] + [parent]:
+            self._client.set_tag(run_id, "state", "abandoned")
+            self._client.set_terminated(run_id, "FAILED")
 
-def open_store() -> "MlflowClient":
-    """A client of the store at `tracking_uri`, which is made if it is new: seconds, as MLflow replays its migrations.
-
-    Several processes may do so at once. A store whose folder was moved is told where its artifacts are now.
-
-    Raises:
-        Refusal: the store cannot be opened.
-    """
-    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    uri = tracking_uri()
-    database = sqlite_file(uri)
-    if database is None:
-        return MlflowClient(uri)
-    # Two processes that both find no tables would both make them, and the second would fail.
-    with refusing(), turn(database.with_name(f"{database.name}.lock")):
-        client = MlflowClient(uri)
-        _follow_move(database)
-    return client
+    @refusing()
+    def _search(self, conditions: list[str]) -> "list[mlflow.entities.Run]":
+        return list(
+            self._client.search_runs(
+                [self._experiment_id], " and ".join(conditions), max_results=_MOST_RUNS, order_by=["start_time DESC"]
+            )
+        )
 
 
 def code_version() -> dict[str, str]:
@@ -253,27 +235,3 @@ def _artifact_location(experiment: str) -> str | None:
     """Beside the database, whatever the working directory; a server knows its own place."""
     database = sqlite_file(tracking_uri())
     return str(database.resolve().parent / experiment) if database else None
-
-
-def _follow_move(database: Path) -> None:
-    """MLflow keeps absolute paths, so a folder that was moved or downloaded (CI's mlruns) would show no artifacts."""
-    here = str(database.resolve().parent)
-    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        experiments = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
-        ours = {place.removesuffix(f"/{name}") for name, place in experiments if place.endswith(f"/{name}")}
-        for old in ours - {here}:
-            if old.startswith("/") and not Path(old).exists():
-                _rewrite(connection, old, here)
-
-
-def _rewrite(connection: sqlite3.Connection, old: str, new: str) -> None:
-    for table, column in _LOCATIONS:
-        connection.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-            (f"{new}/", len(old) + 2, len(old) + 1, f"{old}/"),
-        )
-
-
-def _one_line(error: BaseException) -> str:
-    words = " ".join(str(error).split())
-    return (f"{type(error).__name__}: {words}" if words else type(error).__name__)[:_FAILURE_LENGTH]

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from src.core.records import write_split
-from src.services.terminal import _console
+from src.services.terminal import console
 from src.tune import main
 
 
@@ -15,13 +15,13 @@ def bare(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A folder with nothing in it but params.yaml; the console is made anew for the stream of each run."""
     (tmp_path / "params.yaml").write_text((repo_root / "params.yaml").read_text())
     monkeypatch.chdir(tmp_path)
-    _console.cache_clear()
+    console.cache_clear()
     return tmp_path
 
 
 def tune(*words: str) -> Result:
     result = CliRunner().invoke(main, words)
-    _console.cache_clear()
+    console.cache_clear()
     return result
 
 

@@ -24,7 +24,7 @@ def run(folder: Path, *words: str, code: int = 0) -> str:
     """What a command says, standard error included."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     return said
@@ -98,7 +98,7 @@ def test_metrics_and_plots_list_the_model(done: Path) -> None:
 
 def test_every_trial_is_a_child_of_the_study_with_all_that_a_reviewer_needs(tracked: Any) -> None:
     stages = Counter(found.data.tags["stage"] for found in runs(tracked))
-    assert stages == {"zeroshot": 1, "study": 1, "trial": TRIALS, "train": 1, "evaluate": 1}
+    assert stages == {"zeroshot": 1, "study": 1, "trial": TRIALS, "train": 1, "evaluate": 1, "repeat": 1}
     (study,) = [found for found in runs(tracked) if found.data.tags["stage"] == "study"]
     for trial in (found for found in runs(tracked) if found.data.tags["stage"] == "trial"):
         assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
@@ -170,7 +170,7 @@ def test_the_report_shows_the_scores_beside_the_published_ones(done: Path) -> No
     scores = read_json(done / "outputs" / "evaluate" / MODEL / "metrics.json")
     assert f"{scores['macro_f1']:.4f}" in page and "0.7857" in page
     assert "Weights are random" in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 7
     assert "http" not in page.replace("data:image", "")
 
 
@@ -201,7 +201,7 @@ def test_another_division_of_the_posts_begins_another_study(done: Path) -> None:
 def test_a_stage_without_what_it_needs_says_what_to_run(repository: Path, tmp_path: Path) -> None:
     for name in ("src", "params.yaml"):
         (tmp_path / name).symlink_to(repository / name)
-    for stage in ("encode", "zeroshot", "tune", "train", "evaluate", "register"):
+    for stage in ("encode", "zeroshot", "tune", "train", "evaluate", "register", "repeat"):
         said = python(tmp_path, f"src.{stage}", "--model", MODEL, code=1)
         assert said.startswith("error: outputs/") and "dvc repro" in said and said.count("\n") == 1, said
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from src.core.config import FitParams
-from src.core.errors import Pruned, Refusal
+from src.core.errors import Diverged, Stopped
 from src.core.protocols import Silent
 from src.core.records import Post
 from src.learning.batches import shuffled
@@ -41,15 +41,22 @@ def data_of(model: ToneModel, posts: Sequence[Post], cache: Path) -> Labelled:
 
 
 class Listener:
-    """Remembers what it is told, and after each epoch does what it was made to do."""
+    """Remembers what it is told; goes on for as long as `goes_on` says of an epoch, and stops at a step if asked."""
 
-    def __init__(self, act: Callable[[int], None] = lambda epoch: None) -> None:
+    def __init__(self, goes_on: Callable[[int], bool] = lambda epoch: True, stop_at: int = 0) -> None:
         self.heard: list[tuple[int, Mapping[str, float]]] = []
-        self.act = act
+        self.steps = 0
+        self.goes_on = goes_on
+        self.stop_at = stop_at
 
-    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def on_step(self) -> None:
+        self.steps += 1
+        if self.steps == self.stop_at:
+            raise Stopped
+
+    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         self.heard.append((epoch, dict(metrics)))
-        self.act(epoch)
+        return self.goes_on(epoch)
 
 
 def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -114,10 +121,11 @@ def test_the_best_epochs_weights_come_back(model: ToneModel, posts: list[Post], 
     settings = replace(SETTINGS, rank=8, alpha=16, epochs=6, patience=2)
     states: list[dict[str, Tensor]] = []
 
-    def spoil(epoch: int) -> None:
+    def spoil(epoch: int) -> bool:
         states.append(trainable_state(model))
         if epoch >= 2:
             blank(model)
+        return True
 
     with adapted(model, settings, seed=1):
         train, val = data_of(model, posts[TRAIN], cache), data_of(model, posts[VAL], cache)
@@ -143,17 +151,30 @@ def test_of_equal_epochs_the_first_is_the_best(model: ToneModel, posts: list[Pos
     assert found.best_epoch == 1
 
 
-def test_a_pruned_trial_goes_no_further(model: ToneModel, posts: list[Post], cache: Path) -> None:
-    def prune(epoch: int) -> None:
-        if epoch == 2:
-            raise Pruned
-
-    listener = Listener(prune)
+def test_a_pruned_trial_goes_no_further_and_keeps_its_best_epoch(
+    model: ToneModel, posts: list[Post], cache: Path
+) -> None:
+    listener = Listener(lambda epoch: epoch < 2)
     with adapted(model, SETTINGS, seed=1):
         data = data_of(model, posts[:16], cache)
-        with pytest.raises(Pruned):
-            fit(model, data, data, replace(SETTINGS, epochs=5), 1, listener)
+        found = fit(model, data, data, replace(SETTINGS, epochs=5), 1, listener)
     assert [epoch for epoch, _ in listener.heard] == [1, 2]
+    assert [row["epoch"] for row in found.history] == [1, 2]
+    assert len(found.predictions) == 16
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3], ids=["in training", "after training", "in validation"])
+def test_whoever_is_told_to_stop_stops_within_a_batch(
+    model: ToneModel, posts: list[Post], cache: Path, stop_at: int
+) -> None:
+    listener = Listener(stop_at=stop_at)
+    settings = replace(SETTINGS, batch_size=8, epochs=5)
+    with adapted(model, settings, seed=1):
+        data = data_of(model, posts[:16], cache)
+        with pytest.raises(Stopped):
+            fit(model, data, data, settings, 1, listener)
+    assert listener.steps == stop_at
+    assert listener.heard == []
 
 
 @pytest.mark.parametrize(("count", "epochs"), [(48, 3), (16, 1)], ids=["in training", "in validation"])
@@ -164,7 +185,7 @@ def test_a_loss_that_is_no_number_is_refused(
     listener = Listener()
     with adapted(model, settings, seed=1):
         data = data_of(model, posts[:count], cache)
-        with pytest.raises(Refusal, match=r"the loss is no longer a number at lr 1e\+36: try a smaller one"):
+        with pytest.raises(Diverged, match=r"the loss is no longer a number at lr 1e\+36: try a smaller one"):
             fit(model, data, data, settings, 1, listener)
     assert listener.heard == []
 
@@ -235,11 +256,15 @@ def test_training_is_adamw_with_the_schedule(model: ToneModel, posts: list[Post]
     """Against a loop written out here, one batch an epoch."""
     settings = replace(SETTINGS, rank=0, epochs=4, weight_decay=0.1, label_smoothing=0.1, warmup=0.5, max_grad_norm=1e9)
     states: list[dict[str, Tensor]] = []
+
+    def keep(epoch: int) -> bool:
+        states.append(trainable_state(model))
+        return True
+
     with adapted(model, settings, seed=1) as adapter:
         data = data_of(model, posts[:16], cache)
         head = copy.deepcopy(adapter.readout)
-        listener = Listener(lambda _: states.append(trainable_state(model)))
-        fit(model, data, data, replace(settings, patience=9), 1, listener)
+        fit(model, data, data, replace(settings, patience=9), 1, Listener(keep))
     pooled_BD = torch.stack([data.features[index]["pooled"] for index in range(16)])
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.1)
     for factor, state in zip([0.5, 1.0, 1.0, 0.5], states, strict=True):

@@ -11,7 +11,8 @@ from pandas import DataFrame
 
 from src.core.errors import Refusal
 from src.services.registry import CHAMPION, Package, Version, alias, champion, load, predict, register, uri_of
-from src.services.tracking import Tracker, open_store
+from src.services.store import open_store
+from src.services.tracking import Tracker
 
 TOY = """
 import json

@@ -5,15 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from src.core.config import Pruning, Range, Setting
-from src.core.errors import Pruned, Refusal, UsageRefusal
+from src.core.config import Range, Setting
+from src.core.errors import Refusal, UsageRefusal
 from src.core.locks import exclusive
-from src.services.studies import Study, Ticket, TrialRecord, open_study, space_digest, study_name
+from src.services.plan import StudyPlan, space_digest, study_name
+from src.services.studies import Study, Ticket, open_study
+from src.services.trials import TrialRecord
 
 SPACE = {
     "rank": Range(powers_of_two=(2, 6)),
@@ -36,25 +39,13 @@ def reopen(url: str) -> Opener:
     return lambda: opened(url, "clip-tiny")
 
 
-def opened(
-    url: str,
-    name: str,
-    pruner: Pruning = "halving",
-    min_epochs: int = 1,
-    reduction_factor: int = 3,
-    known_good: Mapping[str, Setting] = GOOD,
-) -> Study:
-    return open_study(
-        url,
-        name,
-        SPACE,
-        known_good=[known_good],
-        seed=1,
-        startup_trials=3,
-        pruner=pruner,
-        min_epochs=min_epochs,
-        reduction_factor=reduction_factor,
-    )
+def opened(url: str, name: str, **changes: Any) -> Study:
+    return open_study(url, plan(name, **changes))
+
+
+def plan(name: str, **changes: Any) -> StudyPlan:
+    settings = {"pruner": "halving", "min_epochs": 1, "max_epochs": 9, "known_good": (GOOD,), **changes}
+    return StudyPlan(name=name, space=SPACE, seed=1, startup_trials=3, **settings)
 
 
 def score(ticket: Ticket) -> float:
@@ -63,19 +54,22 @@ def score(ticket: Ticket) -> float:
 
 def run(study: Study, total: int) -> None:
     while study.remaining(total):
+        study.line_up(1)
         ticket = study.ask()
-        study.tell(ticket, score(ticket))
+        study.tell(ticket.number, score(ticket))
+
+
+def report(ticket: Ticket, epoch: int, value: float, *, last: bool = False) -> bool:
+    return ticket.report(epoch, {"epoch": epoch, "val_macro_f1": value}, last=last)
 
 
 def train(study: Study, *scores: float) -> TrialRecord:
     """A trial with these scores, as far as it gets."""
     ticket = study.ask()
-    try:
-        for epoch, value in enumerate(scores, start=1):
-            ticket.report(epoch, value)
-        study.tell(ticket, max(scores))
-    except Pruned:
-        study.prune(ticket)
+    if all(report(ticket, epoch, value) for epoch, value in enumerate(scores, start=1)):
+        study.tell(ticket.number, max(scores))
+    else:
+        study.prune(ticket.number)
     return study.trials()[ticket.number]
 
 
@@ -105,6 +99,24 @@ def test_known_good_settings_come_first_and_once(reopen: Opener) -> None:
     assert [trial.params == GOOD for trial in study.trials()] == [True, False, False, False, False]
 
 
+def test_settings_that_were_interrupted_come_before_known_good_ones_that_were_not_begun(url: str) -> None:
+    other = {**GOOD, "rank": 4}
+    study = opened(url, "two", known_good=(GOOD, other))
+    study.line_up(1)
+    study.ask()
+    again = opened(url, "two", known_good=(GOOD, other))
+    again.recover()
+    run(again, 3)
+    assert [trial.params for trial in again.finished()][:2] == [GOOD, other]
+
+
+def test_known_good_settings_are_lined_up_for_all_that_are_about_to_draw(url: str) -> None:
+    study = opened(url, "two", known_good=(GOOD, {**GOOD, "rank": 4}))
+    study.line_up(2)
+    study.line_up(2)
+    assert [trial.state for trial in study.trials()] == ["waiting", "waiting"]
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -118,7 +130,7 @@ def test_known_good_settings_come_first_and_once(reopen: Opener) -> None:
 )
 def test_known_good_settings_outside_of_the_space_are_refused(url: str, bad: dict[str, str], message: str) -> None:
     with pytest.raises(UsageRefusal) as refusal:
-        opened(url, "bad", known_good=bad)
+        opened(url, "bad", known_good=(bad,))
     assert message in str(refusal.value)
 
 
@@ -127,8 +139,8 @@ def test_a_trial_that_has_trained_to_its_end_is_never_pruned(url: str) -> None:
     for _ in range(3):
         train(study, 0.9, 0.9, 0.9)
     ticket = study.ask()
-    ticket.report(1, 0.1, last=True)
-    study.tell(ticket, 0.1)
+    assert report(ticket, 1, 0.1, last=True)
+    study.tell(ticket.number, 0.1)
     assert study.trials()[ticket.number].state == "complete"
 
 
@@ -162,7 +174,7 @@ def test_a_killed_process_loses_nothing(reopen: Opener, url: str) -> None:
     process = run_python(
         "from tests.services.test_studies import *\n"
         f"study = opened({url!r}, 'clip-tiny')\n"
-        "run(study, 2); ticket = study.ask(); ticket.report(1, 0.5); print(ticket.params, flush=True)\n"
+        "run(study, 2); ticket = study.ask(); report(ticket, 1, 0.5); print(ticket.params, flush=True)\n"
         "import time; time.sleep(60)"
     )
     assert process.stdout is not None
@@ -223,9 +235,9 @@ def test_a_study_that_is_opened_again_prunes_as_if_it_had_never_been_closed(reop
 def test_a_trial_that_did_not_finish_does_not_compete(reopen: Opener, end: str) -> None:
     study = reopen()
     lost = study.ask()
-    lost.report(1, 0.9)
+    report(lost, 1, 0.9)
     if end == "failed":
-        study.fail(lost, "out of memory")
+        study.fail(lost.number, "out of memory")
     reopen().recover()
     assert train(reopen(), 0.8, 0.8).state == "complete"
 
@@ -254,10 +266,11 @@ def test_failed_trials_keep_their_reason_and_do_not_count(reopen: Opener) -> Non
     study = reopen()
     ticket = study.ask()
     ticket.note("run_id", "abc")
-    study.fail(ticket, "out of memory")
-    study.tell(study.ask(), float("nan"))
+    study.fail(ticket.number, "out of memory")
+    study.tell(study.ask().number, float("nan"))
     failed, nan = reopen().trials()
-    assert (failed.state, failed.reason, failed.attrs) == ("failed", "out of memory", {"run_id": "abc"})
+    assert (failed.state, failed.reason) == ("failed", "out of memory")
+    assert failed.attrs == {"run_id": "abc", "worker": ""}
     assert (nan.state, nan.reason) == ("failed", "the score is nan")
     assert study.remaining(3) == 3
 
@@ -265,7 +278,7 @@ def test_failed_trials_keep_their_reason_and_do_not_count(reopen: Opener) -> Non
 def test_the_best_depends_on_the_budget_and_not_on_what_ran_later(reopen: Opener) -> None:
     study = reopen()
     for value in (0.4, 0.6, 0.6, 0.9):
-        study.tell(study.ask(), value)
+        study.tell(study.ask().number, value)
     assert study.best(3).number == 1
     assert study.best(4).number == 3
     assert study.remaining(3) == 0

@@ -1,28 +1,18 @@
-"""What commands print and how they end, in processes of their own and on a real pseudo-terminal."""
+"""What commands print and how they end, in processes of their own."""
 
-import contextlib
 import errno
-import os
-import pty
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from src.core.errors import Refusal, UsageRefusal
-from src.services.studies import TrialRecord
-from src.services.terminal import TrialBoard, command, model_option, progress, say, table, warn
+from src.core.errors import Refusal, Stopped, UsageRefusal
+from src.services.terminal import command, model_option, progress, say, table, warn
 
 MODELS = ("clip", "blip2")
-
-
-def record(number: int, state: str = "complete", reason: str = "") -> TrialRecord:
-    params = {"rank": 8, "lr": 3e-5}
-    return TrialRecord(number, state, params, 0.51234, 4, 12.3, reason, {})  # type: ignore[arg-type]
 
 
 def raising(error: BaseException) -> click.Command:
@@ -47,6 +37,7 @@ def tune(model: str, trials: int) -> None:
         (Refusal("data/ is missing:\n run `dvc repro`"), "error: data/ is missing: run `dvc repro`", 1),
         (UsageRefusal("no such thing"), "error: no such thing", 2),
         (KeyboardInterrupt(), "error: interrupted", 130),
+        (Stopped("stopped by SIGTERM", 143), "error: stopped by SIGTERM", 143),
         (OSError(errno.ENOSPC, "No space left on device", "a.db"), "error: No space left on device: a.db", 1),
         (OSError("odd"), "error: odd", 1),
     ],
@@ -132,54 +123,6 @@ def test_a_table_fits_and_leaves_brackets_alone(capsys: pytest.CaptureFixture[st
     assert lines[0] == ["Scores"]
     assert lines[1] == ["model", "accuracy", "lr", "posts"]
     assert lines[3:] == [["clip", "[x]", "0.5123", "3.0e-05", "519"], ["b", "-", "1.0000", "4"]]
-
-
-def test_without_a_terminal_a_board_prints_a_line_a_trial(capsys: pytest.CaptureFixture[str]) -> None:
-    with TrialBoard("clip", total=5, done=1) as board:
-        board.start(1, {"rank": 8})
-        board.epoch(1, 1, {"val_macro_f1": 0.5})
-        board.done(record(1))
-        board.done(record(2, "failed", "out of memory"))
-    assert capsys.readouterr() == (
-        "[2/5] trial 1 complete: macro-F1 0.5123, 4 epochs, 12.3 s (rank 8, lr 3e-05)\n"
-        "[2/5] trial 2 failed: macro-F1 0.5123, 4 epochs, 12.3 s (rank 8, lr 3e-05): out of memory\n",
-        "",
-    )
-
-
-def test_on_a_terminal_a_board_shows_a_table_that_words_do_not_tear(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "from tests.services.test_terminal import *\n"
-        "with TrialBoard('clip: search', 40, 1) as board:\n"
-        "    for number in range(1, 31):\n"
-        "        board.epoch(number, 1, {'val_macro_f1': 0.25})\n"
-        "        with progress(2, 'nested') as bar: bar.advance(2)\n"
-        "        say(f'said {number}')\n"
-        "        board.done(record(number))\n"
-    )
-    shown = on_terminal([sys.executable, str(script)])
-    assert "running" in shown
-    assert "0.2500" in shown
-    assert "2/40 trials, about" in shown
-    assert "said 30\r\n" in shown
-    last_table = shown[shown.rindex("clip: search") :]
-    assert [last_table.count("complete"), last_table.count("running")] == [30, 0]
-
-
-def on_terminal(arguments: list[str]) -> str:
-    """What a process writes to a terminal of 24 lines."""
-    terminal, inside = pty.openpty()
-    environment = os.environ | {"TERM": "xterm", "PYTHONPATH": str(Path.cwd()), "LINES": "24", "COLUMNS": "100"}
-    process = subprocess.Popen(arguments, stdin=inside, stdout=inside, stderr=inside, env=environment)
-    os.close(inside)
-    pieces = []
-    with contextlib.suppress(OSError):  # the other end is closed
-        while piece := os.read(terminal, 65536):
-            pieces.append(piece)
-    os.close(terminal)
-    assert process.wait(timeout=20) == 0
-    return b"".join(pieces).decode()
 
 
 def test_importing_loads_no_rich() -> None:

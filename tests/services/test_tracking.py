@@ -12,9 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as Logged
 
-from src.core.errors import Pruned, Refusal
+from src.core.errors import Refusal
 from src.core.paths import MLRUNS
-from src.services.tracking import Tracker, code_version, open_store, tracking_uri
+from src.services.store import open_store, tracking_uri
+from src.services.tracking import Tracker, code_version
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,6 @@ def test_a_parameter_cannot_change(tracker: Tracker) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "failure"),
     [
-        (Pruned("others were better"), "KILLED", None),
         (MemoryError("out of\nmemory"), "FAILED", "MemoryError: out of memory"),
         (KeyboardInterrupt(), "FAILED", "KeyboardInterrupt"),
         (SystemExit(3), "FAILED", "SystemExit: 3"),
@@ -81,17 +81,44 @@ def test_a_run_ends_as_its_work_did(
     assert (found.info.status, found.data.tags.get("failure")) == (status, failure)
 
 
-def test_children_left_running_are_closed_and_others_left_alone(client: MlflowClient, tracker: Tracker) -> None:
-    with tracker.run("study") as study, tracker.run("done", parent=study.id) as done:
+def test_an_abandoned_run_is_closed_with_its_children_and_others_are_left_alone(
+    client: MlflowClient, tracker: Tracker
+) -> None:
+    study = tracker.run("study")
+    with tracker.run("done", parent=study.id) as done:
         pass
-    left = tracker.run("left", parent=study.id)
+    left = tracker.run("left", parent=study.id, tags={"trial": 1})
     stranger = tracker.run("of another study")
-    assert tracker.close_abandoned(study.id) == [left.id]
-    assert tracker.close_abandoned(study.id) == []
-    closed = logged(client, left.id)
-    assert (closed.info.status, closed.data.tags["state"]) == ("FAILED", "interrupted")
+    assert {child.id: child.running for child in tracker.children(study.id)} == {left.id: True, done.id: False}
+    assert next(child.tags["trial"] for child in tracker.children(study.id) if child.running) == "1"
+    tracker.close_abandoned(study.id)
+    for run in (study, left):
+        closed = logged(client, run.id)
+        assert (closed.info.status, closed.data.tags["state"]) == ("FAILED", "abandoned")
     assert logged(client, done.id).info.status == "FINISHED"
     assert logged(client, stranger.id).info.status == "RUNNING"
+
+
+def test_a_folder_is_logged_whole_in_place_of_an_earlier_one(
+    client: MlflowClient, tracker: Tracker, tmp_path: Path
+) -> None:
+    with tracker.run("trial") as run:
+        for name in ("half", "whole"):
+            folder = tmp_path / name
+            folder.mkdir()
+            (folder / f"{name}.bin").write_bytes(b"weights")
+            run.folder(folder, "adapter")
+    assert [item.path for item in client.list_artifacts(run.id)] == ["adapter"]
+    assert [item.path for item in client.list_artifacts(run.id, "adapter")] == ["adapter/whole.bin"]
+
+
+def test_what_is_logged_again_with_its_time_is_kept_once(client: MlflowClient, tracker: Tracker) -> None:
+    with tracker.run("trial", began_ms=1_000) as run:
+        for _ in range(2):
+            run.metrics({"loss": 0.5}, step=1, at_ms=2_000)
+        run.end("KILLED", at_ms=3_000)
+        assert (logged(client, run.id).info.start_time, logged(client, run.id).info.end_time) == (1_000, 3_000)
+    assert [(point.value, point.timestamp) for point in client.get_metric_history(run.id, "loss")] == [(0.5, 2_000)]
 
 
 def test_a_run_is_found_by_its_tags_and_resumed(client: MlflowClient, tracker: Tracker) -> None:

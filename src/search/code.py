@@ -1,0 +1,16 @@
+"""Which code trains: trials of different code may not compare."""
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+_FOLDERS = ("data", "learning", "models")
+
+
+@cache
+def code_digest() -> str:
+    """A short digest (8 hexadecimal digits) of all code that a trial's scores depend on."""
+    root, found = Path(__file__).parents[1], hashlib.sha256()
+    for path in sorted(path for folder in _FOLDERS for path in (root / folder).rglob("*.py")):
+        found.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return found.hexdigest()[:8]

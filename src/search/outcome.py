@@ -1,0 +1,97 @@
+"""What a search has found, for the stages after it and for MLflow."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from src.core.paths import stage_folder
+from src.core.records import write_bytes, write_json, write_table
+from src.services.insights import figures, importances
+from src.services.mirror import Mirror
+from src.services.plan import StudyPlan
+from src.services.studies import Study
+from src.services.terminal import say
+from src.services.tracking import Run
+from src.services.trials import ENDED, TrialRecord
+
+
+def conclude(model: str, study: Study, mirror: Mirror, parent: Run, total: int) -> TrialRecord:
+    """Write outputs/tune/MODEL and log it with the study's run, if MLflow answers; returns the best trial.
+
+    Raises:
+        Refusal: no trial is complete.
+    """
+    best = study.best(total)
+    finished = study.finished()[:total]
+    ended = [trial for trial in study.trials() if trial.state in ENDED and trial.number <= finished[-1].number]
+    folder = stage_folder("tune", model)
+    write_json(folder / "best.json", {**_best(study, finished, best), "run_id": mirror.run_id(best.number)})
+    write_json(folder / "search.json", {**_spent(study.plan, ended), "importances": importances(study.raw)})
+    write_table(folder / "trials.csv", [_row(trial) for trial in finished])
+    for name, png in figures(study.raw).items():
+        write_bytes(folder / f"{name}.png", png)
+    if not mirror.away:
+        parent.metrics({"best_val_macro_f1": best.value or 0.0, "trials": len(finished)})
+        parent.tags({"best_trial": best.number, "best_run": mirror.run_id(best.number)})
+        parent.folder(folder, "search")
+    return best
+
+
+def tell_best(model: str, study: Study, best: TrialRecord, total: int, default: int) -> None:
+    """Say what came of a search, and what to do with it."""
+    chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
+    count, spent = len(study.finished()[:total]), _spent(study.plan, study.trials())
+    say(f"{model}: best of {count} trials is trial {best.number}: validation macro-F1 {best.value:.4f} with {chosen}")
+    say(f"{spent['epochs']} epochs trained, {spent['epochs_unpruned']} had no trial been pruned; {_ends(spent)}")
+    for trial in [] if study.plan.single else front(study.finished()[:total]):
+        size = f"{trial.outcome['parameters']:,} parameters"
+        say(f"On the front: trial {trial.number}, macro-F1 {trial.value:.4f}, {size}")
+    say(f"Look: make ui, experiment mvsa-{model}. Table: {stage_folder('tune', model) / 'trials.csv'}")
+    if total != default:
+        say(f"To train and register it: dvc exp run -S tune.trials={total} (no trial is run again)")
+
+
+def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials that no other beats in both macro-F1 and number of parameters, the smallest first."""
+    found: list[TrialRecord] = []
+    complete = [trial for trial in trials if trial.state == "complete"]
+    for trial in sorted(complete, key=lambda each: (each.outcome["parameters"], -(each.value or 0))):
+        if not found or (trial.value or 0) > (found[-1].value or 0):
+            found.append(trial)
+    return found
+
+
+def _best(study: Study, finished: Sequence[TrialRecord], best: TrialRecord) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "trials": len(finished),
+        "pruned": sum(trial.state == "pruned" for trial in finished),
+        "best_trial": best.number,
+        "best_val_macro_f1": best.value,
+        "params": best.params,
+    }
+
+
+def _spent(plan: StudyPlan, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+    """How the trials ended, and what pruning has saved: a pruned trial might have run to its last epoch."""
+    states = Counter(trial.state for trial in trials)
+    unpruned = sum(plan.max_epochs if trial.state == "pruned" else trial.epochs for trial in trials)
+    return {
+        "finished": sum(trial.finished for trial in trials),
+        "pruned": states["pruned"],
+        "failed": states["failed"],
+        "reasons": dict(Counter(trial.cause or trial.reason for trial in trials if trial.state == "failed")),
+        "epochs": sum(trial.epochs for trial in trials),
+        "epochs_unpruned": unpruned,
+    }
+
+
+def _ends(spent: dict[str, Any]) -> str:
+    causes = ", ".join(f"{count} × {cause}" for cause, count in spent["reasons"].items())
+    return f"{spent['pruned']} trials pruned, {spent['failed']} failed{f' ({causes})' if causes else ''}"
+
+
+def _row(trial: TrialRecord) -> dict[str, Any]:
+    size = {"parameters": trial.outcome.get("parameters")}
+    outcome = {"number": trial.number, "state": trial.state, "val_macro_f1": trial.value, "epochs": trial.epochs}
+    return {**outcome, **trial.params, **size}

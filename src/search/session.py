@@ -1,0 +1,155 @@
+"""One run of `tune`: the study is opened, shown on the screen and in MLflow while workers run its trials, concluded."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from src.core.config import Params
+from src.core.locks import exclusive, sqlite_file
+from src.core.paths import MLRUNS, OUTPUTS, STUDIES
+from src.core.protocols import Crew
+from src.core.stopping import StopSignal
+from src.learning.workspace import checkpoint_of, facts_of, open_workspace
+from src.search.code import code_digest
+from src.search.driver import Driver, Solo
+from src.search.outcome import conclude
+from src.search.plan import memory_of, plan_of, say_what_changed, warn_of_other_code
+from src.search.room import require_room
+from src.search.trial import Ended, TrialWorker, open_worker
+from src.services.board import TrialBoard
+from src.services.follower import Follower
+from src.services.logbook import open_tracker, run_tags
+from src.services.mirror import Caption, Mirror, Shelf
+from src.services.plan import StudyPlan
+from src.services.storages import shared, sole_search
+from src.services.store import tracking_uri
+from src.services.studies import Study, open_study, other_studies
+from src.services.terminal import say
+from src.services.tracking import Run, Tracker
+from src.services.trials import TrialRecord
+from src.services.workers import RayCrew, cluster
+
+TRIALS = OUTPUTS / "trials"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """What a search runs on: nothing here changes what a trial's scores are."""
+
+    storage: str = f"sqlite:///{STUDIES}"
+    workers: int = 1
+    ray_address: str | None = None
+    gpus_per_trial: float | None = None
+    cpus_per_trial: int | None = None
+    deadline_s: float | None = None
+
+    @property
+    def by_ray(self) -> bool:
+        """Whether workers are other processes."""
+        return self.workers > 1 or self.ray_address is not None
+
+
+@dataclass
+class Session:
+    """The search for one model. `causes` are those of the failures in a row that came last."""
+
+    params: Params
+    model: str
+    means: Means
+    causes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.facts = facts_of(self.model, checkpoint_of(self.model))
+        self.plan: StudyPlan = plan_of(self.params, self.model, self.facts)
+
+    def search(self, total: int) -> tuple[Study, TrialRecord]:
+        """Run the trials that are missing to `total`; returns the study and its best trial."""
+        require_room([OUTPUTS, *_local_store()])
+        with self._opened() as (study, parent, mirror):
+            self._greet(study)
+            self._run(study, mirror, total)
+            return study, conclude(self.model, study, mirror, parent, total)
+
+    def _run(self, study: Study, mirror: Mirror, total: int) -> None:
+        with (
+            TrialBoard(f"{self.model}: search", total, study.trials()) as board,
+            Follower(study.glance, [board.show, mirror.show]),
+            ExitStack() as stack,
+        ):
+            if study.remaining(total):
+                stop, crew = self._crew(study, stack)
+                Driver(study, crew, mirror.shelf, stop, self.means.deadline_s, self.causes).run(total)
+        mirror.flush()
+
+    def sync(self, total: int) -> tuple[int, int]:
+        """Bring MLflow to what the storage says; returns how many trials there are, and how many it did not have."""
+        with self._opened() as (study, parent, mirror):
+            study.recover()
+            trials = study.trials()
+            missing = sum(not mirror.has(trial) for trial in trials)
+            for trial in trials:
+                mirror.show(trial)
+            mirror.flush()
+            mirror.require_all()
+            if any(trial.state == "complete" for trial in study.finished()[:total]):
+                conclude(self.model, study, mirror, parent, total)
+            return len(trials), missing
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Study, Run, Mirror]]:
+        with (
+            exclusive(OUTPUTS / f"tune-{self.model}.lock", f"the search for {self.model}"),
+            sole_search(self.means.storage, self.plan.name),
+        ):
+            study = open_study(self.means.storage, self.plan)
+            tracker = open_tracker(self.model)
+            parent = self._study_run(tracker, study)
+            with Mirror(tracker, parent, self._caption(), Shelf(TRIALS / study.identity)) as mirror:
+                yield study, parent, mirror
+
+    def _greet(self, study: Study) -> None:
+        trials, memory = study.trials(), memory_of(self.params, self.model, self.facts)
+        if not any(trial.state != "waiting" for trial in trials):
+            prefix = f"{self.model}-{self.params.scale}-"
+            say_what_changed(study.name, memory, other_studies(self.means.storage, prefix, study.name))
+            study.remember(memory)
+        warn_of_other_code(trials, code_digest())
+        for lost in study.recover():
+            times = study.times_lost(lost)
+            hint = "; if the machine kills it again, it may want more memory than there is" if times > 1 else ""
+            say(f"Trial {lost.number} was interrupted: its settings are run again{hint}")
+
+    def _crew(self, study: Study, stack: ExitStack) -> tuple[StopSignal, Crew[Ended]]:
+        means = self.means
+        if not means.by_ray:
+            workspace = open_workspace(self.model)
+            stop = stack.enter_context(StopSignal())
+            return stop, Solo(TrialWorker(self.params, workspace, study, "", stop.check))
+        shares = stack.enter_context(
+            cluster(means.ray_address, means.workers, means.gpus_per_trial, means.cpus_per_trial)
+        )
+        url = stack.enter_context(shared(means.storage, shares.host))
+        make = partial(open_worker, params=self.params, model=self.model, url=url, plan=self.plan)
+        # After Ray's own handlers, which would end the process at once.
+        return stack.enter_context(StopSignal()), RayCrew(make, means.workers, shares)
+
+    def _study_run(self, tracker: Tracker, study: Study) -> Run:
+        mine = {"stage": "study", "study": study.name}
+        for run_id in tracker.find(mine):
+            run = tracker.reopen(run_id)
+            if run.tag("study_identity") == study.identity:
+                return tracker.resume(run_id)
+            # Its storage is gone: the trials below it are not this study's.
+            tracker.close_abandoned(run_id)
+        tags = {**run_tags("study", self.facts, self.params.notice), **mine, "study_identity": study.identity}
+        return tracker.run(f"study {study.name}", tags=tags, params={"seed": self.params.seed})
+
+    def _caption(self) -> Caption:
+        tags = {**run_tags("trial", self.facts, self.params.notice), "study": self.plan.name}
+        return Caption(self.model, tags, lambda settings: asdict(self.params.fit_of(self.model, **settings)))
+
+
+def _local_store() -> list[Path]:
+    return [] if sqlite_file(tracking_uri()) is None else [MLRUNS]

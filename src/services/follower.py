@@ -1,0 +1,54 @@
+"""Showing a study while it runs: its storage is looked at every now and then, and what has changed is shown."""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from src.core.errors import Refusal
+from src.services.trials import TrialRecord
+
+View = Callable[[TrialRecord], None]
+_LOOK_EVERY_S = 0.5
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Passes every trial that has changed to the views, in a thread of its own and once more when the context ends.
+
+    Whoever runs trials waits for no screen and no server: the storage is the truth, and views may lag.
+    """
+
+    def __init__(self, trials: Callable[[], list[TrialRecord]], views: Sequence[View]) -> None:
+        self._trials = trials
+        self._views = views
+        self._seen: dict[int, TrialRecord] = {}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()
+
+    def _follow(self) -> None:
+        while not self._done.wait(_LOOK_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            trials = self._trials()
+        except Refusal as refusal:
+            # The process that runs trials meets the same and says so.
+            _log.debug("%s", refusal)
+            return
+        for trial in trials:
+            if self._seen.get(trial.number) != trial:
+                self._seen[trial.number] = trial
+                for view in self._views:
+                    view(trial)

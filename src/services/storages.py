@@ -1,0 +1,210 @@
+"""Where studies are kept: an SQLite file, a database server, or Optuna's gRPC proxy before either of them."""
+
+import hashlib
+import logging
+import os
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from src.core.errors import Refusal, UsageRefusal
+from src.core.locks import sqlite_file, turn
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage, GrpcStorageProxy
+
+T = TypeVar("T")
+PROXY = "grpc://"
+# SQLite's own limit is 5 s, which the searches of several models that share a file can exceed on a slow disk.
+_WAIT_FOR_SQLITE_S = 60
+# A database server that is started anew, or a network that comes back, within this time costs no trial.
+_WAIT_FOR_SERVER_S = 600.0
+_WAIT_FOR_PROXY_S = 30
+_LONGEST_PAUSE_S = 10.0
+_TAKES = "--storage takes an SQLAlchemy URL or grpc://HOST:PORT"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Tries again, for `limit_s` seconds, what a storage failed to do; nothing is tried again with a limit of 0."""
+
+    where: str
+    limit_s: float
+
+    @staticmethod
+    def of(url: str) -> "Patience":
+        """A file fails for good, a server may come back."""
+        database = sqlite_file(url)
+        # The URL of a server may hold a password, so it is not repeated.
+        return Patience(str(database), 0) if database else Patience("on the server", _WAIT_FOR_SERVER_S)
+
+    def __call__(self, operation: Callable[[], T]) -> T:
+        """The operation's result; it may be done twice, where only its answer was lost.
+
+        Raises:
+            Refusal: the storage still fails.
+        """
+        begun_s, pause_s = time.monotonic(), 0.1
+        while True:
+            try:
+                return operation()
+            except _storage_errors() as error:
+                if time.monotonic() - begun_s >= self.limit_s:
+                    raise Refusal(f"the storage of studies {self.where} fails: {_why(error)}") from error
+                if 1 < pause_s < 2:  # once
+                    _log.warning("the storage of studies does not answer: waiting for it")
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def open_storage(url: str, limit_s: float = 0) -> "BaseStorage":
+    """Open a storage by its SQLAlchemy URL, or grpc://HOST:PORT; a missing SQLite file is made, with its folder.
+
+    Args:
+        url: where it is.
+        limit_s: how long to wait for a server that is known to be there, and does not answer now.
+
+    Raises:
+        UsageRefusal: it is no such URL.
+        Refusal: it cannot be opened.
+    """
+    from optuna.storages import RDBStorage, get_storage
+
+    if url.startswith(PROXY):
+        return _proxy(url, limit_s)
+    database = sqlite_file(url)
+    if url.startswith("sqlite") and (database is None or database.name in ("", ":memory:")):
+        raise UsageRefusal(f"{_TAKES}: of SQLite's, that of a file, such as sqlite:///studies.db")
+    with _opening(url):
+        if database is None:
+            # A connection that a restart of the server has cut is found out before it is used.
+            found = partial(RDBStorage, url, engine_kwargs={"pool_pre_ping": True})
+            return get_storage(Patience("on the server", limit_s)(found) if limit_s else found())
+        # Two processes that both find no tables would both make them, and the second would fail.
+        with turn(database.with_name(f"{database.name}.lock")):
+            return get_storage(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _WAIT_FOR_SQLITE_S}}))
+
+
+@contextmanager
+def shared(url: str, host: str) -> Iterator[str]:
+    """A URL by which processes on other machines reach a storage: a server's own, else a proxy's on `host`.
+
+    The proxy asks for no password: `host` must be an address that only the cluster reaches.
+    """
+    if sqlite_file(url) is None:
+        yield url
+        return
+    from optuna.storages import run_grpc_proxy_server
+
+    storage, port = open_storage(url), _free_port(host)
+    with warnings.catch_warnings():
+        _hush()
+        # Its thread ends with the process: Optuna gives no way to end it before.
+        serving = {"storage": storage, "host": host, "port": port}
+        threading.Thread(target=run_grpc_proxy_server, kwargs=serving, daemon=True).start()
+        address = f"{PROXY}{host}:{port}"
+        _proxy(address).close()
+    yield address
+
+
+@contextmanager
+def sole_search(url: str, study: str) -> Iterator[None]:
+    """Hold a study on a PostgreSQL server, so that no command on another machine runs the same trials.
+
+    The server keeps the lock for as long as the connection lives. Other storages need none: a file is locked on its
+    machine, and a proxy is somebody's who has locked it.
+
+    Raises:
+        Refusal: another process holds it.
+    """
+    if not url.startswith("postgresql"):
+        yield
+        return
+    from sqlalchemy import NullPool, create_engine, text
+
+    key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:8], signed=True)
+    # Nothing is rolled back in the end: by then the server may have been started anew and know nothing of it.
+    options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
+    with _opening(url):
+        connection = create_engine(url, poolclass=NullPool, **options).connect()
+    with closing(connection):
+        if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
+            raise Refusal(f"another process is running the study {study} on this storage; wait or stop it")
+        yield
+
+
+@contextmanager
+def _opening(url: str) -> Iterator[None]:
+    """Say in one line why a database cannot be opened. Its URL may hold a password, so it is not repeated."""
+    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+    try:
+        yield
+    except (ArgumentError, ImportError) as error:
+        raise UsageRefusal(f"{_TAKES}: {_first_line(error)}") from error
+    except ValueError as error:
+        # It quotes what stands in the port's place: a piece of the password, where that has a slash in it.
+        raise UsageRefusal(f"{_TAKES}: its port is no number, or its password not percent-encoded") from error
+    except (SQLAlchemyError, RuntimeError) as error:
+        where = sqlite_file(url) or "on the server"
+        raise Refusal(f"the storage of studies {where} cannot be opened: {_first_line(error)}") from error
+
+
+def _proxy(url: str, limit_s: float = 0) -> "GrpcStorageProxy":
+    from optuna.storages import GrpcStorageProxy
+
+    host, colon, port = url.removeprefix(PROXY).rstrip("/").rpartition(":")
+    if "@" in url:
+        raise UsageRefusal(f"{_TAKES}: a proxy takes no password")
+    if not colon or not port.isdigit():
+        raise UsageRefusal(f"--storage {url}: a proxy is named grpc://HOST:PORT")
+    with warnings.catch_warnings():
+        _hush()
+        proxy = GrpcStorageProxy(host=host, port=int(port))
+    try:
+        proxy.wait_server_ready(timeout=limit_s or _WAIT_FOR_PROXY_S)
+    except ConnectionError as error:
+        raise Refusal(f"no storage proxy answers at {host}:{port}") from error
+    return proxy
+
+
+def _storage_errors() -> tuple[type[Exception], ...]:
+    from grpc import RpcError  # type: ignore[import-untyped] # it has no stubs of its own
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DBAPIError
+
+    return StorageInternalError, DBAPIError, RpcError
+
+
+def _hush() -> None:
+    # Read when gRPC is first imported, which otherwise writes a line whenever another program is started.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    from optuna.exceptions import ExperimentalWarning
+
+    warnings.simplefilter("ignore", ExperimentalWarning)
+
+
+def _free_port(host: str) -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _why(error: Exception) -> str:
+    """What Optuna and gRPC wrap, rather than the wrapping."""
+    from grpc import RpcError
+
+    said = error.details() if isinstance(error, RpcError) and hasattr(error, "details") else None
+    return str(said) if said else _first_line(error.__cause__ or error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

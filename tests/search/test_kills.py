@@ -1,0 +1,68 @@
+"""A search that is killed over and over ends as one that was never interrupted."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.core.config import load_params
+from src.learning.workspace import checkpoint_of, facts_of
+from src.search.plan import plan_of
+from src.services.studies import Study, open_study
+from tests.search.logged import runs, trial_runs
+from tests.search.warm import WarmCommand
+
+TRIALS = 6
+ROUNDS = 20
+pytestmark = pytest.mark.slow
+
+
+def study() -> Study:
+    return open_study(
+        "sqlite:///outputs/studies.db", plan_of(load_params(), "clip", facts_of("clip", checkpoint_of("clip")))
+    )
+
+
+def test_twenty_kills_at_any_instant_lose_nothing(repository: Path, warm: WarmCommand) -> None:
+    chance, killed = random.Random(7), 0
+    shutil.rmtree("mlruns")  # may be killed while it is made
+    for _ in range(ROUNDS):
+        # Slow trainings, or a fast machine would be done before the kills are.
+        process = warm.start("--trials", str(TRIALS), fault="import time; time.sleep(0.5)")
+        time.sleep(chance.uniform(0, 2))
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        killed += warm.wait()[0] == -signal.SIGKILL
+    warm.run("--trials", str(TRIALS))
+    found = study()
+    finished = [(trial.params, trial.value, trial.epochs) for trial in found.finished()]
+    assert len(finished) == TRIALS
+    assert killed >= ROUNDS // 2
+    shown = trial_runs()
+    assert len(shown) == len(found.trials())
+    for trial in found.trials():
+        agree(trial, shown[trial.number])
+    assert "RUNNING" not in {run.info.status for run in runs()}
+
+    Path("outputs/studies.db").rename("outputs/interrupted.db")
+    warm.run("--trials", str(TRIALS))
+    assert [(trial.params, trial.value, trial.epochs) for trial in study().trials()] == finished
+
+
+def agree(trial: Any, run: Any) -> None:
+    """The storage and MLflow say the same of a trial."""
+    status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[trial.state]
+    assert run.info.status == status
+    assert run.data.tags["state"] == ("interrupted" if trial.cause == "interrupted" else trial.state)
+    settings = {name: run.data.params[name] for name in trial.params}
+    assert settings == {name: str(value) for name, value in trial.params.items()}
+    if trial.state == "complete":
+        assert run.data.metrics["best_val_macro_f1"] == pytest.approx(trial.value)
+        assert (Path(run.info.artifact_uri) / "adapter" / "head.safetensors").is_file()
+        assert not list(Path(run.info.artifact_uri).glob(".*"))
