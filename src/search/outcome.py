@@ -28,6 +28,8 @@ def conclude(model: str, study: Study, mirror: Mirror, parent: Run, total: int) 
     write_json(folder / "best.json", {**_best(study, finished, best), "run_id": mirror.run_id(best.number)})
     write_json(folder / "search.json", {**_spent(study.plan, ended), "importances": importances(study.raw)})
     write_table(folder / "trials.csv", [_row(trial) for trial in finished])
+    for old in folder.glob("*.png"):  # of a study with other pictures
+        old.unlink()
     for name, png in figures(study.raw).items():
         write_bytes(folder / f"{name}.png", png)
     if not mirror.away:
