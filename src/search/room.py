@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from src.core.errors import Refusal
@@ -25,7 +26,8 @@ def require_room(folders: list[Path], num_bytes: int = LEAST_BYTES) -> None:
         except OSError as error:
             raise Refusal(f"nothing can be written in {folder}: {error.strerror or error}") from error
         finally:
-            probe.unlink(missing_ok=True)
+            with suppress(OSError):
+                probe.unlink()
         if free < num_bytes:
             raise Refusal(
                 f"{folder} has {free / 2**20:,.0f} MiB left, and the search needs {num_bytes / 2**20:,.0f} or more: "

@@ -16,7 +16,7 @@ from src.search.code import code_digest
 from src.search.driver import Driver, Solo
 from src.search.outcome import conclude
 from src.search.plan import memory_of, plan_of, say_what_changed, warn_of_other_code
-from src.search.room import require_room
+from src.search.room import LEAST_BYTES, require_room
 from src.search.trial import Ended, TrialWorker, open_worker
 from src.services.board import TrialBoard
 from src.services.follower import Follower
@@ -69,6 +69,7 @@ class Session:
         require_room([OUTPUTS, *_local_store()])
         with self._opened() as (study, parent, mirror):
             self._greet(study)
+            require_room([OUTPUTS, *_local_store()], LEAST_BYTES + _adapter_bytes(study) * study.remaining(total))
             self._run(study, mirror, total)
             return study, conclude(self.model, study, mirror, parent, total)
 
@@ -149,6 +150,11 @@ class Session:
     def _caption(self) -> Caption:
         tags = {**run_tags("trial", self.facts, self.params.notice), "study": self.plan.name}
         return Caption(self.model, tags, lambda settings: asdict(self.params.fit_of(self.model, **settings)))
+
+
+def _adapter_bytes(study: Study) -> int:
+    """The largest adapter so far, whose weights are float32; 0 where no trial has come to its end."""
+    return max((4 * int(trial.outcome.get("parameters", 0)) for trial in study.finished()), default=0)
 
 
 def _local_store() -> list[Path]:

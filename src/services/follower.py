@@ -17,13 +17,15 @@ _log = logging.getLogger(__name__)
 class Follower:
     """Passes every trial that has changed to the views, in a thread of its own and once more when the context ends.
 
-    Whoever runs trials waits for no screen and no server: the storage is the truth, and views may lag.
+    Whoever runs trials waits for no screen and no server: the storage is the truth, and views may lag. A view that
+    fails is not shown to any more; its error is raised when the context ends, unless another one ends it.
     """
 
     def __init__(self, trials: Callable[[], list[TrialRecord]], views: Sequence[View]) -> None:
         self._trials = trials
         self._views = views
         self._seen: dict[int, TrialRecord] = {}
+        self._failure: Exception | None = None
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
@@ -34,11 +36,17 @@ class Follower:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._done.set()
         self._thread.join()
-        self._look()
+        if self._failure is None:
+            self._look()
+        elif error is None:
+            raise self._failure
 
     def _follow(self) -> None:
-        while not self._done.wait(_LOOK_EVERY_S):
-            self._look()
+        try:
+            while not self._done.wait(_LOOK_EVERY_S):
+                self._look()
+        except Exception as error:  # noqa: BLE001 # an error in a thread is seen by nobody
+            self._failure = error
 
     def _look(self) -> None:
         try:

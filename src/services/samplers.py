@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 
-from src.core.config import Sampling
+from src.core.config import Range, Sampling
+from src.services.spaces import is_whole
 from src.services.trials import is_retry
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, TrialState
 
 
@@ -34,18 +35,18 @@ class Positioned(BaseSampler):
         self._inner = self._make(self._seed + place)
         self._inner.before_trial(study, trial)
 
-    def infer_relative_search_space(self, study: "Study", trial: "FrozenTrial") -> "dict[str, BaseDistribution]":
+    def infer_relative_search_space(self, study: "Study", trial: "FrozenTrial") -> dict[str, BaseDistribution]:
         """As the sampler behind it."""
         return self._inner.infer_relative_search_space(study, trial)
 
     def sample_relative(
-        self, study: "Study", trial: "FrozenTrial", search_space: "dict[str, BaseDistribution]"
+        self, study: "Study", trial: "FrozenTrial", search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As the sampler behind it."""
         return self._inner.sample_relative(study, trial, search_space)
 
     def sample_independent(
-        self, study: "Study", trial: "FrozenTrial", param_name: str, param_distribution: "BaseDistribution"
+        self, study: "Study", trial: "FrozenTrial", param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """As the sampler behind it."""
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
@@ -73,3 +74,16 @@ def sampler_of(kind: Sampling, startup_trials: int, seed: int) -> BaseSampler:
         "random": lambda seed: RandomSampler(seed=seed),
     }
     return Positioned(makers[kind], seed)
+
+
+def distribution_of(choice: Range) -> BaseDistribution:
+    """What a sampler draws one setting from."""
+    if choice.choices is not None:
+        return CategoricalDistribution(choice.choices)
+    if choice.powers_of_two is not None:
+        low, high = choice.powers_of_two
+        return IntDistribution(low, high)
+    assert choice.low is not None and choice.high is not None
+    if is_whole(choice):
+        return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
+    return FloatDistribution(choice.low, choice.high, log=choice.log)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.core.config import Objective, Range, Setting
+from src.core.config import Objective, Setting
 from src.core.errors import Refusal
 from src.services.plan import StudyPlan
-from src.services.spaces import Encoding, is_whole
+from src.services.spaces import Encoding
 from src.services.storages import Patience, open_storage
 from src.services.trials import (
     ENDED,
@@ -94,7 +94,7 @@ class Study:
         self.plan = plan
         self._storage = storage
         self._space = Encoding(plan.space)
-        self._distributions = {stored: _distribution(choice) for stored, choice in self._space.stored().items()}
+        self._distributions = _distributions(self._space)
         self._patience = patience
         self._to_try = [self._space.encode(settings) for settings in plan.known_good]
         self._ended: dict[int, TrialRecord] = {} if ended is None else ended
@@ -290,15 +290,7 @@ def other_studies(url: str, prefix: str, name: str) -> dict[str, Mapping[str, st
     return {each.study_name: each.user_attrs.get(_FACTS, {}) for each in others}
 
 
-def _distribution(choice: Range) -> "BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+def _distributions(space: Encoding) -> "dict[str, BaseDistribution]":
+    from src.services.samplers import distribution_of
 
-    if choice.choices is not None:
-        return CategoricalDistribution(choice.choices)
-    if choice.powers_of_two is not None:
-        low, high = choice.powers_of_two
-        return IntDistribution(low, high)
-    assert choice.low is not None and choice.high is not None
-    if is_whole(choice):
-        return IntDistribution(int(choice.low), int(choice.high), log=choice.log)
-    return FloatDistribution(choice.low, choice.high, log=choice.log)
+    return {stored: distribution_of(choice) for stored, choice in space.stored().items()}
