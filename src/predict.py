@@ -1,33 +1,122 @@
-"""The tone of one post, by the registered champion.
+"""The tone of posts, by the registered champion.
 
 python -m src.predict --model clip photo.jpg "what a day"
+python -m src.predict --model clip posts.csv --out tones.csv
+python -m src.predict --model clip folder/ --out tones.csv
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from src.core.errors import Refusal
+from src.core.errors import Refusal, UsageRefusal
 from src.core.labels import TONES
+from src.core.records import Prediction, write_table
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say
+from src.services.terminal import command, model_option, progress, say, table, warn
+
+if TYPE_CHECKING:
+    from src.data.asked import Asked
+
+BATCH_SIZE = 32
+COLUMNS = ("id", "text", "missing", "problem", "tone", *TONES, "label")
 
 
-@command(example='python -m src.predict --model clip photo.jpg "what a day"')
+@command(example="python -m src.predict --model clip posts.csv --out tones.csv")
 @model_option(MODELS)
-@click.argument("image", type=click.Path(path_type=Path))
-@click.argument("caption")
-def main(model: str, image: Path, caption: str) -> None:
-    """Print the tone of a post (IMAGE and CAPTION) with the probability of each tone."""
-    if not image.is_file():
-        raise Refusal(f"there is no file {image}")
-    from src.data.images import inspect
+@click.option("--out", type=click.Path(path_type=Path), help="A CSV to write the tones of many posts to.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("caption", required=False)
+def main(model: str, source: Path, caption: str | None, out: Path | None) -> None:
+    """Print the tone of one post (a picture SOURCE and its CAPTION), or write those of many.
+
+    Many are a folder of pictures with captions in text files of the same names, or a CSV with the columns image and
+    text, and label if their tones are known: then it says how often the model agrees. A post may lack its picture or
+    its caption; a grey picture, or no words, then stand in their place.
+    """
+    if not source.exists():
+        raise Refusal(f"there is no file {source}")
+    many = source.is_dir() or source.suffix.lower() == ".csv"
+    if many != (out is not None) or (many and caption is not None):
+        raise UsageRefusal("one post is a picture and a caption; many are a folder or a CSV, with --out")
+    if out is None:
+        _one(model, source, caption or "")
+    else:
+        _many(model, source, out)
+
+
+def _one(model: str, image: Path, caption: str) -> None:
+    from src.data.asked import Asked
+
+    post = Asked(str(image), image, caption)
+    if post.problem:
+        raise Refusal(f"{image} cannot be used: {post.problem}")
+    (row,) = _answers(model, [post])
+    chances = ", ".join(f"{tone} {row[tone]:.3f}" for tone in TONES)
+    say(f"{row['tone']} ({chances})" + (", from the picture alone" if row["missing"] else ""))
+
+
+def _many(model: str, source: Path, out: Path) -> None:
+    from src.data.asked import read_csv, read_folder
+
+    posts = read_folder(source) if source.is_dir() else read_csv(source)
+    rows = []
+    with progress(len(posts), f"{model}: posts", "posts") as bar:
+        for row in _answers(model, posts):
+            rows.append(row)
+            bar.advance()
+    write_table(out, rows, COLUMNS)
+    _summarise(rows, out)
+    judged = [row for row in rows if row["tone"]]
+    if not judged:
+        raise Refusal(f"none of the posts could be used: {out} says why")
+    if labelled := [row for row in judged if row["label"]]:
+        _say_scores(labelled)
+
+
+def _answers(model: str, posts: "Sequence[Asked]") -> Iterator[dict[str, Any]]:
+    """A row of `COLUMNS` for each post, in their order."""
+    from src.data.images import blank
     from src.services import registry
 
-    inspect(image)
-    answer = registry.predict(registry.load(registry.uri_of(model)), [(image.read_bytes(), caption)])[0]
-    chances = ", ".join(f"{tone} {chance:.3f}" for tone, chance in zip(TONES, answer[1:], strict=True))
-    say(f"{answer[0]} ({chances})")
+    loaded = registry.load(registry.uri_of(model))
+    for start in range(0, len(posts), BATCH_SIZE):
+        batch = posts[start : start + BATCH_SIZE]
+        rows = [_row(post) for post in batch]
+        usable = [(post, row) for post, row in zip(batch, rows, strict=True) if not row["problem"]]
+        asked = [(post.image.read_bytes() if post.image else blank(), post.text) for post, _ in usable]
+        answers = registry.predict(loaded, asked) if asked else []
+        for (_, row), (tone, *chances) in zip(usable, answers, strict=True):
+            row.update(tone=tone, **dict(zip(TONES, chances, strict=True)))
+        yield from rows
+
+
+def _row(post: "Asked") -> dict[str, Any]:
+    known = {"id": post.id, "text": post.text, "missing": post.missing, "problem": post.problem, "label": post.label}
+    return {**dict.fromkeys(COLUMNS, ""), **known}
+
+
+def _summarise(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    for half, instead in (("image", "a grey one stands in its place"), ("text", "they are judged by their pictures")):
+        count = sum(row["missing"] == half and not row["problem"] for row in rows)
+        if count:
+            warn(f"{count:,} posts have no {half}: {instead}")
+    bad = sum(bool(row["problem"]) for row in rows)
+    if bad:
+        warn(f"{bad:,} of {len(rows):,} posts could not be used: see the column problem")
+    tones = ", ".join(f"{sum(row['tone'] == tone for row in rows):,} {tone}" for tone in TONES)
+    say(f"{len(rows) - bad:,} posts: {tones}. Table: {out}")
+
+
+def _say_scores(rows: Sequence[dict[str, Any]]) -> None:
+    from src.learning.metrics import report, scores
+
+    found = [Prediction(row["id"], row["label"], row["tone"], *(row[tone] for tone in TONES)) for row in rows]
+    headline = scores(found).headline()
+    table(f"On the {len(found):,} posts with a label", list(headline), [list(headline.values())])
+    say(report(found))
 
 
 if __name__ == "__main__":

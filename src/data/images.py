@@ -68,6 +68,13 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS, at_least: int | Non
     return _rgb(_upright(image))
 
 
+def blank() -> bytes:
+    """A picture that shows nothing, as the content of a file: even grey, for a post that has none."""
+    content = BytesIO()
+    Image.new("RGB", (64, 64), (128, 128, 128)).save(content, "PNG")
+    return content.getvalue()
+
+
 def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height in pixels of a picture, once it has been decoded whole; raises as `open_image` does."""
     return open_image(source, max_pixels).size

@@ -75,7 +75,7 @@ def comparison_bars(
         title: what is compared.
         baseline: what the largest class alone would score, drawn as a line.
     """
-    figure, (axes,) = new_figure(1, width=max(6.0, 2.4 * len(scores)), height=4.2)
+    figure, (axes,) = new_figure(1, width=max(8.0, 2.4 * len(scores)), height=4.2)
     if baseline is not None:
         axes.axhline(baseline, color="black", linestyle=":", linewidth=1.2, label="largest class", zorder=1)
     _grouped_bars(axes, scores)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from src.core.records import read_json, read_posts, read_predictions, read_split, read_table
+from src.core.records import read_json, read_posts, read_predictions, read_split, read_table, write_table
 
 MODEL = "tinyllava"
 TRIALS = 2
@@ -153,6 +153,38 @@ def test_predict_prints_the_tone_with_three_probabilities(done: Path) -> None:
     picture = next((done / "sample" / "data").glob("*.jpg"))
     said = python(done, "src.predict", "--model", MODEL, str(picture), "what a day")
     assert all(tone in said for tone in ("negative", "neutral", "positive"))
+
+
+def test_predict_judges_a_folder_with_halves_of_posts_and_a_broken_one(done: Path) -> None:
+    folder = done / "mine"
+    folder.mkdir()
+    sample = done / "sample" / "data"
+    for name in ("1.jpg", "1.txt", "10.jpg", "100.txt"):
+        shutil.copyfile(sample / name, folder / name)
+    (folder / "broken.jpg").write_text("no picture")
+    said = python(done, "src.predict", "--model", MODEL, "mine", "--out", "tones.csv")
+    rows = {row["id"]: row for row in read_table(done / "tones.csv")}
+    assert [(row["missing"], bool(row["tone"])) for row in rows.values()] == [
+        ("", True),
+        ("text", True),
+        ("image", True),
+        ("text", False),
+    ]
+    assert rows["broken"]["problem"].startswith("the image is no readable JPEG")
+    assert sum(float(rows["1"][tone]) for tone in ("negative", "neutral", "positive")) == pytest.approx(1, abs=1e-4)
+    for line in ("1 posts have no image: a grey one stands in its place", "1 of 4 posts could not be used"):
+        assert line in said
+
+
+def test_predict_scores_a_csv_whose_tones_are_known_as_evaluate_did(done: Path) -> None:
+    posts = {post.id: post for post in read_posts(done / "outputs" / "prepare" / "posts.csv")}
+    measured = read_predictions(done / "outputs" / "evaluate" / MODEL / "predictions.csv")
+    asked = [{"image": posts[row.id].image, "text": posts[row.id].caption, "label": row.actual} for row in measured]
+    write_table(done / "asked.csv", asked)
+    said = python(done, "src.predict", "--model", MODEL, "asked.csv", "--out", "answers.csv")
+    assert [row["tone"] for row in read_table(done / "answers.csv")] == [row.predicted for row in measured]
+    assert f"{read_json(done / 'outputs' / 'evaluate' / MODEL / 'metrics.json')['accuracy']:.4f}" in said
+    assert "--out" in python(done, "src.predict", "--model", MODEL, "asked.csv", code=2)
 
 
 def test_predict_refuses_what_is_no_picture(done: Path) -> None:
