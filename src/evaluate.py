@@ -20,7 +20,10 @@ def main(model: str) -> None:
     from src.learning.metrics import report, scores
     from src.learning.scoring import logits, predictions
     from src.learning.workspace import open_workspace
+    from src.services.datasets import parts_read
+    from src.services.gallery import gallery
     from src.services.logbook import log_scores, open_tracker, run_tags
+    from src.services.overview import compare_models, link_runs
 
     workspace = open_workspace(model)
     with loaded(workspace.model, stage_folder("train", model) / "adapter") as adapter:
@@ -31,8 +34,14 @@ def main(model: str) -> None:
     write_predictions(folder / "predictions.csv", found)
     write_json(folder / "metrics.json", result.summary())
     tags = {**run_tags("evaluate", workspace.facts(), params.notice), "train_run": trained["run_id"]}
-    with open_tracker(model).run("evaluate", tags=tags) as run:
-        log_scores(run, result, report(found), f"{model}, tuned, test", "test")
+    title, tracker = f"{model}, tuned, test", open_tracker(model)
+    with tracker.run("evaluate", tags=tags) as run:
+        run.inputs(parts_read("test"))
+        log_scores(run, result, report(found), title, "test")
+        run.text("misclassified.html", gallery(f"{title}: what it gets wrong", params.notice, test.posts, found))
+        run.text("predictions.csv", (folder / "predictions.csv").read_text(encoding="utf-8"))
+        link_runs(tracker, model, run, trained["run_id"])
+        compare_models(tracker, workspace.facts())
     say(f"{model}: tuned, on {len(found):,} test posts: accuracy {result.accuracy:.4f}, macro-F1 {result.macro_f1:.4f}")
 
 

@@ -87,7 +87,7 @@ def _answers(model: str, posts: "Sequence[Asked]") -> Iterator[dict[str, Any]]:
         rows = [_row(post) for post in batch]
         usable = [(post, row) for post, row in zip(batch, rows, strict=True) if not row["problem"]]
         asked = [(post.image.read_bytes() if post.image else blank(), post.text) for post, _ in usable]
-        answers = registry.predict(loaded, asked) if asked else []
+        answers = registry.predict(loaded, asked, halves=True) if asked else []
         for (_, row), (tone, *chances) in zip(usable, answers, strict=True):
             row.update(tone=tone, **dict(zip(TONES, chances, strict=True)))
         yield from rows

@@ -203,12 +203,16 @@ class _EpochReporter:
 
 def _write(params: Params, workspace: "Workspace", tracker: "Tracker", runs: Runs, summary: dict[str, Any]) -> None:
     """The stage's files, and its run. A default that is the winner has no rows of its own."""
+    from src.services.datasets import parts_read
     from src.services.logbook import run_tags
 
     folder = stage_folder("repeat", workspace.model.spec.name)
     tags = {**run_tags("repeat", workspace.facts(), params.notice), "study": summary["study"]}
     shown = {WINNER: runs[WINNER]} if summary["winner_is_default"] else runs
-    with tracker.run("repeat", tags=tags, params=summary["settings"][WINNER]) as run:
+    settings = summary["settings"][WINNER]
+    searched = {name: settings[name] for name in params.space_of(workspace.model.spec.name)}
+    with tracker.run("repeat", tags=tags, params=searched) as run:
+        run.inputs(parts_read("train", "val", "test"))
         for name, rows in shown.items():
             for row in rows:
                 run.metrics({f"{name}_{figure}": value for figure, value in row.scores.items()}, step=row.seed)

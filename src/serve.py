@@ -1,50 +1,64 @@
 """The model that MLflow loads: the file itself is what a registered version runs, with this package beside it.
 
 mlflow models serve --env-manager local -m models:/mvsa-clip@champion
+
+A server that it runs in reads nothing but what a client sends: pictures are bytes, and no path or address is followed.
 """
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from src.core.errors import Refusal
 from src.core.labels import TONES
-from src.core.records import read_json
-from src.services.registry import Answer, Row, publish
+from src.services.packages import Answer, Row, publish
 
 if TYPE_CHECKING:
     from src.models.base import ToneModel
 
 BATCH_SIZE = 32
+# Of a post's caption, in characters; the longest of MVSA-Single has some hundreds.
+LONGEST_CAPTION = 10_000
 
 
 def load(artifacts: Mapping[str, str]) -> "ToneModel":
-    """The base with its adapter on, from the files of a version; a base made on the spot travels with it."""
-    from src.learning import lora
-    from src.learning.workspace import load_model
-    from src.models.base import Checkpoint
+    """The base with its adapter on, from the files of a version, if that holds its contract.
 
-    checkpoint = Checkpoint(**read_json(Path(artifacts["checkpoint"])))
-    if "base" in artifacts:
-        checkpoint = replace(checkpoint, source=artifacts["base"])
-    model = load_model(read_json(Path(artifacts["model"]))["name"], checkpoint)
-    lora.load(model, Path(artifacts["adapter"]))
-    return model
+    Raises:
+        Refusal: it does not; the message says in what.
+    """
+    from src.learning.versions import load_version
+
+    loaded = load_version(artifacts)
+    for remark in loaded.remarks:
+        warnings.warn(remark, stacklevel=2)
+    return loaded.model
 
 
-def predict(model: "ToneModel", rows: list[Row]) -> list[Answer]:
-    """The tone of each post, with its probabilities."""
-    from src.data.images import open_image
-    from src.learning.scoring import logits_of
+def predict(model: "ToneModel", rows: list[Row], halves: bool = False) -> list[Answer]:
+    """The tone of each post, with its probabilities; with `halves`, a caption may be empty.
 
+    Raises:
+        Refusal: a post cannot be used; the message has its number, counted from 1.
+    """
+    from src.learning.versions import answer
+
+    for number, (_, caption) in enumerate(rows, start=1):
+        _require_caption(number, caption, halves)
     answers: list[Answer] = []
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
-        logits_BK = logits_of(model, [open_image(image) for image, _ in batch], [text for _, text in batch])
-        for probabilities in logits_BK.softmax(dim=-1).tolist():
+        for probabilities in answer(model, batch, first=start + 1).softmax(dim=-1).tolist():
             tone = TONES[probabilities.index(max(probabilities))]
             answers.append((tone, *probabilities))
     return answers
+
+
+def _require_caption(number: int, caption: str, halves: bool) -> None:
+    if not halves and not caption.strip():
+        raise Refusal(f"post {number}: the text is empty")
+    if len(caption) > LONGEST_CAPTION:
+        raise Refusal(f"post {number}: the text has {len(caption):,} characters, and {LONGEST_CAPTION:,} are allowed")
 
 
 # A file that MLflow loads says at its end what the model is.

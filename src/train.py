@@ -87,6 +87,7 @@ class Training:
 def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
     """Train, and write, log and say what came of it."""
     from src.learning.metrics import report, scores
+    from src.services.datasets import parts_read
     from src.services.logbook import log_history, log_scores, open_tracker, run_tags
 
     model, facts = training.workspace.model.spec.name, training.workspace.facts()
@@ -95,9 +96,12 @@ def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
     how = {"processes": training.parallel.num_processes, "sharded": training.parallel.sharded}
     tags = {**run_tags("train", facts, notice), **origin, **how}
     with (
-        open_tracker(model).run("train", tags=tags, params=asdict(training.settings)) as run,
+        open_tracker(model).run("train", tags=tags, params=best["params"]) as run,
         progress(epochs, f"{model}: training", "epochs") as bar,
     ):
+        run.inputs(parts_read("train", "val"))
+        run.json("settings.json", asdict(training.settings))
+        run.watch()
         result, modules = training.run(_EpochReporter(run, bar))
         found = scores(result.predictions)
         log_history(run, result.history, f"{model}, training")

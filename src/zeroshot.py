@@ -18,6 +18,7 @@ def main(model: str) -> None:
     from src.learning.metrics import report, scores
     from src.learning.scoring import logits, predictions
     from src.learning.workspace import open_workspace
+    from src.services.datasets import parts_read
     from src.services.logbook import log_scores, open_tracker, run_tags
 
     workspace = open_workspace(model)
@@ -30,6 +31,7 @@ def main(model: str) -> None:
     write_json(folder / "metrics.json", result.summary())
     tags = run_tags("zeroshot", workspace.facts(), params.notice)
     with open_tracker(model).run("zeroshot", tags=tags) as run:
+        run.inputs(parts_read("test"))
         log_scores(run, result, report(found), f"{model}, zero-shot, test", "test")
     say(
         f"{model}: zero-shot, {len(found):,} test posts: accuracy {result.accuracy:.4f}, macro-F1 {result.macro_f1:.4f}"

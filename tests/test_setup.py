@@ -110,8 +110,9 @@ def test_ci_goes_through_the_makefile() -> None:
 
 @pytest.mark.parametrize(("failing", "code"), [("none", 0), ("lint", 1), ("test", 1)])
 def test_ci_runs_both_and_says_that_it_is_ci(tmp_path: Path, failing: str, code: int) -> None:
-    # With an initdb on PATH, nothing is installed.
-    for name, line in {"make": f'echo "$1 $CI"; [ "$1" != {failing} ]', "initdb": ""}.items():
+    # With these on PATH, nothing is installed.
+    there = dict.fromkeys(("initdb", "chromium", "chromedriver"), "")
+    for name, line in {"make": f'echo "$1 $CI"; [ "$1" != {failing} ]', **there}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "CI"}

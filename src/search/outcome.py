@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from src.core.errors import Refusal
 from src.core.paths import stage_folder
 from src.core.records import write_bytes, write_json, write_table
+from src.search.note import study_note
 from src.services.insights import figures, importances
 from src.services.mirror import Mirror
 from src.services.plan import StudyPlan
 from src.services.studies import Study
-from src.services.terminal import say
+from src.services.terminal import say, warn
 from src.services.tracking import Run
 from src.services.trials import ENDED, TrialRecord
 
@@ -33,18 +35,29 @@ def conclude(model: str, study: Study, mirror: Mirror, parent: Run, total: int) 
     for name, png in figures(study.raw).items():
         write_bytes(folder / f"{name}.png", png)
     if not mirror.away:
-        parent.metrics({"best_val_macro_f1": best.value or 0.0, "trials": len(finished)})
-        parent.tags({"best_trial": best.number, "best_run": mirror.run_id(best.number)})
-        parent.folder(folder, "search")
+        try:
+            _log(model, study, mirror, parent, finished, best)
+        except Refusal as refusal:
+            warn(f"{refusal}; python -m src.tune --model {model} --sync logs what is missing")
     return best
+
+
+def _log(
+    model: str, study: Study, mirror: Mirror, parent: Run, finished: Sequence[TrialRecord], best: TrialRecord
+) -> None:
+    parent.metrics({"best_val_macro_f1": best.value or 0.0, "trials": len(finished)})
+    parent.tags({"best_trial": best.number, "best_run": mirror.run_id(best.number)})
+    parent.folder(stage_folder("tune", model), "search")
+    note = study_note(model, study.plan, finished, mirror.run_id, parent.experiment_id())
+    parent.section("The search", f"{note}\n\n{_trained(study)}.")
 
 
 def tell_best(model: str, study: Study, best: TrialRecord, total: int, default: int) -> None:
     """Say what came of a search, and what to do with it."""
     chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
-    count, spent = len(study.finished()[:total]), _spent(study.plan, study.trials())
+    count = len(study.finished()[:total])
     say(f"{model}: best of {count} trials is trial {best.number}: validation macro-F1 {best.value:.4f} with {chosen}")
-    say(f"{spent['epochs']} epochs trained, {spent['epochs_unpruned']} had no trial been pruned; {_ends(spent)}")
+    say(_trained(study))
     for trial in [] if study.plan.single else front(study.finished()[:total]):
         size = f"{trial.outcome['parameters']:,} parameters"
         say(f"On the front: trial {trial.number}, macro-F1 {trial.value:.4f}, {size}")
@@ -86,6 +99,11 @@ def _spent(plan: StudyPlan, trials: Sequence[TrialRecord]) -> dict[str, Any]:
         "epochs": sum(trial.epochs for trial in trials),
         "epochs_unpruned": unpruned,
     }
+
+
+def _trained(study: Study) -> str:
+    spent = _spent(study.plan, study.trials())
+    return f"{spent['epochs']} epochs trained, {spent['epochs_unpruned']} had no trial been pruned; {_ends(spent)}"
 
 
 def _ends(spent: dict[str, Any]) -> str:

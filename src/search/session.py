@@ -19,6 +19,7 @@ from src.search.plan import memory_of, plan_of, say_what_changed, warn_of_other_
 from src.search.room import LEAST_BYTES, require_room
 from src.search.trial import Ended, TrialWorker, open_worker
 from src.services.board import TrialBoard
+from src.services.datasets import parts_read
 from src.services.follower import Follower
 from src.services.logbook import open_tracker, run_tags
 from src.services.mirror import Caption, Mirror, Shelf
@@ -29,6 +30,7 @@ from src.services.studies import Study, open_study, other_studies
 from src.services.terminal import say
 from src.services.tracking import Run, Tracker
 from src.services.trials import TrialRecord
+from src.services.views import VIEW_TAG, trials_view
 from src.services.workers import RayCrew, cluster
 
 TRIALS = OUTPUTS / "trials"
@@ -137,19 +139,36 @@ class Session:
         return stack.enter_context(StopSignal()), RayCrew(make, means.workers, shares)
 
     def _study_run(self, tracker: Tracker, study: Study) -> Run:
-        mine = {"stage": "study", "study": study.name}
-        for run_id in tracker.find(mine):
+        tracker.tag(VIEW_TAG, trials_view(list(self.plan.space)))
+        run = self._earlier_run(tracker, study) or self._new_run(tracker, study)
+        run.watch()
+        return run
+
+    def _earlier_run(self, tracker: Tracker, study: Study) -> Run | None:
+        for run_id in tracker.find({"stage": "study", "study": study.name}):
             run = tracker.reopen(run_id)
             if run.tag("study_identity") == study.identity:
                 return tracker.resume(run_id)
             # Its storage is gone: the trials below it are not this study's.
             tracker.close_abandoned(run_id)
-        tags = {**run_tags("study", self.facts, self.params.notice), **mine, "study_identity": study.identity}
-        return tracker.run(f"study {study.name}", tags=tags, params={"seed": self.params.seed})
+        return None
+
+    def _new_run(self, tracker: Tracker, study: Study) -> Run:
+        tags = run_tags("study", self.facts, self.params.notice)
+        own = {"study": study.name, "study_identity": study.identity}
+        run = tracker.run(f"study {study.name}", tags={**tags, **own})
+        run.inputs(parts_read("train", "val"))
+        run.json("settings.json", {"plan": asdict(self.plan), "fit": asdict(self.params.fit_of(self.model))})
+        return run
 
     def _caption(self) -> Caption:
         tags = {**run_tags("trial", self.facts, self.params.notice), "study": self.plan.name}
-        return Caption(self.model, tags, lambda settings: asdict(self.params.fit_of(self.model, **settings)))
+        return Caption(
+            self.model,
+            tags,
+            lambda settings: asdict(self.params.fit_of(self.model, **settings)),
+            parts_read("train", "val"),
+        )
 
 
 def _adapter_bytes(study: Study) -> int:

@@ -1,22 +1,44 @@
 """What a run in MLflow holds of a training or an evaluation: the same names and pictures everywhere."""
 
+import subprocess
 from collections.abc import Mapping, Sequence
 
 from src.core.labels import TONES
 from src.core.records import Scores
 from src.services import plots
-from src.services.tracking import Run, Tracker, code_version
+from src.services.notes import model_link
+from src.services.tracking import Run, Tracker
+from src.services.views import VIEW_TAG, trials_view, view_address
 
 History = Sequence[Mapping[str, float]]
 
 
+_ABOUT = """\
+The tone of posts by **{model}**: [trials, the best first]({table}) · [as a chart]({charts}) · {versions}
+
+What was tried and what came of it:
+
+| run | what it is |
+| --- | --- |
+| zeroshot | the model's own words on the test part, untrained |
+| study | one search, with a run for each trial below it; its description says which was best |
+| train | the best trial's settings, trained again; its adapter becomes a model version |
+| evaluate | the test part, with the posts it gets wrong in `misclassified.html` |
+| repeat | the same settings on other seeds: how much of a score is luck |
+
+`best_val_*` are scores of the best epoch on the validation part, and all is chosen by them; `test_*` choose nothing.
+Runs tagged `weights: random` (scale tiny) show that the machine works, and nothing else."""
+
+
 def open_tracker(model: str) -> Tracker:
     """The experiment of a model."""
-    return Tracker(
-        f"mvsa-{model}",
-        f"The tone of posts by **{model}**: each study with its trials below it, and the zeroshot, train and evaluate "
-        "runs of the pipeline. Runs tagged `weights: random` (scale tiny) show that the machine works, nothing else.",
+    about = _ABOUT.format(
+        model=model,
+        table=view_address("{id}"),
+        charts=view_address("{id}", charts=True),
+        versions=model_link("registered versions", f"mvsa-{model}"),
     )
+    return Tracker(f"mvsa-{model}", about, {VIEW_TAG: trials_view(())})
 
 
 def run_tags(stage: str, facts: Mapping[str, str], notice: str) -> dict[str, str]:
@@ -25,8 +47,11 @@ def run_tags(stage: str, facts: Mapping[str, str], notice: str) -> dict[str, str
 
 
 def log_scores(run: Run, scores: Scores, report: str, title: str, prefix: str, at_ms: int | None = None) -> None:
-    """Log scores as metrics under `prefix`, and the confusion matrix and classification report as artifacts."""
-    run.metrics({f"{prefix}_{name}": value for name, value in scores.flat().items()}, at_ms=at_ms)
+    """Log scores as metrics under `prefix`, and the confusion matrix and classification report as artifacts.
+
+    Precision, recall and support of each tone stand in the report alone: as columns they would hide the others.
+    """
+    run.metrics({f"{prefix}_{name}": value for name, value in scores.summary().items()}, at_ms=at_ms)
     run.figure("confusion_matrix.png", plots.confusion_matrix(scores.confusion, TONES, title))
     run.json("confusion_matrix.json", {"labels": list(TONES), "rows_actual": [list(row) for row in scores.confusion]})
     run.text("classification_report.txt", report)
@@ -38,3 +63,19 @@ def log_history(run: Run, history: History, title: str) -> None:
     if history:
         run.figure("learning_curves.png", plots.learning_curves(history, title))
         run.json("learning_curves.json", [{name: row[name] for name in row if name != "at_ms"} for row in history])
+
+
+def code_version() -> dict[str, str]:
+    """Tags that tell which code ran: the commit, and whether src/ differs from it. Empty outside of a repository."""
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    return {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain", "--", "src"))).lower()}
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

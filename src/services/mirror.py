@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ from typing import Self
 from src.core.config import Setting
 from src.core.errors import Refusal
 from src.core.records import Scores, write_bytes
+from src.services.datasets import Dataset
 from src.services.logbook import log_history, log_scores
 from src.services.terminal import warn
 from src.services.tracking import Run, Tracker
@@ -67,11 +68,19 @@ class _Shown:
 
 @dataclass(frozen=True)
 class Caption:
-    """What every trial's run says besides its own: how its pictures are headed, tags, and settings from parameters."""
+    """What every trial's run says besides its own.
+
+    Attributes:
+        title: how its pictures are headed.
+        tags: what all trials have in common.
+        settings: all that a trial is trained with, from its own parameters.
+        datasets: what it reads.
+    """
 
     title: str
     tags: Mapping[str, str]
     settings: Callable[[Mapping[str, Setting]], Mapping[str, object]]
+    datasets: Sequence[Dataset] = ()
 
 
 class Mirror:
@@ -171,7 +180,10 @@ class Mirror:
     def _draw(self, trial: TrialRecord) -> None:
         shown = self._shown.get(trial.number) or self._begin(trial)
         if not shown.has_settings:
-            shown.run.params(self._caption.settings(trial.params))
+            shown.run.inputs(self._caption.datasets)
+            shown.run.json("settings.json", dict(self._caption.settings(trial.params)))
+            # What all trials share is no parameter: only what is searched tells them apart in tables and charts.
+            shown.run.params(trial.params)
             shown.has_settings = True
         for row in trial.history[shown.epochs :]:
             metrics = {name: value for name, value in row.items() if name not in ("epoch", "at_ms")}

@@ -11,8 +11,9 @@ FOLDER = Path(__file__).parent
 def render(template: str, **content: Any) -> str:
     """Fill the template `<template>.html.jinja` of this folder; all text is escaped, a missing name is an error.
 
-    In the template, `picture` turns PNG bytes into the address of an embedded picture, and `score` a share between 0
-    and 1 (or None) into four decimals (or a dash), and `sum_of` adds up the values of a mapping.
+    In the template, `picture` turns bytes into the address of an embedded picture (a PNG, or `picture("jpeg")`), and
+    `score` a share between 0 and 1 (or None) into four decimals (or a dash), and `sum_of` adds up the values of a
+    mapping.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -23,8 +24,8 @@ def render(template: str, **content: Any) -> str:
     return pages.get_template(f"{template}.html.jinja").render(**content)
 
 
-def _picture(png: bytes) -> str:
-    return f"data:image/png;base64,{b64encode(png).decode()}"
+def _picture(content: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
 def _sum_of(counts: Mapping[str, int]) -> int:

@@ -1,45 +1,25 @@
-"""Model versions in MLflow's registry: models from code with safetensors beside them, never a pickle."""
+"""Model versions in MLflow's registry: what is registered, where its aliases point, what it says of itself."""
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from src.core.errors import Refusal
+from src.core.errors import Refusal, UsageRefusal
 from src.core.labels import TONES
+from src.services.packages import HALVES, Answer, Package, Row, save_package, table_of
 from src.services.store import open_store, refusing, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.models import ModelSignature
     from mlflow.pyfunc import PyFuncModel
-    from pandas import DataFrame
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 DIGEST_TAG = "adapter_digest"
-State = TypeVar("State")
-_ADDRESS = re.compile(r"models:/mvsa-(?P<model>[^@/]+)@(?P<label>.+)")
-
-# A post: the bytes of its picture, and its caption. An answer: the tone, and its probabilities in the order of `TONES`.
-Row = tuple[bytes, str]
-Answer = tuple[str, float, float, float]
-
-
-@dataclass(frozen=True)
-class Package:
-    """What travels with a version, so that it loads without this repository.
-
-    `code_file` is a Python file that calls `publish`, `code_paths` are the packages it imports, `artifacts` the files
-    and folders handed to it by name, `requirements` its pip requirements, and `example` a post to try it with.
-    """
-
-    code_file: Path
-    code_paths: Sequence[Path]
-    artifacts: Mapping[str, Path]
-    requirements: Sequence[str]
-    example: Row
+_ADDRESS = re.compile(r"models:/mvsa-(?P<model>[^@/]+)(@(?P<label>[^@/]+)|/(?P<number>\d+))")
 
 
 @dataclass(frozen=True)
@@ -50,6 +30,21 @@ class Version:
     number: int
     created: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    run_id: str = ""
+
+    @property
+    def uri(self) -> str:
+        """Its address, such as models:/mvsa-clip/3."""
+        return f"models:/{self.name}/{self.number}"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run says of itself."""
+
+    id: str
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
 
 
 def registered_name(model: str) -> str:
@@ -60,6 +55,14 @@ def registered_name(model: str) -> str:
 def uri_of(model: str, alias: str = CHAMPION) -> str:
     """The address by which MLflow finds the version at a model's alias, such as models:/mvsa-clip@champion."""
     return f"models:/{registered_name(model)}@{alias}"
+
+
+def find(model: str, digest: str) -> Version | None:
+    """The version whose adapter has this digest, or None."""
+    client, name = _open_registry(), registered_name(model)
+    with refusing():
+        known = client.search_model_versions(f"name = '{name}' and tags.{DIGEST_TAG} = '{digest}'")
+    return _version(known[0]) if known else None
 
 
 def register(
@@ -78,12 +81,12 @@ def register(
     Raises:
         Refusal: the registry does not answer.
     """
+    known = find(model, digest)
+    if known:
+        return known
     client, name = _open_registry(), registered_name(model)
     labels = {key: str(value) for key, value in tags.items()} | {DIGEST_TAG: digest}
     with refusing():
-        known = client.search_model_versions(f"name = '{name}' and tags.{DIGEST_TAG} = '{digest}'")
-        if known:
-            return _version(known[0])
         model_id = _log_model(client, model, package, run_id)
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
@@ -93,10 +96,12 @@ def register(
     return _version(made, created=True)
 
 
-def alias(name: str, label: str, number: int) -> None:
-    """Point an alias, such as `CHAMPION`, of a registered model at a version; it leaves the version it was at."""
+def versions(model: str) -> list[Version]:
+    """All registered versions of a model, the oldest first."""
+    client = _open_registry()
     with refusing():
-        _open_registry().set_registered_model_alias(name, label, str(number))
+        found = client.search_model_versions(f"name = '{registered_name(model)}'")
+    return sorted(map(_version, found), key=lambda each: each.number)
 
 
 def champion(model: str, label: str = CHAMPION) -> Version | None:
@@ -109,19 +114,113 @@ def champion(model: str, label: str = CHAMPION) -> Version | None:
         return _version(client.get_model_version(name, registered[0].aliases[label]))
 
 
+def version_at(uri: str) -> tuple[str, Version]:
+    """The model's name in the catalog, and the version, at an address such as models:/mvsa-clip@champion or /3.
+
+    Raises:
+        UsageRefusal: it is no such address.
+        Refusal: there is no such version.
+    """
+    named = _ADDRESS.fullmatch(uri)
+    if named is None:
+        raise UsageRefusal(
+            f"{uri} is no address of a version, such as models:/mvsa-clip@champion or models:/mvsa-clip/3"
+        )
+    model = named["model"]
+    if named["label"]:
+        found = champion(model, named["label"])
+        if found is None:
+            remedy = f"run `python -m src.register --model {model}`"
+            raise Refusal(f"no {named['label']} of {model} is registered: {remedy}")
+        return model, found
+    for version in versions(model):
+        if version.number == int(named["number"]):
+            return model, version
+    raise Refusal(f"{model} has no version {named['number']}")
+
+
+def alias(name: str, label: str, number: int) -> None:
+    """Point an alias, such as `CHAMPION`, of a registered model at a version; it leaves the version it was at."""
+    with refusing():
+        _open_registry().set_registered_model_alias(name, label, str(number))
+
+
+def remove_alias(name: str, label: str) -> None:
+    """Take an alias off a registered model; harmless where there is none."""
+    with refusing():
+        _open_registry().delete_registered_model_alias(name, label)
+
+
+def tag_version(version: Version, key: str, value: str) -> None:
+    """Set a tag of a version."""
+    with refusing():
+        _open_registry().set_model_version_tag(version.name, str(version.number), key, value)
+
+
+def tag_model(model: str, key: str, value: str) -> None:
+    """Set a tag of a registered model, which all its versions share."""
+    with refusing():
+        _open_registry().set_registered_model_tag(registered_name(model), key, value)
+
+
+def model_tags(model: str) -> dict[str, str]:
+    """The tags of a registered model; none if it is not registered."""
+    client = _open_registry()
+    with refusing():
+        registered = client.search_registered_models(f"name = '{registered_name(model)}'")
+    return dict(registered[0].tags) if registered else {}
+
+
+def run_record(run_id: str) -> RunRecord | None:
+    """What a run of the tracking store says of itself; None if it is not there, or in the bin."""
+    from mlflow.exceptions import MlflowException
+
+    client = _open_registry()
+    try:
+        run = client.get_run(run_id)
+    except MlflowException:
+        return None
+    alive = run.info.lifecycle_stage == "active"
+    return RunRecord(run_id, dict(run.data.tags), dict(run.data.params)) if alive else None
+
+
+def runs_about(run_id: str, tag: str) -> list[RunRecord]:
+    """The finished runs of a run's experiment whose `tag` names it, the newest first."""
+    client = _open_registry()
+    with refusing():
+        experiment_id = client.get_run(run_id).info.experiment_id
+        wanted = f"tags.`{tag}` = '{run_id}' and attributes.status = 'FINISHED'"
+        found = client.search_runs([experiment_id], wanted, order_by=["start_time DESC"])
+    return [RunRecord(run.info.run_id, dict(run.data.tags), dict(run.data.params)) for run in found]
+
+
+def download(version: Version, folder: Path) -> Path:
+    """Copy a version's files to a folder; returns where they are.
+
+    Raises:
+        Refusal: they are gone, or the store does not answer.
+    """
+    import mlflow.artifacts
+
+    _open_registry()
+    with refusing():
+        place = Path(mlflow.artifacts.download_artifacts(artifact_uri=version.uri, dst_path=str(folder)))
+    if not (place / "MLmodel").is_file():
+        raise Refusal(f"the files of {version.uri} are gone from the MLflow store")
+    return place
+
+
 def load(uri: str) -> "PyFuncModel":
     """Load a version by its address, such as `uri_of` gives; it predicts from a table as `publish` says.
 
     Raises:
-        Refusal: there is no such version, or its files are gone.
+        Refusal: there is no such version, its files are gone, or it does not hold its contract.
     """
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
 
-    named = _ADDRESS.fullmatch(uri)
-    if named and champion(named["model"], named["label"]) is None:
-        remedy = f"run `python -m src.register --model {named['model']}`"
-        raise Refusal(f"no {named['label']} of {named['model']} is registered: {remedy}")
+    if _ADDRESS.fullmatch(uri):
+        version_at(uri)
     try:
         _open_registry()
         return mlflow.pyfunc.load_model(uri)
@@ -129,35 +228,21 @@ def load(uri: str) -> "PyFuncModel":
         raise Refusal(f"{uri} cannot be loaded: {' '.join(str(error).split())}") from error
 
 
-def predict(model: "PyFuncModel", rows: Sequence[Row]) -> list[Answer]:
-    """What a loaded version answers to posts, in their order."""
-    answers = model.predict(_posts(rows))[["label", *TONES]].values.tolist()
+def predict(model: "PyFuncModel", rows: Sequence[Row], halves: bool = False) -> list[Answer]:
+    """What a loaded version answers to posts, in their order; with `halves`, captions may be empty.
+
+    Raises:
+        Refusal: it refuses one of them.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        answers = model.predict(table_of(rows), params={HALVES: halves})[["label", *TONES]].values.tolist()
+    except MlflowException as error:
+        raise Refusal(str(error.message)) from error
     return [
         (str(label), float(negative), float(neutral), float(positive)) for label, negative, neutral, positive in answers
     ]
-
-
-def publish(load: Callable[[Mapping[str, str]], State], predict: Callable[[State, list[Row]], list[Answer]]) -> None:
-    """Make the file that calls this an MLflow model: tables of image and text in, tables of tones out.
-
-    Args:
-        load: makes what `predict` needs from the paths of the package's artifacts.
-        predict: answers posts, in their order.
-    """
-    import mlflow.models
-    import pandas as pd
-    from mlflow.pyfunc import PythonModel, PythonModelContext
-
-    class Published(PythonModel):  # type: ignore[misc]
-        def load_context(self, context: PythonModelContext) -> None:
-            self.state = load(context.artifacts)
-
-        def predict(
-            self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
-        ) -> pd.DataFrame:
-            return _answers(predict(self.state, _rows(model_input)))
-
-    mlflow.models.set_model(Published())
 
 
 def _open_registry() -> "MlflowClient":
@@ -170,7 +255,7 @@ def _open_registry() -> "MlflowClient":
 
 
 def _version(found: Any, created: bool = False) -> Version:
-    return Version(found.name, int(found.version), created, dict(found.tags))
+    return Version(found.name, int(found.version), created, dict(found.tags), str(found.run_id or ""))
 
 
 def _log_model(client: "MlflowClient", model: str, package: Package, run_id: str) -> str:
@@ -181,51 +266,8 @@ def _log_model(client: "MlflowClient", model: str, package: Package, run_id: str
     model_id = client.create_logged_model(experiment_id, name=model, source_run_id=run_id).model_id
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "model"
-        _save_model(saved, package, run_id, model_id)
+        save_package(saved, package, run_id, model_id)
         client.log_model_artifacts(model_id, str(saved))
     client.finalize_logged_model(model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
     return str(model_id)
-
-
-def _save_model(folder: Path, package: Package, run_id: str, model_id: str) -> None:
-    import mlflow.pyfunc
-    from mlflow.models import Model
-
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        python_model=str(package.code_file),
-        code_paths=[str(path) for path in package.code_paths],
-        artifacts={name: str(path) for name, path in package.artifacts.items()},
-        # Given, for else MLflow would find them out by running the model.
-        pip_requirements=list(package.requirements),
-        signature=_signature(),
-        input_example=_posts([package.example]),
-        mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
-    )
-
-
-def _signature() -> "ModelSignature":
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    return ModelSignature(
-        inputs=Schema([ColSpec("binary", "image"), ColSpec("string", "text")]),
-        outputs=Schema([ColSpec("string", "label"), *(ColSpec("double", tone) for tone in TONES)]),
-    )
-
-
-def _posts(rows: Sequence[Row]) -> "DataFrame":
-    from pandas import DataFrame
-
-    return DataFrame(rows, columns=["image", "text"])
-
-
-def _rows(table: "DataFrame") -> list[Row]:
-    return [(bytes(image), str(text)) for image, text in zip(table["image"], table["text"], strict=True)]
-
-
-def _answers(answers: Sequence[Answer]) -> "DataFrame":
-    from pandas import DataFrame
-
-    return DataFrame(answers, columns=["label", *TONES])

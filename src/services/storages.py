@@ -118,8 +118,8 @@ def shared(url: str, host: str) -> Iterator[str]:
 def sole_search(url: str, study: str) -> Iterator[None]:
     """Hold a study on a PostgreSQL server, so that no command on another machine runs the same trials.
 
-    The server keeps the lock for as long as the connection lives. Other storages need none: a file is locked on its
-    machine, and a proxy is somebody's who has locked it.
+    The server keeps the lock for as long as the connection lives; started anew, it has forgotten. Other storages need
+    none: a file is locked on its machine, and a proxy is somebody's who has locked it.
 
     Raises:
         Refusal: another process holds it.

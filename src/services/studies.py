@@ -180,15 +180,12 @@ class Study:
 
         To be called only when no process runs them: those of a `worker` that died, or all of them.
         """
-        trials = self._frozen()
-        queued = {trial.user_attrs.get(RETRY) for trial in trials}
-        running = [trial for trial in trials if trial.state.name == "RUNNING"]
+        running = [trial for trial in self._frozen() if trial.state.name == "RUNNING"]
         lost = [trial for trial in running if worker in (None, trial.user_attrs.get("worker"))]
         for trial in lost:
             # Queued first and failed second: whoever dies between the two finds the trial still running, and its
             # successor in the queue.
-            if trial.number not in queued:
-                self._queue(drawn(trial), user_attrs={RETRY: trial.number})
+            self._patience(partial(self._queue_again, trial))
             self._note(trial.number, INTERRUPTED, value=True)
             self._end(trial.number, "FAIL")
         numbers = {trial.number for trial in lost}
@@ -226,6 +223,10 @@ class Study:
 
     def _queue(self, settings: Mapping[str, Any], **options: Any) -> None:
         self._patience(lambda: self.raw.enqueue_trial(dict(settings), **options))
+
+    def _queue_again(self, trial: "FrozenTrial") -> None:
+        if all(other.user_attrs.get(RETRY) != trial.number for other in self.raw.get_trials(deepcopy=False)):
+            self.raw.enqueue_trial(drawn(trial), user_attrs={RETRY: trial.number})
 
     def _note(self, number: int, key: str, value: Any) -> None:
         self._patience(lambda: self._storage.set_trial_user_attr(self._id(number), key, value))

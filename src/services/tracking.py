@@ -1,11 +1,12 @@
 """Runs in MLflow, through its client: no global run, nothing logged that was not asked for."""
 
+import json
+import logging
 import os
 import shutil
-import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 
 from src.core.errors import Refusal
 from src.core.locks import sqlite_file
+from src.services.datasets import Dataset
+from src.services.notes import with_section
 from src.services.store import one_line, open_store, refusing, tracking_uri
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
 # MLflow's own upper limit to one search.
 _MOST_RUNS = 50_000
+_NOTE = "mlflow.note.content"
+_WATCH_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Run:
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
         self._client = client
+        self._monitor: Any = None
         self.id = run_id
 
     def __enter__(self) -> Self:
@@ -74,6 +80,23 @@ class Run:
         from mlflow.entities import Param
 
         self._client.log_batch(self.id, params=[Param(name, str(value)) for name, value in values.items()])
+
+    @refusing()
+    def inputs(self, datasets: Sequence[Dataset]) -> None:
+        """Log what the run reads. Logging it again is harmless."""
+        from mlflow.entities import Dataset as Logged
+        from mlflow.entities import DatasetInput, InputTag
+
+        found = []
+        for each in datasets:
+            source, counts = json.dumps({"uri": each.source}), json.dumps(each.counts)
+            logged = Logged(each.name, each.digest, "local", source, profile=counts)
+            found.append(DatasetInput(logged, [InputTag("mlflow.data.context", each.context)]))
+        self._client.log_inputs(self.id, found)
+
+    def section(self, heading: str, text: str) -> None:
+        """Put a section into the run's Markdown note, in place of an earlier one under the same heading."""
+        self.tags({_NOTE: with_section(self.tag(_NOTE), heading, text)})
 
     @refusing()
     def tags(self, values: Mapping[str, object]) -> None:
@@ -121,21 +144,76 @@ class Run:
         return str(self._client.get_run(self.id).data.tags.get(name, ""))
 
     @refusing()
+    def figures(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return dict(self._client.get_run(self.id).data.metrics)
+
+    @refusing()
+    def experiment_id(self) -> str:
+        """The experiment that the run is in."""
+        return str(self._client.get_run(self.id).info.experiment_id)
+
+    @refusing()
+    def watch(self, every_s: float = _WATCH_S) -> None:
+        """Log how busy the machine is, as MLflow's system metrics, until `end`; nothing of a run within `every_s`.
+
+        MLflow does it in a thread, which ends with the run or the process. GPUs are seen where nvidia-ml-py is there.
+        """
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        # While the server is away it would say so on the screen; whoever logs the run's scores says it in one line.
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
+        self._monitor = SystemMetricsMonitor(self.id, every_s, resume_logging=True, tracking_uri=tracking_uri())
+        self._monitor.start()
+
+    @refusing()
     def end(self, status: str, at_ms: int | None = None) -> None:
         """End the run as FINISHED, KILLED or FAILED, at a time if not now."""
+        if self._monitor:
+            self._monitor.finish()
         self._client.set_terminated(self.id, status, at_ms)
 
 
 class Tracker:
-    """The runs of one experiment, which is made with its Markdown description if it is new.
+    """The runs of one experiment, which is made if it is new.
+
+    Then it gets the `tags`. It gets its Markdown description once; `{id}` in there becomes its own id. `client` is that
+    of an open store, if there is one.
 
     Raises:
         Refusal: the tracking store cannot be opened.
     """
 
-    def __init__(self, experiment: str, description: str = "") -> None:
-        self._client = open_store()
-        self._experiment_id = _experiment(self._client, experiment, description)
+    def __init__(
+        self,
+        experiment: str,
+        description: str = "",
+        tags: Mapping[str, str] | None = None,
+        client: "MlflowClient | None" = None,
+    ) -> None:
+        self._client = client or open_store()
+        self._experiment_id = _experiment(self._client, experiment, tags or {})
+        if description and not self._note():
+            self.tag(_NOTE, description.replace("{id}", self._experiment_id))
+
+    @refusing()
+    def tag(self, name: str, value: str) -> None:
+        """Set a tag of the experiment."""
+        self._client.set_experiment_tag(self._experiment_id, name, value)
+
+    def section(self, heading: str, text: str) -> None:
+        """Put a section into the experiment's description, in place of an earlier one under the same heading."""
+        self.tag(_NOTE, with_section(self._note(), heading, text))
+
+    @refusing()
+    def peers(self, prefix: str) -> "dict[str, Tracker]":
+        """The experiments whose names begin like this, by the rest of their names."""
+        names = [each.name for each in self._client.search_experiments() if each.name.startswith(prefix)]
+        return {name.removeprefix(prefix): Tracker(name, client=self._client) for name in sorted(names)}
+
+    @refusing()
+    def _note(self) -> str:
+        return str(self._client.get_experiment(self._experiment_id).tags.get(_NOTE, ""))
 
     @refusing()
     def run(
@@ -197,30 +275,14 @@ class Tracker:
         )
 
 
-def code_version() -> dict[str, str]:
-    """Tags that tell which code ran: the commit, and whether src/ differs from it. Empty outside of a repository."""
-    commit = _git("rev-parse", "HEAD")
-    if not commit:
-        return {}
-    return {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain", "--", "src"))).lower()}
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
-
-
 @refusing()
-def _experiment(client: "MlflowClient", name: str, description: str) -> str:
+def _experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, _artifact_location(name), {"mlflow.note.content": description}))
+            return str(client.create_experiment(name, _artifact_location(name), dict(tags)))
         except MlflowException as error:
             # Another process was faster.
             if error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -197,6 +197,16 @@ def test_registering_the_same_adapter_again_makes_no_new_version(done: Path) -> 
     assert "version 1 is registered already" in python(done, "src.register", "--model", MODEL)
 
 
+def test_the_champion_holds_its_contract_and_every_link_back_to_the_raw_data(done: Path) -> None:
+    address = f"models:/mvsa-{MODEL}@champion"
+    assert f"mvsa-{MODEL} version 1 holds its contract" in python(done, "src.verify", address)
+    said = python(done, "src.explain", address)
+    assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 10
+    (revision,) = (out["md5"] for out in yaml.safe_load((done / "data.dvc").read_text())["outs"])
+    assert revision in said and run(done, "git", "rev-parse", "HEAD")[:12] in said
+    assert f"The champion of {MODEL} stays as it is" in python(done, "src.promote", "--model", MODEL)
+
+
 def test_the_report_shows_the_scores_beside_the_published_ones(done: Path) -> None:
     page = (done / "outputs" / "report" / "index.html").read_text()
     scores = read_json(done / "outputs" / "evaluate" / MODEL / "metrics.json")

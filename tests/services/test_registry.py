@@ -9,8 +9,28 @@ from pathlib import Path
 import pytest
 from pandas import DataFrame
 
-from src.core.errors import Refusal
-from src.services.registry import CHAMPION, Package, Version, alias, champion, load, predict, register, uri_of
+from src.core.errors import Refusal, UsageRefusal
+from src.services.packages import Package, artifacts_in
+from src.services.registry import (
+    CHAMPION,
+    RunRecord,
+    Version,
+    alias,
+    champion,
+    download,
+    load,
+    model_tags,
+    predict,
+    register,
+    remove_alias,
+    run_record,
+    runs_about,
+    tag_model,
+    tag_version,
+    uri_of,
+    version_at,
+    versions,
+)
 from src.services.store import open_store
 from src.services.tracking import Tracker
 
@@ -18,14 +38,14 @@ TOY = """
 import json
 from pathlib import Path
 
-from src.services.registry import publish
+from src.services.packages import publish
 
 
 def load(artifacts):
     return json.loads((Path(artifacts["adapter"]) / "words.json").read_text())
 
 
-def predict(words, rows):
+def predict(words, rows, halves):
     return [
         ("positive", 0.0, 0.25, 0.75) if words["positive"] in text else ("negative", 1.0, 0.0, len(image) / 100)
         for image, text in rows
@@ -67,6 +87,7 @@ def version(store: Path, package: Package) -> Version:
 def test_a_version_says_where_it_is_from(version: Version) -> None:
     assert (version.name, version.number, version.created) == ("mvsa-toy", 1, True)
     assert version.tags == {"val_macro_f1": "0.5", "adapter_digest": "aaa"}
+    assert version.uri == "models:/mvsa-toy/1"
     client = open_store()
     found = client.get_model_version("mvsa-toy", "1")
     run = client.get_run(found.run_id)
@@ -84,9 +105,63 @@ def test_the_same_adapter_makes_no_new_version(version: Version, package: Packag
 
 
 def test_the_champion_is_where_the_alias_points(version: Version) -> None:
-    assert champion("toy") == Version("mvsa-toy", version.number, False, version.tags)
+    assert champion("toy") == Version("mvsa-toy", version.number, False, version.tags, version.run_id)
     assert champion("toy", "challenger") is None
     assert champion("stranger") is None
+
+
+def test_a_version_is_found_by_alias_and_by_number(version: Version) -> None:
+    for address in ("models:/mvsa-toy@champion", "models:/mvsa-toy/1", version.uri):
+        model, found = version_at(address)
+        assert (model, found.number, found.run_id) == ("toy", 1, version.run_id)
+    assert [each.number for each in versions("toy")] == [1, 2]
+    assert versions("stranger") == []
+    with pytest.raises(UsageRefusal, match="mvsa-toy is no address of a version"):
+        version_at("mvsa-toy")
+    with pytest.raises(Refusal, match="toy has no version 99"):
+        version_at("models:/mvsa-toy/99")
+
+
+def test_tags_and_aliases_come_and_go(version: Version) -> None:
+    alias(version.name, "other", version.number)
+    tag_model("toy", "note.1", "first")
+    tag_version(version, "checked", "yes")
+    found = champion("toy", "other")
+    assert found is not None and found.tags["checked"] == "yes"
+    assert model_tags("toy") == {"note.1": "first"} and model_tags("stranger") == {}
+    remove_alias(version.name, "other")
+    remove_alias(version.name, "other")
+    assert champion("toy", "other") is None
+
+
+def test_runs_are_read_and_found_by_the_run_they_are_about(store: Path) -> None:
+    tracker = Tracker("about")
+    with tracker.run("train", params={"rank": 8}) as train:
+        pass
+    with tracker.run("evaluate", tags={"train_run": train.id}) as evaluate:
+        pass
+    with pytest.raises(ValueError, match="bad"), tracker.run("failed", tags={"train_run": train.id}):
+        raise ValueError("bad")
+    record = run_record(train.id)
+    assert isinstance(record, RunRecord) and record.params == {"rank": "8"}
+    assert [each.id for each in runs_about(train.id, "train_run")] == [evaluate.id]
+    tracker.remove(train.id)
+    assert run_record(train.id) is None and run_record("0" * 32) is None
+
+
+def test_a_downloaded_version_says_where_its_artifacts_are(version: Version, tmp_path: Path) -> None:
+    found = artifacts_in(download(version, tmp_path))
+    assert (Path(found["adapter"]) / "words.json").is_file()
+    with pytest.raises(Refusal, match="holds no model version"):
+        artifacts_in(tmp_path / "nothing")
+
+
+def test_a_version_whose_files_are_gone_is_refused(store: Path, package: Package, tmp_path: Path) -> None:
+    with Tracker("gone").run("register") as run:
+        made = register("gone", package, run_id=run.id, digest="aaa", tags={})
+    shutil.rmtree(store / "gone" / "models")
+    with pytest.raises(Refusal, match="the files of models:/mvsa-gone/1 are gone from the MLflow store"):
+        download(made, tmp_path)
 
 
 def test_nothing_is_pickled(version: Version, store: Path) -> None:
@@ -127,7 +202,7 @@ def test_a_fresh_process_elsewhere_loads_and_predicts_in_silence(
             "no champion of stranger is registered: run `python -m src.register",
         ),
         ("models:/mvsa-toy@challenger", "no challenger of toy is registered"),
-        ("models:/mvsa-toy/99", "models:/mvsa-toy/99 cannot be loaded: Model Version .* not found"),
+        ("models:/mvsa-toy/99", "toy has no version 99"),
         ("gibberish", "gibberish cannot be loaded"),
     ],
 )

@@ -6,6 +6,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from mlflow.entities import Run as Logged
 
 from src.core.errors import Refusal
 from src.core.paths import MLRUNS
+from src.services.logbook import code_version
 from src.services.store import open_store, tracking_uri
-from src.services.tracking import Tracker, code_version
+from src.services.tracking import Tracker
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +122,24 @@ def test_what_is_logged_again_with_its_time_is_kept_once(client: MlflowClient, t
         run.end("KILLED", at_ms=3_000)
         assert (logged(client, run.id).info.start_time, logged(client, run.id).info.end_time) == (1_000, 3_000)
     assert [(point.value, point.timestamp) for point in client.get_metric_history(run.id, "loss")] == [(0.5, 2_000)]
+
+
+def test_a_run_that_is_watched_says_how_busy_the_machine_is_until_it_ends(
+    client: MlflowClient, tracker: Tracker
+) -> None:
+    with tracker.run("search") as run:
+        run.watch(every_s=0.05)
+        while "system/cpu_utilization_percentage" not in run.figures():
+            time.sleep(0.05)
+    assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
+    assert logged(client, run.id).info.status == "FINISHED"
+
+
+def test_a_short_run_has_no_system_metrics(tracker: Tracker) -> None:
+    with tracker.run("search") as run:
+        run.watch()
+    assert run.figures() == {}
+    assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_run_is_found_by_its_tags_and_resumed(client: MlflowClient, tracker: Tracker) -> None:

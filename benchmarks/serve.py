@@ -1,0 +1,140 @@
+"""The champion behind MLflow's server: posts a second and latency at 1, 8 and 32 clients, beside a bare loop.
+
+python -m benchmarks.serve --model clip --posts 200
+
+Both sides answer the same posts of data/, one a request, on loopback. The bare loop is transformers and peft alone in
+this process, without a server: decode, preprocess, forward, one post at a time. To be run where a champion is
+registered (`dvc repro`).
+"""
+
+import base64
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from statistics import quantiles
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import click
+
+from src.core.errors import Refusal
+from src.core.paths import POSTS
+from src.core.records import read_posts
+from src.models.catalog import MODELS
+from src.services import registry
+from src.services.packages import Row
+from src.services.store import tracking_uri
+from src.services.terminal import command, model_option, table
+
+CLIENTS = (1, 8, 32)
+T = TypeVar("T")
+Timed = tuple[float, list[float]]
+
+
+@command(example="python -m benchmarks.serve --model clip --posts 200")
+@model_option(MODELS)
+@click.option("--posts", type=click.IntRange(min=20), default=200, help="Requests a measurement.")
+def main(model: str, posts: int) -> None:
+    """Print posts a second and the 50th and 99th percentile of the seconds that a request takes."""
+    known = read_posts(POSTS)
+    rows = [(Path(post.image).read_bytes(), post.caption) for post in (known * (posts // len(known) + 1))[:posts]]
+    found = {"bare loop": _bare(model, rows)}
+    with _served(model) as port:
+        for clients in CLIENTS:
+            found[f"server, {clients} clients"] = _asked(port, rows, clients)
+    columns = ["way", "posts/s", "p50 ms", "p99 ms"]
+    table(f"{model}, {posts} posts, one a request", columns, [_row(way, *timed) for way, timed in found.items()])
+
+
+def _row(way: str, wall_s: float, times_s: Sequence[float]) -> list[object]:
+    cuts = quantiles(times_s, n=100, method="inclusive")
+    return [way, round(len(times_s) / wall_s, 1), round(1000 * cuts[49], 1), round(1000 * cuts[98], 1)]
+
+
+def _bare(model: str, rows: Sequence[Row]) -> Timed:
+    """The same model without MLflow: loaded from the version's own files, and asked one post at a time."""
+    from src.learning.versions import answer, load_version
+    from src.services.packages import artifacts_in
+
+    _, version = registry.version_at(registry.uri_of(model))
+    with TemporaryDirectory() as folder:
+        loaded = load_version(artifacts_in(registry.download(version, Path(folder))))
+        answer(loaded.model, rows[:1])
+        return _timed(rows, 1, lambda row: answer(loaded.model, [row]))
+
+
+def _asked(port: int, rows: Sequence[Row], clients: int) -> Timed:
+    bodies = [
+        json.dumps({"dataframe_records": [{"image": base64.b64encode(image).decode(), "text": text or "-"}]})
+        for image, text in rows
+    ]
+    return _timed(bodies, clients, lambda body: _ask(port, body))
+
+
+def _ask(port: int, body: str) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=300)) as connection:
+        connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise Refusal(f"the server answers {answer.status}: {content[:200]!r}")
+
+
+def _timed(work: Sequence[T], clients: int, do: Callable[[T], object]) -> Timed:
+    def one(item: T) -> float:
+        begun = time.perf_counter()
+        do(item)
+        return time.perf_counter() - begun
+
+    begun = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        times = list(pool.map(one, work))
+    return time.perf_counter() - begun, times
+
+
+@contextmanager
+def _served(model: str) -> Iterator[int]:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    words = ["models", "serve", "-m", registry.uri_of(model), "--env-manager", "local", "-p", str(port)]
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking_uri(), "PATH": programs}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *words],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        _wait(port, process)
+        yield port
+    finally:
+        subprocess.run(["pkill", "-TERM", "-s", str(process.pid)], check=False)
+        process.wait()
+
+
+def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
+    while process.poll() is None:
+        time.sleep(0.5)
+        try:
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+                connection.request("GET", "/ping")
+                connection.getresponse()
+                return
+        except OSError:
+            continue
+    raise Refusal("the server has ended before it answered: run `mlflow models serve` by hand to see why")
+
+
+if __name__ == "__main__":
+    main()

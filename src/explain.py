@@ -1,0 +1,214 @@
+"""The chain from a registered version back to the raw data, and whether each link of it still holds here and today.
+
+python -m src.explain models:/mvsa-clip@champion
+"""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from src.core.contract import Contract, read_contract
+from src.core.errors import Refusal
+from src.core.paths import DATA, DATA_DVC, POSTS, SPLIT, stage_folder
+from src.core.records import content_digest, data_digest, digest_of, read_json, read_posts, read_split
+from src.data import mvsa
+from src.models.catalog import folder_digest
+from src.services.terminal import command, say, table
+
+if TYPE_CHECKING:
+    from src.services.registry import RunRecord, Version
+
+# What lies between the raw data and the adapter. Other code shows, stores or searches.
+CODE = (
+    "src/core",
+    "src/data",
+    "src/learning",
+    "src/models",
+    "src/prepare.py",
+    "src/split.py",
+    "src/encode.py",
+    "src/train.py",
+)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A version with its downloaded files, as far as they can be read."""
+
+    model: str
+    version: "Version"
+    folder: Path
+    contract: Contract
+
+    @property
+    def artifacts(self) -> dict[str, str]:
+        from src.services.packages import artifacts_in
+
+        return artifacts_in(self.folder)
+
+
+@dataclass(frozen=True)
+class _Link:
+    """One link: what the version says, and what is wrong with it today (empty: it holds)."""
+
+    name: str
+    recorded: str
+    fault: str
+
+
+@command(example="python -m src.explain models:/mvsa-clip@champion")
+@click.argument("version")
+def main(version: str) -> None:
+    """Print where VERSION (an address in the registry) is from, link by link; exit code 1 if a link does not hold."""
+    from src.services import registry
+    from src.services.packages import artifacts_in
+
+    model, found = registry.version_at(version)
+    with tempfile.TemporaryDirectory() as place:
+        folder = registry.download(found, Path(place))
+        contract = read_contract(Path(artifacts_in(folder).get("contract", "")))
+        links = list(_chain(_Subject(model, found, folder, contract)))
+    say(f"{found.name} version {found.number}: validation macro-F1 {contract.validation['macro_f1']:.4f}")
+    table("", ["link", "recorded", "today"], [(link.name, link.recorded, link.fault or "holds") for link in links])
+    broken = [link for link in links if link.fault]
+    if broken:
+        first = f"{broken[0].name}, {broken[0].fault}"
+        raise Refusal(f"the chain is broken at {len(broken)} of {len(links)} links: {first}")
+
+
+def _chain(subject: _Subject) -> Iterator[_Link]:
+    contract, search, code = subject.contract, subject.contract.search, subject.contract.code
+    settings = ", ".join(f"{name} {contract.settings[name]}" for name in ("rank", "alpha", "lr", "dropout"))
+    weights = f"{contract.checkpoint.source} at {contract.checkpoint.revision[:12]}"
+    commit = f"{code.git_commit[:12] or 'none'}{' with changes' if code.git_dirty == 'true' else ''}"
+    yield _link("version", f"{subject.version.name} {subject.version.number}", lambda: _version_fault(subject))
+    yield _link("run", contract.run_id, lambda: _run_fault(contract))
+    yield _link("study", search.study, lambda: _study_fault(contract))
+    yield _link("trial", f"{search.trial}, run {search.run_id}", lambda: _trial_fault(contract))
+    yield _link("parameters", settings, lambda: _parameters_fault(contract))
+    yield _link("split digest", contract.split_digest, lambda: _split_fault(contract))
+    yield _link("data digest", contract.data_digest, lambda: _data_fault(contract))
+    yield _link("data.dvc", contract.data_revision or "none", lambda: _revision_fault(contract))
+    yield _link("git commit", commit, lambda: _code_fault(contract))
+    yield _link("checkpoint", weights, lambda: _checkpoint_fault(subject))
+
+
+def _link(name: str, recorded: str, find_fault: Callable[[], str]) -> _Link:
+    """A link; what cannot be looked at does not hold."""
+    try:
+        return _Link(name, recorded, find_fault())
+    except Refusal as refusal:
+        return _Link(name, recorded, str(refusal))
+    except OSError as error:
+        return _Link(name, recorded, f"{error.filename} cannot be read: {error.strerror}")
+
+
+def _version_fault(subject: _Subject) -> str:
+    from src.services.registry import DIGEST_TAG
+
+    found = f"{folder_digest(Path(subject.artifacts['adapter']))}-{subject.contract.checkpoint.revision[:12]}"
+    return _unequal("its adapter's files", found, subject.version.tags.get(DIGEST_TAG, ""))
+
+
+def _run_of(run_id: str) -> "RunRecord":
+    from src.services.registry import run_record
+
+    found = run_record(run_id) if run_id else None
+    if found is None:
+        raise Refusal(f"MLflow has no run {run_id}".rstrip())
+    return found
+
+
+def _run_fault(contract: Contract) -> str:
+    tags = _run_of(contract.run_id).tags
+    wanted = {
+        "data_digest": contract.data_digest,
+        "split_digest": contract.split_digest,
+        "checkpoint_revision": contract.checkpoint.revision,
+        "trial_run": contract.search.run_id,
+    }
+    return next((f"its {key} is {tags.get(key)}" for key, value in wanted.items() if tags.get(key) != value), "")
+
+
+def _study_fault(contract: Contract) -> str:
+    study = _run_of(_run_of(contract.search.run_id).tags.get("mlflow.parentRunId", ""))
+    return _unequal("the trial's study", study.tags.get("study", ""), contract.search.study)
+
+
+def _trial_fault(contract: Contract) -> str:
+    tags = _run_of(contract.search.run_id).tags
+    return _unequal("that run's trial", tags.get("trial", ""), str(contract.search.trial))
+
+
+def _parameters_fault(contract: Contract) -> str:
+    given = {name: str(value) for name, value in contract.settings.items()}
+    # The run of a training has every setting, that of a trial perhaps only those that were drawn.
+    logged = _run_of(contract.run_id).params
+    training = {name: logged.get(name) for name in given}
+    for what, params in (("training", training), ("trial", _run_of(contract.search.run_id).params)):
+        for name in sorted(params.keys() & given.keys()):
+            if params[name] != given[name]:
+                return f"{name} is {given[name]}, and the {what} had {params[name]}"
+    return ""
+
+
+def _split_fault(contract: Contract) -> str:
+    return _unequal(str(SPLIT), digest_of(read_split(SPLIT).items()), contract.split_digest)
+
+
+def _data_fault(contract: Contract) -> str:
+    posts, pairs = read_posts(POSTS), mvsa.survey(mvsa.find_root(DATA)).pairs
+    for post in posts:
+        picture = Path(post.image)
+        caption, _ = mvsa.decode_caption(picture.with_suffix(".txt").read_bytes())
+        if content_digest(picture.read_bytes(), caption) != post.digest:
+            return f"{picture} or its caption is not what it was"
+        if pairs.get(post.id) != (post.text_label, post.image_label):
+            return f"the labels of post {post.id} are not what they were"
+    return _unequal(str(POSTS), data_digest(posts), contract.data_digest)
+
+
+def _revision_fault(contract: Contract) -> str:
+    from src.services.repository import data_revision
+
+    if not contract.data_revision:
+        return f"there was no {DATA_DVC} that knew the posts"
+    return _unequal(str(DATA_DVC), data_revision(), contract.data_revision)
+
+
+def _code_fault(contract: Contract) -> str:
+    from src.services.repository import changed_since, has_commit
+
+    commit = contract.code.git_commit
+    if not commit:
+        return "it was trained outside of a git repository"
+    if contract.code.git_dirty != "false":
+        return "src/ had changes then that are in no commit"
+    if not has_commit(commit):
+        return "this repository does not know the commit"
+    changed = changed_since(commit, CODE)
+    return (
+        f"{len(changed)} files have changed since, such as {changed[0]}: git checkout {commit[:12]}" if changed else ""
+    )
+
+
+def _checkpoint_fault(subject: _Subject) -> str:
+    revision = subject.contract.checkpoint.revision
+    if "base" in subject.artifacts:
+        fault = _unequal("the base that came with it", folder_digest(Path(subject.artifacts["base"])), revision)
+        if fault:
+            return fault
+    path = stage_folder("encode", subject.model) / "checkpoint.json"
+    return _unequal(str(path), str(read_json(path).get("revision")), revision)
+
+
+def _unequal(what: str, found: str, recorded: str) -> str:
+    return "" if found == recorded else f"{what}: {found or 'none'}, not {recorded}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What leads a reader through MLflow: links from a study to what came of it, and a table of all models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from src.services.notes import model_link, run_link, table
+from src.services.tracking import Run, Tracker
+
+# Runs with the same values of these were judged on the same posts, over weights of the same kind.
+_COMPARABLE = ("scale", "data_digest", "split_digest")
+_PREFIX = "mvsa-"
+_VAL, _TEST = "best_val_macro_f1", "test_macro_f1"
+
+
+def link_runs(tracker: Tracker, model: str, evaluated: Run, train_run: str) -> None:
+    """Link the study, its best trial, the training, this evaluation and the model's versions, in the notes of each.
+
+    What MLflow has no more is left out.
+    """
+    if train_run not in tracker.find({"stage": "train"}):
+        return
+    train = tracker.reopen(train_run)
+    studies = tracker.find({"stage": "study", "study": train.tag("study")})
+    links = {
+        "study": run_link("study", studies[0] if studies else ""),
+        "trial": run_link(f"trial {train.tag('trial')}", train.tag("trial_run")),
+        "train": run_link("train run", train.id),
+        "evaluate": run_link("evaluate run", evaluated.id),
+        "versions": model_link("registered versions", f"{_PREFIX}{model}"),
+    }
+    text = "From the {study}, its {trial}, trained again: {train}; scored on the test part: {evaluate}; {versions}."
+    for run in (train, evaluated, *map(tracker.reopen, studies[:1])):
+        run.section("What came of it", text.format(**links))
+
+
+def compare_models(tracker: Tracker, facts: Mapping[str, str]) -> None:
+    """Write the newest scores of all models on the same posts into the description of each one's experiment."""
+    same = {name: facts[name] for name in _COMPARABLE}
+    peers = tracker.peers(_PREFIX)
+    rows = [row for model, peer in peers.items() if (row := _row(model, peer, same))]
+    rows.sort(key=lambda row: -row["validation"])
+    if rows:
+        text = f"{_verdict(rows)}\n\n{table([_shown(row) for row in rows])}"
+        for row in rows:
+            peers[row["model"]].section("All models on these posts", text)
+
+
+def _row(model: str, peer: Tracker, same: Mapping[str, str]) -> dict[str, Any] | None:
+    evaluated = _newest(peer, {**same, "stage": "evaluate"})
+    if evaluated is None:
+        return None
+    zeroshot, train_run = _newest(peer, {**same, "stage": "zeroshot"}), evaluated.tag("train_run")
+    trained = peer.reopen(train_run).figures() if train_run in peer.find({"stage": "train"}) else {}
+    return {
+        "model": model,
+        "run": evaluated.id,
+        "validation": trained.get(_VAL, 0.0),
+        "test": evaluated.figures()[_TEST],
+        "zeroshot": zeroshot.figures()[_TEST] if zeroshot else None,
+    }
+
+
+def _newest(peer: Tracker, tags: Mapping[str, str]) -> Run | None:
+    """The newest run with these tags that has scores."""
+    runs = map(peer.reopen, peer.find(tags))
+    return next((run for run in runs if _TEST in run.figures()), None)
+
+
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    first, *others = rows
+    said = f"Best on validation: **{first['model']}**, macro-F1 {first['validation']:.4f}"
+    if others:
+        said += f", {first['validation'] - others[0]['validation']:.4f} above {others[0]['model']}"
+    return f"{said}."
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    before = row["zeroshot"]
+    return {
+        "model": model_link(row["model"], f"{_PREFIX}{row['model']}"),
+        "validation macro-F1": f"{row['validation']:.4f}",
+        "test macro-F1": run_link(f"{row['test']:.4f}", row["run"]),
+        "untrained": "-" if before is None else f"{before:.4f}",
+        "gained": "-" if before is None else f"{row['test'] - before:+.4f}",
+    }

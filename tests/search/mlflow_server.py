@@ -1,0 +1,56 @@
+"""An MLflow server in a process of its own, before a database server; it can be killed and started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+# No usage reports, and none of the processes that run jobs for a server of many.
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+class MlflowServer:
+    """Not running until `start`; keeps its address when it is started again."""
+
+    def __init__(self, database: str, folder: Path) -> None:
+        self._port = _free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._log = folder / "server.log"
+        kept = ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
+        place = ["--host", "127.0.0.1", "--port", str(self._port), "--workers", "1"]
+        self._command = [sys.executable, "-m", "mlflow", "server", "--serve-artifacts", *kept, *place]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Run, and wait until requests are answered."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, env={**os.environ, **QUIET}, stdout=log, stderr=log, start_new_session=True
+            )
+        while not self.answers():
+            assert self._process.poll() is None, self._log.read_text()
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """End it at once, with the processes that it has started."""
+        if self._process and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5):  # it is our own
+                return True
+        except OSError:
+            return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

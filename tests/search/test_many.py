@@ -1,0 +1,254 @@
+"""Many workers on one study, in processes of Ray's that are killed."""
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from src.core.config import load_params
+from src.core.errors import Refusal, UsageRefusal
+from src.core.protocols import Crew, Lost
+from src.core.stopping import StopSignal
+from src.learning.workspace import checkpoint_of, facts_of
+from src.search.driver import Driver
+from src.search.plan import plan_of
+from src.services.mirror import Shelf
+from src.services.plan import StudyPlan
+from src.services.storages import shared
+from src.services.studies import Study, open_study
+from src.services.trials import TrialRecord
+from src.services.workers import Cluster, RayCrew, _require_gpus, cluster
+from tests.search.light import ADAPTER, InProcesses, Process, Raising, open_light_worker, plan
+from tests.search.logged import runs, trial_runs
+from tests.search.warm import WarmCommand
+from tests.servers import Postgres
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def shares() -> Iterator[Cluster]:
+    with cluster(None, 4, 0, None) as found:
+        yield found
+
+
+def search(shares: Cluster, url: str, plan: StudyPlan, size: int, total: int, folder: Path) -> None:
+    with shared(url, shares.host) as address:
+        make = partial(open_light_worker, url=address, plan=plan, epoch_s=0.1)
+        crew = InProcesses(RayCrew(make, size, shares))
+        Driver(open_study(url, plan), crew, Shelf(folder), StopSignal()).run(total)
+
+
+class Killer(threading.Thread):
+    """Kills the process of the first trial, numbered `least` or higher, that has trained an epoch."""
+
+    def __init__(self, study: Study, least: int) -> None:
+        super().__init__(daemon=True)
+        self._study = study
+        self._least = least
+        self.victim: TrialRecord | None = None
+
+    def run(self) -> None:
+        while self.victim is None:
+            time.sleep(0.02)
+            for trial in self._study.trials()[self._least :]:
+                if trial.state == "running" and trial.epochs:
+                    self.victim = trial
+                    os.kill(int(trial.attrs["process"].removeprefix(f"{socket.gethostname()}:")), signal.SIGKILL)
+                    break
+
+
+@pytest.mark.parametrize(("size", "storage"), [(2, "sqlite"), (4, "postgres")])
+def test_workers_share_a_study_and_one_that_is_killed_costs_only_time(
+    size: int, storage: str, shares: Cluster, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if storage == "sqlite":
+        url = f"sqlite:///{tmp_path}/studies.db"
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = postgres.create("many")
+    study = open_study(url, plan("many"))
+    killer = Killer(study, size)
+    killer.start()
+    search(shares, url, plan("many"), size, 12, tmp_path / "trials")
+    trials = study.trials()
+    (lost,) = (trial for trial in trials if trial.state == "failed")
+    assert killer.victim is not None
+    assert (lost.number, lost.reason) == (killer.victim.number, "interrupted")
+    (again,) = (trial for trial in trials if trial.attrs.get("retry_of") == lost.number)
+    assert (again.state, again.params) == ("complete", lost.params)
+    assert len(study.finished()) == 12
+    assert len({str(trial.params) for trial in study.finished()}) == 12
+    assert {trial.state for trial in trials} == {"complete", "failed"}
+    workers = {trial.attrs["worker"] for trial in trials}
+    assert len(workers) == size + 1
+    for trial in study.finished():
+        assert {path.name for path in (tmp_path / "trials" / str(trial.number)).iterdir()} == ADAPTER.keys()
+
+
+def test_workers_wait_for_a_database_server_that_is_started_anew(
+    shares: Cluster, postgres: Postgres, tmp_path: Path
+) -> None:
+    url = postgres.create("workers_anew")
+    study = open_study(url, plan("many"))
+
+    def outage() -> None:
+        while not any(trial.state == "running" and trial.epochs for trial in study.trials()):
+            time.sleep(0.02)
+        postgres.stop()
+        time.sleep(0.5)
+        postgres.start()
+
+    thread = threading.Thread(target=outage)
+    thread.start()
+    search(shares, url, plan("many"), 2, 8, tmp_path / "trials")
+    thread.join()
+    trials = study.trials()
+    assert len(study.finished()) == 8
+    assert len({str(trial.params) for trial in study.finished()}) == 8
+    # One whose drawing was cut short may wait to be run again when all that were asked for are done.
+    assert all(trial.finished or trial.reason == "interrupted" or trial.state == "waiting" for trial in trials)
+
+
+@pytest.mark.parametrize("error", [Refusal("no checkpoint"), OSError(errno.ENOSPC, "No space left on device")])
+def test_what_no_worker_can_do_anything_about_is_raised_as_it_is(shares: Cluster, error: Exception) -> None:
+    crew = RayCrew(partial(Raising, error=error), 1, shares)
+    crew.begin()
+    with pytest.raises(type(error)) as raised:
+        heard(crew)
+    assert (type(raised.value), str(raised.value)) == (type(error), str(error))
+    crew.close()
+
+
+def test_a_worker_is_kept_until_it_is_renewed(shares: Cluster) -> None:
+    crew = RayCrew(Process, 1, shares)
+    said = []
+    for dismissed in (None, None, "worker-1"):
+        if dismissed:
+            crew.renew(dismissed)
+        crew.begin()
+        said.append(heard(crew))
+    assert said[0] == said[1] != said[2]
+    crew.close()
+
+
+def heard(crew: Crew[Any]) -> Any:
+    """What a crew says when it says something."""
+    while (news := crew.next(1)) is None:
+        continue
+    assert not isinstance(news, Lost)
+    return news
+
+
+def test_gpus_that_are_not_there_are_refused_here_and_waited_for_on_a_cluster(caplog: pytest.LogCaptureFixture) -> None:
+    _require_gpus(4, 0.5, 2, grows=False)
+    with pytest.raises(Refusal, match="4 workers with 1 GPUs each need 4, and there are 2: fewer --workers, or less"):
+        _require_gpus(4, 1, 2, grows=False)
+    with pytest.raises(UsageRefusal, match="more than one GPU must be a whole number"):
+        _require_gpus(1, 1.5, 2, grows=True)
+    _require_gpus(4, 1, 2, grows=True)
+    assert caplog.messages == [
+        "4 workers with 1 GPUs each need 4, and there are 2: some wait until the cluster has more"
+    ]
+
+
+TRIALS = 3
+
+
+def test_the_command_is_stopped_and_goes_on_and_leaves_no_process_behind(
+    repository: Path, warm: WarmCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process shows what it was started with, and so whose it is, however it has detached itself.
+    mark = str(uuid.uuid4())
+    monkeypatch.setenv("MVSA_TEST", mark)
+    edit_epochs(10)
+    words = ["--model", "clip", "--trials", str(TRIALS), "--workers", "2"]
+    study = open_study(
+        "sqlite:///outputs/studies.db", plan_of(load_params(), "clip", facts_of("clip", checkpoint_of("clip")))
+    )
+    code, complained = stopped_in_the_third_trial([sys.executable, "-m", "src.tune", *words], study)
+    assert left_behind(mark) == []
+    assert code == 128 + signal.SIGTERM
+    assert "Traceback" not in complained
+    assert f"stopped by SIGTERM; what is finished is kept. To go on: python -m src.tune {' '.join(words)}" in complained
+    assert {run.info.status for run in runs()} <= {"FAILED", "FINISHED"}
+    before = study.trials()
+    assert [trial.state for trial in before] == ["complete", "complete", "failed", "waiting"]
+    assert len({trial.attrs["process"] for trial in before[:2]}) == 2
+
+    assert f"best of {TRIALS} trials" in warm.run(*words[2:], environment={"MVSA_TEST": mark})
+    assert left_behind(mark) == []
+    trials = study.trials()
+    assert trials[:3] == before[:3]
+    assert [(trial.state, trial.params) for trial in trials[3:]] == [("complete", before[2].params)]
+    assert sorted(trial_runs()) == [trial.number for trial in trials]
+    for trial in trials:
+        agree(trial, trial_runs()[trial.number])
+    assert not list(Path("outputs/trials").glob("*/*"))
+
+
+def edit_epochs(epochs: int) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["fit"]["common"].update(epochs=epochs, patience=epochs)
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def stopped_in_the_third_trial(command: list[str], study: Study) -> tuple[int, str]:
+    """The exit code of a command that is told to end while it trains, and what it said."""
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        while not in_the_third_trial(study) and process.poll() is None:
+            time.sleep(0.05)
+        process.terminate()
+        _, complained = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, complained
+
+
+def in_the_third_trial(study: Study) -> bool:
+    return len(study.finished()) == 2 and any(trial.state == "running" and trial.epochs for trial in study.trials())
+
+
+def left_behind(mark: str) -> list[str]:
+    """What still runs some seconds later of all that was started with a mark; it is ended."""
+    found: list[Path] = []
+    for _ in range(50):
+        others = (place for place in Path("/proc").glob("[0-9]*") if place.name != str(os.getpid()))
+        found = [place for place in others if bears(place, mark)]
+        if not found:
+            return []
+        time.sleep(0.1)
+    names = [(place / "cmdline").read_text() for place in found]
+    for place in found:
+        os.kill(int(place.name), signal.SIGKILL)
+    return names
+
+
+def bears(place: Path, mark: str) -> bool:
+    try:
+        return f"MVSA_TEST={mark}".encode() in (place / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def agree(trial: TrialRecord, run: Any) -> None:
+    """The storage and MLflow say the same of a trial."""
+    assert run.info.status == {"complete": "FINISHED", "failed": "FAILED"}[trial.state]
+    settings = {name: run.data.params[name] for name in trial.params}
+    assert settings == {name: str(value) for name, value in trial.params.items()}
+    if trial.state == "complete":
+        assert run.data.metrics["best_val_macro_f1"] == pytest.approx(trial.value)
+        assert (Path(run.info.artifact_uri) / "adapter" / "head.safetensors").is_file()
