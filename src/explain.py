@@ -146,10 +146,11 @@ def _trial_fault(contract: Contract) -> str:
 
 def _parameters_fault(contract: Contract) -> str:
     given = {name: str(value) for name, value in contract.settings.items()}
-    # The run of a training has every setting, that of a trial perhaps only those that were drawn.
-    logged = _run_of(contract.run_id).params
-    training = {name: logged.get(name) for name in given}
-    for what, params in (("training", training), ("trial", _run_of(contract.search.run_id).params)):
+    # Runs have the settings that were drawn as parameters; the others are in an artifact.
+    runs = {"training": contract.run_id, "trial": contract.search.run_id}
+    for what, params in ((what, _run_of(run_id).params) for what, run_id in runs.items()):
+        if not params.keys() & given.keys():
+            return f"the run of the {what} has none of the adapter's settings"
         for name in sorted(params.keys() & given.keys()):
             if params[name] != given[name]:
                 return f"{name} is {given[name]}, and the {what} had {params[name]}"

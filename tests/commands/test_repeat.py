@@ -19,6 +19,7 @@ DEFAULT = {"rank": 2, "alpha": 4, "lr": 0.003, "dropout": 0.0}
 WINNER = {"rank": 1, "alpha": 2, "lr": 0.004, "dropout": 0.0}
 JOURNAL = Path("outputs/repeats/clip.csv")
 RESULT = Path("outputs/repeat/clip")
+DIVISION: dict[str, Any] = {"protocol": "agreement", "parts": {"train": {}, "val": {}, "test": {}}}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def folder(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPath
 def repeat(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Runs the stage after a search that these settings won; returns what it wrote. Nothing has run before."""
     shutil.rmtree(JOURNAL.parent, ignore_errors=True)
-    write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "s"})
+    write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "s", **DIVISION})
 
     def run(winner: Mapping[str, Any]) -> dict[str, Any]:
         best = {"study": "clip-tiny-study", "best_val_macro_f1": 0.9, "params": winner}
@@ -130,7 +131,7 @@ def test_what_is_done_is_not_done_again_and_what_a_kill_left_out_is(repeat: Repe
 def test_another_division_or_another_winner_is_trained_anew(repeat: Repeat) -> None:
     repeat(WINNER)
     before = {row["key"] for row in trained()}
-    write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "another"})
+    write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "another", **DIVISION})
     repeat(WINNER)
     divided = {row["key"] for row in trained()}
     assert len(before) == 4 and len(divided) == 8

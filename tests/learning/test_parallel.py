@@ -238,7 +238,9 @@ def workplace(
     (folder / PARAMS).write_text(yaml.safe_dump(params))
     write_posts(folder / POSTS, posts[:37])
     write_split(folder / SPLIT, {post.id: "train" if place < 24 else "val" for place, post in enumerate(posts[:37])})
-    write_json(folder / SPLIT_REPORT, {"data_digest": "0", "split_digest": "0"})
+    parts: dict[str, dict[str, int]] = {"train": {}, "val": {}, "test": {}}
+    report = {"data_digest": "0", "split_digest": "0", "protocol": "agreement", "parts": parts}
+    write_json(folder / SPLIT_REPORT, report)
     model = tiny_model(MODEL)
     shutil.copytree(model.checkpoint.source, folder / checkpoint_folder(MODEL))
     checkpoint = {**asdict(model.checkpoint), "source": str(checkpoint_folder(MODEL))}

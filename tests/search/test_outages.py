@@ -19,6 +19,7 @@ from src.search.plan import plan_of
 from src.services import mirror as mirror_module
 from src.services.follower import Follower
 from src.services.mirror import Caption, Mirror, Shelf
+from src.services.store import tracking_uri
 from src.services.studies import Study, open_study
 from src.services.tracking import Tracker
 from src.services.trials import TrialRecord
@@ -125,7 +126,7 @@ def test_mlflow_that_goes_away_and_comes_back_has_all_in_the_end(
 
 def mlflow_has(tracker: Tracker, parent: str, study: Study, adapter: Collection[str]) -> None:
     """All that the storage has, each trial once."""
-    client = MlflowClient()
+    client = MlflowClient(tracking_uri())
     runs = [client.get_run(child.id) for child in tracker.children(parent)]
     assert sorted(int(run.data.tags["trial"]) for run in runs) == list(range(len(study.trials())))
     for run in runs:
@@ -161,5 +162,5 @@ def test_a_search_outlives_mlflow_and_sync_brings_what_is_missing(
     assert re.match(r"clip: MLflow shows all 3 trials of the study; [23] were missing or not whole there", said)
     tracker = Tracker("mvsa-clip")
     (parent,) = tracker.find({"stage": "study"})
-    assert MlflowClient().get_run(parent).info.status == "FINISHED"
+    assert MlflowClient(tracking_uri()).get_run(parent).info.status == "FINISHED"
     mlflow_has(tracker, parent, study, {"head.safetensors", "adapter_model.safetensors"})

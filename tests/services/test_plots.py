@@ -42,7 +42,7 @@ def test_learning_curves_need_not_have_every_key(epochs: int) -> None:
 @pytest.mark.parametrize("draw", [per_class_bars, comparison_bars])
 def test_bars_are_drawn_for_one_model_and_where_a_score_is_missing(draw: Callable[[Scores, str, str], bytes]) -> None:
     full = dict.fromkeys(TONES, 0.5)
-    assert size(draw({"clip": full}, "F1", LONG)) == (780, 546)
+    assert size(draw({"clip": full}, "F1", LONG)) == (1040, 546)
     four = {"clip": full, "blip2": {"neutral": 1.0}, "llava": full, "tinyllava": {"positive": 0.0}}
     assert size(draw(four, "F1", "F1 by tone")) == (1248, 546)
 
