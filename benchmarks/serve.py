@@ -1,10 +1,10 @@
-"""The champion behind MLflow's server: posts a second and latency at 1, 8 and 32 clients, beside a bare loop.
+"""The champion behind MLflow's server: posts a second and latency at 1, 8 and 32 clients, beside a loop without one.
 
 python -m benchmarks.serve --model clip --posts 200
 
-Both sides answer the same posts of data/, one a request, on loopback. The bare loop is transformers and peft alone in
-this process, without a server: decode, preprocess, forward, one post at a time. To be run where a champion is
-registered (`dvc repro`).
+Both sides answer the same posts of data/, one a request, on loopback. The loop is the same model in this process,
+without MLflow or a server: decode, preprocess, forward, one post at a time. To be run where a champion is registered
+(`dvc repro`).
 """
 
 import base64
@@ -46,7 +46,7 @@ def main(model: str, posts: int) -> None:
     """Print posts a second and the 50th and 99th percentile of the seconds that a request takes."""
     known = read_posts(POSTS)
     rows = [(Path(post.image).read_bytes(), post.caption) for post in (known * (posts // len(known) + 1))[:posts]]
-    found = {"bare loop": _bare(model, rows)}
+    found = {"loop": _in_process(model, rows)}
     with _served(model) as port:
         for clients in CLIENTS:
             found[f"server, {clients} clients"] = _asked(port, rows, clients)
@@ -59,7 +59,7 @@ def _row(way: str, wall_s: float, times_s: Sequence[float]) -> list[object]:
     return [way, round(len(times_s) / wall_s, 1), round(1000 * cuts[49], 1), round(1000 * cuts[98], 1)]
 
 
-def _bare(model: str, rows: Sequence[Row]) -> Timed:
+def _in_process(model: str, rows: Sequence[Row]) -> Timed:
     """The same model without MLflow: loaded from the version's own files, and asked one post at a time."""
     from src.learning.versions import answer, load_version
     from src.services.packages import artifacts_in

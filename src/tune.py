@@ -18,11 +18,11 @@ import shlex
 import sys
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import click
 
-from src.core.config import Params, load_params
+from src.core.config import Params, Pruning, Sampling, load_params
 from src.core.durations import seconds_of
 from src.core.errors import Stopped, UsageRefusal
 from src.models.catalog import MODELS
@@ -40,8 +40,8 @@ def _seconds(context: click.Context, option: click.Parameter, given: str | None)
 @model_option(MODELS)
 @click.option("--trials", type=click.IntRange(min=1), help="Finished trials in all, earlier ones included.")
 @click.option("--time-budget", callback=_seconds, metavar="TIME", help="Begin no trial after so long, such as 6h.")
-@click.option("--sampler", type=click.Choice(["tpe", "gp", "random"]), help="In place of tune.sampler.")
-@click.option("--pruner", type=click.Choice(["halving", "hyperband", "median", "none"]), help="As tune.pruner.")
+@click.option("--sampler", type=click.Choice(get_args(Sampling)), help="In place of tune.sampler.")
+@click.option("--pruner", type=click.Choice(get_args(Pruning)), help="In place of tune.pruner.")
 @click.option("--storage", envvar="MVSA_STORAGE", help="Of the study: an SQLAlchemy URL, or grpc://HOST:PORT.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, envvar="MVSA_WORKERS", help="More need Ray.")
 @click.option("--ray-address", envvar="MVSA_RAY_ADDRESS", help="Of a running cluster; else one is started here.")

@@ -25,7 +25,7 @@ def main_first() -> Iterator[None]:
     """Leave it to the main process to say what has gone wrong in all; what is wrong in one alone is said later."""
     try:
         yield
-    except BaseException:
+    except (Exception, KeyboardInterrupt):
         if not is_main():
             time.sleep(MAIN_FIRST_S)
         raise

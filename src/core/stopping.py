@@ -27,11 +27,6 @@ class StopSignal:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
-        return self._by is not None
-
     def check(self) -> None:
         """Raise `Stopped` if a signal has come."""
         if self._by is not None:
