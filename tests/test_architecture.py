@@ -22,13 +22,16 @@ ROOT = Path(__file__).parents[1]
 
 # Imports go down only. Rooms of one floor do not know each other, and each command is a room of its own.
 COMMAND_FLOOR = 4
-FLOORS = {"search": 3, "learning": 2, "services": 2, "models": 1, "data": 1, "core": 0}
+FLOORS = {"search": 3, "analysis": 3, "learning": 2, "services": 2, "models": 1, "data": 1, "core": 0}
 
 # One door a library: where it may be imported. A library that is not here has none.
 DOORS = {
     "accelerate": ["src/learning/parallel.py"],
+    "captum": ["src/learning/saliency.py"],
+    "cleanlab": ["src/analysis/noise.py"],
     "click": ["src/*.py", "src/services/terminal.py"],
     "dvc": ["src/ingest.py"],
+    "imagehash": ["src/data/images.py"],
     "jinja2": ["src/services/pages.py"],
     "matplotlib": ["src/services/plots.py", "src/services/search_plots.py"],
     "grpc": ["src/services/storages.py"],
@@ -38,7 +41,7 @@ DOORS = {
         "src/services/store.py",
         "src/services/tracking.py",
     ],
-    "numpy": ["src/learning/*.py"],
+    "numpy": ["src/analysis/*.py", "src/data/duplicates.py", "src/learning/*.py"],
     "optuna": [
         "src/services/insights.py",
         "src/services/pruners.py",
@@ -54,9 +57,10 @@ DOORS = {
     "ray": ["src/services/workers.py"],
     "rich": ["src/services/board.py", "src/services/terminal.py"],
     "safetensors": ["src/learning/*.py", "src/models/*.py"],
-    "sklearn": ["src/data/split.py", "src/learning/metrics.py"],
-    "scipy": ["src/learning/spread.py"],
+    "sklearn": ["src/analysis/*.py", "src/data/split.py", "src/learning/metrics.py"],
+    "scipy": ["src/analysis/*.py", "src/data/duplicates.py", "src/learning/spread.py"],
     # Optuna's and MLflow's stores fail with its errors.
+    "statsmodels": ["src/analysis/*.py"],
     "sqlalchemy": ["src/services/storages.py", "src/services/store.py"],
     "tokenizers": ["src/models/*.py"],
     "torch": ["src/learning/*.py", "src/models/*.py"],
@@ -69,6 +73,8 @@ FREE = {"PIL.Image.Image"}
 # What no command may load before it knows what it is asked for.
 SLOW = [
     "accelerate",
+    "captum",
+    "cleanlab",
     "dvc",
     "matplotlib",
     "mlflow",
@@ -78,6 +84,7 @@ SLOW = [
     "ray",
     "sklearn",
     "sqlalchemy",
+    "statsmodels",
     "torch",
     "transformers",
 ]

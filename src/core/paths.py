@@ -10,9 +10,15 @@ MLRUNS = Path("mlruns")
 OUTPUTS = Path("outputs")
 
 POSTS = OUTPUTS / "prepare" / "posts.csv"
+FINGERPRINTS = OUTPUTS / "prepare" / "fingerprints.csv"
 DATA_REPORT = OUTPUTS / "prepare" / "report.json"
 SPLIT = OUTPUTS / "split" / "split.csv"
 SPLIT_REPORT = OUTPUTS / "split" / "report.json"
+GROUPS = OUTPUTS / "split" / "groups.csv"
+LEAKS = OUTPUTS / "split" / "leaks.json"
+BASELINE = OUTPUTS / "baseline"
+COMPARE = OUTPUTS / "compare"
+NOISE = OUTPUTS / "noise"
 REPORT = OUTPUTS / "report"
 
 # Neither is an output of a stage: both outlive a rerun, which takes from them what is still valid.

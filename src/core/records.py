@@ -155,6 +155,22 @@ def read_split(path: Path) -> dict[str, str]:
     return {row["id"]: row["part"] for row in read_table(path)}
 
 
+def write_groups(path: Path, group_of: Mapping[str, str]) -> None:
+    """Write which group of near-duplicates each post belongs to; a group has the name of its first post."""
+    write_table(path, [{"id": key, "group": group} for key, group in group_of.items()], ["id", "group"])
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """Read which group of near-duplicates each post belongs to, by id, as `split` wrote it."""
+    return {row["id"]: row["group"] for row in read_table(path)}
+
+
+def leak_free(part_of: Mapping[str, str], group_of: Mapping[str, str]) -> set[str]:
+    """The ids of the test posts that have no near-duplicate in another part: what no training or choice has seen."""
+    seen = {group_of[key] for key, part in part_of.items() if part != "test"}
+    return {key for key, part in part_of.items() if part == "test" and group_of[key] not in seen}
+
+
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write a table of predictions."""
     write_table(path, [asdict(prediction) for prediction in predictions])

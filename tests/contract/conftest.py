@@ -3,7 +3,6 @@
 import importlib
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,7 +77,7 @@ def own(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def downloaded(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def downloaded(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The version's own files, downloaded; tests that change something copy them."""
     from src.services import registry
 
@@ -86,4 +85,4 @@ def downloaded(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         patch.chdir(made)
         patch.setenv(STORE, store_in(made))
         _, version = registry.version_at(f"models:/mvsa-{MODEL}@champion")
-        yield registry.download(version, tmp_path_factory.mktemp("downloaded"))
+        return registry.download(version, tmp_path_factory.mktemp("downloaded"))

@@ -9,10 +9,13 @@ from src.core.records import (
     Scores,
     content_digest,
     digest_of,
+    leak_free,
+    read_groups,
     read_json,
     read_posts,
     read_predictions,
     read_split,
+    write_groups,
     write_json,
     write_posts,
     write_predictions,
@@ -68,3 +71,14 @@ def test_scores_have_one_name_for_each_figure() -> None:
     scores = Scores(0.5, 0.4, 0.3, {"negative": row}, [[1, 1], [0, 0]])
     assert scores.summary() == {"accuracy": 0.5, "macro_f1": 0.4, "weighted_f1": 0.3, "f1_negative": 2 / 3}
     assert scores.flat()["support_negative"] == 2.0
+
+
+def test_leak_free_is_what_has_no_twin_in_another_part() -> None:
+    part_of = {"1": "train", "2": "test", "3": "test", "4": "val", "5": "test", "6": "test"}
+    group_of = {"1": "1", "2": "1", "3": "3", "4": "4", "5": "4", "6": "3"}
+    assert leak_free(part_of, group_of) == {"3", "6"}
+
+
+def test_groups_come_back_as_they_were_written(tmp_path: Path) -> None:
+    write_groups(tmp_path / "groups.csv", {"2": "1", "1": "1"})
+    assert read_groups(tmp_path / "groups.csv") == {"2": "1", "1": "1"}

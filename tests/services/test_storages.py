@@ -99,13 +99,14 @@ class Start(Protocol):
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts Python processes, which end with the test."""
+def start(repo_root: Path) -> Iterator[Start]:
+    """Starts Python processes in the repository's root, which end with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *words: object) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", code, *map(str, words)]
-        started.append(subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, cwd=repo_root, text=True, **pipes))
         return started[-1]
 
     yield start
