@@ -1,10 +1,11 @@
-"""The champion behind MLflow's server: posts a second and latency at 1, 8 and 32 clients, beside a loop without one.
+"""The champion behind MLflow's server: posts a second and latency at 1, 8 and 32 clients, beside loops without one.
 
 python -m benchmarks.serve --model clip --posts 200
 
-Both sides answer the same posts of data/, one a request, on loopback. The loop is the same model in this process,
-without MLflow or a server: decode, preprocess, forward, one post at a time. To be run where a champion is registered
-(`dvc repro`).
+All answer the same posts of data/, whose bytes are in memory. The server is asked for one post a request, on loopback.
+The loops are in this process: the bare one is transformers and peft alone (benchmarks/bare.py), with one post at a time
+and with 32; the other is the project's model, loaded from the version's own files. The bare one must give the golden
+posts their logits. To be run where a champion is registered (`dvc repro`).
 """
 
 import base64
@@ -21,7 +22,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -34,41 +35,67 @@ from src.services.packages import Row
 from src.services.store import tracking_uri
 from src.services.terminal import command, model_option, table
 
+if TYPE_CHECKING:
+    from benchmarks.bare import Bare
+
 CLIENTS = (1, 8, 32)
+BATCH_SIZE = 32
 T = TypeVar("T")
 Timed = tuple[float, list[float]]
 
 
 @command(example="python -m benchmarks.serve --model clip --posts 200")
 @model_option(MODELS)
-@click.option("--posts", type=click.IntRange(min=20), default=200, help="Requests a measurement.")
+@click.option("--posts", type=click.IntRange(min=64), default=200, help="Requests a measurement.")
 def main(model: str, posts: int) -> None:
     """Print posts a second and the 50th and 99th percentile of the seconds that a request takes."""
     known = read_posts(POSTS)
     rows = [(Path(post.image).read_bytes(), post.caption) for post in (known * (posts // len(known) + 1))[:posts]]
-    found = {"loop": _in_process(model, rows)}
+    found = _in_process(model, rows)
     with _served(model) as port:
         for clients in CLIENTS:
             found[f"server, {clients} clients"] = _asked(port, rows, clients)
     columns = ["way", "posts/s", "p50 ms", "p99 ms"]
-    table(f"{model}, {posts} posts, one a request", columns, [_row(way, *timed) for way, timed in found.items()])
+    table(f"{model}, {posts} posts", columns, [_row(way, posts, *timed) for way, timed in found.items()])
 
 
-def _row(way: str, wall_s: float, times_s: Sequence[float]) -> list[object]:
+def _row(way: str, posts: int, wall_s: float, times_s: Sequence[float]) -> list[object]:
     cuts = quantiles(times_s, n=100, method="inclusive")
-    return [way, round(len(times_s) / wall_s, 1), round(1000 * cuts[49], 1), round(1000 * cuts[98], 1)]
+    return [way, round(posts / wall_s, 1), round(1000 * cuts[49], 1), round(1000 * cuts[98], 1)]
 
 
-def _in_process(model: str, rows: Sequence[Row]) -> Timed:
-    """The same model without MLflow: loaded from the version's own files, and asked one post at a time."""
+def _in_process(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
+    """The same weights in three loops; a time is that of a batch."""
+    from benchmarks import bare
+    from src.learning.exports import write_files
     from src.learning.versions import answer, load_version
     from src.services.packages import artifacts_in
 
     _, version = registry.version_at(registry.uri_of(model))
+    batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
     with TemporaryDirectory() as folder:
-        loaded = load_version(artifacts_in(registry.download(version, Path(folder))))
+        artifacts = artifacts_in(registry.download(version, Path(folder)))
+        loaded = load_version(artifacts, "cpu")
+        exported = Path(folder) / "exported"
+        write_files(loaded, artifacts, exported, merge=False)
+        peer = bare.load(exported)
+        _require_golden(peer, exported)
         answer(loaded.model, rows[:1])
-        return _timed(rows, 1, lambda row: answer(loaded.model, [row]))
+        return {
+            "bare loop": _timed(rows, 1, lambda row: peer.answer([row])),
+            f"bare loop, batches of {BATCH_SIZE}": _timed(batches, 1, peer.answer),
+            "own loop": _timed(rows, 1, lambda row: answer(loaded.model, [row])),
+        }
+
+
+def _require_golden(peer: "Bare", folder: Path) -> None:
+    import torch
+
+    golden = peer.contract.golden
+    found_BK = peer.answer([((folder / post.image).read_bytes(), post.caption) for post in golden])
+    off = float((found_BK - torch.tensor([post.logits for post in golden])).abs().max())
+    if not off <= peer.contract.tolerance(peer.contract.dtype):
+        raise Refusal(f"the bare loop's golden logits are off by {off:.2g}: it is not the same model")
 
 
 def _asked(port: int, rows: Sequence[Row], clients: int) -> Timed:

@@ -1,4 +1,4 @@
-"""Stage `prepare`: from the folder data/ to one table of posts and a report on the data.
+"""Stage `prepare`: from the folder data/ to a table of posts, one of their images' fingerprints, and a data report.
 
 On the whole of MVSA-Single: 4,869 posts, 2,592 of them labelled under `agreement`, 4,511 under `standard`.
 """
@@ -11,8 +11,8 @@ from typing import Any
 from src.core.config import load_params
 from src.core.errors import Refusal
 from src.core.labels import PROTOCOLS, TONES, label_of
-from src.core.paths import DATA, DATA_REPORT, POSTS
-from src.core.records import Post, data_digest, write_json, write_posts
+from src.core.paths import DATA, DATA_REPORT, FINGERPRINTS, POSTS
+from src.core.records import Post, data_digest, write_fingerprints, write_json, write_posts
 from src.data import mvsa
 from src.services.terminal import command, progress, say
 
@@ -28,6 +28,7 @@ def main() -> None:
         reading = mvsa.read_folder(found, params.protocol, params.max_pixels, bar.advance)
     report = describe(reading, params.protocol)
     write_posts(POSTS, reading.posts)
+    write_fingerprints(FINGERPRINTS, reading.fingerprints)
     write_json(DATA_REPORT, report)
     _summarise(report)
 

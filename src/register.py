@@ -10,11 +10,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.core.config import load_params
-from src.core.contract import FORMAT, Code, Contract, GoldenPost, Search, Weights, choose_golden, write_contract
+from src.core.contract import (
+    DIVISION_FILE,
+    FORMAT,
+    TEST_FILE,
+    Code,
+    Contract,
+    GoldenPost,
+    Search,
+    Weights,
+    choose_golden,
+    write_contract,
+)
 from src.core.errors import Refusal
 from src.core.labels import TONES
-from src.core.paths import SPLIT_REPORT, checkpoint_folder, stage_folder
-from src.core.records import read_json, write_json
+from src.core.paths import GROUPS, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
+from src.core.records import (
+    leak_free,
+    read_groups,
+    read_json,
+    read_predictions,
+    read_split,
+    write_json,
+    write_table,
+)
 from src.models.catalog import MODELS, folder_digest
 from src.services.terminal import command, model_option, say
 
@@ -150,6 +169,17 @@ def _draw_up(trained: _Trained, golden: "list[Post]", folder: Path) -> None:
     ]
     content = {post.image: picture for post, picture in zip(posts, pictures, strict=True)}
     write_contract(folder, _contract(trained, adapter, posts), content)
+    _keep_evidence(trained, folder)
+
+
+def _keep_evidence(trained: _Trained, folder: Path) -> None:
+    """What the scores rest on: how posts were divided, the answer to each test post, which of them have twins where."""
+    write_json(folder / DIVISION_FILE, read_json(SPLIT_REPORT))
+    found = read_predictions(stage_folder("evaluate", trained.model) / "predictions.csv")
+    group_of = read_groups(GROUPS)
+    unseen = leak_free(read_split(SPLIT), group_of)
+    rows = [{**asdict(row), "group": group_of[row.id], "leak_free": int(row.id in unseen)} for row in found]
+    write_table(folder / TEST_FILE, rows)
 
 
 def _contract(trained: _Trained, adapter: "Adapter", golden: list[GoldenPost]) -> Contract:

@@ -1,6 +1,7 @@
 """Stage `repeat`: trains the winner of the search, and the settings it has to beat, again on other seeds.
 
 python -m src.repeat --model clip
+python -m src.repeat --model clip --folds    # instead, by hand: the winner on every published fold
 
 The best score of a search is the highest of many, so it flatters its settings. Seeds that had no part in the choice say
 by how much, and whether the search has found more than was known before it.
@@ -10,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from src.core.config import FitParams, Params, load_params
 from src.core.errors import Diverged
@@ -74,7 +77,8 @@ Runs = Mapping[str, Sequence[Training]]
 
 @command(example="python -m src.repeat --model clip")
 @model_option(MODELS)
-def main(model: str) -> None:
+@click.option("--folds", is_flag=True, help="Train the winner on each fold in split.published.folder, and pool them.")
+def main(model: str, folds: bool) -> None:
     """Train the winner of the search and the first known-good settings on the same seeds, and say how scores spread.
 
     Both have the epochs and the patience of the winner, and nothing is pruned. The test part is scored and decides
@@ -82,6 +86,11 @@ def main(model: str) -> None:
     """
     params = load_params()
     best = read_json(stage_folder("tune", model) / "best.json")
+    if folds:
+        from src.search.folds import run_folds
+
+        run_folds(params, model, best)
+        return
     settings = contenders(params, model, best["params"])
     from src.learning.workspace import open_workspace
     from src.services.logbook import open_tracker

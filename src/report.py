@@ -1,28 +1,47 @@
-"""Stage `report`: all models in one table beside the study's figures, with pictures, as one HTML page.
+"""Stage `report`: what was found out, as one HTML page: findings first, then every figure with its interval.
 
 python -m src.report
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from src.core.config import Params, load_params
 from src.core.labels import TONES
-from src.core.paths import DATA_REPORT, REPORT, SPLIT_REPORT, stage_folder
-from src.core.published import PUBLISHED, Published
+from src.core.paths import COMPARE, REPORT, stage_folder
+from src.core.recipes import RECIPES
 from src.core.records import Scores, read_json, read_predictions, read_table, write_bytes, write_table, write_text
+from src.core.saliency import METHOD
 from src.services.honesty import honesty_of
 from src.services.terminal import command, say, table
 
+if TYPE_CHECKING:
+    from src.analysis.summary import Evidence
+
 TITLE = "Tone of social-media posts: LoRA-tuned vision-language models"
 FIGURES = ("accuracy", "macro_f1", "weighted_f1")
-Rows = Mapping[str, Mapping[str, Mapping[str, float | None]]]
+# What is on the page, the command that makes it, and the file below outputs/.
+SOURCES = (
+    ("posts read and left out", "python -m src.prepare", "prepare/report.json"),
+    ("division, near-duplicates, leaks", "python -m src.split", "split/report.json, split/leaks.json"),
+    ("majority and TF-IDF", "python -m src.baseline", "baseline/<name>/metrics.json"),
+    ("zero-shot", "python -m src.zeroshot --model M", "zeroshot/<model>/metrics.json"),
+    ("probe", "python -m src.probe --model M", "probe/<model>/metrics.json"),
+    ("search, importances", "python -m src.tune --model M", "tune/<model>/search.json"),
+    ("learning curves", "python -m src.train --model M", "train/<model>/history.csv"),
+    ("tuned, confusion matrices", "python -m src.evaluate --model M", "evaluate/<model>/predictions.csv"),
+    ("other seeds, gain, optimism", "python -m src.repeat --model M", "repeat/<model>/repeat.json"),
+    ("text or picture, alignment", "python -m src.modality --model M", "modality/<model>/modality.json"),
+    ("heat maps", "python -m src.saliency --model M", "saliency/<model>/saliency.json"),
+    ("intervals, comparisons, calibration", "python -m src.compare", "compare/scores.csv, pairs.csv, calibration.csv"),
+    ("wrong labels, the best possible score", "python -m src.noise", "noise/noise.json, mislabelled.csv"),
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the stages before found out about one model; `before` and `after` are its scores on the test part."""
+    """What came of one model; `before` and `after` are its scores on the test part."""
 
     model: str
     best: Mapping[str, Any]
@@ -34,18 +53,21 @@ class Outcome:
 
 @command(example="python -m src.report")
 def main() -> None:
-    """Write outputs/report/: a page (index.html), its pictures, and the table of scores (scores.csv)."""
+    """Write outputs/report/: a page (index.html) that works offline, its pictures, and the table of scores."""
     params = load_params()
-    outcomes = [_outcome(model) for model in params.models]
-    rows = {outcome.model: _row(outcome) for outcome in outcomes}
-    overview = _overview(outcomes, rows)
+    from src.analysis.summary import read_evidence
+
+    evidence, outcomes = read_evidence(params.models), [_outcome(model) for model in params.models]
     details = {outcome.model: _detail(outcome) for outcome in outcomes}
-    for name, png in _pictures(overview, details).items():
+    pictures = {**_compared(params.models), "per-class-f1": _per_class(outcomes)}
+    for name, png in {**pictures, **_own_pictures(details)}.items():
         write_bytes(REPORT / f"{name}.png", png)
-    write_table(REPORT / "scores.csv", _flat(rows))
-    write_text(REPORT / "index.html", _page(params, outcomes, rows, overview, details))
-    columns = [f"{kind} {name}" for kind in ("zero-shot", "tuned", "published") for name in FIGURES[:2]]
-    table("Test part", ["model", *columns], [[row["model"], *(row[name] for name in columns)] for row in _flat(rows)])
+    rows = [_flat(row) for row in evidence.score_rows()]
+    write_table(REPORT / "scores.csv", rows)
+    write_text(REPORT / "index.html", _page(params, evidence, details, pictures))
+    table("Test part", list(rows[0]), [list(row.values()) for row in rows])
+    for sentence in evidence.sentences():
+        say(f"- {sentence}")
     say(f"{params.notice}\nLook: {REPORT / 'index.html'}")
 
 
@@ -63,41 +85,34 @@ def _outcome(model: str) -> Outcome:
     )
 
 
-def _row(outcome: Outcome) -> dict[str, dict[str, float | None]]:
-    study = PUBLISHED.get(outcome.model, Published())
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    sides = {"": "all", "leak-free ": "clean", "study ": "study"}
     return {
-        "zero-shot": dict(outcome.before.headline()),
-        "tuned": dict(outcome.after.headline()),
-        "published zero-shot": asdict(study.zeroshot),
-        "published": asdict(study.tuned),
+        "system": row["system"],
+        **{f"{title}{name}": row[side][name] for title, side in sides.items() for name in FIGURES[:2]},
     }
 
 
-def _flat(rows: Rows) -> list[dict[str, Any]]:
-    return [
-        {"model": model, **{f"{kind} {name}": row[kind][name] for kind in row for name in FIGURES}}
-        for model, row in rows.items()
-    ]
+def _compared(models: Sequence[str]) -> dict[str, bytes]:
+    names = ("intervals", "selective", *(f"reliability-{model}" for model in models))
+    return {name: (COMPARE / "pictures" / f"{name}.png").read_bytes() for name in names}
 
 
-def _baseline(outcome: Outcome) -> float:
-    """Accuracy of always saying the tone that most test posts have."""
-    support = [sum(row) for row in outcome.after.confusion]
-    return max(support) / sum(support)
-
-
-def _overview(outcomes: Sequence[Outcome], rows: Rows) -> dict[str, bytes]:
+def _per_class(outcomes: Sequence[Outcome]) -> bytes:
+    """F1 of each tone, and the study's for the same model where it gives them."""
     from src.services import plots
 
-    accuracy = {
-        model: {kind: scores["accuracy"] for kind, scores in row.items() if scores["accuracy"] is not None}
-        for model, row in rows.items()
+    study = {
+        recipe.model: recipe.published
+        for recipe in RECIPES
+        if {f"f1_{tone}" for tone in TONES} <= set(recipe.published)
     }
-    per_class = {outcome.model: {tone: outcome.after.per_class[tone]["f1"] for tone in TONES} for outcome in outcomes}
-    return {
-        "accuracy": plots.comparison_bars(accuracy, "accuracy", "Accuracy on the test part", _baseline(outcomes[0])),
-        "per-class-f1": plots.per_class_bars(per_class, "F1", "F1 of each tone on the test part, tuned"),
-    }
+    bars: dict[str, dict[str, float]] = {}
+    for outcome in outcomes:
+        bars[outcome.model] = {tone: outcome.after.per_class[tone]["f1"] for tone in TONES}
+        if outcome.model in study:
+            bars[f"{outcome.model}, study"] = {tone: study[outcome.model][f"f1_{tone}"] for tone in TONES}
+    return plots.per_class_bars(bars, "F1", "F1 of each tone on the test part, tuned")
 
 
 def _detail(outcome: Outcome) -> dict[str, Any]:
@@ -115,33 +130,45 @@ def _detail(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _pictures(overview: Mapping[str, bytes], details: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
+def _own_pictures(details: Mapping[str, Mapping[str, Any]]) -> dict[str, bytes]:
     own = {f"{model}-{name}": content for model, detail in details.items() for name, content in detail.items()}
-    return {**overview, **{name: content for name, content in own.items() if isinstance(content, bytes)}}
+    return {name: content for name, content in own.items() if isinstance(content, bytes)}
+
+
+def _explained(model: str, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of `saliency`, each mistake with its picture."""
+    folder = stage_folder("saliency", model)
+    mistakes = [{**each, "content": (folder / each["png"]).read_bytes()} for each in summary["mistakes"]]
+    return {**summary, "mistakes": mistakes}
 
 
 def _page(
-    params: Params,
-    outcomes: Sequence[Outcome],
-    rows: Rows,
-    overview: Mapping[str, bytes],
-    details: Mapping[str, Mapping[str, Any]],
+    params: Params, evidence: "Evidence", details: Mapping[str, Mapping[str, Any]], pictures: Mapping[str, bytes]
 ) -> str:
+    from src.analysis.summary import alignments
     from src.services.pages import render
 
+    rows, shown = evidence.score_rows(), {model: stage_folder("modality", model) for model in params.models}
     return render(
-        "report",
+        "report/page",
         title=TITLE,
         notice=params.notice,
         scale=params.scale,
-        data=read_json(DATA_REPORT),
-        split=read_json(SPLIT_REPORT),
-        test_posts=sum(sum(row) for row in outcomes[0].after.confusion),
-        baseline=_baseline(outcomes[0]),
-        rows=rows,
+        findings=evidence.sentences(),
+        evidence=evidence,
+        scores=rows,
         figures=FIGURES,
-        overview=overview,
+        test_posts=rows[0]["all"]["posts"],
+        clean_posts=rows[0]["clean"]["posts"],
+        pictures={
+            **pictures,
+            **{f"conditions-{model}": (folder / "conditions.png").read_bytes() for model, folder in shown.items()},
+        },
+        alignments=alignments(params.models, params.seed),
+        saliency={model: _explained(model, each) for model, each in evidence.saliency.items()},
+        method=METHOD,
         details=details,
+        sources=SOURCES,
     )
 
 

@@ -23,15 +23,17 @@ def main(model: str) -> None:
 
     workspace = open_workspace(model)
     workspace.model.readout = workspace.model.word_readout()
-    test = workspace.data("test", params.encode.batch_size)
-    found = predictions(test, logits(workspace.model, test, params.evaluate.batch_size))
+    parts = [workspace.data(part, params.encode.batch_size) for part in ("val", "test")]
+    # What it says of validation chooses nothing here; a temperature may be fitted on it.
+    val, found = (predictions(part, logits(workspace.model, part, params.evaluate.batch_size)) for part in parts)
     result = scores(found)
     folder = stage_folder("zeroshot", model)
+    write_predictions(folder / "val_predictions.csv", val)
     write_predictions(folder / "predictions.csv", found)
     write_json(folder / "metrics.json", result.summary())
     tags = run_tags("zeroshot", workspace.facts(), params.notice)
     with open_tracker(model).run("zeroshot", tags=tags) as run:
-        run.inputs(parts_read("test"))
+        run.inputs(parts_read("val", "test"))
         log_scores(run, result, report(found), f"{model}, zero-shot, test", "test")
     say(
         f"{model}: zero-shot, {len(found):,} test posts: accuracy {result.accuracy:.4f}, macro-F1 {result.macro_f1:.4f}"

@@ -1,6 +1,7 @@
 import copy
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from src.core.records import Post
     from src.models.base import ToneModel
     from tests.servers import Postgres
+    from tests.warm import WarmPython
 
 # One thread for each process, those that tests start included: several that took all cores would hold each other up,
 # and sums would come in another order on another machine. Said before torch is imported, which reads it only then.
@@ -64,3 +66,29 @@ def postgres() -> "Iterator[Postgres]":
 
     with postgres_server(needed_postgres_programs()) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def encoded(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository in which all stages before `tune` have run, for one small model; tests work in copies of it."""
+    from tests.pipeline import make_encoded, once
+
+    return once(tmp_path_factory, "encoded", partial(make_encoded, repo_root))
+
+
+@pytest.fixture(scope="session")
+def made(encoded: Path, repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same after all stages up to `register`; tests that change something work in copies of it."""
+    from tests.pipeline import make_registered, once
+
+    return once(tmp_path_factory, "registered", partial(make_registered, repo_root, encoded))
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> "Iterator[WarmPython]":
+    """A Python in which commands start at once, in processes of their own."""
+    from tests.warm import WarmPython
+
+    python = WarmPython()
+    yield python
+    python.close()

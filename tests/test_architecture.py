@@ -33,7 +33,12 @@ DOORS = {
     "dvc": ["src/ingest.py"],
     "imagehash": ["src/data/images.py"],
     "jinja2": ["src/services/pages.py"],
-    "matplotlib": ["src/services/plots.py", "src/services/search_plots.py"],
+    "matplotlib": [
+        "src/services/evidence_plots.py",
+        "src/services/plots.py",
+        "src/services/saliency_plots.py",
+        "src/services/search_plots.py",
+    ],
     "grpc": ["src/services/storages.py"],
     "mlflow": [
         "src/services/packages.py",
@@ -58,7 +63,7 @@ DOORS = {
     "rich": ["src/services/board.py", "src/services/terminal.py"],
     "safetensors": ["src/learning/*.py", "src/models/*.py"],
     "sklearn": ["src/analysis/*.py", "src/data/split.py", "src/learning/metrics.py"],
-    "scipy": ["src/analysis/*.py", "src/data/duplicates.py", "src/learning/spread.py"],
+    "scipy": ["src/analysis/*.py", "src/data/duplicates.py", "src/learning/saliency.py", "src/learning/spread.py"],
     # Optuna's and MLflow's stores fail with its errors.
     "statsmodels": ["src/analysis/*.py"],
     "sqlalchemy": ["src/services/storages.py", "src/services/store.py"],

@@ -36,12 +36,30 @@ class PrepareParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitParams:
-    """How posts are divided; `val` and `test` are shares of all posts, the rest is trained on."""
+class PublishedParams:
+    """Where divisions that others have published are read: the folder of the lists, and which fold, if it has folds."""
 
-    kind: Literal["stratified"]
+    folder: str = "data"
+    fold: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.folder), "folder must not be empty")
+        _require(self.fold is None or self.fold >= 0, "fold must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitParams:
+    """How posts are divided.
+
+    Of kind grouped near-duplicates stay together, of kind stratified they do not; `val` and `test` are then shares of
+    all posts, and the rest is trained on. Of kind published the lists that `published` names decide, and the shares do
+    not count. All folds of `published` are also what `repeat --folds` trains on, whatever the kind.
+    """
+
+    kind: Literal["grouped", "stratified", "published"]
     val: float
     test: float
+    published: PublishedParams = PublishedParams()
 
     def __post_init__(self) -> None:
         _require(0 < self.val < 1 and 0 < self.test < 1 and self.val + self.test < 1, "val and test must leave a rest")
@@ -206,6 +224,16 @@ class RepeatParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SaliencyParams:
+    """Of how many mistakes, those that a model is surest of, the report shows what they rest on."""
+
+    mistakes: int
+
+    def __post_init__(self) -> None:
+        _require(self.mistakes >= 1, "mistakes must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Params:
     """The whole of params.yaml. `scale` chooses the checkpoints: made on the spot (tiny) or the Hub's (full)."""
 
@@ -219,6 +247,7 @@ class Params:
     tune: TuneParams
     repeat: RepeatParams
     evaluate: EvaluateParams
+    saliency: SaliencyParams
 
     def __post_init__(self) -> None:
         for model in self.models:

@@ -16,6 +16,9 @@ from src.core.parsing import build
 from src.core.records import Post, write_bytes, write_json
 
 CONTRACT_FILE = "contract.json"
+# What lies beside it for a model card: how the posts were divided, and what the version says of each test post.
+DIVISION_FILE = "division.json"
+TEST_FILE = "test.csv"
 FORMAT = 1
 NUM_GOLDEN = 8
 # How far a golden logit may be off: by `ABSOLUTE` and, on top of it, by a share of the largest golden logit. Where both

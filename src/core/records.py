@@ -33,6 +33,19 @@ class Post:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """What tells a post's image from others: the SHA-256 of its bytes, and a perceptual hash of what it shows.
+
+    Both are hexadecimal. Images that look alike have hashes of nearly the same bits; one that shows next to nothing has
+    none (`src.data.images.perceptual_hash`).
+    """
+
+    id: str
+    image_digest: str
+    image_hash: str
+
+
+@dataclass(frozen=True)
 class Prediction:
     """What a model said of one labelled post; the probabilities are in the order of `TONES` and sum to 1."""
 
@@ -74,6 +87,11 @@ class Scores:
 def content_digest(image: bytes, caption: str) -> str:
     """SHA-256 of a post's content, as hexadecimal."""
     return hashlib.sha256(hashlib.sha256(image).digest() + caption.encode("utf-8")).hexdigest()
+
+
+def numeric(key: str) -> tuple[bool, int, str]:
+    """Sorts ids as numbers; those that are none come last."""
+    return (not key.isdecimal(), int(key) if key.isdecimal() else 0, key)
 
 
 def digest_of(rows: Iterable[Sequence[str]]) -> str:
@@ -143,6 +161,16 @@ def write_posts(path: Path, posts: Sequence[Post]) -> None:
 def read_posts(path: Path) -> list[Post]:
     """Read the table of posts that `prepare` wrote."""
     return [Post(**row) for row in read_table(path)]
+
+
+def write_fingerprints(path: Path, fingerprints: Sequence[Fingerprint]) -> None:
+    """Write the table of fingerprints."""
+    write_table(path, [asdict(each) for each in fingerprints], [field.name for field in fields(Fingerprint)])
+
+
+def read_fingerprints(path: Path) -> list[Fingerprint]:
+    """Read the fingerprints of all posts, as `prepare` wrote them."""
+    return [Fingerprint(**row) for row in read_table(path)]
 
 
 def write_split(path: Path, part_of: Mapping[str, str]) -> None:

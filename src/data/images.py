@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, ImageStat
 
 from src.core.errors import Refusal
 
@@ -26,6 +26,10 @@ _WARNINGS = threading.Lock()
 
 # What a JPEG's blocks of 8 x 8 can be decoded to a fraction of, and the modes for which that is asked.
 _SCALES, _SCALABLE = (8, 4, 2), ("RGB", "L")
+
+# pHash reads a picture in this many rows and columns. It is of next to one colour where its greys, of 0 to 255, deviate
+# by less than this: what is left are the bits of the noise.
+_HASHED_SIDE, _EVEN = 32, 2.0
 
 Source = str | Path | bytes
 
@@ -78,6 +82,19 @@ def blank() -> bytes:
 def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height in pixels of a picture, once it has been decoded whole; raises as `open_image` does."""
     return open_image(source, max_pixels).size
+
+
+def perceptual_hash(image: Image.Image) -> str:
+    """64 bits, as 16 hexadecimal digits, of which few change when a picture is scaled or compressed anew.
+
+    pHash: which of the 8 x 8 lowest frequencies of the picture's greys, at 32 x 32, are above their median. Another
+    crop or a mirror image has other bits. A picture of next to one colour has none, for all of those would look alike.
+    Source: N. Krawetz, Looks Like It (hackerfactor.com, 2011), as the library ImageHash has it.
+    """
+    from imagehash import phash
+
+    greys = image.convert("L").resize((_HASHED_SIDE, _HASHED_SIDE), Image.Resampling.LANCZOS)
+    return "" if ImageStat.Stat(greys).stddev[0] < _EVEN else str(phash(greys))
 
 
 def _content(source: Source) -> bytes:

@@ -3,6 +3,7 @@
 Source: T. Niu, S. Zhu, L. Pang, A. El Saddik, Sentiment Analysis on Multi-view Social Data, MMM 2016.
 """
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from src.core.errors import Refusal
 from src.core.labels import TONES, label_of
-from src.core.records import Post, content_digest
+from src.core.records import Fingerprint, Post, content_digest, numeric
 from src.data import images
 
 LABEL_FILE = "labelResultAll.txt"
@@ -49,9 +50,13 @@ class Survey:
 
 @dataclass(frozen=True)
 class Reading:
-    """What could be read of a folder: posts in numeric order, and beside each its encoding and (width, height)."""
+    """What could be read of a folder: posts in numeric order, and beside each its fingerprint, encoding and size.
+
+    A size is width and height in pixels.
+    """
 
     posts: tuple[Post, ...]
+    fingerprints: tuple[Fingerprint, ...]
     encodings: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     dropped: tuple[Dropped, ...]
@@ -86,7 +91,7 @@ def survey(root: Path) -> Survey:
     pictures, captions = ({path.stem for path in files if path.suffix == suffix} for suffix in (".jpg", ".txt"))
     kinds = (("no label row", pairs.keys()), ("no image", pictures), ("no caption", captions))
     whole, dropped = {}, []
-    for key in sorted(pairs.keys() | pictures | captions, key=_numeric):
+    for key in sorted(pairs.keys() | pictures | captions, key=numeric):
         missing = [fault for fault, ids in kinds if key not in ids]
         if missing:
             dropped.append(Dropped(key, ", ".join(missing)))
@@ -148,9 +153,10 @@ def read_folder(found: Survey, protocol: str, max_pixels: int, on_post: Callable
     dropped = [*found.dropped, *(outcome for outcome in outcomes if isinstance(outcome, Dropped))]
     return Reading(
         posts,
+        tuple(entry.fingerprint for entry in entries),
         tuple(entry.encoding for entry in entries),
         tuple(entry.size for entry in entries),
-        tuple(sorted(dropped, key=lambda post: _numeric(post.id))),
+        tuple(sorted(dropped, key=lambda post: numeric(post.id))),
     )
 
 
@@ -166,18 +172,21 @@ def decode_caption(content: bytes) -> tuple[str, str]:
 @dataclass(frozen=True)
 class _Entry:
     post: Post
+    fingerprint: Fingerprint
     encoding: str
     size: tuple[int, int]
 
 
 def _read_post(found: Survey, key: str, protocol: str, max_pixels: int) -> _Entry:
     path = found.root / POST_FOLDER / f"{key}.jpg"
-    picture = path.read_bytes()
-    size = images.inspect(picture, max_pixels)
+    content = path.read_bytes()
+    picture = images.open_image(content, max_pixels)
+    fingerprint = Fingerprint(key, hashlib.sha256(content).hexdigest(), images.perceptual_hash(picture))
     caption, encoding = decode_caption(path.with_suffix(".txt").read_bytes())
     pair = found.pairs[key]
     label = label_of(protocol, *pair) or ""
-    return _Entry(Post(key, path.as_posix(), caption, *pair, label, content_digest(picture, caption)), encoding, size)
+    post = Post(key, path.as_posix(), caption, *pair, label, content_digest(content, caption))
+    return _Entry(post, fingerprint, encoding, picture.size)
 
 
 def _require_all_tones(root: Path, posts: tuple[Post, ...], protocol: str) -> None:
@@ -205,7 +214,3 @@ def _parse_row(path: Path, number: int, row: str) -> tuple[str, Pair]:
 
 def _bad_row(path: Path, number: int, row: str, expected: str) -> Refusal:
     return Refusal(f"{path}, line {number}: found {row.rstrip()!r}, expected {expected}")
-
-
-def _numeric(key: str) -> tuple[bool, int, str]:
-    return (not key.isdecimal(), int(key) if key.isdecimal() else 0, key)

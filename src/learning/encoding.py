@@ -4,7 +4,6 @@ What an earlier boundary has left in the cache stands in for pictures and captio
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.core.errors import Refusal
 from src.core.records import Post
-from src.data.images import UnreadableImage, open_image
+from src.data.images import Source, UnreadableImage, open_image
 from src.learning.batches import collate, in_order
 from src.models.base import Features, ToneModel
 from src.models.segments import LENGTH, per_token
@@ -30,13 +29,30 @@ def encode_posts(model: ToneModel, posts: Sequence[Post], batch_size: int) -> It
     Raises:
         Refusal: a post's picture cannot be read.
     """
-    tokens = [torch.tensor(ids) for ids in model.token_ids([post.caption for post in posts])]
+    images, captions = [post.image for post in posts], [post.caption for post in posts]
+    for batch, inputs in read_inputs(model, images, captions, batch_size):
+        yield _encode(model, [posts[index] for index in batch], inputs)
+
+
+def read_inputs(
+    model: ToneModel, images: Sequence[Source], captions: Sequence[str], batch_size: int
+) -> Iterator[tuple[list[int], Features]]:
+    """The model's inputs for pictures and their captions, a batch at a time, each with its places in the sequences.
+
+    Captions of about equal length are together.
+
+    Raises:
+        Refusal: a picture cannot be read.
+    """
+    if not captions:
+        return  # tokenizers fail on none
+    tokens = [torch.tensor(ids) for ids in model.token_ids(captions)]
     batches = in_order([len(row) for row in tokens], batch_size)
-    for batch, pixels in zip(batches, _decoded(model, posts, batches), strict=True):
+    for batch, pixels in zip(batches, _decoded(model, images, batches), strict=True):
         if isinstance(pixels, str):
             raise Refusal(pixels)
         rows = [{"tokens": tokens[index], LENGTH: torch.tensor(len(tokens[index]))} for index in batch]
-        yield _encode(model, [posts[index] for index in batch], {"pixels": pixels, **collate(rows)})
+        yield batch, {"pixels": pixels, **collate(rows)}
 
 
 def encode_further(
@@ -70,22 +86,22 @@ def _encode(model: ToneModel, posts: Sequence[Post], inputs: Features) -> list[t
 
 
 class _Pictures(Dataset[Tensor | str]):
-    """The pictures of posts as the model takes them, or, where one cannot be read, the words that say so."""
+    """Pictures as the model takes them, or, where one cannot be read, the words that say so."""
 
-    def __init__(self, model: ToneModel, posts: Sequence[Post]) -> None:
-        self.paths = [Path(post.image) for post in posts]
+    def __init__(self, model: ToneModel, images: Sequence[Source]) -> None:
+        self.images = images
         self.resize = model.picture_resizer()
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            return self.resize([open_image(self.paths[index], at_least=self.resize.at_least)])[0]
+            return self.resize([open_image(self.images[index], at_least=self.resize.at_least)])[0]
         except UnreadableImage as error:
             return str(error)
 
 
-def _decoded(model: ToneModel, posts: Sequence[Post], batches: list[list[int]]) -> Iterator[Tensor | str]:
+def _decoded(model: ToneModel, images: Sequence[Source], batches: list[list[int]]) -> Iterator[Tensor | str]:
     loader: DataLoader[Any] = DataLoader(
-        _Pictures(model, posts),
+        _Pictures(model, images),
         batch_sampler=batches,
         num_workers=min(torch.get_num_threads(), MOST_WORKERS) if len(batches) >= FEWEST_BATCHES else 0,
         collate_fn=_stacked,

@@ -97,6 +97,19 @@ class Adapter:
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
 
+    def merge(self) -> nn.Module:
+        """Work the adapter into the base's weights; returns the base, which needs peft no more.
+
+        Raises:
+            Refusal: peft cannot merge this kind of adapter, or a merged weight is no number.
+        """
+        if self.peft is not None:
+            try:
+                self.peft.merge_and_unload(safe_merge=True)
+            except (NotImplementedError, ValueError) as error:
+                raise Refusal(f"the adapter ({self.settings.adapter}) cannot be merged: {error}") from error
+        return self.model.backbone  # type: ignore[no-any-return]
+
     def take_off(self) -> None:
         """Leave the base bit for bit what it was; a base that was sharded stays so, and is not to be used again."""
         self.model.readout = None

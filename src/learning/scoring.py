@@ -10,7 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from src.core.labels import TONES
 from src.core.records import Post, Prediction
+from src.data.images import Source
 from src.learning.batches import collate, dealt, in_order
+from src.learning.encoding import read_inputs
 from src.learning.features import FeatureTable
 from src.learning.parallel import ALONE, Parallel
 from src.models.base import ToneModel
@@ -33,6 +35,10 @@ class Labelled:
 
 
 def _ignore() -> None:
+    pass
+
+
+def _ignore_count(count: int) -> None:
     pass
 
 
@@ -68,12 +74,63 @@ def logits_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]
     return logits_BK.float().cpu()
 
 
+@torch.no_grad()
+def logits_uncached(
+    model: ToneModel,
+    images: Sequence[Source],
+    captions: Sequence[str],
+    batch_size: int,
+    advance: Callable[[int], None] = _ignore_count,
+) -> Tensor:
+    """logits_NK, float32 on the CPU, of any number of posts that are in no cache, pictures decoded as for training.
+
+    Args:
+        model: with its readout on.
+        images: paths, or the content of files.
+        captions: one for each.
+        batch_size: posts at a time.
+        advance: called after every batch with the number of posts in it.
+
+    Raises:
+        Refusal: a picture cannot be read.
+    """
+    model.eval()
+    result_NK = torch.zeros(len(images), len(TONES))
+    for indices, inputs in read_inputs(model, images, captions, batch_size):
+        found_BK = model({name: value.to(model.device) for name, value in inputs.items()})
+        result_NK[indices] = found_BK.float().cpu()
+        advance(len(indices))
+    return result_NK
+
+
+@torch.no_grad()
+def alignments(model: ToneModel, data: Labelled, batch_size: int) -> list[float] | None:
+    """The cosine of each post's picture and bare caption in the space that the model has for both, in their order.
+
+    None where the model has no such space. It is the base's: no adapter may be on the model.
+    """
+    assert not model.trainable_names(), "take the adapter off first"
+    model.eval()
+    cosine_N = torch.zeros(len(data.posts))
+    for indices in in_order(data.features.lengths(), batch_size):
+        found_B = model.alignment(data.batch(indices, model.device))
+        if found_B is None:
+            return None
+        cosine_N[indices] = found_B.float().cpu()
+    return list(cosine_N.tolist())
+
+
 def predictions(data: Labelled, logits_NK: Tensor) -> list[Prediction]:
     """The tones with their probabilities."""
+    return predictions_of(data.posts, logits_NK)
+
+
+def predictions_of(posts: Sequence[Post], logits_NK: Tensor) -> list[Prediction]:
+    """The same of posts without their features; they need no label."""
     probabilities = logits_NK.softmax(dim=-1).tolist()
     return [
         Prediction(post.id, post.label, TONES[row.index(max(row))], *row)
-        for post, row in zip(data.posts, probabilities, strict=True)
+        for post, row in zip(posts, probabilities, strict=True)
     ]
 
 

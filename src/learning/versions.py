@@ -28,22 +28,29 @@ class Loaded:
     """A version that holds its contract.
 
     Attributes:
-        model: with its adapter on.
+        adapter: as it is on its base.
         contract: what it was held to.
         off: by how much its logits for the golden posts differ, at most.
         allowed: by how much they may.
         remarks: what differs from where it was registered and need not matter, a line each.
     """
 
-    model: ToneModel
+    adapter: lora.Adapter
     contract: Contract
     off: float
     allowed: float
     remarks: list[str]
 
+    @property
+    def model(self) -> ToneModel:
+        """The base with its adapter on."""
+        return self.adapter.model
 
-def load_version(artifacts: Mapping[str, str]) -> Loaded:
+
+def load_version(artifacts: Mapping[str, str], device: str | None = None) -> Loaded:
     """Load a version from its artifacts: `contract`, `adapter` and, where the base travels with it, `base`.
+
+    It comes onto `device`, or the best there is.
 
     Raises:
         Refusal: a file is missing or damaged, the base is another, the adapter's weights are not exactly those it has
@@ -51,7 +58,7 @@ def load_version(artifacts: Mapping[str, str]) -> Loaded:
     """
     folder = Path(artifacts.get("contract", ""))
     contract = read_contract(folder)
-    adapter = load_adapter(contract.model, _base(contract, artifacts), Path(artifacts["adapter"]))
+    adapter = load_adapter(contract.model, _base(contract, artifacts), Path(artifacts["adapter"]), device)
     _require_same(contract, adapter)
     rows = [((folder / post.image).read_bytes(), post.caption) for post in contract.golden]
     off = _difference(contract, answer(adapter.model, rows))
@@ -63,16 +70,16 @@ def load_version(artifacts: Mapping[str, str]) -> Loaded:
             f"golden logits are off by {off:.2g}, and {allowed:.2g} is allowed: the version does not answer as it did "
             f"when it was registered{because}"
         )
-    return Loaded(adapter.model, contract, off, allowed, remarks)
+    return Loaded(adapter, contract, off, allowed, remarks)
 
 
-def load_adapter(name: str, checkpoint: Checkpoint, folder: Path) -> lora.Adapter:
+def load_adapter(name: str, checkpoint: Checkpoint, folder: Path, device: str | None = None) -> lora.Adapter:
     """A saved adapter on a base that is loaded for it.
 
     Raises:
         Refusal: as `lora.load` does; or the base is of another revision, or a module of the adapter was never trained.
     """
-    model = load_model(name, checkpoint)
+    model = load_model(name, checkpoint, device)
     if model.checkpoint.revision != checkpoint.revision:
         raise _another_base(checkpoint, model.checkpoint.revision)
     adapter = lora.load(model, folder)

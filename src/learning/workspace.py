@@ -82,10 +82,11 @@ def facts_of(name: str, checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def load_model(name: str, checkpoint: Checkpoint) -> ToneModel:
-    """A model on the best device there is: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow."""
-    dtype = torch.bfloat16 if own_device().type == "cuda" else torch.float32
-    return model_class(name).load(checkpoint, loading_device(), dtype)
+def load_model(name: str, checkpoint: Checkpoint, device: str | None = None) -> ToneModel:
+    """A model on a device, or the best there is: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow."""
+    where = torch.device(device) if device else loading_device()
+    dtype = torch.bfloat16 if (where if device else own_device()).type == "cuda" else torch.float32
+    return model_class(name).load(checkpoint, where, dtype)
 
 
 def posts_by_part() -> dict[str, list[Post]]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from src.core.errors import Refusal
+from src.core.usage import Usage
 from src.models.segments import POOLED, Segment, cached_names, frozen_segments, joined, pending_segments
 
 Features = dict[str, Tensor]
@@ -179,6 +180,14 @@ class ToneModel(nn.Module, ABC):
     def word_readout(self) -> nn.Module:
         """The readout that needs no training: it scores each tone's own word against pooled_BD."""
 
+    def usage(self) -> Usage:
+        """How plain transformers does what this model does with the readout that is on it.
+
+        Raises:
+            Refusal: its file does not say.
+        """
+        raise Refusal(f"{self.spec.name} does not say how plain transformers computes it (Model.usage): no export")
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -242,9 +251,19 @@ class ToneModel(nn.Module, ABC):
     def forward(self, features: Features) -> Tensor:
         """logits_BK, float32, in the order of `TONES`, from what `encode` gave (or from the bare inputs)."""
         assert self.readout is not None, "attach a readout first"
-        pooled_BD = self._run(pending_segments(self.segments, features), features, (POOLED,))[POOLED]
-        logits_BK: Tensor = self.readout(pooled_BD.float())
+        logits_BK: Tensor = self.readout(self.pooled(features).float())
         return logits_BK
+
+    def pooled(self, features: Features) -> Tensor:
+        """pooled_BD, what the readout reads, from what `encode` gave (or from the bare inputs)."""
+        return self._run(pending_segments(self.segments, features), features, (POOLED,))[POOLED]
+
+    def alignment(self, features: Features) -> Tensor | None:
+        """cosine_B of each post's picture and bare caption in a space that both are mapped to; here there is none.
+
+        Whatever is on the model has its part in it, so the base's own is to be had while nothing is on.
+        """
+        return None
 
     def _run(self, segments: Sequence[Segment], features: Features, wanted: Sequence[str]) -> Features:
         known = dict(features)

@@ -4,6 +4,7 @@ J. Li et al., BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Imag
 ICML 2023.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +15,13 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.blip_2.configuration_blip_2 import Blip2Config, Blip2QFormerConfig, Blip2VisionConfig
 from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGeneration
+from transformers.models.blip_2.processing_blip_2 import Blip2Processor
 from transformers.models.opt.configuration_opt import OPTConfig
 
+from src.core.usage import Usage
 from src.models import tiny
 from src.models.base import Features, Spec
-from src.models.language import LanguageToneModel, language_stack
+from src.models.language import CUT, PROMPTED, LanguageToneModel, WordReadout, language_stack
 from src.models.layers import LayerParts
 from src.models.segments import Segment
 
@@ -126,6 +129,17 @@ class Model(LanguageToneModel):
             connector = backbone.language_projection
             return connector(features["queries"].to(connector.weight.dtype))  # type: ignore[no-any-return]
         return self.run_language(segment, features, "image")
+
+    def usage(self) -> Usage:
+        """The picture's embeddings are put before the text's, whether or not the tokenizer has a token for them."""
+        image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
+        both = 'embeds = torch.cat([image_embeds, model.get_input_embeddings()(inputs["input_ids"])], dim=1)'
+        end = "pooled = model.language_model.model(inputs_embeds=embeds).last_hidden_state[:, -1]"
+        if isinstance(self.readout, WordReadout):
+            end = f"logits = model.language_model(inputs_embeds=embeds).logits[:, -1, {self.word_ids()}]"
+        # The processor gives its tokenizer a token for the picture, which ours is to do without.
+        processor = Blip2Processor(self.image_processor, copy.deepcopy(self.tokenizer))
+        return Usage(processor, PROMPTED, (image, both, end), (CUT,))
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:

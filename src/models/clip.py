@@ -10,14 +10,16 @@ from typing import Any, ClassVar
 import torch
 from tokenizers import processors as post_processors
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cosine_similarity, normalize
 from torch.nn.utils.rnn import pad_sequence
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.clip.configuration_clip import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.clip.modeling_clip import CLIPModel
+from transformers.models.clip.processing_clip import CLIPProcessor
 
 from src.core.labels import TONES
+from src.core.usage import Usage
 from src.models import tiny
 from src.models.base import Features, Spec, ToneModel
 from src.models.layers import LayerParts
@@ -150,6 +152,11 @@ class Model(ToneModel):
         end_BD = _parts_of(tower.encoder.layers[-1]).at(states_BTD, features[LENGTH] - 1, causal=True)
         return self.backbone.text_projection(tower.final_layer_norm(end_BD))  # type: ignore[no-any-return]
 
+    def alignment(self, features: Features) -> Tensor:
+        """cosine_B of the projected embeddings, which CLIP was trained to raise for what belongs together."""
+        image_BD, text_BD = self.pooled(features).float().chunk(2, dim=-1)
+        return cosine_similarity(image_BD, text_BD, dim=-1)
+
     def word_readout(self) -> nn.Module:
         """Zero-shot CLIP: the picture against a prompt for each tone."""
         ids = self.token_ids([self.spec.prompt.format(caption=tone) for tone in TONES])
@@ -159,6 +166,18 @@ class Model(ToneModel):
         with torch.no_grad():
             prompts_KD = self._text(tower, {"tokens": tokens, LENGTH: length_K})
         return PromptReadout(prompts_KD, self.backbone.logit_scale.exp())
+
+    def usage(self) -> Usage:
+        """Both towers' projected embeddings, as they are before CLIP's own forward normalises them."""
+        room = self.backbone.config.text_config.max_position_embeddings
+        image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
+        text = 'text_embeds = model.get_text_features(input_ids=inputs["input_ids"]).pooler_output'
+        lines: tuple[str, ...] = (image, text, "pooled = torch.cat([image_embeds, text_embeds], dim=-1)")
+        if isinstance(self.readout, PromptReadout):
+            cosine = 'torch.nn.functional.normalize(image_embeds.float(), dim=-1) @ head["prompts_KD"].T'
+            lines = (image, f'logits = head["scale"] * {cosine}')
+        processor = CLIPProcessor(self.image_processor, self.tokenizer)
+        return Usage(processor, f"text=caption, truncation=True, max_length={room}", lines)
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:

@@ -18,6 +18,9 @@ from src.models.segments import LENGTH, POOLED, Segment, stack
 
 # A tweet has at most some 100 tokens; the cut protects memory from a caption that is no tweet.
 MAX_CAPTION_TOKENS = 256
+# What a processor of transformers reads, in a model card (`usage`), and what it leaves undone.
+PROMPTED = 'text=contract["prompt"].format(caption=caption)'
+CUT = f"A caption was cut to {MAX_CAPTION_TOKENS} tokens."
 
 
 class WordReadout(nn.Module):
@@ -58,7 +61,7 @@ class LanguageToneModel(ToneModel):
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
         """The prompt's tokens after the picture; the caption is cut to `MAX_CAPTION_TOKENS`, the prompt never."""
-        prompts = [self.spec.prompt.format(caption=self._cut(caption)) for caption in captions]
+        prompts = [self.spec.prompt.format(caption=self.plain(caption)) for caption in captions]
         return [self.after_image(ids) for ids in self.tokenizer(prompts)["input_ids"]]
 
     def after_image(self, ids: list[int]) -> list[int]:
@@ -115,15 +118,20 @@ class LanguageToneModel(ToneModel):
         Raises:
             Refusal: a tone's word is not one token of its own, so one position cannot score it.
         """
+        return WordReadout(self.vocabulary_head.weight[self.word_ids()])
+
+    def word_ids(self) -> list[int]:
+        """The token of each tone's word as the answer, in the order of `TONES`; raises as `word_readout` does."""
         prompt = self.spec.prompt.format(caption="")
         stem, *answers = self.tokenizer([prompt, *(f"{prompt} {tone}" for tone in TONES)])["input_ids"]
         words = [ids[len(stem) :] for ids in answers]
         if any(len(word) != 1 for word in words) or len({word[0] for word in words}) != len(TONES):
             raise Refusal(f"{self.checkpoint.source}: its tokenizer does not give each tone's word one token: {words}")
-        return WordReadout(self.vocabulary_head.weight[[word[0] for word in words]])
+        return [word[0] for word in words]
 
-    def _cut(self, caption: str) -> str:
-        caption = self.plain(caption)
+    def plain(self, caption: str) -> str:
+        """As of every model, and cut to `MAX_CAPTION_TOKENS`."""
+        caption = super().plain(caption)
         if len(caption.encode()) <= MAX_CAPTION_TOKENS:  # no token is shorter than a byte
             return caption
         offsets = self.tokenizer(caption, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]

@@ -15,10 +15,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llava.configuration_llava import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
+from transformers.models.llava.processing_llava import LlavaProcessor
 
+from src.core.usage import Usage
 from src.models import tiny
 from src.models.base import Features
-from src.models.language import LanguageToneModel, language_stack
+from src.models.language import CUT, PROMPTED, LanguageToneModel, WordReadout, language_stack
 from src.models.layers import LayerParts
 from src.models.segments import Segment
 
@@ -134,6 +136,22 @@ class LlavaFormat(LanguageToneModel):
         selected_BPD: Tensor = states[config.vision_feature_layer]
         # "default" leaves out the class token, which stands first.
         return selected_BPD[:, 1:] if config.vision_feature_select_strategy == "default" else selected_BPD
+
+    def usage(self) -> Usage:
+        """LLaVA's own forward, read at the last position."""
+        line = "pooled = model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, -1]"
+        if isinstance(self.readout, WordReadout):
+            line = f"logits = model(**inputs, logits_to_keep=1).logits[:, -1, {self.word_ids()}]"
+        config = self.backbone.config
+        processor = LlavaProcessor(
+            self.image_processor,
+            self.tokenizer,
+            patch_size=config.vision_config.patch_size,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            image_token=IMAGE_TOKEN,
+            num_additional_image_tokens=1,  # the class token
+        )
+        return Usage(processor, PROMPTED, (line,), (CUT,))
 
     def _image_position(self, ids: list[int]) -> int:
         return ids.index(self.backbone.config.image_token_index)

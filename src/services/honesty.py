@@ -74,7 +74,7 @@ def _on_other_seeds(repeated: Mapping[str, Any]) -> Iterator[str]:
     if winner is not None:
         verdict = f"{flattery:.4f} less: by so much choosing the best of many flatters it"
         if flattery <= 0:
-            verdict = f"{-flattery:.4f} more: choosing the best of many has not flattered it"
+            verdict = f"{abs(flattery):.4f} more: choosing the best of many has not flattered it"
         yield f"On {winner['n']} other seeds its settings score {_plus_minus(winner)}, {verdict}."
     yield from _on_gain(repeated)
     drop = repeated["drop"]

@@ -20,10 +20,12 @@ What was tried and what came of it:
 
 | run | what it is |
 | --- | --- |
-| zeroshot | the model's own words on the test part, untrained |
+| zeroshot | the model's own words on the test part, untrained; baselines: the experiment mvsa-baselines |
 | study | one search, with a run for each trial below it; its description says which was best |
 | train | the best trial's settings, trained again; its adapter becomes a model version |
 | evaluate | the test part, with the posts it gets wrong in `misclassified.html` |
+| modality | the test part again, with the text or the picture hidden, another's picture, or no hashtags |
+| saliency | what the mistakes it was surest of rest on, as heat maps in `mistakes.html` |
 | repeat | the same settings on other seeds: how much of a score is luck |
 
 `best_val_*` are scores of the best epoch on the validation part, and all is chosen by them; `test_*` choose nothing.

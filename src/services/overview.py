@@ -9,6 +9,7 @@ from src.services.tracking import Run, Tracker
 # Runs with the same values of these were judged on the same posts, over weights of the same kind.
 _COMPARABLE = ("scale", "data_digest", "split_digest")
 _PREFIX = "mvsa-"
+_BASELINES, _WORDS = "baselines", "tfidf"
 _VAL, _TEST = "best_val_macro_f1", "test_macro_f1"
 
 
@@ -40,7 +41,10 @@ def compare_models(tracker: Tracker, facts: Mapping[str, str]) -> None:
     rows = [row for model, peer in peers.items() if (row := _row(model, peer, same))]
     rows.sort(key=lambda row: -row["validation"])
     if rows:
-        text = f"{_verdict(rows)}\n\n{table([_shown(row) for row in rows])}"
+        baselines = _baselines(peers, facts)
+        links = {row["model"]: model_link(row["model"], f"{_PREFIX}{row['model']}") for row in rows}
+        shown = [_shown(row, links.get(row["model"], row["model"])) for row in (*rows, *baselines)]
+        text = f"{_verdict(rows)}{_against(rows, baselines)}\n\n{table(shown)}"
         for row in rows:
             peers[row["model"]].section("All models on these posts", text)
 
@@ -60,6 +64,19 @@ def _row(model: str, peer: Tracker, same: Mapping[str, str]) -> dict[str, Any] |
     }
 
 
+def _baselines(peers: Mapping[str, Tracker], facts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What needs no model, on the same posts; a stage that has not run yet leaves it out."""
+    if _BASELINES not in peers:
+        return []
+    same = {"stage": "baseline", "data_digest": facts["data_digest"], "split_digest": facts["split_digest"]}
+    found = {name: _newest(peers[_BASELINES], {**same, "model": name}) for name in (_WORDS, "majority")}
+    return [
+        {"model": name, "run": run.id, "validation": figures["val_macro_f1"], "test": figures[_TEST], "zeroshot": None}
+        for name, run in found.items()
+        if run and (figures := run.figures())
+    ]
+
+
 def _newest(peer: Tracker, tags: Mapping[str, str]) -> Run | None:
     """The newest run with these tags that has scores."""
     runs = map(peer.reopen, peer.find(tags))
@@ -74,10 +91,17 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
     return f"{said}."
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+def _against(rows: list[dict[str, Any]], baselines: list[dict[str, Any]]) -> str:
+    """Says which models do not beat a classifier that reads the captions' words alone."""
+    least = next((row["test"] for row in baselines if row["model"] == _WORDS), None)
+    weak = [row["model"] for row in rows if least is not None and row["test"] <= least]
+    return f" Not above TF-IDF of the captions on the test part: **{', '.join(weak)}**." if weak else ""
+
+
+def _shown(row: Mapping[str, Any], name: str) -> dict[str, str]:
     before = row["zeroshot"]
     return {
-        "model": model_link(row["model"], f"{_PREFIX}{row['model']}"),
+        "model": name,
         "validation macro-F1": f"{row['validation']:.4f}",
         "test macro-F1": run_link(f"{row['test']:.4f}", row["run"]),
         "untrained": "-" if before is None else f"{before:.4f}",

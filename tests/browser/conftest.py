@@ -1,23 +1,16 @@
 """What the pipeline tracks of one small model, shown by MLflow's server in a browser."""
 
-import importlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from click.testing import CliRunner
 from selenium.webdriver import Chrome
 
 from tests.browser.chromium import Page, chromium, needed_programs
+from tests.pipeline import MODEL, store_in
 from tests.search.mlflow_server import MlflowServer
-
-MODEL = "clip"
-TRIALS = 3
-STAGES = ("encode", "zeroshot", "tune", "train", "evaluate", "register")
 
 
 @dataclass(frozen=True)
@@ -45,28 +38,9 @@ def programs() -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
-def tracked(programs: tuple[Path, Path], repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Tracked:
-    """Made once, in this process, by the stages that `dvc repro` would run."""
-    folder = tmp_path_factory.mktemp("reviewed")
-    shutil.copytree(repo_root / "sample", folder / "data")
-    (folder / "src").symlink_to(repo_root / "src")
-    params = yaml.safe_load((repo_root / "params.yaml").read_text())
-    params["models"] = [MODEL]
-    params["fit"]["common"].update(epochs=2, batch_size=32)
-    params["tune"].update(trials=TRIALS, pruner="none")
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
-    store = f"sqlite:///{folder}/mlruns/mlflow.db"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("MLFLOW_TRACKING_URI", store)
-        for words in (["prepare"], ["split"], *([stage, "--model", MODEL] for stage in STAGES)):
-            _run(*words)
-    return _look(folder, store)
-
-
-def _run(stage: str, *words: str) -> None:
-    result = CliRunner().invoke(importlib.import_module(f"src.{stage}").main, words, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+def tracked(programs: tuple[Path, Path], made: Path) -> Tracked:
+    """What the stages that `dvc repro` would run have tracked."""
+    return _look(made, store_in(made))
 
 
 def _look(folder: Path, store: str) -> Tracked:

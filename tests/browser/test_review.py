@@ -7,7 +7,8 @@ from src.services.gallery import mistaken
 from src.services.views import view_address
 from tests.browser import chromium
 from tests.browser.chromium import Page
-from tests.browser.conftest import MODEL, TRIALS, Tracked
+from tests.browser.conftest import Tracked
+from tests.pipeline import MODEL, TRIALS
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

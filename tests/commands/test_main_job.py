@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from src.core.records import read_json, read_posts, read_predictions, read_split, read_table, write_table
+from tests.warm import WarmPython
 
 MODEL = "tinyllava"
 TRIALS = 2
@@ -21,17 +22,13 @@ pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, *words: str, code: int = 0) -> str:
-    """What a command says, standard error included."""
+    """What a command says that is started as a user starts it, standard error included."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     return said
-
-
-def python(folder: Path, module: str, *words: str, code: int = 0) -> str:
-    return run(folder, sys.executable, "-m", module, *words, code=code)
 
 
 @pytest.fixture(scope="module")
@@ -82,15 +79,15 @@ def artifacts(client: Any, found: Any) -> set[str]:
     return {item.path for item in client.list_artifacts(found.info.run_id)}
 
 
-def test_a_second_repro_runs_nothing(done: Path) -> None:
-    assert "Running stage" not in run(done, "dvc", "repro")
+def test_a_second_repro_runs_nothing(done: Path, warm_python: WarmPython) -> None:
+    assert "Running stage" not in warm_python.run(done, "dvc", "repro")
 
 
-def test_metrics_and_plots_list_the_model(done: Path) -> None:
-    shown = run(done, "dvc", "metrics", "show")
+def test_metrics_and_plots_list_the_model(done: Path, warm_python: WarmPython) -> None:
+    shown = warm_python.run(done, "dvc", "metrics", "show")
     for stage in ("zeroshot", "evaluate"):
         assert f"outputs/{stage}/{MODEL}/metrics.json" in shown
-    run(done, "dvc", "plots", "show", "--out", "plots")
+    warm_python.run(done, "dvc", "plots", "show", "--out", "plots")
     page = (done / "plots" / "index.html").read_text()
     for name in ("train_tinyllava_history", "evaluate_tinyllava", "zeroshot_tinyllava"):
         assert name in page
@@ -98,7 +95,16 @@ def test_metrics_and_plots_list_the_model(done: Path) -> None:
 
 def test_every_trial_is_a_child_of_the_study_with_all_that_a_reviewer_needs(tracked: Any) -> None:
     stages = Counter(found.data.tags["stage"] for found in runs(tracked))
-    assert stages == {"zeroshot": 1, "study": 1, "trial": TRIALS, "train": 1, "evaluate": 1, "repeat": 1}
+    assert stages == {
+        "zeroshot": 1,
+        "study": 1,
+        "trial": TRIALS,
+        "train": 1,
+        "evaluate": 1,
+        "modality": 1,
+        "saliency": 1,
+        "repeat": 1,
+    }
     (study,) = [found for found in runs(tracked) if found.data.tags["stage"] == "study"]
     for trial in (found for found in runs(tracked) if found.data.tags["stage"] == "trial"):
         assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
@@ -149,20 +155,20 @@ print("ANSWERS" + answers.to_json(orient="records"))
         assert answer["positive"] == pytest.approx(row.positive, abs=1e-4)
 
 
-def test_predict_prints_the_tone_with_three_probabilities(done: Path) -> None:
+def test_predict_prints_the_tone_with_three_probabilities(done: Path, warm_python: WarmPython) -> None:
     picture = next((done / "sample" / "data").glob("*.jpg"))
-    said = python(done, "src.predict", "--model", MODEL, str(picture), "what a day")
+    said = warm_python.run(done, "src.predict", "--model", MODEL, str(picture), "what a day")
     assert all(tone in said for tone in ("negative", "neutral", "positive"))
 
 
-def test_predict_judges_a_folder_with_halves_of_posts_and_a_broken_one(done: Path) -> None:
+def test_predict_judges_a_folder_with_halves_of_posts_and_a_broken_one(done: Path, warm_python: WarmPython) -> None:
     folder = done / "mine"
     folder.mkdir()
     sample = done / "sample" / "data"
     for name in ("1.jpg", "1.txt", "10.jpg", "100.txt"):
         shutil.copyfile(sample / name, folder / name)
     (folder / "broken.jpg").write_text("no picture")
-    said = python(done, "src.predict", "--model", MODEL, "mine", "--out", "tones.csv")
+    said = warm_python.run(done, "src.predict", "--model", MODEL, "mine", "--out", "tones.csv")
     rows = {row["id"]: row for row in read_table(done / "tones.csv")}
     assert [(row["missing"], bool(row["tone"])) for row in rows.values()] == [
         ("", True),
@@ -176,35 +182,37 @@ def test_predict_judges_a_folder_with_halves_of_posts_and_a_broken_one(done: Pat
         assert line in said
 
 
-def test_predict_scores_a_csv_whose_tones_are_known_as_evaluate_did(done: Path) -> None:
+def test_predict_scores_a_csv_whose_tones_are_known_as_evaluate_did(done: Path, warm_python: WarmPython) -> None:
     posts = {post.id: post for post in read_posts(done / "outputs" / "prepare" / "posts.csv")}
     measured = read_predictions(done / "outputs" / "evaluate" / MODEL / "predictions.csv")
     asked = [{"image": posts[row.id].image, "text": posts[row.id].caption, "label": row.actual} for row in measured]
     write_table(done / "asked.csv", asked)
-    said = python(done, "src.predict", "--model", MODEL, "asked.csv", "--out", "answers.csv")
+    said = warm_python.run(done, "src.predict", "--model", MODEL, "asked.csv", "--out", "answers.csv")
     assert [row["tone"] for row in read_table(done / "answers.csv")] == [row.predicted for row in measured]
     assert f"{read_json(done / 'outputs' / 'evaluate' / MODEL / 'metrics.json')['accuracy']:.4f}" in said
-    assert "--out" in python(done, "src.predict", "--model", MODEL, "asked.csv", code=2)
+    assert "--out" in warm_python.run(done, "src.predict", "--model", MODEL, "asked.csv", code=2)
 
 
-def test_predict_refuses_what_is_no_picture(done: Path) -> None:
+def test_predict_refuses_what_is_no_picture(done: Path, warm_python: WarmPython) -> None:
     (done / "notes.jpg").write_text("no picture")
-    said = python(done, "src.predict", "--model", MODEL, "notes.jpg", "what a day", code=1)
+    said = warm_python.run(done, "src.predict", "--model", MODEL, "notes.jpg", "what a day", code=1)
     assert said.startswith("error: notes.jpg cannot be used") and said.count("\n") == 1
 
 
-def test_registering_the_same_adapter_again_makes_no_new_version(done: Path) -> None:
-    assert "version 1 is registered already" in python(done, "src.register", "--model", MODEL)
+def test_registering_the_same_adapter_again_makes_no_new_version(done: Path, warm_python: WarmPython) -> None:
+    assert "version 1 is registered already" in warm_python.run(done, "src.register", "--model", MODEL)
 
 
-def test_the_champion_holds_its_contract_and_every_link_back_to_the_raw_data(done: Path) -> None:
+def test_the_champion_holds_its_contract_and_every_link_back_to_the_raw_data(
+    done: Path, warm_python: WarmPython
+) -> None:
     address = f"models:/mvsa-{MODEL}@champion"
-    assert f"mvsa-{MODEL} version 1 holds its contract" in python(done, "src.verify", address)
-    said = python(done, "src.explain", address)
+    assert f"mvsa-{MODEL} version 1 holds its contract" in warm_python.run(done, "src.verify", address)
+    said = warm_python.run(done, "src.explain", address)
     assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 10
     (revision,) = (out["md5"] for out in yaml.safe_load((done / "data.dvc").read_text())["outs"])
     assert revision in said and run(done, "git", "rev-parse", "HEAD")[:12] in said
-    assert f"The champion of {MODEL} stays as it is" in python(done, "src.promote", "--model", MODEL)
+    assert f"The champion of {MODEL} stays as it is" in warm_python.run(done, "src.promote", "--model", MODEL)
 
 
 def test_the_report_shows_the_scores_beside_the_published_ones(done: Path) -> None:
@@ -216,35 +224,37 @@ def test_the_report_shows_the_scores_beside_the_published_ones(done: Path) -> No
     assert "http" not in page.replace("data:image", "")
 
 
-def test_the_same_search_again_runs_only_what_is_missing(done: Path) -> None:
+def test_the_same_search_again_runs_only_what_is_missing(done: Path, warm_python: WarmPython) -> None:
     before = (done / "outputs" / "tune" / MODEL / "trials.csv").read_text()
-    assert "[1/" not in python(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS))
+    assert "[1/" not in warm_python.run(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS))
     assert (done / "outputs" / "tune" / MODEL / "trials.csv").read_text() == before
-    said = python(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS + 1))
+    said = warm_python.run(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS + 1))
     assert f"[{TRIALS + 1}/{TRIALS + 1}] trial {TRIALS}" in said
 
 
-def test_an_experiment_with_another_number_of_trials_runs(done: Path) -> None:
-    said = run(done, "dvc", "exp", "run", "-S", "tune.trials=1", f"tune@{MODEL}")
+def test_an_experiment_with_another_number_of_trials_runs(done: Path, warm_python: WarmPython) -> None:
+    said = warm_python.run(done, "dvc", "exp", "run", "-S", "tune.trials=1", f"tune@{MODEL}")
     assert f"Running stage 'tune@{MODEL}'" in said
     assert "Running stage 'encode" not in said
     assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["trials"] == 1
 
 
-def test_another_division_of_the_posts_begins_another_study(done: Path) -> None:
+def test_another_division_of_the_posts_begins_another_study(done: Path, warm_python: WarmPython) -> None:
     before = read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"]
     parts = read_split(done / "outputs" / "split" / "split.csv")
     edit_params(done, lambda params: params.update(seed=8))
-    run(done, "dvc", "repro", f"tune@{MODEL}")
+    warm_python.run(done, "dvc", "repro", f"tune@{MODEL}")
     assert read_split(done / "outputs" / "split" / "split.csv") != parts
     assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"] != before
 
 
-def test_a_stage_without_what_it_needs_says_what_to_run(repository: Path, tmp_path: Path) -> None:
+def test_a_stage_without_what_it_needs_says_what_to_run(
+    repository: Path, tmp_path: Path, warm_python: WarmPython
+) -> None:
     for name in ("src", "params.yaml"):
         (tmp_path / name).symlink_to(repository / name)
     for stage in ("encode", "zeroshot", "tune", "train", "evaluate", "register", "repeat"):
-        said = python(tmp_path, f"src.{stage}", "--model", MODEL, code=1)
+        said = warm_python.run(tmp_path, f"src.{stage}", "--model", MODEL, code=1)
         assert said.startswith("error: outputs/") and "dvc repro" in said and said.count("\n") == 1, said
 
 
@@ -256,14 +266,18 @@ def test_a_stage_without_what_it_needs_says_what_to_run(repository: Path, tmp_pa
         ([], "Missing option '--model'"),
     ],
 )
-def test_misuse_is_one_line_and_exit_code_2(repository: Path, words: list[str], message: str) -> None:
-    said = python(repository, "src.tune", *words, code=2)
+def test_misuse_is_one_line_and_exit_code_2(
+    repository: Path, words: list[str], message: str, warm_python: WarmPython
+) -> None:
+    said = warm_python.run(repository, "src.tune", *words, code=2)
     assert said.startswith("error: ") and message in said and said.count("\n") == 1
 
 
-def test_an_unknown_key_in_params_is_one_line_and_exit_code_2(repository: Path, tmp_path: Path) -> None:
+def test_an_unknown_key_in_params_is_one_line_and_exit_code_2(
+    repository: Path, tmp_path: Path, warm_python: WarmPython
+) -> None:
     (tmp_path / "src").symlink_to(repository / "src")
     shutil.copyfile(repository / "params.yaml", tmp_path / "params.yaml")
     edit_params(tmp_path, lambda params: params["tune"].update(trails=3))
-    said = python(tmp_path, "src.tune", "--model", MODEL, code=2)
+    said = warm_python.run(tmp_path, "src.tune", "--model", MODEL, code=2)
     assert said == "error: params.yaml: tune: unknown key 'trails'; did you mean 'trials'?\n"

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from src.core.paths import DATA_REPORT, POSTS
-from src.core.records import data_digest, read_json, read_posts
+from src.core.paths import DATA_REPORT, FINGERPRINTS, POSTS
+from src.core.records import data_digest, read_fingerprints, read_json, read_posts
 from src.prepare import main
 
 
@@ -34,6 +34,15 @@ def test_it_writes_the_table_and_the_report() -> None:
     assert report["caption_words"]["min"] <= report["caption_words"]["median"] <= report["caption_words"]["p95"]
     assert report["image_megapixels"]["max"] < 0.03
     assert "120 posts read, 0 left out" in result.stdout
+
+
+def test_every_post_that_is_read_has_a_fingerprint() -> None:
+    bad, *_ = sorted(Path("data/data").glob("*.jpg"))
+    bad.write_bytes(b"no picture")
+    assert run().exit_code == 0
+    prints = read_fingerprints(FINGERPRINTS)
+    assert [each.id for each in prints] == [post.id for post in read_posts(POSTS)]
+    assert all(len(each.image_digest) == 64 and len(each.image_hash) == 16 for each in prints)
 
 
 def test_one_bad_post_stops_nothing_and_is_listed() -> None:

@@ -1,4 +1,6 @@
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,27 +11,27 @@ from src.core.records import Post, write_json, write_posts, write_split
 from src.reproduce import main
 
 
-@pytest.fixture
-def prepared(repo_root: Path, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def prepared(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which everything up to `encode` has run for two models, on the sample."""
-    from dataclasses import asdict
-
     from src.data.split import stratified
     from src.models.catalog import resolve
 
-    monkeypatch.chdir(tmp_path)
-    # Absolute, for within one process MLflow keeps a store by its address.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    (tmp_path / "params.yaml").write_text((repo_root / "params.yaml").read_text())
-    (tmp_path / "sample").symlink_to(repo_root / "sample")
-    write_posts(Path("outputs/prepare/posts.csv"), posts)
-    write_split(Path("outputs/split/split.csv"), stratified(posts, 0.2, 0.2, seed=7))
-    write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "s"})
-    for model in ("clip", "blip2"):
-        folder = Path("outputs/encode") / model
-        checkpoint = resolve(model, "tiny", folder / "checkpoint", [post.caption for post in posts])
-        write_json(folder / "checkpoint.json", asdict(checkpoint))
-    return tmp_path
+    root = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        # Absolute, for within one process MLflow keeps a store by its address.
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlruns/mlflow.db")
+        (root / "params.yaml").write_text((repo_root / "params.yaml").read_text())
+        (root / "sample").symlink_to(repo_root / "sample")
+        write_posts(Path("outputs/prepare/posts.csv"), posts)
+        write_split(Path("outputs/split/split.csv"), stratified(posts, 0.2, 0.2, seed=7))
+        write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "s"})
+        for model in ("clip", "blip2"):
+            folder = Path("outputs/encode") / model
+            checkpoint = resolve(model, "tiny", folder / "checkpoint", [post.caption for post in posts])
+            write_json(folder / "checkpoint.json", asdict(checkpoint))
+        yield root
 
 
 def run(*words: str) -> tuple[int, str]:

@@ -1,40 +1,168 @@
 import shutil
 from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from src.core.labels import TONES
-from src.core.paths import POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import Post, read_json, read_split, write_posts
+from src.core.paths import DATA, FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
+from src.core.records import (
+    Fingerprint,
+    Post,
+    read_groups,
+    read_json,
+    read_split,
+    write_fingerprints,
+    write_posts,
+)
 from src.split import main
+
+Configure = Callable[..., None]
 
 
 @pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> Configure:
+    """A folder with params.yaml, in which settings of `split` may be changed."""
     monkeypatch.chdir(tmp_path)
     shutil.copy(repo_root / "params.yaml", "params.yaml")
 
+    def change(**settings: Any) -> None:
+        params = yaml.safe_load(Path("params.yaml").read_text())
+        params["split"].update(settings)
+        Path("params.yaml").write_text(yaml.safe_dump(params))
+
+    return change
+
 
 def post(key: int, label: str) -> Post:
-    return Post(str(key), "", "", label or "positive", label or "negative", label, f"digest {key}")
+    return Post(str(key), "", f"caption {key // 2}", label or "positive", label or "negative", label, f"digest {key}")
 
 
-def test_it_writes_the_parts_and_the_report() -> None:
-    posts = [post(key, TONES[key % 3]) for key in range(60)]
-    write_posts(POSTS, [*posts, post(60, "")])
+# Twins: 0 and 1, 2 and 3, and so on, for they have one caption. The last has no label.
+POSTS_READ = [*(post(key, TONES[key // 2 % 3]) for key in range(120)), post(120, "")]
+
+
+def prepared(posts: list[Post] = POSTS_READ) -> None:
+    write_posts(POSTS, posts)
+    write_fingerprints(FINGERPRINTS, [Fingerprint(post.id, f"file {post.id}", "") for post in posts])
+
+
+def split() -> dict[str, Any]:
+    """What the stage writes and says."""
     result = CliRunner().invoke(main, [])
     assert result.exit_code == 0, result.output
-    part_of, report = read_split(SPLIT), read_json(SPLIT_REPORT)
-    assert list(part_of) == [post.id for post in posts]
+    return {**read_json(SPLIT_REPORT), "said": result.stdout}
+
+
+def refused() -> str:
+    result = CliRunner().invoke(main, [])
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1), result.output
+    return result.stderr
+
+
+def parted() -> int:
+    """How many twins stand in two parts."""
+    part_of = read_split(SPLIT)
+    return sum(part_of[str(key)] != part_of[str(key + 1)] for key in range(0, 120, 2))
+
+
+def lists(part_of: Mapping[str, str], folder: Path = Path("lists")) -> None:
+    folder.mkdir(exist_ok=True)
+    for part in ("train", "val", "test"):
+        keys = [key for key, own in part_of.items() if own == part]
+        (folder / f"{part}.txt").write_text("\n".join(keys))
+
+
+def test_it_writes_the_parts_the_groups_and_both_reports() -> None:
+    prepared()
+    report = split()
+    part_of = read_split(SPLIT)
+    assert list(part_of) == [post.id for post in POSTS_READ[:-1]]
     assert Counter(part_of.values()) == {part: sum(tones.values()) for part, tones in report["parts"].items()}
-    assert report["parts"]["test"] == {"negative": 4, "neutral": 4, "positive": 4}
-    assert (report["kind"], report["protocol"]) == ("stratified", "agreement")
+    assert report["parts"]["test"] == {"negative": 8, "neutral": 8, "positive": 8}
+    assert (report["kind"], report["protocol"], report["in_no_part"]) == ("grouped", "agreement", 0)
     assert len(report["split_digest"]) == 16
+    assert read_groups(GROUPS) == {str(key): str(key // 2 * 2) for key in range(120)}
+    assert read_json(LEAKS)["groups"]["caption"] == {"groups": 60, "posts": 120, "conflicting": 0}
+
+
+def test_by_default_twins_stay_together_and_a_stratified_split_parts_them(configure: Configure) -> None:
+    prepared()
+    grouped = split()
+    assert parted() == 0
+    assert "24 of 24 test posts have no twin in another part" in grouped["said"]
+    configure(kind="stratified")
+    stratified = split()
+    assert stratified["parts"] == grouped["parts"]
+    assert parted() > 0
+    assert read_json(LEAKS)["twins"][0]["caption"] > 0
+    assert "24 of 24 test posts" not in stratified["said"]
+
+
+@pytest.mark.parametrize("kind", ["grouped", "stratified"])
+def test_the_order_of_posts_does_not_matter(configure: Configure, kind: str) -> None:
+    configure(kind=kind)
+    prepared()
+    first = split()
+    prepared(POSTS_READ[::-1])
+    assert split()["split_digest"] == first["split_digest"]
+
+
+def test_lists_decide_where_they_are_published_and_shares_do_not(configure: Configure) -> None:
+    prepared()
+    split()
+    part_of = read_split(SPLIT)
+    lists({key: part for key, part in part_of.items() if int(key) < 100})
+    configure(kind="published", published={"folder": "lists"}, val=0.4, test=0.4)
+    report = split()
+    assert read_split(SPLIT) == {key: part for key, part in part_of.items() if int(key) < 100}
+    assert (report["published"], report["in_no_part"]) == ({"folder": "lists", "fold": None}, 20)
+    assert "in no part: 20 labelled posts" in report["said"]
+    assert len(read_groups(GROUPS)) == 120, "posts in no part have a group all the same"
+
+
+def test_another_list_is_another_split(configure: Configure) -> None:
+    prepared()
+    split()
+    part_of = read_split(SPLIT)
+    lists(part_of)
+    configure(kind="published", published={"folder": "lists"})
+    before = split()["split_digest"]
+    lists(part_of | {"0": next(part for part in ("train", "val") if part != part_of["0"])})
+    assert split()["split_digest"] != before
+
+
+def test_lists_of_no_published_split_do_not_count(configure: Configure) -> None:
+    prepared()
+    before = split()
+    configure(published={"folder": "nowhere", "fold": 3})
+    report = split()
+    assert report["split_digest"] == before["split_digest"]
+    assert report["published"] is None
+
+
+def test_by_default_lists_are_looked_for_among_the_data(configure: Configure) -> None:
+    prepared()
+    configure(kind="published")
+    assert refused().startswith("error: data holds no list of train (train.txt)")
+    split_of = {str(key): ("train", "val", "test")[key // 6 % 3] for key in range(120)}
+    DATA.mkdir()
+    lists(split_of, DATA)
+    split()
+    assert read_split(SPLIT) == split_of
+
+
+def test_the_folder_of_lists_is_a_dependency_of_the_stage(repo_root: Path) -> None:
+    """So that `dvc repro` notices lists that have changed."""
+    stage = yaml.safe_load((repo_root / "dvc.yaml").read_text())["stages"]["split"]
+    assert "${split.published.folder}" in stage["deps"]
 
 
 def test_without_prepare_it_says_what_to_do() -> None:
-    result = CliRunner().invoke(main, [])
-    assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: {POSTS} is missing: run `dvc repro`")
+    assert refused().startswith(f"error: {POSTS} is missing: run `dvc repro`")
+    write_posts(POSTS, POSTS_READ)
+    assert refused().startswith(f"error: {FINGERPRINTS} is missing: run `dvc repro`")

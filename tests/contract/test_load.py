@@ -144,7 +144,7 @@ def test_a_base_that_the_hub_gives_at_another_commit_is_refused(
 
     model = tiny_model(MODEL)
     model.checkpoint = Checkpoint("openai/clip", "b" * 40, "full")
-    monkeypatch.setattr(versions, "load_model", lambda name, checkpoint: model)
+    monkeypatch.setattr(versions, "load_model", lambda *_: model)
     wanted = replace(model.checkpoint, revision="a" * 40)
     with pytest.raises(Refusal, match=f"the base openai/clip is at {'b' * 40}, .* trained on {'a' * 40}"):
         versions.load_adapter(MODEL, wanted, downloaded / "artifacts" / "adapter")
@@ -172,7 +172,7 @@ def test_an_adapter_that_was_never_trained_is_known_whatever_its_kind(
                 if weight.requires_grad:
                     weight.add_(0.01)
         adapter.save(tmp_path / "trained")
-    monkeypatch.setattr(versions, "load_model", lambda name, checkpoint: model)
+    monkeypatch.setattr(versions, "load_model", lambda *_: model)
     with pytest.raises(Refusal, match=r"fresh was never trained: all of .*(lora_B|ia3_l)"):
         versions.load_adapter(MODEL, model.checkpoint, tmp_path / "fresh")
     model = tiny_model(MODEL)

@@ -4,17 +4,21 @@ import pytest
 
 from src.core.errors import Refusal
 from src.core.records import (
+    Fingerprint,
     Post,
     Prediction,
     Scores,
     content_digest,
     digest_of,
     leak_free,
+    numeric,
+    read_fingerprints,
     read_groups,
     read_json,
     read_posts,
     read_predictions,
     read_split,
+    write_fingerprints,
     write_groups,
     write_json,
     write_posts,
@@ -34,6 +38,16 @@ def test_tables_give_back_what_was_written(tmp_path: Path) -> None:
     predictions = [Prediction("1", "neutral", "positive", 0.1, 0.2, 0.7)]
     write_predictions(tmp_path / "predictions.csv", predictions)
     assert read_predictions(tmp_path / "predictions.csv") == predictions
+
+
+def test_fingerprints_come_back_as_they_were_written(tmp_path: Path) -> None:
+    prints = [Fingerprint("1", "ab" * 32, "8000000000000000"), Fingerprint("2", "cd" * 32, "")]
+    write_fingerprints(tmp_path / "fingerprints.csv", prints)
+    assert read_fingerprints(tmp_path / "fingerprints.csv") == prints
+
+
+def test_ids_are_in_the_order_of_their_numbers_and_names_come_last() -> None:
+    assert sorted(["b", "10", "9", "a", "010"], key=numeric) == ["9", "010", "10", "a", "b"]
 
 
 def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -130,12 +131,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         open_image(tmp_path / "none.jpg")
 
 
+@cache
 def scene(width: int, height: int, seed: int = 7) -> Image.Image:
     """Noise of the spectrum of natural scenes, with sharp letters on it."""
     rng = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]).astype(np.float32)
     frequency[0, 0] = 1
-    waves_4HF = np.exp(2j * np.pi * rng.random((4, *frequency.shape))) / frequency
+    phases_4HF = np.float32(2 * np.pi) * rng.random((4, *frequency.shape), dtype=np.float32)
+    waves_4HF = (np.cos(phases_4HF) + np.complex64(1j) * np.sin(phases_4HF)) / frequency
     common, *own = (np.fft.irfft2(waves, s=(height, width)) for waves in waves_4HF)
     layers_HW3 = np.stack([common + 0.5 * layer for layer in own], axis=-1)
     levels_HW3 = 127 + 50 * layers_HW3 / layers_HW3.std()

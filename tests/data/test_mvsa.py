@@ -1,3 +1,4 @@
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -52,6 +53,16 @@ def test_posts_come_in_numeric_order_with_all_that_is_known(tmp_path: Path) -> N
     assert post.image == f"{tmp_path}/m/data/11.jpg"
     assert (post.caption, post.text_label, post.image_label) == ("caption 11", "neutral", "positive")
     assert len({post.digest for post in reading.posts}) == 5
+
+
+def test_a_fingerprint_is_of_the_image_alone(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m")
+    (root / "data" / "9.jpg").write_bytes(picture("blue"))
+    prints = {each.id: each for each in read(root).fingerprints}
+    assert list(prints) == ["2", "9", "10", "11", "100"]
+    assert prints["2"].image_digest == hashlib.sha256(picture()).hexdigest() == prints["100"].image_digest
+    assert prints["9"].image_digest != prints["2"].image_digest
+    assert {each.image_hash for each in prints.values()} == {""}, "pictures of one colour have no looks"
 
 
 @pytest.mark.parametrize(

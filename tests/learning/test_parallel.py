@@ -26,6 +26,7 @@ from src.learning.parallel import ALONE, loading_device, open_parallel, own_devi
 from src.learning.scoring import logits, predictions
 from src.learning.workspace import CHECKPOINT_FILE
 from src.models.base import ToneModel
+from tests.warm import WarmPython
 
 HERE = Path(__file__).parent
 
@@ -42,12 +43,16 @@ def script(name: str) -> ModuleType:
 PROGRAM = script("trained_in_parallel")
 
 
-def launch(root: Path, config: str, *words: str, folder: Path, code: int = 0) -> str:
-    """What two processes say, standard error included."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
+def launch(root: Path, config: str, *words: str, folder: Path, code: int = 0, python: WarmPython | None = None) -> str:
+    """What two processes say, standard error included; those of a warm Python start sooner."""
+    launcher = ["accelerate.commands.launch", "--config_file", str(root / "configs" / config), *words]
+    own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
+    if python:
+        return python.start(folder, *launcher, environment=own).said(code)
+    environment = {**os.environ, **own}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(root / "configs" / config)]
-    done = subprocess.run([*command, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", *launcher]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     return said
@@ -149,6 +154,7 @@ def trained(
     tiny_model: Callable[[str], ToneModel],
     repo_root: Path,
     tmp_path_factory: pytest.TempPathFactory,
+    warm_python: WarmPython,
 ) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     for name in {case.model for case in PROGRAM.CASES.values()}:
@@ -156,7 +162,8 @@ def trained(
     for name, case in PROGRAM.CASES.items():
         model = tiny_model(case.model).to(case.dtype)
         write_json(folder / f"{name}, alone.0.json", PROGRAM.train(model, case, posts, folder, f"{name}, alone", ALONE))
-    launch(repo_root, "fsdp.yaml", str(HERE / "trained_in_parallel.py"), str(folder), folder=folder)
+    program = str(HERE / "trained_in_parallel.py")
+    launch(repo_root, "fsdp.yaml", program, str(folder), folder=folder, python=warm_python)
     return Trained(folder)
 
 
@@ -292,7 +299,7 @@ def test_processes_that_begin_with_an_empty_cache_encode_each_post_once(commande
 
 @pytest.mark.slow
 def test_where_a_process_dies_the_training_ends_with_one_line_and_no_run_goes_on(
-    commanded: tuple[Path, str], repo_root: Path
+    commanded: tuple[Path, str], repo_root: Path, warm_python: WarmPython
 ) -> None:
     folder, _ = commanded
     program = folder / "dying.py"
@@ -304,7 +311,7 @@ def test_where_a_process_dies_the_training_ends_with_one_line_and_no_run_goes_on
         "    fitting.clip_grad_norm_ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "main()\n"
     )
-    said = launch(repo_root, "ddp.yaml", str(program), "--model", MODEL, folder=folder, code=1)
+    said = launch(repo_root, "ddp.yaml", str(program), "--model", MODEL, folder=folder, code=1, python=warm_python)
     (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "this process has lost the others" in line or "the launcher ends this training" in line
     assert "Traceback" not in said.split("ChildFailedError")[0].split("error: ")[0]

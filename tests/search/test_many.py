@@ -4,8 +4,6 @@ import errno
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -174,21 +172,25 @@ def test_the_command_is_stopped_and_goes_on_and_leaves_no_process_behind(
     mark = str(uuid.uuid4())
     monkeypatch.setenv("MVSA_TEST", mark)
     edit_epochs(10)
-    words = ["--model", "clip", "--trials", str(TRIALS), "--workers", "2"]
+    words = ["--trials", str(TRIALS), "--workers", "2"]
     study = open_study(
         "sqlite:///outputs/studies.db", plan_of(load_params(), "clip", facts_of("clip", checkpoint_of("clip")))
     )
-    code, complained = stopped_in_the_third_trial([sys.executable, "-m", "src.tune", *words], study)
+    process = warm.start(*words)
+    while process.runs and not in_the_third_trial(study):
+        time.sleep(0.05)
+    process.kill(signal.SIGTERM)
+    said = process.said(128 + signal.SIGTERM)
     assert left_behind(mark) == []
-    assert code == 128 + signal.SIGTERM
-    assert "Traceback" not in complained
-    assert f"stopped by SIGTERM; what is finished is kept. To go on: python -m src.tune {' '.join(words)}" in complained
+    assert "Traceback" not in said
+    this = f"python -m src.tune --model clip {' '.join(words)}"
+    assert f"stopped by SIGTERM; what is finished is kept. To go on: {this}" in said
     assert {run.info.status for run in runs()} <= {"FAILED", "FINISHED"}
     before = study.trials()
     assert [trial.state for trial in before] == ["complete", "complete", "failed", "waiting"]
     assert len({trial.attrs["process"] for trial in before[:2]}) == 2
 
-    assert f"best of {TRIALS} trials" in warm.run(*words[2:], environment={"MVSA_TEST": mark})
+    assert f"best of {TRIALS} trials" in warm.run(*words)
     assert left_behind(mark) == []
     trials = study.trials()
     assert trials[:3] == before[:3]
@@ -203,19 +205,6 @@ def edit_epochs(epochs: int) -> None:
     params = yaml.safe_load(Path("params.yaml").read_text())
     params["fit"]["common"].update(epochs=epochs, patience=epochs)
     Path("params.yaml").write_text(yaml.safe_dump(params))
-
-
-def stopped_in_the_third_trial(command: list[str], study: Study) -> tuple[int, str]:
-    """The exit code of a command that is told to end while it trains, and what it said."""
-    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        while not in_the_third_trial(study) and process.poll() is None:
-            time.sleep(0.05)
-        process.terminate()
-        _, complained = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    return process.returncode, complained
 
 
 def in_the_third_trial(study: Study) -> bool:

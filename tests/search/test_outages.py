@@ -147,12 +147,11 @@ def test_a_search_outlives_mlflow_and_sync_brings_what_is_missing(
     environment = {name: os.environ[name] for name in names} | {"MVSA_STORAGE": postgres.create("outlived")}
     facts = facts_of("clip", checkpoint_of("clip"))
     study = open_study(environment["MVSA_STORAGE"], plan_of(load_params(), "clip", facts))
-    warm.start("--trials", "3", environment=environment)
+    process = warm.start("--trials", "3", environment=environment)
     while not study.finished():
         time.sleep(0.05)
     tracked.kill()
-    code, said = warm.wait()
-    assert code == 0, said
+    said = process.said()
     assert said.count("the search goes on, and what is missing there is logged later") == 1
     assert "best of 3 trials" in said
     assert said.endswith("Table: outputs/tune/clip/trials.csv\n")

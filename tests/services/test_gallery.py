@@ -198,6 +198,23 @@ def test_every_model_says_which_is_best_on_the_same_posts(client: MlflowClient, 
     assert "strong" not in description(client, "elsewhere")
 
 
+def test_the_baselines_stand_below_the_models_and_who_does_not_beat_them_is_named(
+    client: MlflowClient, store: Path
+) -> None:
+    digests = {"data_digest": FACTS["data_digest"], "split_digest": "beside baselines"}
+    for name, test in (("majority", 0.2), ("tfidf", 0.6)):
+        with Tracker("mvsa-baselines").run(name, tags={"stage": "baseline", "model": name, **digests}) as run:
+            run.metrics({"val_macro_f1": 0.65, "test_macro_f1": test})
+    evaluated("above", val=0.5, test=0.61, **digests)
+    evaluated("below", val=0.4, test=0.6, **digests)
+    text = description(client, "above")
+    assert "Not above TF-IDF of the captions on the test part: **below**." in text
+    assert [line.split(" | ")[:2] for line in text.splitlines()][-2:] == [
+        ["| tfidf", "0.6500"],
+        ["| majority", "0.6500"],
+    ]
+
+
 def test_a_study_leads_to_what_came_of_it(client: MlflowClient, store: Path) -> None:
     study = evaluated("linked", val=0.5, test=0.5, split_digest="linked")
     runs = {run.info.run_name: run for run in client.search_runs([client.get_run(study).info.experiment_id])}

@@ -159,7 +159,7 @@ def test_a_stage_that_has_not_run_is_named(section: Any, missing: str) -> None:
 
 def test_the_section_stands_in_the_page_with_everything_escaped(section: Any) -> None:
     write_bytes(Path("outputs/tune/clip/importances.png"), b"bars")
-    page = render("honesty", model="clip", section=section({**SEARCH, "reasons": {"<b>": 3}}))
+    page = render("report/honesty", model="clip", section=section({**SEARCH, "reasons": {"<b>": 3}}))
     assert "<h3>Search honesty</h3>" in page
     assert "<td>test macro-F1</td><td>0.8000 ± 0.0200</td>" in page
     assert "3 × &lt;b&gt;" in page
@@ -168,5 +168,5 @@ def test_the_section_stands_in_the_page_with_everything_escaped(section: Any) ->
 
 
 def test_where_no_importances_are_known_the_page_says_so(section: Any) -> None:
-    page = render("honesty", model="clip", section=section({**SEARCH, "importances": {}}))
+    page = render("report/honesty", model="clip", section=section({**SEARCH, "importances": {}}))
     assert "Which settings matter cannot be said" in page

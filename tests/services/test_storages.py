@@ -105,8 +105,8 @@ def start(repo_root: Path) -> Iterator[Start]:
 
     def start(code: str, *words: object) -> "subprocess.Popen[str]":
         command = [sys.executable, "-c", code, *map(str, words)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, cwd=repo_root, text=True, **pipes))
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=repo_root, text=True, stdout=pipe, stderr=pipe))
         return started[-1]
 
     yield start

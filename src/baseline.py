@@ -1,0 +1,55 @@
+"""Stage `baseline`: what no model is needed for, and any model has to beat.
+
+python -m src.baseline
+"""
+
+from typing import TYPE_CHECKING
+
+from src.core.config import load_params
+from src.core.paths import BASELINE, GROUPS, POSTS, SPLIT, SPLIT_REPORT
+from src.core.records import PARTS, read_groups, read_json, read_posts, read_split, write_json, write_predictions
+from src.services.terminal import command, say
+
+if TYPE_CHECKING:
+    from src.analysis.baselines import Fitted
+
+NOTICE = "No pretrained weights: what the labels, or the captions, of the train part can do alone."
+
+
+@command(example="python -m src.baseline")
+def main() -> None:
+    """Score the largest class, and logistic regression on TF-IDF of the captions; write outputs/baseline/."""
+    params = load_params()
+    from src.analysis.baselines import captions, majority, out_of_fold, tfidf
+
+    part_of, group_of = read_split(SPLIT), read_groups(GROUPS)
+    posts = [post for post in read_posts(POSTS) if post.id in part_of]
+    parts = [[post for post in posts if part_of[post.id] == part] for part in PARTS]
+    _keep("majority", majority(*parts))
+    words = tfidf(*parts)
+    _keep("tfidf", words)
+    held_out = out_of_fold(words.chosen.classifier, captions(posts), group_of, params.seed)
+    write_predictions(BASELINE / "tfidf" / "out_of_fold.csv", held_out)
+
+
+def _keep(name: str, fitted: "Fitted") -> None:
+    """Write what a baseline says, log it as a run, and print its scores."""
+    from src.learning.metrics import report, scores
+    from src.services.baselines import log_baseline
+    from src.services.logbook import run_tags
+
+    result, settings = scores(fitted.test), fitted.chosen.settings
+    fitted.write(BASELINE / name)
+    write_json(BASELINE / name / "metrics.json", result.summary())
+    digests = {each: read_json(SPLIT_REPORT)[each] for each in ("data_digest", "split_digest")}
+    tags = run_tags("baseline", {"model": name, **digests}, NOTICE)
+    log_baseline(name, tags, settings, scores(fitted.val), result, report(fitted.test))
+    chosen = "".join(f", {each} {value}" for each, value in settings.items())
+    say(
+        f"{name}{chosen}: {len(fitted.test):,} test posts: "
+        f"accuracy {result.accuracy:.4f}, macro-F1 {result.macro_f1:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

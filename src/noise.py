@@ -1,0 +1,136 @@
+"""Stage `noise`: which labels are likely wrong, how many are, and how right a model can be at most.
+
+python -m src.noise
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from src.core.config import load_params
+from src.core.errors import Refusal
+from src.core.labels import PROTOCOLS, TONES, label_of
+from src.core.paths import BASELINE, FINGERPRINTS, NOISE, POSTS, stage_folder
+from src.core.records import (
+    Fingerprint,
+    Post,
+    read_fingerprints,
+    read_posts,
+    read_predictions,
+    write_json,
+    write_table,
+)
+from src.services.terminal import command, say, table
+
+if TYPE_CHECKING:
+    from src.analysis.intervals import Interval
+    from src.analysis.noise import Pooled, Suspect
+    from src.analysis.twins import Twins
+
+# In which way twins are alike: in any, transitively; in what they say; in what they say and show.
+ALIKE = ("any", "caption", "caption and looks")
+COLUMNS = [
+    *("rank", "id", "label", "suggested", "quality", "label_probability"),
+    *("text_label", "image_label", "caption"),
+]
+Told = Mapping[str, Mapping[str, "Twins | None"]]
+
+
+@command(example="python -m src.noise")
+def main() -> None:
+    """List the posts whose label is likely wrong, and estimate how right a model can be; write outputs/noise/."""
+    params, posts, fingerprints = load_params(), read_posts(POSTS), read_fingerprints(FINGERPRINTS)
+    from src.analysis.noise import joint, pool, suspects
+
+    places = {"tfidf": BASELINE / "tfidf", **{f"{each} probe": stage_folder("probe", each) for each in params.models}}
+    pooled = pool({name: read_predictions(folder / "out_of_fold.csv") for name, folder in places.items()})
+    _require_current(posts, pooled)
+    wrong, shares_KK = suspects(pooled), joint(pooled).tolist()
+    told = {protocol: _twins(posts, fingerprints, protocol, params.seed) for protocol in PROTOCOLS}
+    learned = {
+        "posts": len(pooled.ids),
+        "flagged": len(wrong),
+        "noise_rate": 1 - sum(row[k] for k, row in enumerate(shares_KK)),
+        "joint": {"labels": list(TONES), "rows_label_columns_true": shares_KK},
+        "weights": pooled.weights,
+    }
+    write_table(NOISE / "mislabelled.csv", _rows(posts, wrong), COLUMNS)
+    write_json(NOISE / "noise.json", {"confident_learning": learned, "twins": _content(told)})
+    _tell(pooled, learned, told)
+
+
+def _require_current(posts: Sequence[Post], pooled: "Pooled") -> None:
+    labels = {post.id: post.label for post in posts}
+    if any(labels.get(key) != TONES[number] for key, number in zip(pooled.ids, pooled.labels_N, strict=True)):
+        raise Refusal(f"baseline and probe judged other posts or labels than {POSTS} has: run `dvc repro`")
+
+
+def _twins(
+    posts: Sequence[Post], fingerprints: Sequence[Fingerprint], protocol: str, seed: int
+) -> dict[str, "Twins | None"]:
+    """What twins say of the labels that a protocol makes, for each way of being alike."""
+    from src.analysis.twins import twins
+    from src.data.duplicates import CAPTION, LOOKS, find_duplicates
+
+    made = {post.id: label_of(protocol, post.text_label, post.image_label) for post in posts}
+    labels = {key: label for key, label in made.items() if label}
+    found = find_duplicates([post for post in posts if post.id in labels], fingerprints)
+    says, shows = found.by_kind[CAPTION], found.by_kind[LOOKS]
+    groups = (found.groups, says, {key: f"{says[key]} {shows[key]}" for key in labels})
+    return {alike: twins(labels, group_of, seed) for alike, group_of in zip(ALIKE, groups, strict=True)}
+
+
+def _rows(posts: Sequence[Post], wrong: "Sequence[Suspect]") -> list[dict[str, Any]]:
+    by_id = {post.id: post for post in posts}
+    return [
+        {
+            "rank": rank,
+            **asdict(suspect),
+            "text_label": by_id[suspect.id].text_label,
+            "image_label": by_id[suspect.id].image_label,
+            "caption": by_id[suspect.id].caption,
+        }
+        for rank, suspect in enumerate(wrong, start=1)
+    ]
+
+
+def _content(told: Told) -> dict[str, Any]:
+    return {
+        protocol: {alike: None if found is None else asdict(found) for alike, found in row.items()}
+        for protocol, row in told.items()
+    }
+
+
+def _tell(pooled: "Pooled", learned: Mapping[str, Any], told: Told) -> None:
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in pooled.weights.items())
+    say(f"{learned['posts']:,} posts judged out of fold by {weights} (weights)")
+    say(
+        f"confident learning: {learned['noise_rate']:.1%} of labels wrong, hard posts included; "
+        f"{learned['flagged']:,} posts in {NOISE / 'mislabelled.csv'}"
+    )
+    columns = ["alike in", "twins", "groups", "in conflict", "% disagree", "% wrong", "% best", "% of all"]
+    for protocol, row in told.items():
+        rows = [[alike, *_cells(found)] for alike, found in row.items()]
+        table(f"What near-duplicates say of the {protocol} labels (95% intervals)", columns, rows)
+    say(
+        "wrong: labels, if each is wrong by itself. best: the accuracy of a classifier that gives twins one tone, on "
+        "the twins, and on all posts if it is right on the others."
+    )
+
+
+def _cells(found: "Twins | None") -> list[Any]:
+    if found is None:
+        return [0, *[None] * 6]
+    counts = [found.twins, found.groups, found.conflicting_groups]
+    shares = [found.disagreement, found.noise_rate, found.majority_accuracy]
+    return [*counts, *map(_percent, shares), f"{100 * found.majority_accuracy_all:.1f}"]
+
+
+def _percent(found: "Interval") -> str:
+    if found.low is None or found.high is None:
+        return f"{100 * found.value:.1f}"
+    return f"{100 * found.value:.1f} ({100 * found.low:.1f}–{100 * found.high:.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Stage `probe`: what a linear classifier makes of a model's frozen features, nothing of the model being trained.
+
+python -m src.probe --model clip
+"""
+
+from typing import TYPE_CHECKING
+
+from src.core.config import load_params
+from src.core.paths import GROUPS, stage_folder
+from src.core.records import PARTS, read_groups, write_json, write_predictions
+from src.models.catalog import MODELS
+from src.services.terminal import command, model_option, say
+
+if TYPE_CHECKING:
+    from src.analysis.baselines import Examples
+    from src.learning.workspace import Workspace
+
+
+@command(example="python -m src.probe --model clip")
+@model_option(MODELS)
+def main(model: str) -> None:
+    """Fit logistic regression on the pooled features of the frozen model, and score the test posts."""
+    params, group_of = load_params(), read_groups(GROUPS)
+    from src.analysis.baselines import out_of_fold, probe, together
+    from src.learning.metrics import report, scores
+    from src.learning.workspace import open_workspace
+    from src.services.baselines import log_baseline
+    from src.services.logbook import run_tags
+
+    workspace = open_workspace(model)
+    parts = [_examples(workspace, part, params.encode.batch_size) for part in PARTS]
+    fitted = probe(*parts)
+    folder, result = stage_folder("probe", model), scores(fitted.test)
+    fitted.write(folder)
+    write_predictions(
+        folder / "out_of_fold.csv", out_of_fold(fitted.chosen.classifier, together(parts), group_of, params.seed)
+    )
+    write_json(folder / "metrics.json", result.summary())
+    tags = run_tags("probe", workspace.facts(), params.notice)
+    log_baseline(f"{model} probe", tags, fitted.chosen.settings, scores(fitted.val), result, report(fitted.test))
+    say(
+        f"{model}: linear probe, C {fitted.chosen.settings['C']}, {len(fitted.test):,} test posts: "
+        f"accuracy {result.accuracy:.4f}, macro-F1 {result.macro_f1:.4f}. {params.notice}"
+    )
+
+
+def _examples(workspace: "Workspace", part: str, batch_size: int) -> "Examples":
+    """A part with the features of the bare model: with nothing to train on it, all of it is frozen and cached."""
+    from src.analysis.baselines import Examples
+    from src.learning.pooled import pooled
+
+    data = workspace.data(part, batch_size)
+    return Examples(data.posts, pooled(data))
+
+
+if __name__ == "__main__":
+    main()

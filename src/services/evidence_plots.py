@@ -1,0 +1,174 @@
+"""Pictures of what scores are worth, as PNG: intervals, calibration, selective prediction.
+
+They read in black and white too: each series has a mark, a hatch or a dash of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Protocol
+
+from src.services.plots import COLOURS, new_figure, png_of, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PART_STYLES: Sequence[Mapping[str, Any]] = (
+    {"color": COLOURS[0], "marker": "o", "markersize": 6, "elinewidth": 2.0},
+    {"color": "#555555", "marker": "s", "markersize": 4.5, "markerfacecolor": "white", "elinewidth": 1.0},
+)
+_CURVE_STYLES: Sequence[Mapping[str, Any]] = (
+    {"color": COLOURS[0], "linestyle": "-", "marker": "o"},
+    {"color": COLOURS[1], "linestyle": "--", "marker": "s"},
+    {"color": COLOURS[2], "linestyle": "-.", "marker": "^"},
+    {"color": COLOURS[3], "linestyle": ":", "marker": "D"},
+)
+_REFERENCE_STYLE: Mapping[str, Any] = {"color": "black", "linestyle": (0, (6, 2, 1, 2, 1, 2)), "marker": "x"}
+_MARKS_A_CURVE = 12
+# On fewer posts an accuracy jumps up and down, and says nothing.
+_LEAST_COVERAGE = 0.05
+
+
+class Estimate(Protocol):
+    """A value with the ends of its interval, None where it has none."""
+
+    @property
+    def value(self) -> float:
+        """The value itself."""
+
+    @property
+    def low(self) -> float | None:
+        """The lower end."""
+
+    @property
+    def high(self) -> float | None:
+        """The upper end."""
+
+
+class Bin(Protocol):
+    """Posts of about the same confidence."""
+
+    @property
+    def low(self) -> float:
+        """The confidence that all exceed."""
+
+    @property
+    def high(self) -> float:
+        """The confidence that none exceeds."""
+
+    @property
+    def posts(self) -> int:
+        """How many."""
+
+    @property
+    def confidence(self) -> float | None:
+        """Their mean confidence; None of no posts."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """The share judged rightly; None of no posts."""
+
+
+def forest(
+    rows: Mapping[str, Mapping[str, Estimate]], published: Mapping[str, float], figure_name: str, title: str
+) -> bytes:
+    """A score between 0 and 1 of each system with its interval, one system below another.
+
+    Args:
+        rows: by system and by the posts it is scored on, two kinds at most.
+        published: what the study reports, by system; it may say nothing of some.
+        figure_name: what the score is.
+        title: what is compared.
+    """
+    figure, (axes,) = new_figure(1, width=8.5, height=1.6 + 0.4 * len(rows))
+    parts = list(dict.fromkeys(part for row in rows.values() for part in row))
+    for k, part in enumerate(parts):
+        shift = 0.28 * (k - (len(parts) - 1) / 2)
+        found = [(place + shift, row[part]) for place, row in enumerate(rows.values()) if part in row]
+        _whiskers(axes, found, label=part, **_PART_STYLES[k])
+    marks = [(published[name], place) for place, name in enumerate(rows) if name in published]
+    if marks:
+        style: dict[str, Any] = {"marker": "*", "s": 110, "facecolor": COLOURS[1], "edgecolor": "black", "zorder": 4}
+        axes.scatter(*zip(*marks, strict=True), label="published by the study", **style)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(figure_name)
+    axes.tick_params(axis="y", length=0)
+    tidy(axes)
+    axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+    axes.set_title(fill(title, 75), fontsize=12)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    return png_of(figure)
+
+
+def reliability_diagram(panels: Mapping[str, Sequence[Bin]], title: str) -> bytes:
+    """How often a system is right by how sure it is: one panel for each name, such as before and after scaling.
+
+    Args:
+        panels: the bins of each; one without a post has neither confidence nor accuracy.
+        title: whose predictions they are.
+    """
+    figure, all_axes = new_figure(len(panels), width=4.6 * len(panels), height=4.6)
+    for axes, (name, bins) in zip(all_axes, panels.items(), strict=True):
+        _reliability(axes, bins)
+        axes.set_title(fill(name, 45), fontsize=11)
+    all_axes[0].set_ylabel("accuracy")
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=3, fontsize=9)
+    figure.suptitle(fill(title, 45 * len(panels)), fontsize=12)
+    return png_of(figure)
+
+
+def selective_curves(curves: Mapping[str, Sequence[float]], reference: str, title: str) -> bytes:
+    """The accuracy on the posts that a system is surest of, by the share of posts kept.
+
+    Args:
+        curves: by system, the accuracy on its 1, 2, ... N surest posts.
+        reference: the system that others have to beat, drawn in black.
+        title: which posts they are.
+    """
+    figure, (axes,) = new_figure(1, width=8.0, height=4.6)
+    styles = iter([*_CURVE_STYLES] * (1 + len(curves) // len(_CURVE_STYLES)))
+    for name, accuracies in curves.items():
+        style = _REFERENCE_STYLE if name == reference else next(styles)
+        first = max(1, round(_LEAST_COVERAGE * len(accuracies)))
+        shares = [k / len(accuracies) for k in range(first, len(accuracies) + 1)]
+        every = max(1, len(shares) // _MARKS_A_CURVE)
+        shown: dict[str, Any] = {"markevery": every, "markersize": 5, "markerfacecolor": "white", "linewidth": 1.6}
+        axes.plot(shares, accuracies[first - 1 :], label=name, **style, **shown)
+    axes.set_xlim(0, 1.02)
+    axes.set_ylim(top=1.02)
+    axes.set_xlabel("share of posts kept, the surest first")
+    axes.set_ylabel("accuracy on these")
+    axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    tidy(axes)
+    axes.set_title(fill(title, 70), fontsize=12)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9, handlelength=4)
+    return png_of(figure)
+
+
+def _whiskers(axes: "Axes", rows: Sequence[tuple[float, Estimate]], label: str, **style: Any) -> None:
+    values = [each.value for _, each in rows]
+    below = [0.0 if each.low is None else each.value - each.low for _, each in rows]
+    above = [0.0 if each.high is None else each.high - each.value for _, each in rows]
+    places = [place for place, _ in rows]
+    axes.errorbar(values, places, xerr=[below, above], linestyle="none", capsize=3, zorder=3, label=label, **style)
+
+
+def _reliability(axes: "Axes", bins: Sequence[Bin]) -> None:
+    filled = [each for each in bins if each.posts]
+    centres = [(each.low + each.high) / 2 for each in filled]
+    widths = [each.high - each.low for each in filled]
+    accuracies = [each.accuracy or 0.0 for each in filled]
+    axes.bar(centres, accuracies, widths, color="#9db3dd", edgecolor="black", linewidth=0.8, label="accuracy")
+    gaps = [(each.confidence or 0.0) - accuracy for each, accuracy in zip(filled, accuracies, strict=True)]
+    gap_style: dict[str, Any] = {"facecolor": "none", "edgecolor": COLOURS[1], "hatch": "////", "linewidth": 0.8}
+    axes.bar(centres, gaps, widths, bottom=accuracies, label="gap to the confidence", **gap_style)
+    axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1.2, label="perfectly calibrated")
+    for centre, each in zip(centres, filled, strict=True):
+        axes.text(centre, 1.02, f"{each.posts:,}", ha="center", va="bottom", rotation=90, fontsize=8)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.16)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    axes.set_xlabel("confidence (above: posts)")
+    tidy(axes)

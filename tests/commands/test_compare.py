@@ -1,0 +1,268 @@
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from PIL import Image
+
+from src.compare import main
+from src.core.labels import TONES
+from src.core.paths import BASELINE, COMPARE, GROUPS, SPLIT, stage_folder
+from src.core.records import (
+    Prediction,
+    read_json,
+    read_predictions,
+    read_table,
+    write_groups,
+    write_predictions,
+    write_split,
+)
+
+MODELS = ("clip", "llava")
+TEST, VAL = range(60), range(60, 120)
+# The first 12 test posts are two tweets each, and the twins of the last two pairs stand in train.
+TWINS, LEAKED = 12, 4
+TRAIN = (120, 121)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the stage said, and the folder it wrote."""
+
+    said: str
+    folder: Path
+
+    def table(self, name: str, **where: str) -> list[dict[str, str]]:
+        rows = read_table(self.folder / f"{name}.csv")
+        return [row for row in rows if where.items() <= row.items()]
+
+
+def actual(key: int) -> str:
+    twin = key // 2 * 2 if key < TWINS else key
+    return random.Random(twin).choices(TONES, (28, 18, 54))[0]
+
+
+def judged(keys: Sequence[int], wrong: int, confidence: float = 0.8) -> list[Prediction]:
+    """Predictions of which the last few are wrong."""
+    found = []
+    for key in keys:
+        right = TONES.index(actual(key))
+        predicted = right if key < keys[-1] + 1 - wrong else (right + 1) % 3
+        shares = [(1 - confidence) / 2] * 3
+        shares[predicted] = confidence
+        found.append(Prediction(str(key), TONES[right], TONES[predicted], *shares))
+    return found
+
+
+def write(folder: Path, wrong: int, wrong_val: int = 12) -> None:
+    write_predictions(folder / "predictions.csv", judged(TEST, wrong))
+    write_predictions(folder / "val_predictions.csv", judged(VAL, wrong_val))
+
+
+def fill(folder: Path, repo_root: Path) -> None:
+    """Write all that `compare` reads into a folder: CLIP is good, LLaVA about as good as TF-IDF."""
+    params = yaml.safe_load((repo_root / "params.yaml").read_text())
+    (folder / "params.yaml").write_text(yaml.safe_dump({**params, "models": list(MODELS)}))
+    keys = (*TEST, *VAL, *TRAIN)
+    parts = {key: "test" if key in TEST else "val" if key in VAL else "train" for key in keys}
+    write_split(folder / SPLIT, {str(key): part for key, part in parts.items()})
+    groups = {key: key // 2 * 2 if key < TWINS else key for key in keys}
+    groups |= {TRAIN[0]: TWINS - 4, TRAIN[1]: TWINS - 2}
+    write_groups(folder / GROUPS, {str(key): str(group) for key, group in groups.items()})
+    write(folder / BASELINE / "majority", wrong=28)
+    write(folder / BASELINE / "tfidf", wrong=24)
+    for model, wrong in zip(MODELS, (2, 23), strict=True):
+        write(folder / stage_folder("zeroshot", model), wrong=40)
+        write(folder / stage_folder("probe", model), wrong=20)
+        write_predictions(folder / stage_folder("evaluate", model) / "predictions.csv", judged(TEST, wrong, 0.95))
+        write_predictions(folder / stage_folder("train", model) / "predictions.csv", judged(VAL, 12, 0.95))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    fill(folder, repo_root)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcome(filled: Path) -> Outcome:
+    """What the stage makes of it: run once, and only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(filled)
+        return Outcome(compare(), filled / COMPARE)
+
+
+@pytest.fixture
+def workplace(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of it, to be changed."""
+    shutil.copytree(filled, tmp_path / "copy", ignore=shutil.ignore_patterns("compare"))
+    monkeypatch.chdir(tmp_path / "copy")
+
+
+def compare() -> str:
+    result = CliRunner().invoke(main, [])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused() -> str:
+    result = CliRunner().invoke(main, [])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    return result.output
+
+
+# What it says
+
+
+def test_it_says_which_tuned_models_do_not_beat_tfidf_and_how_many_posts_would_tell(outcome: Outcome) -> None:
+    assert "clip tuned beats TF-IDF." in outcome.said
+    assert "llava tuned does not beat TF-IDF: cannot tell with 60 posts (about 469 would tell" in outcome.said
+    assert "Weights are random" in outcome.said
+
+
+@pytest.mark.usefixtures("workplace")
+def test_a_model_that_is_worse_than_tfidf_or_just_as_good_does_not_beat_it() -> None:
+    write_predictions(stage_folder("evaluate", "llava") / "predictions.csv", judged(TEST, 50))
+    write_predictions(stage_folder("evaluate", "clip") / "predictions.csv", judged(TEST, 24))
+    said = compare()
+    assert "llava tuned does not beat TF-IDF: it is worse." in said
+    assert "clip tuned does not beat TF-IDF: cannot tell with 60 posts (it is equally accurate)." in said
+
+
+# What it writes
+
+
+def test_every_system_is_scored_on_all_posts_and_on_those_without_a_twin_elsewhere(outcome: Outcome) -> None:
+    names = ["majority", "tfidf", *(f"{model} {kind}" for model in MODELS for kind in ("zero-shot", "probe", "tuned"))]
+    assert [(row["system"], row["part"], row["posts"]) for row in outcome.table("scores")] == [
+        (name, part, posts) for name in names for part, posts in (("all", "60"), ("leak-free", str(60 - LEAKED)))
+    ]
+    whole, rest = outcome.table("scores", system="clip tuned")
+    assert (whole["kind"], whole["model"]) == ("tuned", "clip")
+    assert float(whole["accuracy"]) == pytest.approx(58 / 60)
+    assert float(rest["accuracy"]) == pytest.approx(54 / 56)
+    for figure in ("accuracy", "macro_f1", "weighted_f1"):
+        low, value, high = (float(whole[f"{figure}{end}"]) for end in ("_low", "", "_high"))
+        assert 0 < low < value <= high <= 1
+
+
+def test_the_family_is_every_two_tuned_models_and_each_with_what_it_has_to_beat(outcome: Outcome) -> None:
+    others = ("majority", "tfidf", "{} zero-shot", "{} probe")
+    wanted = [(f"{model} tuned", other.format(model)) for model in MODELS for other in others]
+    rows = outcome.table("pairs", part="all")
+    assert [(row["first"], row["second"]) for row in rows] == [("clip tuned", "llava tuned"), *wanted]
+
+
+def test_a_comparison_tells_what_its_verdict_rests_on(outcome: Outcome) -> None:
+    (row,) = outcome.table("pairs", part="all", first="clip tuned", second="tfidf")
+    assert (row["only_first"], row["only_second"], row["better"]) == ("22", "0", "yes")
+    assert float(row["accuracy_difference"]) == pytest.approx(22 / 60)
+    p, mcnemar_p, bootstrap_p = (float(row[name]) for name in ("p", "mcnemar_p", "bootstrap_p"))
+    assert mcnemar_p == pytest.approx(2 * 0.5**22)
+    assert p == max(mcnemar_p, bootstrap_p) < float(row["p_holm"])
+    (row,) = outcome.table("pairs", part="leak-free", first="llava tuned", second="llava probe")
+    assert (row["posts"], row["better"]) == ("56", "cannot tell")
+
+
+def test_confidences_are_judged_before_and_after_scaling_on_validation(outcome: Outcome) -> None:
+    (row,) = outcome.table("calibration", system="clip tuned")
+    # Right in 80% of validation and sure to 95%, it is scaled to be sure to 80%. On test it is right in 97%.
+    assert float(row["temperature"]) > 1.5
+    assert float(row["ece"]) == pytest.approx(58 / 60 - 0.95)
+    assert float(row["ece_scaled"]) == pytest.approx(58 / 60 - 0.8, abs=1e-4)
+    bins = outcome.table("reliability", system="clip tuned")
+    assert [(each["scaling"], each["posts"]) for each in bins] == [("before", "60"), ("after", "60")]
+
+
+def test_the_selective_curve_has_a_point_for_each_number_of_posts_kept(outcome: Outcome) -> None:
+    rows = outcome.table("selective", system="tfidf")
+    assert [float(row["coverage"]) for row in rows] == pytest.approx([(k + 1) / 60 for k in range(60)])
+    assert float(rows[-1]["accuracy"]) == pytest.approx(36 / 60)
+
+
+def test_the_metrics_are_few_and_of_the_tuned_models(outcome: Outcome) -> None:
+    found = read_json(outcome.folder / "metrics.json")
+    figures = ("accuracy", "macro_f1", "leak_free_accuracy", "leak_free_macro_f1", "ece")
+    assert list(found) == [f"{model}_{figure}" for model in MODELS for figure in figures]
+    assert found["clip_accuracy"] == pytest.approx(58 / 60)
+
+
+def test_pictures_are_whole_files(outcome: Outcome) -> None:
+    pictures = {path.name: path.read_bytes() for path in (outcome.folder / "pictures").iterdir()}
+    assert set(pictures) == {"intervals.png", "selective.png", "reliability-clip.png", "reliability-llava.png"}
+    for content in pictures.values():
+        with Image.open(BytesIO(content)) as picture:
+            picture.load()
+
+
+def test_what_dvc_draws_stands_in_the_tables(outcome: Outcome, repo_root: Path) -> None:
+    for entry in yaml.safe_load((repo_root / "dvc.yaml").read_text())["stages"]["compare"]["plots"]:
+        ((path, plot),) = entry.items()
+        template = json.loads((repo_root / plot["template"]).read_text())
+        dash = template["spec"]["encoding"].get("strokeDash", template["facet"])
+        wanted = {plot["x"], plot["y"], template["facet"]["field"], dash["field"]}
+        assert wanted <= outcome.table(Path(path).stem)[0].keys()
+
+
+@pytest.mark.usefixtures("workplace")
+def test_the_same_predictions_give_the_same_files_in_whatever_order_they_stand(outcome: Outcome) -> None:
+    place = BASELINE / "tfidf" / "predictions.csv"
+    write_predictions(place, read_predictions(place)[::-1])
+    compare()
+    names = [path.relative_to(outcome.folder) for path in outcome.folder.rglob("*.*")]
+    assert len(names) == 10
+    assert all((COMPARE / name).read_bytes() == (outcome.folder / name).read_bytes() for name in names)
+
+
+# What may be amiss
+
+
+@pytest.mark.usefixtures("workplace")
+def test_where_every_test_post_has_a_twin_elsewhere_all_posts_alone_are_scored() -> None:
+    # Groups of two, one of them outside the test part.
+    write_groups(GROUPS, {str(key): str(key % 60) for key in (*TEST, *VAL, *TRAIN)})
+    assert "Every test post has a near-duplicate in another part." in compare()
+    assert {row["part"] for row in read_table(COMPARE / "scores.csv")} == {"all"}
+    assert "clip_leak_free_accuracy" not in read_json(COMPARE / "metrics.json")
+
+
+@pytest.mark.usefixtures("workplace")
+def test_where_no_test_post_has_a_twin_elsewhere_both_scores_are_the_same_and_said_once() -> None:
+    write_groups(GROUPS, {str(key): str(key) for key in (*TEST, *VAL, *TRAIN)})
+    said = compare()
+    for system in ("tfidf", "clip tuned"):
+        whole, rest = (row for row in read_table(COMPARE / "scores.csv") if row["system"] == system)
+        assert {**whole, "part": "leak-free"} == rest
+    assert "No test post has a near-duplicate in another part." in said
+    assert "leak-free" not in said
+
+
+@pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(
+    "missing",
+    [
+        SPLIT,
+        GROUPS,
+        BASELINE / "tfidf" / "val_predictions.csv",
+        stage_folder("probe", "llava") / "predictions.csv",
+        stage_folder("evaluate", "clip") / "predictions.csv",
+    ],
+    ids=str,
+)
+def test_what_is_missing_is_named_with_what_makes_it(missing: Path) -> None:
+    missing.unlink()
+    assert refused() == f"error: {missing} is missing: run `dvc repro` first, which makes it\n"
+
+
+@pytest.mark.usefixtures("workplace")
+def test_predictions_of_another_division_are_refused() -> None:
+    place = stage_folder("probe", "clip") / "predictions.csv"
+    write_predictions(place, read_predictions(place)[1:])
+    assert refused().startswith(f"error: {place} judges other posts than the test part: run `dvc repro`")

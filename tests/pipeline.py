@@ -1,0 +1,86 @@
+"""Repositories in which stages have run for one small model: each made once for all processes that share the tests."""
+
+import importlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from src.core.locks import turn
+
+MODEL = "clip"
+TRIALS = 3
+# MLflow keeps a store open by its address, so that each copy needs one of its own.
+STORE = "MLFLOW_TRACKING_URI"
+DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder that `make` has made, in this process or in another; nobody changes it."""
+    own = factory.getbasetemp()
+    # Processes that share the tests have their folders side by side.
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    made = folder.with_suffix(".made")
+    with turn(folder.with_suffix(".lock")):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
+
+
+def run(command: str, *words: str, code: int = 0) -> Result:
+    """Run a command of src/ in this process, in the current folder."""
+    result = CliRunner().invoke(importlib.import_module(f"src.{command}").main, words, catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def git(*words: str) -> str:
+    settings = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+    return subprocess.run(["git", *settings, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def store_in(folder: Path) -> str:
+    return f"sqlite:///{folder}/mlruns/mlflow.db"
+
+
+def make_encoded(root: Path, folder: Path) -> None:
+    """Run all stages before `tune`, and make an empty store."""
+    from src.services.store import open_store
+
+    shutil.copytree(root / "sample", folder / "data")
+    params = yaml.safe_load((root / "params.yaml").read_text())
+    params["models"] = [MODEL]
+    params["fit"]["common"].update(epochs=2, batch_size=32)
+    params["tune"].update(pruner="none", trials=TRIALS)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv(STORE, store_in(folder))
+        open_store()
+        run("prepare")
+        run("split")
+        run("encode", "--model", MODEL)
+
+
+def make_registered(root: Path, encoded: Path, folder: Path) -> None:
+    """Run the other stages up to `register`, in a git repository with the code."""
+    shutil.copytree(encoded, folder, dirs_exist_ok=True)
+    shutil.copytree(root / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "data.dvc").write_text(yaml.safe_dump({"outs": [{"path": "data", "md5": DATA_MD5}]}))
+    (folder / ".gitignore").write_text("/data\n/outputs/\n/mlruns/\n__pycache__/\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv(STORE, store_in(folder))
+        git("init", "-q")
+        git("add", "-A")
+        git("commit", "-qm", "all")
+        for stage in ("zeroshot", "tune", "train", "evaluate", "register"):
+            run(stage, "--model", MODEL)
