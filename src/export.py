@@ -34,7 +34,7 @@ CARD = "README.md"
 @click.option("--out", "folder", type=click.Path(path_type=Path), required=True, help="A folder, new or empty.")
 @click.option("--merge", is_flag=True, help="Work the adapter into the base's weights, in float32.")
 def main(version: str, folder: Path, merge: bool) -> None:
-    """Write VERSION, an address in the registry, as a folder that can be put on the Hub as it is.
+    """Write VERSION, an address in the registry, as a folder in the layout of the Hub.
 
     Its model card shows the code that loads and asks it with plain transformers and peft. That code is run before the
     folder is there, and has to give the golden posts the logits that the contract records.

@@ -27,6 +27,7 @@ What was tried and what came of it:
 | modality | the test part again, with the text or the picture hidden, another's picture, or no hashtags |
 | saliency | what the mistakes it was surest of rest on, as heat maps in `mistakes.html` |
 | repeat | the same settings on other seeds: how much of a score is luck |
+| folds | the same settings on published folds, whose test parts are taken together |
 
 `best_val_*` are scores of the best epoch on the validation part, and all is chosen by them; `test_*` choose nothing.
 Runs tagged `weights: random` (scale tiny) show that the machine works, and nothing else."""

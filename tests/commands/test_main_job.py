@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,8 +45,12 @@ def repository(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     edit_params(folder, lambda params: params["tune"].update(trials=TRIALS, pruner="none"))
     edit_params(folder, lambda params: params["fit"]["common"].update(epochs=3))
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
-        run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.org", *words)
+        git(folder, *words)
     return folder
+
+
+def git(folder: Path, *words: str) -> str:
+    return run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.org", *words)
 
 
 def edit_params(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
@@ -59,6 +64,8 @@ def edit_params(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
 def done(repository: Path) -> Path:
     """The repository after `dvc repro`."""
     run(repository, "dvc", "repro")
+    git(repository, "add", "dvc.lock")
+    git(repository, "commit", "-qm", "done")
     return repository
 
 
@@ -218,10 +225,24 @@ def test_the_champion_holds_its_contract_and_every_link_back_to_the_raw_data(
 def test_the_report_shows_the_scores_beside_the_published_ones(done: Path) -> None:
     page = (done / "outputs" / "report" / "index.html").read_text()
     scores = read_json(done / "outputs" / "evaluate" / MODEL / "metrics.json")
-    assert f"{scores['macro_f1']:.4f}" in page and "0.7857" in page
+    (row,) = re.findall(rf"<tr class=\"ours\"><td>{MODEL} tuned</td>.*?</tr>", page, re.DOTALL)[:1]
+    assert f"<td>{100 * scores['macro_f1']:.1f} " in row and "<td>78.6</td>" in row
     assert "Weights are random" in page
-    assert page.count("data:image/png;base64,") == 7
-    assert "http" not in page.replace("data:image", "")
+    mistakes = read_json(done / "outputs" / "saliency" / MODEL / "saliency.json")["mistakes"]
+    assert page.count("data:image/png;base64,") == 10 + len(mistakes)
+    # It links to papers, and fetches nothing.
+    assert re.findall(r"<(?:script|link)|(?:src|@import|url\()[=\"' (]*http", page) == []
+
+
+def test_the_report_begins_with_findings_and_has_every_part(done: Path) -> None:
+    page = (done / "outputs" / "report" / "index.html").read_text()
+    findings = page[page.index('id="findings"') : page.index('id="scores"')]
+    assert f"Validation chooses {MODEL}" in findings and "Against TF-IDF on the captions" in findings
+    parts = re.findall(r'<a href="#([^"]+)">', page[: page.index('id="findings"')])
+    assert len(parts) == 10
+    assert all(f'id="{part}"' in page for part in parts)
+    for system in ("majority", "tfidf", f"{MODEL} zero-shot", f"{MODEL} probe", f"{MODEL} tuned"):
+        assert f"<td>{system}</td>" in page
 
 
 def test_the_same_search_again_runs_only_what_is_missing(done: Path, warm_python: WarmPython) -> None:
@@ -242,10 +263,22 @@ def test_an_experiment_with_another_number_of_trials_runs(done: Path, warm_pytho
 def test_another_division_of_the_posts_begins_another_study(done: Path, warm_python: WarmPython) -> None:
     before = read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"]
     parts = read_split(done / "outputs" / "split" / "split.csv")
+    git(done, "commit", "-qam", "one division")
     edit_params(done, lambda params: params.update(seed=8))
-    warm_python.run(done, "dvc", "repro", f"tune@{MODEL}")
+    warm_python.run(done, "dvc", "repro", f"tune@{MODEL}", f"zeroshot@{MODEL}")
     assert read_split(done / "outputs" / "split" / "split.csv") != parts
     assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"] != before
+
+
+def test_what_has_changed_since_a_revision_is_shown(done: Path, warm_python: WarmPython) -> None:
+    """After the test above, which has divided the posts anew since the last commit."""
+    metrics = f"outputs/zeroshot/{MODEL}/metrics.json"
+    changed = json.loads(warm_python.run(done, "dvc", "metrics", "diff", "HEAD", "--json"))
+    scores = changed[metrics]["accuracy"] if metrics in changed else {}
+    assert {"old", "new", "diff"} <= scores.keys()
+    assert scores["new"] == read_json(done / metrics)["accuracy"]
+    warm_python.run(done, "dvc", "plots", "diff", "HEAD", "--out", "changed")
+    assert f"zeroshot_{MODEL}" in (done / "changed" / "index.html").read_text()
 
 
 def test_a_stage_without_what_it_needs_says_what_to_run(

@@ -8,7 +8,16 @@ import pytest
 
 from src.core.contract import Contract, choose_golden, read_contract
 from src.core.labels import TONES
-from src.core.records import read_json, read_posts, read_predictions, read_split, write_json
+from src.core.records import (
+    leak_free,
+    read_groups,
+    read_json,
+    read_posts,
+    read_predictions,
+    read_split,
+    read_table,
+    write_json,
+)
 from src.services import promotion, registry
 from tests.contract.conftest import DATA_MD5, MODEL, git, run
 
@@ -52,6 +61,18 @@ def test_golden_posts_are_validation_posts_with_the_answers_of_the_training(
     for post in contract.golden:
         row = said[post.id]
         assert probabilities(post.logits) == pytest.approx([row.negative, row.neutral, row.positive], abs=1e-4)
+
+
+def test_beside_the_contract_lies_what_the_scores_rest_on(repository: Path) -> None:
+    folder = OUTPUTS / "register" / MODEL / "contract"
+    assert read_json(folder / "division.json") == read_json(OUTPUTS / "split" / "report.json")
+    assert read_predictions(folder / "test.csv") == read_predictions(OUTPUTS / "evaluate" / MODEL / "predictions.csv")
+    group_of = read_groups(OUTPUTS / "split" / "groups.csv")
+    unseen = leak_free(read_split(OUTPUTS / "split" / "split.csv"), group_of)
+    rows = read_table(folder / "test.csv")
+    assert [(row["group"], row["leak_free"] == "1") for row in rows] == [
+        (group_of[row["id"]], row["id"] in unseen) for row in rows
+    ]
 
 
 def probabilities(logits: tuple[float, ...]) -> list[float]:
