@@ -18,7 +18,7 @@ from src.core.errors import Refusal, UsageRefusal, unknown
 from src.core.paths import OUTPUTS
 from src.core.protocols import Silent
 from src.core.recipes import RECIPES, Recipe
-from src.core.records import write_json, write_table
+from src.core.records import PARTS, write_json, write_table
 from src.services.terminal import command, progress, say, table, warn
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def main(listing: bool, name: str | None, everything: bool) -> None:
     params = load_params()
     chosen = RECIPES if everything else (_named(str(name)),)
     results = _run_all(params, chosen)
-    _show(params, results)
+    _show(params, results, _baselines())
     failed = [result.recipe.name for result in results if result.failure]
     if failed:
         raise Refusal(f"{len(failed)} of {len(results)} recipes failed: {', '.join(failed)}")
@@ -146,14 +146,30 @@ def _write(recipe: Recipe, result: "Scores", workspace: "Workspace", num_posts: 
     write_json(FOLDER / f"{recipe.name}.json", content)
 
 
-def _show(params: Params, results: Sequence[Result]) -> None:
+def _baselines() -> dict[str, dict[str, float]]:
+    """Scores on the test part of what needs no model, by name."""
+    from src.analysis.baselines import majority, tfidf
+    from src.learning.metrics import scores
+    from src.learning.workspace import posts_by_part
+
+    parts = posts_by_part()
+    posts = [parts[part] for part in PARTS]
+    return {fitter.__name__: scores(fitter(*posts).test).headline() for fitter in (majority, tfidf)}
+
+
+def _show(params: Params, results: Sequence[Result], baselines: Mapping[str, Mapping[str, float]]) -> None:
     columns = ["recipe", *(f"{kind} {name}" for name in FIGURES for kind in ("ours", "published"))]
     rows: list[list[Any]] = [
         [result.recipe.name, *(side.get(name) for name in FIGURES for side in (result.ours, result.recipe.published))]
         for result in results
     ]
+    rows += [[name, *(side.get(each) for each in FIGURES for side in (ours, {}))] for name, ours in baselines.items()]
     table("The study's experiments, test part", columns, rows)
     write_table(FOLDER / "recipes.csv", [dict(zip(columns, row, strict=True)) for row in rows])
+    least = baselines["tfidf"]["macro_f1"]
+    weak = [result.recipe.name for result in results if result.ours and result.ours["macro_f1"] <= least]
+    if weak:
+        say(f"Not above TF-IDF of the captions (macro-F1 {least:.4f}): {', '.join(weak)}")
     say(f"{params.notice}\nLook: make ui, experiment mvsa-study. Table: {FOLDER / 'recipes.csv'}")
 
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from src.core.recipes import RECIPES
-from src.core.records import Post, write_json, write_posts, write_split
+from src.core.records import Post, read_table, write_json, write_posts, write_split
 from src.reproduce import main
 
 
@@ -50,6 +50,12 @@ def test_a_recipe_gives_our_scores_beside_the_published_ones(prepared: Path, nam
     assert 0 <= written["ours"]["accuracy"] <= 1
     assert written["num_posts"] == (105 if recipe.posts else 21)
     assert f"{name}: accuracy" in said and "Weights are random" in said
+    rows = {row["recipe"]: row for row in read_table(prepared / "outputs" / "reproduce" / "recipes.csv")}
+    assert set(rows) == {name, "majority", "tfidf"} and rows["tfidf"]["published accuracy"] == ""
+    beaten = written["ours"]["macro_f1"] > float(rows["tfidf"]["ours macro_f1"])
+    assert (
+        f"Not above TF-IDF of the captions (macro-F1 {float(rows['tfidf']['ours macro_f1']):.4f}): {name}" in said
+    ) != beaten
 
 
 def test_the_list_names_every_recipe_with_its_figures() -> None:
