@@ -15,8 +15,8 @@ from src.services.terminal import command, say, table
 
 if TYPE_CHECKING:
     from src.analysis.evidence import Answer, Findings, Trust
-    from src.analysis.intervals import Interval
     from src.analysis.systems import System
+    from src.core.estimates import Interval
 
     Parts = Mapping[str, Findings]
     Trusts = Mapping[str, Trust]

@@ -93,8 +93,7 @@ def _evidence(artifacts: Mapping[str, str]) -> "Evidence":
 
 
 def _measured(found: "list[Prediction]", group_of: Mapping[str, str], seed: int) -> "Measured":
-    from src.analysis.intervals import intervals
-    from src.analysis.per_tone import tone_intervals
+    from src.analysis.intervals import intervals, tone_intervals
     from src.learning.metrics import scores
     from src.services.card import Measured
 

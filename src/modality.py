@@ -243,7 +243,7 @@ def _torn_rows(
 
 
 def _picture(model: str, summary: Mapping[str, Any]) -> bytes:
-    from src.analysis.intervals import Interval
+    from src.core.estimates import Interval
     from src.services.evidence_plots import forest
 
     kinds = {"figures": "all test posts", "leak_free": "leak-free"}

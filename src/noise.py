@@ -23,9 +23,9 @@ from src.core.records import (
 from src.services.terminal import command, say, table
 
 if TYPE_CHECKING:
-    from src.analysis.intervals import Interval
     from src.analysis.noise import Pooled, Suspect
     from src.analysis.twins import Twins
+    from src.core.estimates import Interval
 
 # In which way twins are alike: in any, transitively; in what they say; in what they say and show.
 ALIKE = ("any", "caption", "caption and looks")

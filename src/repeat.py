@@ -17,9 +17,9 @@ import click
 from src.core.config import FitParams, Params, load_params
 from src.core.errors import Diverged
 from src.core.paths import OUTPUTS, stage_folder
-from src.core.records import digest_of, read_json, read_table, write_json, write_table
+from src.core.records import read_json, read_table, write_json, write_table
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, progress, say, table, warn
+from src.services.terminal import EpochBar, command, model_option, progress, say, table, warn
 
 if TYPE_CHECKING:
     from src.learning.workspace import Workspace
@@ -154,9 +154,11 @@ def _spread(values: Mapping[int, float]) -> dict[str, Any] | None:
 
 def _train_all(params: Params, workspace: "Workspace", settings: Contenders) -> dict[str, list[Training]]:
     """The trainings of all settings on all seeds; equal settings are trained once."""
-    model = workspace.model.spec.name
+    from src.search.code import training_key
+
+    model, facts = workspace.model.spec.name, workspace.facts()
     seeds = range(params.seed + 1, params.seed + 1 + params.repeat.seeds)
-    keys = {(name, seed): _key(workspace, each, seed) for name, each in settings.items() for seed in seeds}
+    keys = {(name, seed): training_key(each, facts, seed) for name, each in settings.items() for seed in seeds}
     journal = Journal(OUTPUTS / "repeats" / f"{model}.csv")
     missing = {key: (settings[name], seed) for (name, seed), key in keys.items() if key not in journal.done}
     with progress(sum(each.epochs for each, _ in missing.values()), f"{model}: other seeds", "epochs") as bar:
@@ -165,20 +167,13 @@ def _train_all(params: Params, workspace: "Workspace", settings: Contenders) -> 
     return {name: [journal.done[keys[name, seed]] for seed in seeds] for name in settings}
 
 
-def _key(workspace: "Workspace", settings: FitParams, seed: int) -> str:
-    from src.search.code import code_digest
-
-    depends_on = {**asdict(settings), **workspace.facts(), "seed": seed, "code": code_digest()}
-    return digest_of((name, str(value)) for name, value in depends_on.items())
-
-
 def _train(params: Params, workspace: "Workspace", settings: FitParams, seed: int, bar: "Progress") -> Training:
     from src.learning.fitting import fit
     from src.learning.lora import adapted
     from src.learning.metrics import scores
     from src.learning.scoring import logits, predictions
 
-    reporter = _EpochReporter(bar, seed)
+    reporter = EpochBar(bar, f"seed {seed}")
     try:
         with adapted(workspace.model, settings, seed) as adapter:
             train, val, test = (workspace.data(part) for part in ("train", "val", "test"))
@@ -192,22 +187,6 @@ def _train(params: Params, workspace: "Workspace", settings: FitParams, seed: in
     found = {"val": scores(result.predictions), "test": scores(tested)}
     figures = {f"{part}_{name}": value for part, each in found.items() for name, value in each.headline().items()}
     return Training(seed, reporter.epochs, {name: figures[name] for name in FIGURES})
-
-
-@dataclass
-class _EpochReporter:
-    bar: "Progress"
-    seed: int
-    epochs: int = 0
-
-    def on_step(self) -> None:
-        pass
-
-    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        self.epochs = epoch
-        self.bar.note(f"seed {self.seed}, macro-F1 {metrics['val_macro_f1']:.4f}")
-        self.bar.advance()
-        return True
 
 
 def _write(params: Params, workspace: "Workspace", tracker: "Tracker", runs: Runs, summary: dict[str, Any]) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from src.analysis.intervals import RESAMPLES, Array, Interval, cluster_bootstrap, intervals
+from src.analysis.intervals import RESAMPLES, Array, cluster_bootstrap, intervals
+from src.core.estimates import Interval
 from src.core.records import Prediction
 
 NUM_QUARTILES = 4

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from src.core.estimates import Bin
 from src.core.labels import TONES
 from src.core.records import Prediction
 
@@ -22,20 +23,6 @@ BINS = 15
 _TEMPERATURES = (0.01, 100.0)
 # A probability of 0, as rounded by who wrote it, is taken for this: its logarithm must be a number.
 _SMALLEST = 1e-12
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The posts whose confidence lies above `low` and not above `high`: how sure of them, and how often right.
-
-    `confidence` (the mean) and `accuracy` are None where there is no post.
-    """
-
-    low: float
-    high: float
-    posts: int
-    confidence: float | None
-    accuracy: float | None
 
 
 @dataclass(frozen=True)

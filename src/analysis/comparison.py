@@ -21,7 +21,8 @@ from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from src.analysis.intervals import RESAMPLES, Array, Interval, cluster_bootstrap, figures_of, group_counts
+from src.analysis.intervals import RESAMPLES, Array, cluster_bootstrap, figures_of, group_counts
+from src.core.estimates import Interval
 from src.core.records import Prediction
 
 Answer = Literal["yes", "no", "cannot tell"]

@@ -5,11 +5,12 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from src.analysis.calibration import Bin, Calibration, calibrate, reliability, scaled
+from src.analysis.calibration import Calibration, calibrate, reliability, scaled
 from src.analysis.comparison import Comparison, Verdict, compare, verdicts
-from src.analysis.intervals import RESAMPLES, Interval, intervals
+from src.analysis.intervals import RESAMPLES, intervals
 from src.analysis.selective import accuracy_by_coverage, risk_coverage_area
 from src.analysis.systems import BASELINES, System
+from src.core.estimates import Bin, Interval
 from src.core.records import Prediction
 
 ALL, LEAK_FREE = "all", "leak-free"

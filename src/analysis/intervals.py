@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap
 
+from src.core.estimates import Interval
 from src.core.labels import TONES
 from src.core.records import Prediction
 
@@ -31,15 +32,6 @@ CONFIDENCE = 0.95
 # So many that the smallest p-value, 2 / (R + 1), survives a correction for some hundred comparisons.
 RESAMPLES = 9_999
 _BATCH = 1_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and its 95% interval; `low` and `high` are None where all groups say the same: no spread to judge by."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +58,14 @@ def intervals(
     return dict(zip(FIGURES, found, strict=True))
 
 
+def tone_intervals(
+    predictions: Sequence[Prediction], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
+) -> dict[str, Interval]:
+    """The F1 of each tone, as f1_TONE, with its interval; the arguments are those of `intervals`."""
+    found = cluster_bootstrap(group_counts(predictions, group_of), f1_of, seed, resamples).intervals
+    return {f"f1_{tone}": interval for tone, interval in zip(TONES, found, strict=True)}
+
+
 def group_counts(predictions: Sequence[Prediction], group_of: Mapping[str, str]) -> Array:
     """The confusion matrix of each group (G, C), rows of a matrix actual; groups in the order of their first post."""
     groups = list(dict.fromkeys(group_of[row.id] for row in predictions))
@@ -81,13 +81,19 @@ def figures_of(counts_xC: Array) -> Array:
 
     As in `src.learning.metrics`: all three tones count, and one that is neither there nor predicted has F1 0.
     """
-    counts_xKK = counts_xC.reshape(*counts_xC.shape[:-1], len(TONES), len(TONES))
+    counts_xKK = _matrices(counts_xC)
+    right_x, actual_xK = np.diagonal(counts_xKK, axis1=-2, axis2=-1).sum(-1), counts_xKK.sum(-1)
+    f1_xK, posts_x = np.moveaxis(f1_of(counts_xC), 0, -1), actual_xK.sum(-1)
+    return np.stack([right_x / posts_x, f1_xK.mean(-1), (f1_xK * actual_xK).sum(-1) / posts_x])
+
+
+def f1_of(counts_xC: Array) -> Array:
+    """The F1 of each tone (K, ...) of the same; 0 of one that is neither there nor predicted."""
+    counts_xKK = _matrices(counts_xC)
+    both_xK = counts_xKK.sum(-1) + counts_xKK.sum(-2)
     right_xK = np.diagonal(counts_xKK, axis1=-2, axis2=-1)
-    actual_xK, predicted_xK = counts_xKK.sum(-1), counts_xKK.sum(-2)
-    both_xK = actual_xK + predicted_xK
     f1_xK = np.divide(2 * right_xK, both_xK, out=np.zeros_like(both_xK), where=both_xK > 0)
-    posts_x = actual_xK.sum(-1)
-    return np.stack([right_xK.sum(-1) / posts_x, f1_xK.mean(-1), (f1_xK * actual_xK).sum(-1) / posts_x])
+    return np.moveaxis(f1_xK, -1, 0)
 
 
 def cluster_bootstrap(counts_GC: Array, statistic: Statistic, seed: int, resamples: int) -> Resampled:
@@ -114,6 +120,10 @@ def cluster_bootstrap(counts_GC: Array, statistic: Statistic, seed: int, resampl
             rng=np.random.default_rng(seed),
         )
     return Resampled(_intervals(values_F, *found.confidence_interval), found.bootstrap_distribution)
+
+
+def _matrices(counts_xC: Array) -> Array:
+    return counts_xC.reshape(*counts_xC.shape[:-1], len(TONES), len(TONES))
 
 
 def _times_drawn(drawn_xG: NDArray[np.int64], num_groups: int) -> Array:

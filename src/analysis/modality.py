@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from scipy.stats import binomtest
 
 from src.analysis.comparison import Comparison, Verdict, compare, verdicts
-from src.analysis.intervals import CONFIDENCE, RESAMPLES, Interval, intervals
+from src.analysis.intervals import CONFIDENCE, RESAMPLES, intervals
+from src.core.estimates import Interval
 from src.core.labels import NEUTRAL, TONES
 from src.core.records import Post, Prediction
-from src.data.conditions import BOTH, without_hashtags
+from src.data.captions import without_hashtags
+from src.data.conditions import BOTH
 
 Pair = tuple[str, str]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from src.analysis.intervals import RESAMPLES, Array, Interval, cluster_bootstrap
+from src.analysis.intervals import RESAMPLES, Array, cluster_bootstrap
+from src.core.estimates import Interval
 from src.core.labels import TONES
 
 

@@ -1,19 +1,16 @@
 """What a model is shown of posts to find out what it looks at: one half alone, or one half changed."""
 
 import random
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from src.core.errors import Refusal
 from src.core.records import Post
+from src.data.captions import without_hashtags
 from src.data.images import Source, blank
 
 BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS = CONDITIONS = ("both", "text", "image", "shuffled", "no-hashtags")
-
-# The # of a character reference (&#39;) or of an address (/#about) begins none.
-_HASHTAG = re.compile(r"(?<![&/])[#\N{FULLWIDTH NUMBER SIGN}]\w+")
 
 
 @dataclass(frozen=True)
@@ -41,12 +38,6 @@ def conditions(posts: Sequence[Post], givers: Sequence[Post]) -> dict[str, list[
         SHUFFLED: [Shown(giver.image, post.caption) for post, giver in zip(posts, givers, strict=True)],
         NO_HASHTAGS: [Shown(post.image, without_hashtags(post.caption)) for post in posts],
     }
-
-
-def without_hashtags(caption: str) -> str:
-    """The caption without its hashtags, words included; empty where it is nothing else, and as it is without any."""
-    rest = _HASHTAG.sub("", caption)
-    return caption if rest == caption else " ".join(rest.split())
 
 
 def picture_givers(posts: Sequence[Post], group_of: Mapping[str, str], seed: int) -> list[Post]:

@@ -11,21 +11,14 @@ Up to 6 all are twins (57 of the same bytes; those at 4 and 6 are the same goods
 are, at 12 hardly any, and at 16 a third of all images hang together. dHash has false friends at 2 of 64 bits already.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from src.core.records import Fingerprint, Post, numeric
+from src.data.captions import normalised
 
 CAPTION, IMAGE, LOOKS = KINDS = ("caption", "image", "looks")
 MAX_DISTANCE = 8
-
-# Twitter cuts long captions off, within a link too: "http:/…", "htt…".
-_LINK = re.compile(r"https?:\S*|\bh(tt?p?s?)?\W*$")
-_RETWEET = re.compile(r"\brt\b")
-_MENTION = re.compile(r"@\s?\w+")
-_WORD = re.compile(r"#?[^\W_]+")
 
 Groups = Mapping[str, str]
 
@@ -61,17 +54,6 @@ def find_duplicates(posts: Sequence[Post], fingerprints: Iterable[Fingerprint]) 
     }
     every = [pair for kind in KINDS for pair in pairs[kind]]
     return Duplicates({kind: _joined(ids, pairs[kind]) for kind in KINDS}, _joined(ids, every))
-
-
-def normalised(caption: str) -> str:
-    """The words and hashtags of a caption in lower case, without links, RT and mentions; what has none is like nothing.
-
-    Letters of any script are words: were only those of English kept, all captions in Russian would be alike.
-    """
-    text = unicodedata.normalize("NFKC", caption).casefold()
-    for noise in (_LINK, _RETWEET, _MENTION):
-        text = noise.sub(" ", text)
-    return " ".join(_WORD.findall(text))
 
 
 Pair = tuple[int, int]

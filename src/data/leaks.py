@@ -1,12 +1,12 @@
 """What a division of the posts gives away: twins in two parts, twins of two labels, hashtags that say the label."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from src.core.records import PARTS, Fingerprint, Post, leak_free, numeric
-from src.data.duplicates import KINDS, MAX_DISTANCE, Duplicates, Groups, normalised
+from src.data.captions import hashtags, normalised
+from src.data.duplicates import KINDS, MAX_DISTANCE, Duplicates, Groups
 
 ANY = "any"
 RULES = {
@@ -20,8 +20,6 @@ BORDERS = (("test", "train"), ("test", "val"), ("val", "train"), ("val", "test")
 # A hashtag gives a label away if so many posts carry it, and so large a share of them has that label.
 MIN_POSTS, MIN_SHARE = 10, 0.9
 MOST_EXAMPLES = 5
-
-_HASHTAG = re.compile(r"#\w+")
 
 
 def leak_report(
@@ -67,7 +65,7 @@ def revealing_hashtags(posts: Iterable[Post]) -> list[dict[str, Any]]:
 
     The most frequent come first.
     """
-    carried = Counter((tag, post.label) for post in posts for tag in set(_HASHTAG.findall(post.caption.casefold())))
+    carried = Counter((tag, post.label) for post in posts for tag in hashtags(post.caption))
     posts_of: Counter[str] = Counter()
     for (tag, _), count in carried.items():
         posts_of[tag] += count

@@ -31,10 +31,10 @@ from src.learning.metrics import scores
 from src.learning.scoring import logits, predictions
 from src.learning.spread import spread_of
 from src.learning.workspace import Workspace, open_workspace
-from src.search.code import code_digest
+from src.search.code import training_key
 from src.services.datasets import Dataset
 from src.services.logbook import open_tracker, run_tags
-from src.services.terminal import Progress, progress, say, table, warn
+from src.services.terminal import EpochBar, Progress, progress, say, table, warn
 
 # Not an output of any stage: what is done outlives a kill, and a rerun.
 DONE = OUTPUTS / "repeats"
@@ -82,8 +82,7 @@ def run_folds(params: Params, model: str, best: Mapping[str, Any]) -> None:
     facts = workspace.facts()
 
     def key_of(fold: Fold) -> str:
-        depends_on = {**asdict(settings), **facts, "split_digest": fold.digest, "seed": params.seed}
-        return digest_of((name, str(value)) for name, value in {**depends_on, "code": code_digest()}.items())
+        return training_key(settings, {**facts, "split_digest": fold.digest}, params.seed)
 
     with progress(len(folds) * settings.epochs, f"{model}: folds", "epochs") as bar:
         predicted = predict_folds(
@@ -156,7 +155,7 @@ def _train(
     for post in posts:
         if post.id in fold.part_of:
             parts[fold.part_of[post.id]].append(post)
-    own, reporter = replace(workspace, parts=parts), _EpochReporter(bar, fold.number)
+    own, reporter = replace(workspace, parts=parts), EpochBar(bar, f"fold {fold.number}")
     try:
         with adapted(own.model, settings, params.seed) as adapter:
             train, val, test = (own.data(part) for part in ("train", "val", "test"))
@@ -166,22 +165,6 @@ def _train(
         raise Diverged(f"fold {fold.number}: {error}") from error
     finally:
         bar.advance(settings.epochs - reporter.epochs)
-
-
-@dataclass
-class _EpochReporter:
-    bar: Progress
-    fold: int
-    epochs: int = 0
-
-    def on_step(self) -> None:
-        pass
-
-    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        self.epochs = epoch
-        self.bar.note(f"fold {self.fold}, macro-F1 {metrics['val_macro_f1']:.4f}")
-        self.bar.advance()
-        return True
 
 
 def _tones(predicted: Predicted) -> dict[str, int]:

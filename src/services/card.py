@@ -6,9 +6,10 @@ Its front matter is the Hub's: huggingface.co/docs/hub/model-cards.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from src.core.contract import Contract
+from src.core.estimates import Interval
 from src.core.labels import TONES
 from src.core.records import Scores
 from src.core.usage import Snippet
@@ -45,18 +46,6 @@ SHOWN = (
     "patience",
 )
 _CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-class Interval(Protocol):
-    """The ends of an interval; None where there is no spread to judge by."""
-
-    @property
-    def low(self) -> float | None:
-        """The lower end."""
-
-    @property
-    def high(self) -> float | None:
-        """The upper end."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ They read in black and white too: each series has a mark, a hatch or a dash of i
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from src.core.estimates import Bin, Interval
 from src.services.plots import COLOURS, new_figure, png_of, tidy
 
 if TYPE_CHECKING:
@@ -28,48 +29,8 @@ _MARKS_A_CURVE = 12
 _LEAST_COVERAGE = 0.05
 
 
-class Estimate(Protocol):
-    """A value with the ends of its interval, None where it has none."""
-
-    @property
-    def value(self) -> float:
-        """The value itself."""
-
-    @property
-    def low(self) -> float | None:
-        """The lower end."""
-
-    @property
-    def high(self) -> float | None:
-        """The upper end."""
-
-
-class Bin(Protocol):
-    """Posts of about the same confidence."""
-
-    @property
-    def low(self) -> float:
-        """The confidence that all exceed."""
-
-    @property
-    def high(self) -> float:
-        """The confidence that none exceeds."""
-
-    @property
-    def posts(self) -> int:
-        """How many."""
-
-    @property
-    def confidence(self) -> float | None:
-        """Their mean confidence; None of no posts."""
-
-    @property
-    def accuracy(self) -> float | None:
-        """The share judged rightly; None of no posts."""
-
-
 def forest(
-    rows: Mapping[str, Mapping[str, Estimate]], published: Mapping[str, float], figure_name: str, title: str
+    rows: Mapping[str, Mapping[str, Interval]], published: Mapping[str, float], figure_name: str, title: str
 ) -> bytes:
     """A score between 0 and 1 of each system with its interval, one system below another.
 
@@ -147,7 +108,7 @@ def selective_curves(curves: Mapping[str, Sequence[float]], reference: str, titl
     return png_of(figure)
 
 
-def _whiskers(axes: "Axes", rows: Sequence[tuple[float, Estimate]], label: str, **style: Any) -> None:
+def _whiskers(axes: "Axes", rows: Sequence[tuple[float, Interval]], label: str, **style: Any) -> None:
     values = [each.value for _, each in rows]
     below = [0.0 if each.low is None else each.value - each.low for _, each in rows]
     above = [0.0 if each.high is None else each.high - each.value for _, each in rows]

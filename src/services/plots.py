@@ -64,26 +64,6 @@ def per_class_bars(scores: Mapping[str, Mapping[str, float]], metric_name: str, 
     return png_of(figure)
 
 
-def comparison_bars(
-    scores: Mapping[str, Mapping[str, float]], metric_name: str, title: str, baseline: float | None = None
-) -> bytes:
-    """A score between 0 and 1 of each kind, such as zero-shot, tuned and published, for each model.
-
-    Args:
-        scores: by model (outer key) and kind (inner key); a model may lack a kind.
-        metric_name: what the score is.
-        title: what is compared.
-        baseline: what the largest class alone would score, drawn as a line.
-    """
-    figure, (axes,) = new_figure(1, width=max(8.0, 2.4 * len(scores)), height=4.2)
-    if baseline is not None:
-        axes.axhline(baseline, color="black", linestyle=":", linewidth=1.2, label="largest class", zorder=1)
-    _grouped_bars(axes, scores)
-    axes.set_ylabel(metric_name)
-    axes.set_title(fill(title, 60), fontsize=12)
-    return png_of(figure)
-
-
 def new_figure(panels: int, width: float, height: float, columns: int | None = None) -> "tuple[Figure, list[Axes]]":
     """A picture of some panels, in one row unless `columns` says otherwise; sizes in inches."""
     # Not by pyplot, which keeps every figure of the process.

@@ -4,8 +4,9 @@ Results go to standard output, all else to standard error. Nothing moves where s
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -97,6 +98,25 @@ class Progress:
     def note(self, text: str) -> None:
         """Show a few words behind the bar, in place of earlier ones."""
         self._bar.update(self._task, note=text)
+
+
+@dataclass
+class EpochBar:
+    """A training's reporter that shows its epochs on a bar, with their validation score behind the `label`."""
+
+    bar: Progress
+    label: str
+    epochs: int = 0
+
+    def on_step(self) -> None:
+        """Says nothing."""
+
+    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Show one more epoch, and have no objection."""
+        self.epochs = epoch
+        self.bar.note(f"{self.label}, macro-F1 {metrics['val_macro_f1']:.4f}")
+        self.bar.advance()
+        return True
 
 
 @contextmanager

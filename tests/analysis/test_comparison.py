@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest, bootstrap, norm
 
 from src.analysis.comparison import ALPHA, Comparison, Verdict, compare, posts_needed, verdicts
-from src.analysis.intervals import Interval
+from src.core.estimates import Interval
 from src.core.labels import TONES
 from src.core.records import Prediction
 from src.learning.metrics import scores

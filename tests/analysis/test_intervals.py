@@ -6,7 +6,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import accuracy_score, f1_score
 
-from src.analysis.intervals import FIGURES, Interval, cluster_bootstrap, figures_of, group_counts, intervals
+from src.analysis.intervals import FIGURES, cluster_bootstrap, figures_of, group_counts, intervals
+from src.core.estimates import Interval
 from src.core.labels import TONES
 from src.core.records import Prediction
 from src.learning.metrics import scores

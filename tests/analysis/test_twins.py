@@ -5,8 +5,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from src.analysis.intervals import Interval
 from src.analysis.twins import Twins, noise_rate, twins
+from src.core.estimates import Interval
 from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES
 
 RESAMPLES = 500

@@ -17,6 +17,7 @@ import yaml
 from src.core.config import FitParams, load_params
 from src.core.contract import DIVISION_FILE, TEST_FILE, Contract, GoldenPost, Weights, read_contract, write_contract
 from src.core.errors import Refusal
+from src.core.estimates import Interval
 from src.core.labels import TONES
 from src.core.records import Post, Scores, read_json
 from src.core.usage import Snippet, Usage
@@ -177,12 +178,6 @@ def make(
     return place / "export"
 
 
-@dataclass(frozen=True)
-class Between:
-    low: float | None
-    high: float | None
-
-
 NAMES = ("accuracy", "macro_f1", "weighted_f1", *(f"f1_{tone}" for tone in TONES))
 EVIDENCE = Evidence(
     division={
@@ -203,7 +198,7 @@ EVIDENCE = Evidence(
             per_class={tone: {"precision": 0.7, "recall": 0.6, "f1": 0.65, "support": 173.0} for tone in TONES},
             confusion=[[173, 0, 0], [0, 173, 0], [0, 0, 173]],
         ),
-        intervals=dict.fromkeys(NAMES, Between(0.7031, 0.8984)),
+        intervals=dict.fromkeys(NAMES, Interval(0.8, 0.7031, 0.8984)),
         num_groups=500,
     ),
     leak_free=None,

@@ -6,7 +6,8 @@ from PIL import Image
 
 from src.core.errors import Refusal
 from src.core.records import Post
-from src.data.conditions import CONDITIONS, conditions, halves, picture_givers, without_hashtags
+from src.data.captions import hashtags, without_hashtags
+from src.data.conditions import CONDITIONS, conditions, halves, picture_givers
 
 
 def post(key: str, caption: str = "a caption") -> Post:
@@ -33,6 +34,10 @@ ALONE = {each.id: each.id for each in POSTS}
 )
 def test_hashtags_go_with_their_words_and_nothing_else_does(caption: str, rest: str) -> None:
     assert without_hashtags(caption) == rest
+
+
+def test_hashtags_are_found_where_they_are_taken_away() -> None:
+    assert hashtags("#Happy day, #happy! it&#39;s \N{FULLWIDTH NUMBER SIGN}Beach /#about") == {"#happy", "#beach"}
 
 
 def test_each_condition_changes_what_it_says() -> None:

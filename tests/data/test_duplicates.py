@@ -8,7 +8,8 @@ import pytest
 
 from src.core.records import Fingerprint, Post
 from src.data import mvsa
-from src.data.duplicates import KINDS, MAX_DISTANCE, Duplicates, find_duplicates, normalised
+from src.data.captions import normalised
+from src.data.duplicates import KINDS, MAX_DISTANCE, Duplicates, find_duplicates
 
 HASH = 0x8F3C_51A2_77D0_9E46
 

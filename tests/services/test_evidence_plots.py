@@ -2,32 +2,15 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
 from io import BytesIO
 
 import pytest
 from PIL import Image
 
+from src.core.estimates import Bin, Interval
 from src.services.evidence_plots import forest, reliability_diagram, selective_curves
 
-
-@dataclass(frozen=True)
-class Value:
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Bar:
-    low: float
-    high: float
-    posts: int
-    confidence: float | None
-    accuracy: float | None
-
-
-BARS = [Bar(0.0, 0.5, 0, None, None), Bar(0.5, 1.0, 1_200, 0.9, 0.6)]
+BARS = [Bin(0.0, 0.5, 0, None, None), Bin(0.5, 1.0, 1_200, 0.9, 0.6)]
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -38,7 +21,10 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 def test_a_forest_is_drawn_without_intervals_parts_or_published_figures_too() -> None:
-    rows = {"majority": {"all": Value(1.0)}, "clip tuned": {"all": Value(0.8, 0.7, 0.9), "leak-free": Value(0.7)}}
+    rows = {
+        "majority": {"all": Interval(1.0, None, None)},
+        "clip tuned": {"all": Interval(0.8, 0.7, 0.9), "leak-free": Interval(0.7, None, None)},
+    }
     assert size(forest(rows, {}, "accuracy", "a")) == (1105, 312)
     assert forest(rows, {"clip tuned": 0.812}, "accuracy", "a") != forest(rows, {}, "accuracy", "a")
 
