@@ -4,7 +4,8 @@ import importlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,17 @@ def git(*words: str) -> str:
 
 def store_in(folder: Path) -> str:
     return f"sqlite:///{folder}/mlruns/mlflow.db"
+
+
+@contextmanager
+def copied(source: Path, factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """A copy of such a repository, with a store of its own, as the current folder for as long as the context lasts."""
+    folder = factory.mktemp(name) / "repository"
+    shutil.copytree(source, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv(STORE, store_in(folder))
+        yield folder
 
 
 def make_encoded(root: Path, folder: Path) -> None:

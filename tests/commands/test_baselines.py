@@ -24,7 +24,7 @@ from src.core.records import (
     write_predictions,
 )
 from src.learning.metrics import scores
-from tests.pipeline import MODEL, STORE, run, store_in
+from tests.pipeline import MODEL, copied, run, store_in
 
 PROBE = stage_folder("probe", MODEL)
 
@@ -32,11 +32,7 @@ PROBE = stage_folder("probe", MODEL)
 @pytest.fixture(scope="module")
 def folder(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy in which the stages have run, as the current folder; tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("baselines") / "repository"
-    shutil.copytree(encoded, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv(STORE, store_in(folder))
+    with copied(encoded, tmp_path_factory, "baselines") as folder:
         yield folder
 
 

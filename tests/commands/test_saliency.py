@@ -12,7 +12,7 @@ from PIL import Image
 from src.core.records import Post, read_posts, read_predictions, read_split, write_predictions
 from src.services.gallery import mistaken
 from src.services.store import open_store
-from tests.pipeline import MODEL, STORE, run, store_in
+from tests.pipeline import MODEL, copied, run
 
 FOLDER = Path("outputs/saliency") / MODEL
 PREDICTIONS = Path("outputs/evaluate") / MODEL / "predictions.csv"
@@ -21,11 +21,7 @@ PREDICTIONS = Path("outputs/evaluate") / MODEL / "predictions.csv"
 @pytest.fixture(scope="module")
 def folder(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A copy of the repository, as the current folder."""
-    copy = tmp_path_factory.mktemp("saliency") / "repository"
-    shutil.copytree(made, copy)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(copy)
-        patch.setenv(STORE, store_in(copy))
+    with copied(made, tmp_path_factory, "saliency") as copy:
         yield copy
 
 
