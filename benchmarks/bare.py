@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.models.auto.processing_auto import AutoProcessor
 
-from src.core.config import FitParams
 from src.core.contract import Contract, read_contract
 from src.core.parsing import build
 from src.core.records import read_json
+from src.core.settings import FitParams
 from src.learning.heads import ClassifierHead
 from src.models.catalog import model_class
 from src.services.packages import Row

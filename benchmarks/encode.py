@@ -20,9 +20,10 @@ from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import posts, sizes
 from benchmarks.clock import timed
-from src.core.config import FitParams, load_params
+from src.core.config import load_params
 from src.core.paths import SAMPLE
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.data.images import open_image
 from src.learning.batches import collate
 from src.learning.features import FeatureStore

@@ -11,7 +11,7 @@ from benchmarks import ours
 from benchmarks.clock import Spent, timed
 from benchmarks.peer import Peer
 from benchmarks.task import Task, Trained, best_of
-from src.core.config import FitParams
+from src.core.settings import FitParams
 
 # In bfloat16, which keeps three digits, the sides multiply the same numbers in another order.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}

@@ -16,8 +16,8 @@ import torch
 from transformers.trainer import Trainer
 from transformers.training_args import TrainingArguments
 
-from src.core.config import FitParams
 from src.core.protocols import Silent
+from src.core.settings import FitParams
 from src.data import mvsa
 from src.data.split import stratified
 from src.learning.batches import collate

@@ -26,8 +26,9 @@ from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import ours, posts, sizes
 from benchmarks.task import Task, fixed_trials
-from src.core.config import FitParams, load_params
+from src.core.config import load_params
 from src.core.paths import SAMPLE
+from src.core.settings import FitParams
 from src.learning.lora import adapted
 from src.learning.losses import Loss
 from src.learning.outline import META

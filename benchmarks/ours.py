@@ -13,9 +13,9 @@ from time import perf_counter
 import torch
 
 from benchmarks.task import Plan, Task, Trained, macro_f1
-from src.core.config import FitParams
 from src.core.protocols import Reporter, Silent
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.learning.features import FeatureStore
 from src.learning.fitting import fit
 from src.learning.lora import adapted, restore

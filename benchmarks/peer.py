@@ -25,7 +25,7 @@ from benchmarks import peer_models
 from benchmarks.clock import timed
 from benchmarks.peer_inputs import Collator, PostDataset, Replay
 from benchmarks.task import Plan, Task, Trained, macro_f1
-from src.core.config import FitParams
+from src.core.settings import FitParams
 from src.learning.fitting import Cosine
 
 if TYPE_CHECKING:

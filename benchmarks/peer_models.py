@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from benchmarks.peer_inputs import image_token
 from benchmarks.sizes import Sized
-from src.core.config import FitParams
 from src.core.labels import TONES
+from src.core.settings import FitParams
 from src.learning.heads import ClassifierHead
 from src.models.base import ToneModel
 from src.models.language import LanguageToneModel

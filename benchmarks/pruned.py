@@ -17,8 +17,9 @@ from benchmarks import ours
 from benchmarks.clock import Spent, timed
 from benchmarks.peer import Peer
 from benchmarks.task import Task, Trained, best_of
-from src.core.config import FitParams, Params, Range, Setting, load_params
+from src.core.config import Params, Range, load_params
 from src.core.errors import Refusal
+from src.core.settings import FitParams, Setting
 from src.models.base import ToneModel
 from src.services.plan import StudyPlan
 from src.services.spaces import Encoding, is_whole

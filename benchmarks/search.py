@@ -24,9 +24,10 @@ from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import ours, posts, sizes
 from benchmarks.task import Task, fixed_trials
-from src.core.config import FitParams, load_params
+from src.core.config import load_params
 from src.core.errors import UsageRefusal
 from src.core.paths import SAMPLE
+from src.core.settings import FitParams
 from src.models.catalog import MODELS
 from src.services.terminal import command, model_option, say, table
 

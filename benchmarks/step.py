@@ -31,8 +31,9 @@ from transformers.utils.logging import set_verbosity_error
 from benchmarks import ours, posts, sizes
 from benchmarks.peer import Peer
 from benchmarks.task import Task
-from src.core.config import FitParams, load_params
+from src.core.config import load_params
 from src.core.paths import SAMPLE
+from src.core.settings import FitParams
 from src.learning.batches import shuffled
 from src.learning.lora import adapted
 from src.learning.losses import Loss

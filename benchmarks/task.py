@@ -9,9 +9,9 @@ from torch import Tensor
 
 from benchmarks.posts import Parts
 from benchmarks.sizes import Sized
-from src.core.config import FitParams
 from src.core.labels import TONES
 from src.core.records import Post, Prediction
+from src.core.settings import FitParams
 from src.learning.metrics import scores
 
 # Rank, alpha, learning rate, dropout: all within the search spaces of params.yaml.

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from src.core.config import FitParams, Params, load_params
+from src.core.config import Params, load_params
 from src.core.errors import Diverged
 from src.core.paths import OUTPUTS, stage_folder
 from src.core.records import read_json, read_table, write_json, write_table
+from src.core.settings import FitParams
 from src.models.catalog import MODELS
 from src.services.terminal import EpochBar, command, model_option, progress, say, table, warn
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from src.core.config import FitParams, load_params
+from src.core.config import load_params
 from src.core.launch import main_first
 from src.core.paths import stage_folder
 from src.core.protocols import Reporter, Silent
 from src.core.records import read_json, write_json, write_predictions, write_table
+from src.core.settings import FitParams
 from src.models.catalog import MODELS
 from src.services.terminal import command, model_option, progress, say
 

@@ -1,7 +1,6 @@
 """params.yaml as frozen, validated dataclasses: an unknown key or a senseless value is an error, never ignored."""
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,13 @@ from typing import Literal
 import yaml
 
 from src.core.errors import Refusal, UsageRefusal
-from src.core.parsing import build
+from src.core.parsing import build, require
 from src.core.paths import PARAMS
+from src.core.settings import FitParams, Setting
 
-Setting = int | float | str
 Pruning = Literal["halving", "hyperband", "median", "none"]
 Sampling = Literal["tpe", "gp", "random"]
 Objective = Literal["macro_f1", "parameters"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +26,7 @@ class PrepareParams:
     max_pixels: int
 
     def __post_init__(self) -> None:
-        _require(self.max_pixels > 0, "max_pixels must be positive")
+        require(self.max_pixels > 0, "max_pixels must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +37,8 @@ class PublishedParams:
     fold: int | None = None
 
     def __post_init__(self) -> None:
-        _require(bool(self.folder), "folder must not be empty")
-        _require(self.fold is None or self.fold >= 0, "fold must not be negative")
+        require(bool(self.folder), "folder must not be empty")
+        require(self.fold is None or self.fold >= 0, "fold must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +56,7 @@ class SplitParams:
     published: PublishedParams = PublishedParams()
 
     def __post_init__(self) -> None:
-        _require(0 < self.val < 1 and 0 < self.test < 1 and self.val + self.test < 1, "val and test must leave a rest")
+        require(0 < self.val < 1 and 0 < self.test < 1 and self.val + self.test < 1, "val and test must leave a rest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,68 +66,7 @@ class EncodeParams:
     batch_size: int
 
     def __post_init__(self) -> None:
-        _require(self.batch_size > 0, "batch_size must be positive")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitParams:
-    """One training: the adapter, the head and the optimiser. A trial overrides what its search space names.
-
-    `rank` 0 trains the head alone. `adapter` is the kind that peft puts on the projections `targets` (letters of q, k,
-    v, o; empty: the model's own choice). `adapts` names the segments that take them, such as "text" for one tower of
-    CLIP (empty: all that can), and `adapt_layers` the layers: all, last-half, or last-K for the last K of each stack;
-    what lies below is then frozen and cached. `trains` names segments of the base that train as a whole, such as
-    "connector" or "qformer". Several names are parted by spaces. `head_layers` counts hidden layers, the first of
-    `head_width` units and each next of half as many. An optimiser step is of `batch_size` times `accumulation` posts,
-    computed `batch_size` at a time, or as many at a time as a GPU holds. `warmup` is the share of steps over which the
-    learning rate rises.
-    `watch` says which validation score makes an epoch the best, and `patience` after how many epochs without a better
-    one training stops. `class_weights` and `sampling` say whether rare tones count, or come, as often as common ones.
-    """
-
-    objective: Literal["head", "words"]
-    rank: int
-    alpha: int
-    dropout: float
-    lr: float
-    adapter: Literal["lora", "dora", "rslora", "ia3"] = "lora"
-    targets: str = ""
-    adapts: str = ""
-    adapt_layers: str = "all"
-    trains: str = ""
-    head_layers: int = 0
-    head_width: int = 256
-    weight_decay: float = 0.01
-    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
-    focal_gamma: float = 2.0
-    class_weights: Literal["none", "balanced"] = "none"
-    sampling: Literal["uniform", "balanced"] = "uniform"
-    label_smoothing: float = 0.0
-    warmup: float = 0.1
-    max_grad_norm: float = 1.0
-    batch_size: int = 16
-    accumulation: int = 1
-    checkpointing: bool = False
-    epochs: int = 6
-    patience: int = 3
-    watch: Literal["macro_f1", "loss"] = "macro_f1"
-
-    def __post_init__(self) -> None:
-        _require(self.rank >= 0, "rank must be 0 (head alone) or more")
-        _require(self.rank > 0 or self.objective == "head", "rank 0 trains the head alone, so objective must be head")
-        _require(set(self.targets) <= set("qkvo"), "targets must be letters of q, k, v, o, such as qv")
-        layers_known = re.fullmatch(r"all|last-half|last-[1-9]\d*", self.adapt_layers)
-        _require(layers_known is not None, "adapt_layers must be all, last-half or last-K, such as last-4")
-        _require(self.alpha > 0, "alpha must be positive")
-        _require(0 <= self.dropout < 1, "dropout must lie in [0, 1)")
-        _require(self.lr > 0, "lr must be positive")
-        _require(self.head_layers in (0, 1, 2), "head_layers must be 0, 1 or 2")
-        _require(0 <= self.label_smoothing < 1, "label_smoothing must lie in [0, 1)")
-        _require(0 <= self.warmup < 1, "warmup must lie in [0, 1)")
-        _require(self.weight_decay >= 0, "weight_decay must not be negative")
-        _require(self.focal_gamma >= 0, "focal_gamma must not be negative")
-        for name in ("head_width", "max_grad_norm", "batch_size", "accumulation", "epochs", "patience"):
-            _require(getattr(self, name) > 0, f"{name} must be positive")
+        require(self.batch_size > 0, "batch_size must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,15 +89,15 @@ class Range:
             self.choices is not None,
             self.powers_of_two is not None,
         ]
-        _require(sum(forms) == 1, "give either low and high, or choices, or powers_of_two")
+        require(sum(forms) == 1, "give either low and high, or choices, or powers_of_two")
         if forms[0]:
-            _require(self.low is not None and self.high is not None and self.low < self.high, "low must be below high")
-            _require(not self.log or (self.low or 0) > 0, "a log scale needs low above 0")
+            require(self.low is not None and self.high is not None and self.low < self.high, "low must be below high")
+            require(not self.log or (self.low or 0) > 0, "a log scale needs low above 0")
         if self.choices is not None:
-            _require(len(self.choices) > 0, "choices must not be empty")
+            require(len(self.choices) > 0, "choices must not be empty")
         if self.powers_of_two is not None:
             exponents = self.powers_of_two
-            _require(len(exponents) == 2 and 0 <= exponents[0] <= exponents[1], "powers_of_two must be [low, high]")
+            require(len(exponents) == 2 and 0 <= exponents[0] <= exponents[1], "powers_of_two must be [low, high]")
 
 
 Space = Mapping[str, Range]
@@ -191,12 +124,12 @@ class TuneParams:
     known_good: dict[str, tuple[dict[str, Setting], ...]]
 
     def __post_init__(self) -> None:
-        _require(self.trials > 0, "trials must be at least 1")
-        _require(self.startup_trials >= 0, "startup_trials must not be negative")
-        _require(self.min_epochs >= 1, "min_epochs must be at least 1")
-        _require(self.reduction_factor >= 2, "reduction_factor must be at least 2")
-        _require(self.objectives[:1] == ("macro_f1",), "objectives must begin with macro_f1")
-        _require(len(set(self.objectives)) == len(self.objectives), "objectives must not be named twice")
+        require(self.trials > 0, "trials must be at least 1")
+        require(self.startup_trials >= 0, "startup_trials must not be negative")
+        require(self.min_epochs >= 1, "min_epochs must be at least 1")
+        require(self.reduction_factor >= 2, "reduction_factor must be at least 2")
+        require(self.objectives[:1] == ("macro_f1",), "objectives must begin with macro_f1")
+        require(len(set(self.objectives)) == len(self.objectives), "objectives must not be named twice")
         settings = {setting.name for setting in dataclasses.fields(FitParams)}
         for model, space in self.spaces.items():
             for name in set(space) - settings:
@@ -210,7 +143,7 @@ class EvaluateParams:
     batch_size: int
 
     def __post_init__(self) -> None:
-        _require(self.batch_size > 0, "batch_size must be positive")
+        require(self.batch_size > 0, "batch_size must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +153,7 @@ class RepeatParams:
     seeds: int
 
     def __post_init__(self) -> None:
-        _require(self.seeds >= 2, "seeds must be at least 2: one score has no spread")
+        require(self.seeds >= 2, "seeds must be at least 2: one score has no spread")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +163,7 @@ class SaliencyParams:
     mistakes: int
 
     def __post_init__(self) -> None:
-        _require(self.mistakes >= 1, "mistakes must be at least 1")
+        require(self.mistakes >= 1, "mistakes must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

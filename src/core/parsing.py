@@ -34,6 +34,16 @@ def build(kind: type[T], content: Any, where: str) -> T:
         raise UsageRefusal(f"{where}: missing {', '.join(missing)}") from error
 
 
+def require(condition: bool, message: str) -> None:
+    """For a dataclass's `__post_init__`: raise what `build` makes a refusal of, unless the condition holds.
+
+    Raises:
+        ValueError: it does not hold.
+    """
+    if not condition:
+        raise ValueError(message)
+
+
 def _is_needed(item: "dataclasses.Field[Any]") -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from src.core.config import Setting
+from src.core.settings import Setting
 
 _SILENT = ("batch size, seed and what is not named here: as in params.yaml",)
 _PROMPT = ("wording of the prompt: that of the model's file",)

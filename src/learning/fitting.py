@@ -13,10 +13,10 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
-from src.core.config import FitParams
 from src.core.errors import Diverged
 from src.core.protocols import Reporter
 from src.core.records import Prediction
+from src.core.settings import FitParams
 from src.learning.batches import cut, dealt, shuffled
 from src.learning.lora import restore, trainable_state
 from src.learning.losses import Loss

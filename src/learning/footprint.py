@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from src.core.config import FitParams
+from src.core.settings import FitParams
 from src.learning.lora import Adapter, put_on
 from src.learning.outline import META, blank_inputs, outline
 from src.learning.rehearsal import Cost, as_on_a_gpu, rehearse_encode, rehearse_step

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from src.core.config import FitParams
+from src.core.settings import FitParams
 from src.learning.footprint import FREE_SHARE, Footprint, trained_parameters
 from src.models.base import ToneModel
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from src.core.config import FitParams
 from src.core.labels import TONES
+from src.core.settings import FitParams
 
 
 class ClassifierHead(nn.Sequential):

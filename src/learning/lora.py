@@ -28,10 +28,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from src.core.config import FitParams
 from src.core.errors import Refusal, UsageRefusal, unknown
 from src.core.parsing import build
 from src.core.records import read_json, write_json
+from src.core.settings import FitParams
 from src.learning.heads import ClassifierHead
 from src.learning.sharding import fill, put_back, whole
 from src.models.base import ToneModel

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from src.core.config import FitParams
 from src.core.labels import TONES
+from src.core.settings import FitParams
 
 
 @dataclass(frozen=True)

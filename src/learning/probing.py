@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import torch
 
-from src.core.config import FitParams
 from src.core.errors import Refusal
+from src.core.settings import FitParams
 from src.learning.losses import Loss
 from src.learning.parallel import ALONE, Parallel
 from src.learning.scoring import Labelled

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from src.core.config import FitParams
+from src.core.settings import FitParams
 from src.learning.fitting import set_checkpointing
 from src.learning.losses import Loss
 from src.models.base import Features, ToneModel

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-from src.core.config import FitParams
 from src.core.records import digest_of
+from src.core.settings import FitParams
 
 _FOLDERS = ("data", "learning", "models")
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from src.core.config import FitParams, Params
+from src.core.config import Params
 from src.core.errors import Diverged
 from src.core.paths import GROUPS, OUTPUTS, POSTS, stage_folder
 from src.core.records import (
@@ -24,6 +24,7 @@ from src.core.records import (
     write_predictions,
     write_table,
 )
+from src.core.settings import FitParams
 from src.data.id_lists import folds_in, published
 from src.learning.fitting import fit
 from src.learning.lora import adapted

@@ -9,8 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from src.core.config import FitParams, Params
+from src.core.config import Params
 from src.core.errors import Stopped
+from src.core.settings import FitParams
 from src.learning.failures import Failure, failure_of, give_back_memory
 from src.learning.fitting import Fit, fit
 from src.learning.lora import Adapter, adapted

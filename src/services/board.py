@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from src.core.config import Setting
+from src.core.settings import Setting
 from src.services.terminal import cell, console, make_table, say
 from src.services.trials import ENDED, TrialRecord
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from src.core.config import Setting
 from src.core.errors import Refusal
 from src.core.records import Scores, write_bytes
+from src.core.settings import Setting
 from src.services.datasets import Dataset
 from src.services.logbook import log_history, log_scores
 from src.services.terminal import warn

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from src.core.config import Objective, Pruning, Sampling, Setting, Space
+from src.core.config import Objective, Pruning, Sampling, Space
 from src.core.records import digest_of
+from src.core.settings import Setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.core.config import Setting
+from src.core.settings import Setting
 from src.services.plots import COLOURS, new_figure, png_of, tidy
 
 if TYPE_CHECKING:

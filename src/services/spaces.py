@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from src.core.config import Range, Setting, Space
+from src.core.config import Range, Space
 from src.core.errors import UsageRefusal, unknown
+from src.core.settings import Setting
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.core.config import Objective, Setting
+from src.core.config import Objective
 from src.core.errors import Refusal
+from src.core.settings import Setting
 from src.services.plan import StudyPlan
 from src.services.spaces import Encoding
 from src.services.storages import Patience, open_storage

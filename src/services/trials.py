@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.core.config import Setting
+from src.core.settings import Setting
 from src.services.spaces import Encoding
 
 if TYPE_CHECKING:

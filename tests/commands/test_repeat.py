@@ -9,10 +9,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from src.core.config import FitParams, Params, RepeatParams, load_params
+from src.core.config import Params, RepeatParams, load_params
 from src.core.errors import UsageRefusal
 from src.core.parsing import build
 from src.core.records import Post, read_json, read_table, write_json, write_posts, write_split, write_table
+from src.core.settings import FitParams
 from src.repeat import FIGURES, Training, contenders, main, summarise
 
 DEFAULT = {"rank": 2, "alpha": 4, "lr": 0.003, "dropout": 0.0}

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from src.core.config import FitParams, load_params
+from src.core.config import load_params
 from src.core.contract import DIVISION_FILE, TEST_FILE, Contract, GoldenPost, Weights, read_contract, write_contract
 from src.core.errors import Refusal
 from src.core.estimates import Interval
 from src.core.labels import TONES
 from src.core.records import Post, Scores, read_json
+from src.core.settings import FitParams
 from src.core.usage import Snippet, Usage
 from src.services.card import Evidence, Measured, code_of, model_card
 from tests.contract.conftest import MODEL, STORE, run, store_in

@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 import yaml
 
-from src.core.config import FitParams, Params, Range, load_params
+from src.core.config import Params, Range, load_params
 from src.core.errors import Refusal, UsageRefusal
 from src.core.parsing import build
+from src.core.settings import FitParams
 
 
 @pytest.fixture

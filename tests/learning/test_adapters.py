@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.core.config import FitParams
 from src.core.errors import UsageRefusal
 from src.core.protocols import Silent
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.learning.features import FeatureStore
 from src.learning.fitting import fit
 from src.learning.lora import Adapter, adapted, loaded

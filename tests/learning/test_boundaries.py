@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from src.core.config import FitParams
 from src.core.errors import UsageRefusal
 from src.core.protocols import Silent
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.data.images import open_image
 from src.learning.features import FeatureStore, FeatureTable
 from src.learning.fitting import Fit, fit

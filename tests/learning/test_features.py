@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL.Image import Image
 
-from src.core.config import FitParams
 from src.core.errors import Refusal
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.data.images import open_image
 from src.learning import features as module
 from src.learning import shards as files

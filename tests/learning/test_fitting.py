@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.core.config import FitParams
 from src.core.errors import Diverged, Stopped
 from src.core.protocols import Silent
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.learning.batches import shuffled
 from src.learning.features import FeatureStore
 from src.learning.fitting import Cosine, Fit, _cosine, fit

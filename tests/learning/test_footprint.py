@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
-from src.core.config import FitParams
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.learning.features import FeatureStore
 from src.learning.fitting import set_checkpointing
 from src.learning.footprint import CAPTION_TOKENS, FREE_SHARE, Footprint, Plan, footprint, trained_parameters

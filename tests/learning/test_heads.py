@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from src.core.config import FitParams
+from src.core.settings import FitParams
 from src.learning.heads import ClassifierHead
 
 SETTINGS = FitParams(objective="head", rank=0, alpha=1, dropout=0.5, lr=0.1, head_width=16)

@@ -10,10 +10,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from src.core.config import FitParams
 from src.core.errors import Refusal
 from src.core.protocols import Silent
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.data.images import open_image
 from src.learning import lora
 from src.learning.batches import collate

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from src.core.config import FitParams
+from src.core.settings import FitParams
 from src.learning.losses import Loss
 
 LABELS = torch.tensor([0, 0, 0, 1, 2, 2])

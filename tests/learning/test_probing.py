@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.core.config import FitParams
 from src.core.errors import Refusal
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.learning.features import FeatureStore
 from src.learning.footprint import footprint
 from src.learning.lora import adapted

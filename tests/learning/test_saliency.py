@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.core.config import FitParams
 from src.core.protocols import Silent
 from src.core.records import Post
 from src.core.saliency import GRID, SaliencyMap
+from src.core.settings import FitParams
 from src.data.images import open_image
 from src.learning.features import FeatureStore
 from src.learning.fitting import fit

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.core.config import FitParams
 from src.core.labels import TONES
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.data.images import open_image
 from src.learning.features import FeatureStore, FeatureTable
 from src.learning.lora import adapted

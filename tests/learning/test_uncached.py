@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPModel
 
-from src.core.config import FitParams
 from src.core.errors import Refusal
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.data.conditions import BOTH, IMAGE, NO_HASHTAGS, SHUFFLED, TEXT, Shown, conditions, halves
 from src.data.images import open_image
 from src.learning.features import FeatureStore

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.core.config import FitParams, load_params
+from src.core.config import load_params
 from src.core.errors import Refusal
 from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
 from src.core.records import Post, read_json, write_json, write_posts, write_split
+from src.core.settings import FitParams
 from src.learning.lora import adapted
 from src.learning.scoring import logits
 from src.learning.workspace import CHECKPOINT_FILE, Workspace, open_workspace, posts_by_part

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.core.config import FitParams
 from src.core.records import Post, write_json
+from src.core.settings import FitParams
 from src.data.images import MAX_PIXELS
 from src.data.mvsa import read_folder, survey
 from src.learning.features import FeatureStore

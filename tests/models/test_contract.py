@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import src.models
-from src.core.config import FitParams
 from src.core.errors import Refusal, UsageRefusal
 from src.core.labels import TONES
 from src.core.protocols import Silent
 from src.core.records import Post
+from src.core.settings import FitParams
 from src.data.images import open_image
 from src.learning import lora
 from src.learning.batches import collate

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from src.core.config import Range, Setting
+from src.core.config import Range
 from src.core.errors import Refusal, UsageRefusal
 from src.core.locks import exclusive
+from src.core.settings import Setting
 from src.services.plan import StudyPlan, space_digest, study_name
 from src.services.studies import Study, Ticket, open_study
 from src.services.trials import TrialRecord
