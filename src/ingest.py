@@ -77,7 +77,10 @@ def _require_usable(found: mvsa.Survey) -> None:
         raise Refusal(f"{found.root} is where `dvc repro` puts the posts: give the folder that they come from")
     if not found.pairs:
         reasons = ", ".join(f"{count:,} have {reason}" for reason, count in _reasons(found).most_common())
-        raise Refusal(f"{found.root} has no complete post (label row, image and caption): {reasons or 'it is empty'}")
+        raise Refusal(
+            f"{found.root} has no complete post (label row with a majority, image and caption): "
+            f"{reasons or 'it is empty'}"
+        )
 
 
 def _require_unedited_data() -> None:
@@ -105,6 +108,7 @@ def _reasons(found: mvsa.Survey) -> Counter[str]:
 
 def _summarise(found: mvsa.Survey) -> None:
     say(f"{found.root}: {len(found.pairs) + len(found.dropped):,} posts, {len(found.pairs):,} complete")
+    say(f"  annotators a post: {found.num_annotators}; posts without a majority: {found.num_undecided:,}")
     for reason, count in _reasons(found).most_common():
         say(f"  to be left out, {reason}: {count:,}")
     for protocol in PROTOCOLS:

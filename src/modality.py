@@ -2,7 +2,7 @@
 
 python -m src.modality --model clip
 
-The test posts are judged again with one half hidden or changed, and so are the posts whose text and image the annotator
+The test posts are judged again with one half hidden or changed, and so are the posts whose text and image were
 labelled differently. src/data/conditions.py says what is shown, src/analysis/modality.py what is made of the answers.
 """
 

@@ -26,20 +26,21 @@ def main() -> None:
     found = mvsa.survey(mvsa.find_root(DATA))
     with progress(len(found.pairs), "reading posts", "post") as bar:
         reading = mvsa.read_folder(found, params.protocol, params.max_pixels, bar.advance)
-    report = describe(reading, params.protocol)
+    report = describe(found, reading, params.protocol)
     write_posts(POSTS, reading.posts)
     write_fingerprints(FINGERPRINTS, reading.fingerprints)
     write_json(DATA_REPORT, report)
     _summarise(report)
 
 
-def describe(reading: mvsa.Reading, protocol: str) -> dict[str, Any]:
+def describe(found: mvsa.Survey, reading: mvsa.Reading, protocol: str) -> dict[str, Any]:
     """The data report: what there is, what was left out and why, how long captions and how large images are."""
     widths, heights = zip(*reading.sizes, strict=True)
     num_words = [len(post.caption.split()) for post in reading.posts]
     return {
         "protocol": protocol,
         "data_digest": data_digest(reading.posts),
+        "annotators": found.num_annotators,
         "posts": len(reading.posts),
         "labelled": sum(bool(post.label) for post in reading.posts),
         "tones": {name: _tones(reading.posts, name) for name in PROTOCOLS},

@@ -17,7 +17,7 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Post:
-    """One post: what was posted, what the annotator said, and the label that the protocol makes of it.
+    """One post: what was posted, how its text and image were labelled, and the label that the protocol makes of it.
 
     `image` is a path relative to the repository's root; `label` is empty where the protocol leaves the post out;
     `digest` is the SHA-256 of the image's bytes and the caption, so it changes when the content does.

@@ -1,4 +1,4 @@
-"""Reads a folder in MVSA's layout: `data/<id>.jpg`, `data/<id>.txt`, `labelResultAll.txt`.
+"""Reads a folder in the layout of MVSA-Single and -Multiple: `data/<id>.jpg`, `data/<id>.txt`, `labelResultAll.txt`.
 
 Source: T. Niu, S. Zhu, L. Pang, A. El Saddik, Sentiment Analysis on Multi-view Social Data, MMM 2016.
 """
@@ -14,17 +14,10 @@ from pathlib import Path
 from src.core.errors import Refusal
 from src.core.labels import TONES, label_of
 from src.core.records import Fingerprint, Post, content_digest, numeric
-from src.data import images
+from src.data import encodings, images
+from src.data.label_file import LABEL_FILE, Pair, read_labels
 
-LABEL_FILE = "labelResultAll.txt"
 POST_FOLDER = "data"
-HEADER = "ID\ttext,image"
-UTF_8, CP1252 = ENCODINGS = ("utf-8", "cp1252")
-
-# Five bytes mean nothing in cp1252; they stay the control characters of latin-1, as web browsers read them.
-_CP1252 = {byte: bytes([byte]).decode("cp1252") for byte in range(0x80, 0xA0) if byte not in b"\x81\x8d\x8f\x90\x9d"}
-
-Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -39,13 +32,16 @@ class Dropped:
 class Survey:
     """What a folder holds by its names and labels; no caption has been read and no image decoded.
 
-    `pairs` has the text and the image label of every post with all three of label row, caption and image.
+    `pairs` has the text and the image label of every post with all three of label row, caption and image, each the one
+    that more than half of its `num_annotators` gave. Of `dropped`, `num_undecided` have no such label of text or image.
     Ids are in numeric order.
     """
 
     root: Path
+    num_annotators: int
     pairs: dict[str, Pair]
     dropped: tuple[Dropped, ...]
+    num_undecided: int
 
 
 @dataclass(frozen=True)
@@ -86,38 +82,21 @@ def survey(root: Path) -> Survey:
     Raises:
         Refusal: a row of the label file is malformed.
     """
-    pairs = read_labels(root / LABEL_FILE)
+    labels = read_labels(root / LABEL_FILE)
     files = [path for path in (root / POST_FOLDER).iterdir() if not path.name.startswith(".")]
     pictures, captions = ({path.stem for path in files if path.suffix == suffix} for suffix in (".jpg", ".txt"))
-    kinds = (("no label row", pairs.keys()), ("no image", pictures), ("no caption", captions))
+    labelled = labels.pairs.keys() | labels.undecided
+    kinds = (("no label row", labelled), ("no image", pictures), ("no caption", captions))
     whole, dropped = {}, []
-    for key in sorted(pairs.keys() | pictures | captions, key=numeric):
-        missing = [fault for fault, ids in kinds if key not in ids]
-        if missing:
-            dropped.append(Dropped(key, ", ".join(missing)))
+    for key in sorted(labelled | pictures | captions, key=numeric):
+        faults = [fault for fault, ids in kinds if key not in ids]
+        if key in labels.undecided:
+            faults.append(labels.undecided[key])
+        if faults:
+            dropped.append(Dropped(key, ", ".join(faults)))
         else:
-            whole[key] = pairs[key]
-    return Survey(root, whole, tuple(dropped))
-
-
-def read_labels(path: Path) -> dict[str, Pair]:
-    """The text and the image label of each id.
-
-    Raises:
-        Refusal: the header or a row is malformed; the message has the file, the line, what is there and what should be.
-    """
-    header, *rows = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-    if header.rstrip() != HEADER:
-        raise _bad_row(path, 1, header, f"the header {HEADER!r}")
-    pairs: dict[str, Pair] = {}
-    for number, row in enumerate(rows, start=2):
-        if not row.strip():
-            continue
-        key, pair = _parse_row(path, number, row)
-        if key in pairs:
-            raise _bad_row(path, number, row, "each ID once")
-        pairs[key] = pair
-    return pairs
+            whole[key] = labels.pairs[key]
+    return Survey(root, labels.num_annotators, whole, tuple(dropped), len(labels.undecided))
 
 
 def read_folder(found: Survey, protocol: str, max_pixels: int, on_post: Callable[[], None]) -> Reading:
@@ -161,11 +140,11 @@ def read_folder(found: Survey, protocol: str, max_pixels: int, on_post: Callable
 
 
 def decode_caption(content: bytes) -> tuple[str, str]:
-    """A caption without the line ends that close it, and which of `ENCODINGS` it was in; inner ones become newlines."""
-    try:
-        text, encoding = content.decode("utf-8-sig"), UTF_8
-    except UnicodeDecodeError:
-        text, encoding = content.decode("latin-1").translate(_CP1252), CP1252
+    """A caption without the line ends that close it, and which of `encodings.ENCODINGS` it was in.
+
+    Inner line ends become newlines.
+    """
+    text, encoding = encodings.decode(content)
     return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n"), encoding
 
 
@@ -202,15 +181,3 @@ def _require_all_tones(root: Path, posts: tuple[Post, ...], protocol: str) -> No
 def _missing_in(folder: Path) -> list[str]:
     found = {LABEL_FILE: (folder / LABEL_FILE).is_file(), f"{POST_FOLDER}/": (folder / POST_FOLDER).is_dir()}
     return [name for name, is_there in found.items() if not is_there]
-
-
-def _parse_row(path: Path, number: int, row: str) -> tuple[str, Pair]:
-    key, tab, labels = row.rstrip().partition("\t")
-    tones = labels.split(",")
-    if not (key and tab and len(tones) == 2 and set(tones) <= set(TONES)):
-        raise _bad_row(path, number, row, f"ID<TAB>text,image, both of {', '.join(TONES)}")
-    return key, (tones[0], tones[1])
-
-
-def _bad_row(path: Path, number: int, row: str, expected: str) -> Refusal:
-    return Refusal(f"{path}, line {number}: found {row.rstrip()!r}, expected {expected}")

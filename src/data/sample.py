@@ -13,7 +13,9 @@ from io import BytesIO
 from PIL import Image, ImageDraw, ImageEnhance
 
 from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES
-from src.data.mvsa import CP1252, HEADER, LABEL_FILE, POST_FOLDER, UTF_8, Pair
+from src.data.encodings import CP1252, UTF_8
+from src.data.label_file import LABEL_FILE, Pair, header
+from src.data.mvsa import POST_FOLDER
 from src.data.sample_captions import HANDLES, make_link, write_caption
 
 # Posts by (text label, image label), in the proportions of MVSA-Single: 1398 : 724 : 470 where both labels agree.
@@ -49,7 +51,7 @@ class Draft:
 def make_sample(seed: int) -> dict[str, bytes]:
     """The files of a data set by their path in it; the same seed gives the same bytes."""
     rng = random.Random(seed)
-    files, rows = {}, [HEADER]
+    files, rows = {}, [header(1)]
     key = 0
     for draft in _drafts(rng):
         # MVSA's ids have gaps.

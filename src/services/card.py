@@ -18,7 +18,7 @@ from src.services.pages import render_markdown
 # How many posts of MVSA-Single each protocol labels: by them it is known from posts that only have its layout.
 MVSA_SINGLE = {"agreement": 2_592, "standard": 4_511}
 PROTOCOLS = {
-    "agreement": "the annotator's labels of text and picture are equal",
+    "agreement": "the labels of text and picture are equal",
     "standard": "a neutral label gives way to the other; opposite ones leave a post out",
 }
 KINDS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rank-stabilised LoRA", "ia3": "IA3"}
@@ -144,7 +144,7 @@ def is_mvsa(division: Mapping[str, Any]) -> bool:
 
 
 def _dataset(division: Mapping[str, Any]) -> str:
-    return "MVSA-Single" if is_mvsa(division) else "Posts in the layout of MVSA-Single, and not the whole of it"
+    return "MVSA-Single" if is_mvsa(division) else "Posts in MVSA's layout, and not the whole of MVSA-Single"
 
 
 def _tags(contract: Contract) -> list[str]:

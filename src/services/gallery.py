@@ -20,7 +20,7 @@ class Mistake:
     """A misclassified post as the page shows it.
 
     Attributes:
-        text_label, image_label: what the annotator said of the text and of the image.
+        text_label, image_label: what was said of the text and of the image.
         actual: the label that the protocol makes of both.
         probabilities: by tone.
         thumbnail: a small JPEG; empty where the picture cannot be read any more.

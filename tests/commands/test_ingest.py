@@ -44,6 +44,7 @@ def test_it_points_data_dvc_at_a_folder_outside_by_its_whole_path(repository: Pa
         "outs": [{"path": "data"}],
     }
     assert "120 posts, 120 complete" in result.stdout
+    assert "annotators a post: 1; posts without a majority: 0\n" in result.stdout
     assert "agreement: 29 negative, 19 neutral, 57 positive" in result.stdout
     assert result.stdout.endswith("next: dvc repro\n")
 
@@ -87,7 +88,7 @@ def spoil_a_row(root: Path) -> None:
     ("damage", "message"),
     [
         (empty_out, "has no data/, and no folder in it has both"),
-        (lose_captions, "has no complete post (label row, image and caption): 120 have no caption"),
+        (lose_captions, "has no complete post (label row with a majority, image and caption): 120 have no caption"),
         (spoil_a_row, "line 2: found '1\\tgood,bad', expected ID<TAB>text,image"),
         (shutil.rmtree, "is no folder"),
     ],

@@ -1,6 +1,6 @@
 import pytest
 
-from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES, agreement, label_of, standard
+from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES, agreement, label_of, majority, standard
 
 
 @pytest.mark.parametrize("tone", TONES)
@@ -18,3 +18,19 @@ def test_contradicting_posts_have_no_label() -> None:
     for protocol in ("agreement", "standard"):
         assert label_of(protocol, NEGATIVE, POSITIVE) is None
         assert label_of(protocol, POSITIVE, NEGATIVE) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "label"),
+    [
+        ([POSITIVE], POSITIVE),
+        ([POSITIVE, NEUTRAL, POSITIVE], POSITIVE),
+        ([NEUTRAL, NEGATIVE, NEGATIVE], NEGATIVE),
+        ([NEGATIVE, NEUTRAL, POSITIVE], None),
+        ([POSITIVE, NEUTRAL], None),
+        ([POSITIVE, POSITIVE, NEUTRAL, NEGATIVE], None),
+        ([POSITIVE, POSITIVE, POSITIVE, NEUTRAL, NEGATIVE], POSITIVE),
+    ],
+)
+def test_a_majority_is_more_than_half_of_the_annotators(labels: list[str], label: str | None) -> None:
+    assert majority(labels) == label

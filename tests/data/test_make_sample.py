@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from src.core.records import Post
 from src.data import images, mvsa
+from src.data.encodings import CP1252
 from src.data.sample import PAIR_COUNTS, make_sample
 
 
@@ -52,7 +53,7 @@ def test_its_labels_are_unbalanced_and_disagree_as_in_mvsa(reading: mvsa.Reading
 def test_some_captions_are_in_the_old_encoding_and_some_posts_come_twice(
     repo_root: Path, reading: mvsa.Reading
 ) -> None:
-    assert 10 <= Counter(reading.encodings)[mvsa.CP1252] <= 40
+    assert 10 <= Counter(reading.encodings)[CP1252] <= 40
     pictures = Counter(path.read_bytes() for path in (repo_root / "sample" / "data").glob("*.jpg"))
     assert sum(count - 1 for count in pictures.values()) >= 5
     assert len({post.caption for post in reading.posts}) > 110

@@ -1,0 +1,104 @@
+"""Posts with three annotators, as in MVSA-Multiple, from `ingest` to `split`."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from src.core.paths import DATA_REPORT, LEAKS, POSTS, SPLIT, SPLIT_REPORT
+from src.core.records import numeric, read_json, read_posts, read_split
+from src.data.label_file import LABEL_FILE, header
+from src.data.sample import make_sample
+from tests.pipeline import run
+
+# How many posts the three annotators gave these labels of text and image, and what most of them said.
+VOTES = [
+    (12, "positive,positive", "positive,positive", "positive,positive"),  # positive, positive
+    (9, "negative,negative", "neutral,positive", "negative,negative"),  # negative, negative
+    (8, "neutral,neutral", "positive,neutral", "neutral,positive"),  # neutral, neutral
+    (3, "positive,neutral", "positive,neutral", "negative,positive"),  # positive, neutral
+    (2, "neutral,negative", "positive,negative", "neutral,negative"),  # neutral, negative
+    (2, "positive,negative", "positive,negative", "neutral,negative"),  # positive, negative
+    (3, "positive,positive", "neutral,positive", "negative,positive"),  # no majority for the text
+    (2, "positive,positive", "positive,neutral", "positive,negative"),  # no majority for the image
+    (1, "positive,negative", "neutral,positive", "negative,neutral"),  # no majority for either
+]
+NUM_COMPLETE = 12 + 9 + 8 + 3 + 2 + 2
+WITHOUT_MAJORITY = {
+    "no majority for the text": 3,
+    "no majority for the image": 2,
+    "no majority for the text and the image": 1,
+}
+TONES_BY_PROTOCOL = {
+    "agreement": {"negative": 9, "neutral": 8, "positive": 12},
+    "standard": {"negative": 9 + 2, "neutral": 8, "positive": 12 + 3},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> Path:
+    """Such a folder, with the pictures and captions of the sample, beside an empty repository: the current folder."""
+    root = tmp_path / "MVSA-Multiple"
+    made = make_sample(seed=7)
+    keys = sorted((Path(name).stem for name in made if name.endswith(".jpg")), key=numeric)
+    rows = [votes for count, *votes in VOTES for _ in range(count)]
+    (root / "data").mkdir(parents=True)
+    for key in keys[: len(rows)]:
+        for suffix in (".jpg", ".txt"):
+            (root / "data" / key).with_suffix(suffix).write_bytes(made[f"data/{key}{suffix}"])
+    lines = ["\t".join([key, *votes]) for key, votes in zip(keys, rows, strict=False)]
+    (root / LABEL_FILE).write_text("\n".join([header(3), *lines, ""]))
+    (tmp_path / "repository" / ".dvc").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "repository")
+    shutil.copy(repo_root / "params.yaml", "params.yaml")
+    return root
+
+
+def choose(protocol: str) -> None:
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["prepare"]["protocol"] = protocol
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_ingest_counts_annotators_and_posts_without_a_majority(folder: Path) -> None:
+    said = run("ingest", str(folder)).stdout
+    assert "42 posts, 36 complete\n  annotators a post: 3; posts without a majority: 6\n" in said
+    for reason, count in WITHOUT_MAJORITY.items():
+        assert f"  to be left out, {reason}: {count}\n" in said
+    assert "  agreement: 9 negative, 8 neutral, 12 positive\n" in said
+    assert "  standard: 11 negative, 8 neutral, 15 positive\n" in said
+    assert yaml.safe_load(Path("data.dvc").read_text())["deps"] == [{"path": str(folder)}]
+
+
+@pytest.mark.parametrize("protocol", TONES_BY_PROTOCOL)
+def test_prepare_and_split_go_by_the_majority(folder: Path, protocol: str) -> None:
+    shutil.copytree(folder, "data")
+    choose(protocol)
+    run("prepare")
+    report, posts = read_json(DATA_REPORT), read_posts(POSTS)
+    assert (report["annotators"], report["posts"], len(posts)) == (3, NUM_COMPLETE, NUM_COMPLETE)
+    assert report["dropped"]["reasons"] == WITHOUT_MAJORITY
+    assert report["tones"] == TONES_BY_PROTOCOL
+    assert report["label_pairs"]["positive,neutral"] == 3
+    tones = TONES_BY_PROTOCOL[protocol]
+    assert Counter(post.label for post in posts if post.label) == tones
+
+    run("split")
+    parts, part_of = read_json(SPLIT_REPORT)["parts"], read_split(SPLIT)
+    assert {tone: sum(part[tone] for part in parts.values()) for tone in tones} == tones
+    assert part_of.keys() == {post.id for post in posts if post.label}
+    assert set(part_of.values()) == {"train", "val", "test"}
+    assert read_json(LEAKS)["images"]["posts"] == NUM_COMPLETE
+
+
+def test_a_row_with_too_few_annotators_is_one_line_with_its_place(folder: Path) -> None:
+    path = folder / LABEL_FILE
+    path.write_text(path.read_text().replace("1\tpositive,positive\t", "1\t", 1))
+    shutil.copytree(folder, "data")
+    message = run("prepare", code=1).stderr
+    assert message.count("\n") == 1
+    assert "labelResultAll.txt, line 2: found '1\\tpositive,positive\\tpositive,positive'" in message
+    assert "expected ID<TAB>text,image<TAB>text,image<TAB>text,image, each label one of" in message
+    assert run("ingest", str(folder), code=1).stderr.count("\n") == 1
