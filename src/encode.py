@@ -14,7 +14,7 @@ from src.models.catalog import MODELS, resolve
 from src.services.terminal import command, model_option, progress, say
 
 if TYPE_CHECKING:
-    from src.core.records import Post
+    from src.data.images import Content
     from src.learning.workspace import Workspace
 
 
@@ -27,7 +27,7 @@ def main(model: str) -> None:
     """
     params = load_params()
     from src.learning.lora import adapted
-    from src.learning.workspace import CHECKPOINT_FILE, Workspace, load_model, posts_by_part
+    from src.learning.workspace import CHECKPOINT_FILE, Workspace, load_model, posts_by_part, views_of
 
     parts = posts_by_part()
     captions = [post.caption for post in parts["train"]]
@@ -35,8 +35,10 @@ def main(model: str) -> None:
     workspace = Workspace(load_model(model, checkpoint), parts)
     posts = [post for part in parts.values() for post in part]
     # The adapted model's boundary comes first: from what it keeps, the bare model's is reached without a picture.
-    with adapted(workspace.model, params.fit_of(model), params.seed):
-        caches = [_encode(params, workspace, posts)]
+    settings = params.fit_of(model)
+    views = [each for row in views_of(parts["train"], settings) for each in row]
+    with adapted(workspace.model, settings, params.seed):
+        caches = [_encode(params, workspace, [*posts, *views])]
     caches.append(_encode(params, workspace, posts))
     found = workspace.model.checkpoint
     write_json(stage_folder("encode", model) / CHECKPOINT_FILE, asdict(found))
@@ -44,7 +46,7 @@ def main(model: str) -> None:
     say(f"{model}: {found.source} at {found.revision}. {params.notice}")
 
 
-def _encode(params: Params, workspace: "Workspace", posts: "Sequence[Post]") -> str:
+def _encode(params: Params, workspace: "Workspace", posts: "Sequence[Content]") -> str:
     """Encode what the model, as it is adapted now, keeps frozen; returns the name of the cache."""
     model, store = workspace.model, workspace.store()
     with progress(len(posts), f"{model.spec.name}: {store.folder.name}", "posts") as bar:

@@ -177,8 +177,8 @@ def _train(params: Params, workspace: "Workspace", settings: FitParams, seed: in
     reporter = EpochBar(bar, f"seed {seed}")
     try:
         with adapted(workspace.model, settings, seed) as adapter:
-            train, val, test = (workspace.data(part) for part in ("train", "val", "test"))
-            result = fit(adapter.model, train, val, settings, seed, reporter)
+            val, test = (workspace.data(part) for part in ("val", "test"))
+            result = fit(adapter.model, workspace.training(settings), val, settings, seed, reporter)
             tested = predictions(test, logits(adapter.model, test, params.evaluate.batch_size))
     except Diverged as error:
         warn(f"seed {seed}: {error}")

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from src.core.config import Params, load_params
+from src.core.config import Params, load_params, notice_of
 from src.core.labels import TONES
 from src.core.paths import COMPARE, REPORT, stage_folder
 from src.core.recipes import RECIPES
 from src.core.records import Scores, read_json, read_predictions, read_table, write_bytes, write_table, write_text
 from src.core.saliency import METHOD
+from src.core.settings import shown
+from src.services import experiments
 from src.services.honesty import honesty_of
 from src.services.terminal import command, say, table
 
@@ -35,6 +37,7 @@ SOURCES = (
     ("text or picture, alignment", "python -m src.modality --model M", "modality/<model>/modality.json"),
     ("heat maps", "python -m src.saliency --model M", "saliency/<model>/saliency.json"),
     ("intervals, comparisons, calibration", "python -m src.compare", "compare/scores.csv, pairs.csv, calibration.csv"),
+    ("the study's experiments", "python -m src.reproduce", "reproduce/recipes.csv, <recipe>.json"),
     ("wrong labels, the best possible score", "python -m src.noise", "noise/noise.json, mislabelled.csv"),
 )
 
@@ -121,7 +124,7 @@ def _detail(outcome: Outcome) -> dict[str, Any]:
     return {
         "facts": outcome.trained["facts"],
         "best": outcome.best,
-        "settings": ", ".join(f"{name} {value:.4g}" for name, value in outcome.best["params"].items()),
+        "settings": ", ".join(f"{name} {shown(value)}" for name, value in outcome.best["params"].items()),
         "best_epoch": outcome.trained["best_epoch"],
         "confusion-before": plots.confusion_matrix(outcome.before.confusion, TONES, f"{outcome.model}, zero-shot"),
         "confusion-after": plots.confusion_matrix(outcome.after.confusion, TONES, f"{outcome.model}, tuned"),
@@ -140,6 +143,13 @@ def _explained(model: str, summary: Mapping[str, Any]) -> dict[str, Any]:
     folder = stage_folder("saliency", model)
     mistakes = [{**each, "content": (folder / each["png"]).read_bytes()} for each in summary["mistakes"]]
     return {**summary, "mistakes": mistakes}
+
+
+def _experiments() -> dict[str, Any]:
+    """The study's experiments, and what a reader must know of the weights that they were run with."""
+    found = experiments.section()
+    notices = [notice_of(scale) for scale in dict.fromkeys(row.scale for row in found.recipes)]
+    return {"experiments": found, "experiment_notices": notices, "experiment_figures": experiments.FIGURES}
 
 
 def _page(
@@ -169,6 +179,7 @@ def _page(
         method=METHOD,
         details=details,
         sources=SOURCES,
+        **_experiments(),
     )
 
 

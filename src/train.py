@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from src.core.config import load_params
 from src.core.launch import main_first
-from src.core.paths import stage_folder
+from src.core.locks import exclusive
+from src.core.paths import OUTPUTS, stage_folder
 from src.core.protocols import Reporter, Silent
 from src.core.records import read_json, write_json, write_predictions, write_table
 from src.core.settings import FitParams
@@ -18,10 +19,15 @@ from src.services.terminal import command, model_option, progress, say
 
 if TYPE_CHECKING:
     from src.learning.fitting import Fit
+    from src.learning.keeping import Keeper
     from src.learning.parallel import Parallel
     from src.learning.workspace import Workspace
     from src.services.terminal import Progress
     from src.services.tracking import Run
+
+
+# Not an output of the stage, for DVC deletes those before a rerun.
+UNFINISHED = OUTPUTS / "unfinished"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class _EpochReporter:
 def main(model: str) -> None:
     """Train the best settings that `tune` found, and keep the weights of the best epoch.
 
+    The same command after it was killed goes on from the last epoch, to the same result.
+
     On several GPUs: accelerate launch --config_file configs/ddp.yaml -m src.train --model clip
     """
     params = load_params()
@@ -54,10 +62,10 @@ def main(model: str) -> None:
     from src.learning.workspace import open_workspace
 
     with open_parallel() as parallel:
-        workspace = open_workspace(model)
-        training = Training(workspace, settings, params.seed, parallel)
+        training = Training(open_workspace(model), settings, params.seed, parallel)
         if parallel.is_main:
-            _record(training, best, params.notice)
+            with exclusive(OUTPUTS / f"train-{model}.lock", f"the training of {model}"):
+                _record(training, best, params.notice)
         else:
             training.run(Silent())
 
@@ -71,6 +79,20 @@ class Training:
     seed: int
     parallel: "Parallel"
 
+    @property
+    def how(self) -> dict[str, str]:
+        """By how many processes, which each draw a dropout of their own."""
+        return {"processes": str(self.parallel.num_processes), "sharded": str(self.parallel.sharded)}
+
+    @property
+    def keeper(self) -> "Keeper":
+        """Where it stands after each epoch, should it be killed."""
+        from src.learning.keeping import Keeper
+        from src.search.code import training_key
+
+        key = training_key(self.settings, {**self.workspace.facts(), **self.how}, self.seed)
+        return Keeper(UNFINISHED / f"{self.workspace.model.spec.name}.pt", key)
+
     def run(self, reporter: Reporter) -> tuple["Fit", list[str]]:
         """Train an adapter and save it; returns also the names of the modules that carry it."""
         from src.learning.fitting import fit
@@ -78,8 +100,8 @@ class Training:
 
         with adapted(self.workspace.model, self.settings, self.seed) as adapter:
             # Whoever comes first encodes what the cache lacks. The others wait for a lock, which no time limit ends.
-            train, val = self.workspace.data("train"), self.workspace.data("val")
-            result = fit(adapter.model, train, val, self.settings, self.seed, reporter, self.parallel)
+            train, val = self.workspace.training(self.settings), self.workspace.data("val")
+            result = fit(adapter.model, train, val, self.settings, self.seed, reporter, self.parallel, self.keeper)
             folder = stage_folder("train", self.workspace.model.spec.name)
             adapter.save(folder / "adapter", write=self.parallel.is_main)
             return result, adapter.modules()
@@ -88,22 +110,16 @@ class Training:
 def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
     """Train, and write, log and say what came of it."""
     from src.learning.metrics import report, scores
-    from src.services.datasets import parts_read
-    from src.services.logbook import log_history, log_scores, open_tracker, run_tags
+    from src.services.logbook import log_history, log_scores
 
     model, facts = training.workspace.model.spec.name, training.workspace.facts()
-    folder, epochs = stage_folder("train", model), training.settings.epochs
-    origin = {"study": best["study"], "trial": best["best_trial"], "trial_run": best["run_id"]}
-    how = {"processes": training.parallel.num_processes, "sharded": training.parallel.sharded}
-    tags = {**run_tags("train", facts, notice), **origin, **how}
+    folder = stage_folder("train", model)
     with (
-        open_tracker(model).run("train", tags=tags, params=best["params"]) as run,
-        progress(epochs, f"{model}: training", "epochs") as bar,
+        _open_run(training, best, notice) as run,
+        progress(training.settings.epochs, f"{model}: training", "epochs") as bar,
     ):
-        run.inputs(parts_read("train", "val"))
-        run.json("settings.json", asdict(training.settings))
         run.watch()
-        result, modules = training.run(_EpochReporter(run, bar))
+        result, modules = _go_on(training, _EpochReporter(run, bar))
         found = scores(result.predictions)
         log_history(run, result.history, f"{model}, training")
         log_scores(run, found, report(result.predictions), f"{model}, validation", "best_val")
@@ -123,7 +139,39 @@ def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
             "adapted_modules": modules,
         },
     )
+    training.keeper.forget()
     say(f"{model}: best epoch {result.best_epoch} of {len(result.history)}, validation macro-F1 {found.macro_f1:.4f}")
+
+
+def _open_run(training: Training, best: Mapping[str, Any], notice: str) -> "Run":
+    """The run of the training that was killed, if this goes on with it, or a new one."""
+    from src.services.datasets import parts_read
+    from src.services.logbook import open_tracker, run_tags
+
+    tracker, own = open_tracker(training.workspace.model.spec.name), {"stage": "train", "training": training.keeper.key}
+    earlier = tracker.find(own)
+    if earlier and training.keeper.load():
+        return tracker.resume(earlier[0])
+    # No other process trains this model now, so whoever ran these was killed.
+    for run_id in tracker.find(own, "attributes.status = 'RUNNING'"):
+        tracker.close_abandoned(run_id)
+    origin = {"study": best["study"], "trial": best["best_trial"], "trial_run": best["run_id"]}
+    tags = {**run_tags("train", training.workspace.facts(), notice), **origin, **training.how, **own}
+    run = tracker.run("train", tags=tags, params=best["params"])
+    run.inputs(parts_read("train", "val"))
+    run.json("settings.json", asdict(training.settings))
+    return run
+
+
+def _go_on(training: Training, reporter: _EpochReporter) -> tuple["Fit", list[str]]:
+    """Train, or go on after the last epoch of a training that was killed."""
+    standing = training.keeper.load()
+    if standing:
+        epochs = standing["history"]
+        say(f"{training.workspace.model.spec.name}: goes on after epoch {len(epochs)}, where it was interrupted")
+        for row in epochs:
+            reporter.on_epoch(int(row["epoch"]), row)
+    return training.run(reporter)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """params.yaml as frozen, validated dataclasses: an unknown key or a senseless value is an error, never ignored."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,11 +11,13 @@ import yaml
 from src.core.errors import Refusal, UsageRefusal
 from src.core.parsing import build, require
 from src.core.paths import PARAMS
+from src.core.recipes import ALL, Recipe, recipes_of
 from src.core.settings import FitParams, Setting
 
 Pruning = Literal["halving", "hyperband", "median", "none"]
 Sampling = Literal["tpe", "gp", "random"]
 Objective = Literal["macro_f1", "parameters"]
+Scale = Literal["tiny", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,15 @@ class Range:
             exponents = self.powers_of_two
             require(len(exponents) == 2 and 0 <= exponents[0] <= exponents[1], "powers_of_two must be [low, high]")
 
+    def ends(self) -> list[Setting]:
+        """All choices, or the lowest and the highest value."""
+        if self.choices is not None:
+            return list(self.choices)
+        if self.powers_of_two is not None:
+            return [2**exponent for exponent in self.powers_of_two]
+        assert self.low is not None and self.high is not None
+        return [self.low, self.high]
+
 
 Space = Mapping[str, Range]
 
@@ -157,6 +168,21 @@ class RepeatParams:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReproduceParams:
+    """Which of the study's experiments are run: names of recipes, or `all` alone, for those of the models above."""
+
+    recipes: tuple[str, ...] = (ALL,)
+
+    def __post_init__(self) -> None:
+        try:
+            recipes_of(self.recipes, ())
+        except UsageRefusal as error:
+            raise ValueError(str(error)) from error  # so that it says where
+        require(ALL not in self.recipes or len(self.recipes) == 1, "recipes: all must stand alone")
+        require(len(set(self.recipes)) == len(self.recipes), "recipes must not be named twice")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SaliencyParams:
     """Of how many mistakes, those that a model is surest of, the report shows what they rest on."""
 
@@ -170,7 +196,7 @@ class SaliencyParams:
 class Params:
     """The whole of params.yaml. `scale` chooses the checkpoints: made on the spot (tiny) or the Hub's (full)."""
 
-    scale: Literal["tiny", "full"]
+    scale: Scale
     seed: int
     models: tuple[str, ...]
     prepare: PrepareParams
@@ -181,22 +207,38 @@ class Params:
     repeat: RepeatParams
     evaluate: EvaluateParams
     saliency: SaliencyParams
+    reproduce: ReproduceParams = ReproduceParams()
 
     def __post_init__(self) -> None:
         for model in self.models:
             self.fit_of(model)
+            # What a search tries makes sense too, or hours later a trial would fail.
+            for settings in self._tried(model):
+                self.fit_of(model, **settings)
+
+    def _tried(self, model: str) -> Iterator[Mapping[str, Setting]]:
+        """The settings known to be good, and each outermost value or choice of a space, beside the others' first."""
+        yield from self.tune.known_good.get(model, ())
+        values = {name: choice.ends() for name, choice in self.tune.spaces.get(model, {}).items()}
+        first = {name: ends[0] for name, ends in values.items()}
+        yield from ({**first, name: value} for name, ends in values.items() for value in ends)
 
     @property
     def notice(self) -> str:
         """What every reader of a score must know about the weights behind it."""
-        if self.scale == "tiny":
-            return "Weights are random (scale: tiny): scores show that the machine works, and nothing else."
-        return "Weights are the pretrained ones of the Hub (scale: full)."
+        return notice_of(self.scale)
 
     def fit_of(self, model: str, **overrides: Setting | bool) -> FitParams:
         """How `model` is trained: `fit.common`, under what `fit.<model>` says, under the overrides of a trial."""
         merged = {**self.fit.get("common", {}), **self.fit.get(model, {}), **overrides}
-        return build(FitParams, merged, f"fit of {model}")
+        settings = build(FitParams, merged, f"fit of {model}")
+        if settings.curriculum == self.prepare.protocol == "agreement":
+            raise UsageRefusal(f"fit of {model}: curriculum agreement tells no posts apart under protocol agreement")
+        return settings
+
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The study's experiments that `dvc repro` runs."""
+        return recipes_of(self.reproduce.recipes, self.models)
 
     def space_of(self, model: str) -> dict[str, Range]:
         """Where the search for `model` looks.
@@ -207,6 +249,13 @@ class Params:
         if model not in self.tune.spaces:
             raise UsageRefusal(f"{PARAMS}: tune.spaces.{model} is missing: say what its search may choose")
         return self.tune.spaces[model]
+
+
+def notice_of(scale: str) -> str:
+    """The same of scores at any scale."""
+    if scale == "tiny":
+        return "Weights are random (scale: tiny): scores show that the machine works, and nothing else."
+    return "Weights are the pretrained ones of the Hub (scale: full)."
 
 
 def load_params(path: Path = PARAMS) -> Params:

@@ -4,11 +4,15 @@ All figures are on the test part of the agreement subset of MVSA-Single. Where t
 `assumed` what was chosen in its place; settings that a recipe does not name are those of `fit` in params.yaml.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from src.core.errors import unknown
 from src.core.settings import Setting
+
+# In a list of names, alone: the recipes of all models that are asked for.
+ALL = "all"
 
 _SILENT = ("batch size, seed and what is not named here: as in params.yaml",)
 _PROMPT = ("wording of the prompt: that of the model's file",)
@@ -229,3 +233,18 @@ RECIPES = (
         assumed=("dropout: one value for head and LoRA", *_RATE, *_SILENT, *_PROMPT),
     ),
 )
+
+
+def recipes_of(names: Sequence[str], models: Collection[str]) -> tuple[Recipe, ...]:
+    """The recipes of these names, or of `models` where the name is `ALL`; those of a model stand together.
+
+    Raises:
+        UsageRefusal: there is no such recipe.
+    """
+    known = {recipe.name for recipe in RECIPES}
+    for name in names:
+        if name != ALL and name not in known:
+            raise unknown("recipe", name, {*known, ALL})
+    if ALL in names:
+        return tuple(recipe for recipe in RECIPES if recipe.model in models)
+    return tuple(recipe for recipe in RECIPES if recipe.name in names)

@@ -7,6 +7,13 @@ from typing import Literal
 from src.core.parsing import require
 
 Setting = int | float | str
+# What may be altered of a post to train on (src/data/augmentation.py).
+AUGMENTED = PICTURE, CAPTION = "picture", "caption"
+
+
+def shown(value: Setting | bool) -> str:
+    """A setting's value as people read it: four digits of a number, a dash for an empty name."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +30,10 @@ class FitParams:
     learning rate rises.
     `watch` says which validation score makes an epoch the best, and `patience` after how many epochs without a better
     one training stops. `class_weights` and `sampling` say whether rare tones count, or come, as often as common ones.
+    `curriculum` says which posts come first: those whose text and image labels agree, those of least loss, or both, in
+    this order. The first epoch is on the share `curriculum_start` of the posts, and all are in once `curriculum_until`
+    of the epochs are over. `augment` names what is altered for training, "picture" or "caption" or both: each epoch
+    shows a post as it is or as one of its `views` altered views, which are cached as posts are.
     """
 
     objective: Literal["head", "words"]
@@ -42,6 +53,11 @@ class FitParams:
     focal_gamma: float = 2.0
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["uniform", "balanced"] = "uniform"
+    curriculum: Literal["none", "agreement", "loss", "agreement+loss"] = "none"
+    curriculum_start: float = 0.5
+    curriculum_until: float = 0.5
+    augment: str = ""
+    views: int = 4
     label_smoothing: float = 0.0
     warmup: float = 0.1
     max_grad_norm: float = 1.0
@@ -66,5 +82,9 @@ class FitParams:
         require(0 <= self.warmup < 1, "warmup must lie in [0, 1)")
         require(self.weight_decay >= 0, "weight_decay must not be negative")
         require(self.focal_gamma >= 0, "focal_gamma must not be negative")
-        for name in ("head_width", "max_grad_norm", "batch_size", "accumulation", "epochs", "patience"):
+        require(0 < self.curriculum_start <= 1, "curriculum_start must lie in (0, 1]")
+        require(0 <= self.curriculum_until <= 1, "curriculum_until must lie in [0, 1]")
+        altered = self.augment.split()
+        require(set(altered) <= set(AUGMENTED), f"augment must name {' or '.join(AUGMENTED)}, or both, or neither")
+        for name in ("views", "head_width", "max_grad_norm", "batch_size", "accumulation", "epochs", "patience"):
             require(getattr(self, name) > 0, f"{name} must be positive")

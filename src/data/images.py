@@ -1,15 +1,18 @@
 """Pictures, decoded whole or refused: the only door to Pillow."""
 
+import math
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
-from PIL import Image, ImageOps, ImageStat
+from PIL import Image, ImageEnhance, ImageOps, ImageStat
 
 from src.core.errors import Refusal
 
@@ -31,7 +34,41 @@ _SCALES, _SCALABLE = (8, 4, 2), ("RGB", "L")
 # by less than this: what is left are the bits of the noise.
 _HASHED_SIDE, _EVEN = 32, 2.0
 
-Source = str | Path | bytes
+_LIGHT = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+
+@dataclass(frozen=True)
+class Altered:
+    """A picture that is opened as another one: a part of it, in another light.
+
+    Attributes:
+        source: a path, or the content of a file.
+        part: left, upper, right and lower edge of what is kept, as shares of the width and the height.
+        light: factors on its brightness, contrast and saturation.
+    """
+
+    source: str | Path | bytes
+    part: tuple[float, float, float, float]
+    light: tuple[float, float, float]
+
+
+Source = str | Path | bytes | Altered
+
+
+class Content(Protocol):
+    """What a model is shown of a post; the digest tells it from all other contents."""
+
+    @property
+    def image(self) -> Source:
+        """The picture."""
+
+    @property
+    def caption(self) -> str:
+        """The words."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of both, as hexadecimal."""
 
 
 class UnreadableImage(Refusal):
@@ -52,7 +89,7 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS, at_least: int | Non
     either (benchmarks/decoding.py).
 
     Args:
-        source: a path, or the content of a file.
+        source: a path, the content of a file, or what is to be made of one of them.
         max_pixels: the largest width times height that is decoded, read from the header before anything is.
         at_least: a number of pixels, 1 or more. A JPEG may then come out at 1/2, 1/4 or 1/8 of its size, with a shorter
             side of no fewer pixels than that. All else comes out as without it: a picture that is no JPEG, too small,
@@ -61,6 +98,8 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS, at_least: int | Non
     Raises:
         UnreadableImage: there is no such file, it is empty, no picture, damaged, or has more than `max_pixels`.
     """
+    if isinstance(source, Altered):
+        return _altered(source, max_pixels, at_least)
     name = "the picture" if isinstance(source, bytes) else str(source)
     image = _open(name, _content(source), max_pixels)
     if at_least is not None:
@@ -97,7 +136,20 @@ def perceptual_hash(image: Image.Image) -> str:
     return "" if ImageStat.Stat(greys).stddev[0] < _EVEN else str(phash(greys))
 
 
-def _content(source: Source) -> bytes:
+def _altered(picture: Altered, max_pixels: int, at_least: int | None) -> Image.Image:
+    left, upper, right, lower = picture.part
+    smallest = min(right - left, lower - upper)
+    image = open_image(picture.source, max_pixels, None if at_least is None else math.ceil(at_least / smallest))
+    width, height = image.size
+    # A part of less than a pixel is none.
+    box = (int(left * width), int(upper * height), math.ceil(right * width), math.ceil(lower * height))
+    image = image.crop(box)
+    for change, factor in zip(_LIGHT, picture.light, strict=True):
+        image = change(image).enhance(factor)
+    return image
+
+
+def _content(source: str | Path | bytes) -> bytes:
     if isinstance(source, bytes):
         return source
     try:

@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.core.errors import Refusal
-from src.core.records import Post
-from src.data.images import Source, UnreadableImage, open_image
+from src.data.images import Content, Source, UnreadableImage, open_image
 from src.learning.batches import collate, in_order
 from src.models.base import Features, ToneModel
 from src.models.segments import LENGTH, per_token
@@ -23,7 +22,9 @@ MOST_WORKERS = 16
 FEWEST_BATCHES = 4
 
 
-def encode_posts(model: ToneModel, posts: Sequence[Post], batch_size: int) -> Iterator[list[tuple[Post, Features]]]:
+def encode_posts(
+    model: ToneModel, posts: Sequence[Content], batch_size: int
+) -> Iterator[list[tuple[Content, Features]]]:
     """The frozen part's features of posts, a batch at a time, captions of about equal length together.
 
     Raises:
@@ -57,17 +58,17 @@ def read_inputs(
 
 def encode_further(
     model: ToneModel,
-    posts: Sequence[Post],
+    posts: Sequence[Content],
     lengths: Sequence[int],
     read: Callable[[int], Features],
     batch_size: int,
-) -> Iterator[list[tuple[Post, Features]]]:
+) -> Iterator[list[tuple[Content, Features]]]:
     """The same from features of an earlier boundary: `read` gives those of a post by its place."""
     for batch in in_order(lengths, batch_size):
         yield _encode(model, [posts[index] for index in batch], collate([read(index) for index in batch]))
 
 
-def _encode(model: ToneModel, posts: Sequence[Post], inputs: Features) -> list[tuple[Post, Features]]:
+def _encode(model: ToneModel, posts: Sequence[Content], inputs: Features) -> list[tuple[Content, Features]]:
     model.eval()
     found = model.encode({name: value.to(model.device) for name, value in inputs.items()})
     ragged = per_token(model.segments)

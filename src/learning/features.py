@@ -16,7 +16,8 @@ from pathlib import Path
 from src.core.errors import Refusal, UsageRefusal
 from src.core.locks import turn
 from src.core.parsing import build
-from src.core.records import Post, write_json
+from src.core.records import write_json
+from src.data.images import Content
 from src.learning.encoding import encode_further, encode_posts
 from src.learning.shards import Damaged, Shard, num_bytes, open_shard, write
 from src.models.base import Features, ToneModel
@@ -105,7 +106,9 @@ class FeatureStore:
         title = [segment.label for segment in joined(model.frozen_segments())] or ["inputs"]
         return cls(root / model.spec.name / "-".join([*title, boundary.key]), boundary)
 
-    def ensure(self, model: ToneModel, posts: Sequence[Post], batch_size: int, advance: Callable[[int], None]) -> int:
+    def ensure(
+        self, model: ToneModel, posts: Sequence[Content], batch_size: int, advance: Callable[[int], None]
+    ) -> int:
         """Encode the posts that are not in the store yet; returns how many that were.
 
         Whatever of it is damaged is named in the log and encoded again.
@@ -125,7 +128,7 @@ class FeatureStore:
             self._open_new()
         return len(missing)
 
-    def verify(self, posts: Iterable[Post]) -> None:
+    def verify(self, posts: Iterable[Content]) -> None:
         """Read whatever holds these posts, once in the life of this object, and drop what is damaged."""
         holding = {id(shard): shard for shard, _ in (self._rows[post.digest] for post in posts if post.digest in self)}
         for shard in holding.values():
@@ -139,7 +142,7 @@ class FeatureStore:
     def __contains__(self, digest: str) -> bool:
         return digest in self._rows
 
-    def table(self, posts: Iterable[Post]) -> FeatureTable:
+    def table(self, posts: Iterable[Content]) -> FeatureTable:
         """The features of posts that `ensure` has seen, in their order."""
         return FeatureTable([self._rows[post.digest] for post in posts])
 
@@ -147,13 +150,13 @@ class FeatureStore:
         """What the store takes on disk."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
-    def _missing(self, posts: Sequence[Post]) -> list[Post]:
+    def _missing(self, posts: Sequence[Content]) -> list[Content]:
         return list({post.digest: post for post in posts if post.digest not in self._rows}.values())
 
     def _shards(
-        self, model: ToneModel, posts: Sequence[Post], batch_size: int, advance: Callable[[int], None]
-    ) -> Iterator[list[tuple[Post, Features]]]:
-        shard: list[tuple[Post, Features]] = []
+        self, model: ToneModel, posts: Sequence[Content], batch_size: int, advance: Callable[[int], None]
+    ) -> Iterator[list[tuple[Content, Features]]]:
+        shard: list[tuple[Content, Features]] = []
         size = 0
         for number, batch in enumerate(self._batches(model, posts, batch_size)):
             if number == 0:
@@ -168,8 +171,8 @@ class FeatureStore:
             yield shard
 
     def _batches(
-        self, model: ToneModel, posts: Sequence[Post], batch_size: int
-    ) -> Iterator[list[tuple[Post, Features]]]:
+        self, model: ToneModel, posts: Sequence[Content], batch_size: int
+    ) -> Iterator[list[tuple[Content, Features]]]:
         rest = posts
         for source in self._earlier():
             source.verify(rest)
@@ -188,7 +191,7 @@ class FeatureStore:
         before.sort(key=lambda item: -len(item[1].segments))
         return [FeatureStore(path, each) for path, each in before]
 
-    def _begin(self, batch: Sequence[tuple[Post, Features]], num_posts: int) -> None:
+    def _begin(self, batch: Sequence[tuple[Content, Features]], num_posts: int) -> None:
         """Say what the folder is for, if the disk has room for all posts; `batch` is the first of them."""
         needed = sum(num_bytes(features) for _, features in batch) / len(batch) * num_posts
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -235,5 +238,5 @@ def _read_boundary(path: Path) -> Boundary | None:
         return None
 
 
-def _chunks(items: Sequence[Post], size: int) -> Iterator[Sequence[Post]]:
+def _chunks(items: Sequence[Content], size: int) -> Iterator[Sequence[Content]]:
     return (items[start : start + size] for start in range(0, len(items), size))

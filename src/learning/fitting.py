@@ -4,8 +4,8 @@ A plain loop rather than transformers' Trainer: `benchmarks/loop.py` measures wh
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,15 +15,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from src.core.errors import Diverged
 from src.core.protocols import Reporter
-from src.core.records import Prediction
+from src.core.records import Post, Prediction
 from src.core.settings import FitParams
+from src.learning import curriculum
 from src.learning.batches import cut, dealt, shuffled
+from src.learning.keeping import Keeper
 from src.learning.lora import restore, trainable_state
 from src.learning.losses import Loss
 from src.learning.metrics import scores
 from src.learning.parallel import ALONE, Parallel
 from src.learning.probing import micro_batch
-from src.learning.scoring import Labelled, logits, mean_loss, predictions
+from src.learning.scoring import Labelled, logits, losses, mean_loss, predictions
+from src.learning.sharding import gathered, scattered
 from src.models.base import ToneModel
 
 
@@ -36,6 +39,11 @@ class Fit:
     state: Mapping[str, Tensor]
     predictions: tuple[Prediction, ...]
 
+    def is_over(self, settings: FitParams) -> bool:
+        """Whether the settings want no further epoch."""
+        epochs = len(self.history)
+        return epochs >= settings.epochs or epochs - self.best_epoch >= settings.patience
+
 
 def fit(
     model: ToneModel,
@@ -45,45 +53,34 @@ def fit(
     seed: int,
     reporter: Reporter,
     parallel: Parallel = ALONE,
+    keeper: Keeper | None = None,
 ) -> Fit:
     """Train what is trainable in `model`; it ends with the weights of the epoch that `settings.watch` finds the best.
 
     Several processes call it alike, each with its own `parallel`, and all return the same; whether the training goes on
-    is for the main one's reporter to say.
+    is for the main one's reporter to say. What the `keeper` has of a training that was killed is gone on from, and
+    the result is what it would have been.
 
     Raises:
         Diverged: the loss is no longer a number.
         Stopped: the reporter was told to end it at once.
     """
-    parallel.prepare(model)
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = AdamW(weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
-    schedule = LambdaLR(optimizer, _cosine(settings, len(train.posts)))
-    set_checkpointing(model, settings)
-    loss = Loss.of(settings, train.labels(range(len(train.posts))))
-    micro = micro_batch(model, train, settings, loss, parallel)
-    history: list[Mapping[str, float]] = []
-    best: Fit | None = None
-    for epoch in range(1, settings.epochs + 1):
-        train_loss = 0.0
-        for batch in _batches(train, settings, seed * 1000 + epoch):
-            train_loss += _step(model, optimizer, schedule, train, batch, micro, loss, parallel) / len(train.posts)
-            reporter.on_step()
-        found, row = _validate(model, val, settings, reporter, parallel)
-        history.append({"epoch": epoch, "train_loss": train_loss, **row})
-        if best is None or parallel.mains(_is_better(row, best.history[best.best_epoch - 1], settings)):
-            best = Fit(tuple(history), epoch, trainable_state(model), tuple(found))
-        if not parallel.mains(reporter.on_epoch(epoch, history[-1])) or epoch - best.best_epoch >= settings.patience:
+    training = _Training(model, train, settings, seed, reporter, parallel)
+    found = training.resume(keeper)
+    while found is None or not found.is_over(settings):
+        epoch = 1 if found is None else len(found.history) + 1
+        train_loss = training.epoch(epoch)
+        judged, row = _validate(model, val, settings, reporter, parallel)
+        history = (*(found.history if found else ()), {"epoch": epoch, "train_loss": train_loss, **row})
+        if found is None or parallel.mains(_is_better(row, found.history[found.best_epoch - 1], settings)):
+            found = Fit(history, epoch, trainable_state(model), tuple(judged))
+        found = replace(found, history=history)
+        goes_on = parallel.mains(reporter.on_epoch(epoch, history[-1]))
+        training.keep(keeper, found)
+        if not goes_on:
             break
-    assert best is not None
-    restore(model, best.state)
-    return Fit(tuple(history), best.best_epoch, best.state, best.predictions)
-
-
-def _batches(data: Labelled, settings: FitParams, seed: int) -> list[list[int]]:
-    """The posts of each optimiser step: in whatever pieces a step is computed, they are the same."""
-    balance = [post.label for post in data.posts] if settings.sampling == "balanced" else None
-    return shuffled(data.features.lengths(), settings.batch_size * settings.accumulation, seed, balance)
+    restore(model, found.state)
+    return found
 
 
 def _is_better(row: Mapping[str, float], best: Mapping[str, float], settings: FitParams) -> bool:
@@ -92,34 +89,104 @@ def _is_better(row: Mapping[str, float], best: Mapping[str, float], settings: Fi
     return row["val_macro_f1"] > best["val_macro_f1"]
 
 
-def _step(
-    model: ToneModel,
-    optimizer: AdamW,
-    schedule: LambdaLR,
-    data: Labelled,
-    batch: list[int],
-    micro: int,
-    loss: Loss,
-    parallel: Parallel,
-) -> float:
-    """One optimiser step over a batch, `micro` posts at a time; returns the sum of the posts' losses in nats."""
-    model.train()
-    total = torch.zeros((), device=model.device)
-    pieces = cut(batch, min(micro, math.ceil(len(batch) / parallel.num_processes)))
-    for piece, counts in dealt(pieces, parallel.rank, parallel.num_processes):
-        posts = len(piece) if counts else 0
-        mean = loss(model(data.batch(piece, model.device)), data.labels(piece).to(model.device))
-        (mean * posts / len(batch)).backward()  # type: ignore[no-untyped-call]
-        total += mean.detach() * posts
-    found = parallel.sum(total).item()
-    _require_number(found, loss.settings)
-    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    parallel.sum_gradients(weights)
-    clip_grad_norm_(weights, loss.settings.max_grad_norm)
-    optimizer.step()
-    schedule.step()
-    optimizer.zero_grad(set_to_none=True)
-    return found
+class _Training:
+    """What epochs have in common: the model, what it is trained on, the optimiser and its schedule.
+
+    An epoch draws its posts, their views and the dropout by its own number: nothing need be known of the draws before.
+    """
+
+    def __init__(
+        self,
+        model: ToneModel,
+        data: Labelled,
+        settings: FitParams,
+        seed: int,
+        reporter: Reporter,
+        parallel: Parallel,
+    ) -> None:
+        self.model, self.data, self.settings, self.seed = model, data, settings, seed
+        self.reporter, self.parallel = reporter, parallel
+        parallel.prepare(model)
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimizer = AdamW(self.weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        self.schedule = LambdaLR(self.optimizer, _cosine(settings, data.posts))
+        set_checkpointing(model, settings)
+        self.loss = Loss.of(settings, data.labels(range(len(data.posts))))
+        self.micro = micro_batch(model, data, settings, self.loss, parallel)
+
+    def epoch(self, epoch: int) -> float:
+        """Train for an epoch, counted from 1; returns the mean loss of its posts in nats."""
+        number = self.seed * 1000 + epoch
+        posts, data = self._chosen(epoch), self.data.drawn(number)
+        self.parallel.seed(number)
+        total = 0.0
+        for batch in self._batches(data, posts, number):
+            total += self._step(data, batch)
+            self.reporter.on_step()
+        return total / len(posts)
+
+    def _chosen(self, epoch: int) -> list[int]:
+        """The places of the posts that an epoch trains on."""
+        found = [0.0] * len(self.data.posts)
+        if curriculum.by_loss(self.settings, epoch):
+            batch_size, on_step = self.settings.batch_size, self.reporter.on_step
+            found = losses(self.data, logits(self.model, self.data, batch_size, on_step, self.parallel)).tolist()
+        return curriculum.chosen(self.settings, self.data.posts, found, epoch, self.seed)
+
+    def _batches(self, data: Labelled, posts: Sequence[int], seed: int) -> list[list[int]]:
+        """The posts of each optimiser step: in whatever pieces a step is computed, they are the same."""
+        lengths, settings = data.features.lengths(), self.settings
+        balance = [data.posts[place].label for place in posts] if settings.sampling == "balanced" else None
+        size = settings.batch_size * settings.accumulation
+        batches = shuffled([lengths[place] for place in posts], size, seed, balance)
+        return [[posts[place] for place in batch] for batch in batches]
+
+    def _step(self, data: Labelled, batch: list[int]) -> float:
+        """One optimiser step over a batch, `micro` posts at a time; returns the sum of the posts' losses in nats."""
+        model, parallel = self.model, self.parallel
+        model.train()
+        total = torch.zeros((), device=model.device)
+        pieces = cut(batch, min(self.micro, math.ceil(len(batch) / parallel.num_processes)))
+        for piece, counts in dealt(pieces, parallel.rank, parallel.num_processes):
+            posts = len(piece) if counts else 0
+            mean = self.loss(model(data.batch(piece, model.device)), data.labels(piece).to(model.device))
+            (mean * posts / len(batch)).backward()  # type: ignore[no-untyped-call]
+            total += mean.detach() * posts
+        found = parallel.sum(total).item()
+        _require_number(found, self.settings)
+        parallel.sum_gradients(self.weights)
+        clip_grad_norm_(self.weights, self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def keep(self, keeper: Keeper | None, found: Fit) -> None:
+        """Have the end of an epoch kept: all that the next ones depend on."""
+        if keeper is None or found.is_over(self.settings):
+            return
+        standing = {
+            "history": [dict(row) for row in found.history],
+            "best_epoch": found.best_epoch,
+            "best": dict(found.state),
+            "predictions": [asdict(row) for row in found.predictions],
+            "weights": trainable_state(self.model),
+            "optimizer": gathered(self.optimizer.state_dict()),
+            "schedule": self.schedule.state_dict(),
+        }
+        if self.parallel.is_main:
+            keeper.save(standing)
+
+    def resume(self, keeper: Keeper | None) -> Fit | None:
+        """Put everything back to where it was kept last, if it was; returns what had been found by then."""
+        standing = keeper.load() if keeper else None
+        if not self.parallel.least(int(standing is not None)) or standing is None:
+            return None  # or one process has no such file, and they must begin alike
+        restore(self.model, standing["weights"])
+        self.optimizer.load_state_dict(scattered(standing["optimizer"], self.weights))
+        self.schedule.load_state_dict(standing["schedule"])
+        rows = tuple(Prediction(**row) for row in standing["predictions"])
+        return Fit(tuple(standing["history"]), standing["best_epoch"], standing["best"], rows)
 
 
 def _validate(
@@ -149,8 +216,10 @@ def set_checkpointing(model: ToneModel, settings: FitParams) -> None:
         model.backbone.activation_checkpointing_disable()
 
 
-def _cosine(settings: FitParams, posts: int) -> "Cosine":
-    total = settings.epochs * math.ceil(posts / (settings.batch_size * settings.accumulation))
+def _cosine(settings: FitParams, posts: Sequence[Post]) -> "Cosine":
+    size = settings.batch_size * settings.accumulation
+    epochs = range(1, settings.epochs + 1)
+    total = sum(math.ceil(curriculum.num_posts(settings, posts, epoch) / size) for epoch in epochs)
     return Cosine(max(1, round(settings.warmup * total)), total)
 
 

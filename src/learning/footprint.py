@@ -71,6 +71,12 @@ class Footprint:
         return self.settings.batch_size * self.settings.accumulation
 
     @property
+    def encoded(self) -> int:
+        """Posts in the cache, altered views of those of the train part included."""
+        views = self.settings.views if self.settings.augment else 0
+        return sum(self.num_posts.values()) + views * self.num_posts["train"]
+
+    @property
     def gradient_bytes(self) -> int:
         """One gradient a trained weight, in its precision."""
         return self.trained_bytes

@@ -66,14 +66,14 @@ def _memory(found: Footprint) -> Table:
 
 
 def _cache(found: Footprint) -> Table:
-    posts = sum(found.num_posts.values())
+    posts = found.encoded
     sizes = {**found.cached, "in all": sum(found.cached.values())}
     rows = [(name, _bytes(size), _bytes(size * posts)) for name, size in sizes.items()]
     return "Cache", ("feature", "a post", f"{posts:,} posts"), rows
 
 
 def _computation(found: Footprint) -> Table:
-    batch, train, posts = found.effective_batch, found.num_posts["train"], sum(found.num_posts.values())
+    batch, train, posts = found.effective_batch, found.num_posts["train"], found.encoded
     costs = {"training": found.plain.flops, "the same with checkpointing": found.checkpointed.flops}
     rows = [(what, *(_flops(flops * times) for times in (1, batch, train))) for what, flops in costs.items()]
     once = (f"encoding, once, {posts:,} posts", _flops(found.encoding.flops), "", _flops(found.encoding.flops * posts))

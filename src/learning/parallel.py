@@ -57,14 +57,17 @@ class Parallel:
         return self.rank == 0
 
     def prepare(self, model: ToneModel) -> None:
-        """Give every process the same weights, or its shards of them, and a dropout of its own."""
+        """Give every process the same weights, or its shards of them."""
         if self.num_processes == 1:
             return
         if self.sharded:
             shard(model, own_device(), self.num_processes)
         else:
             _copy_from_main(weight for weight in model.parameters() if weight.requires_grad)
-        torch.manual_seed(torch.initial_seed() + self.rank)
+
+    def seed(self, number: int) -> None:
+        """Have every process draw a dropout of its own from now on, the main one that of a process alone."""
+        torch.manual_seed(number + self.rank * 2**32)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, to the bit the same in each, on the device of `values`."""

@@ -1,5 +1,6 @@
 """Running a model over posts to see what it says of them."""
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,18 @@ from src.models.base import ToneModel
 
 @dataclass(frozen=True)
 class Labelled:
-    """Posts that carry a label, and their features."""
+    """Posts that carry a label, and their features; and those of altered views of them, a table for each number."""
 
     posts: Sequence[Post]
     features: FeatureTable
+    views: tuple[FeatureTable, ...] = ()
+
+    def drawn(self, seed: int) -> "Labelled":
+        """The same posts, each as it is or as one of its views; all are equally likely."""
+        if not self.views:
+            return self
+        chance, tables = random.Random(seed), (self.features, *self.views)
+        return Labelled(self.posts, FeatureTable([chance.choice(tables).rows[row] for row in range(len(self.posts))]))
 
     def labels(self, indices: Sequence[int]) -> Tensor:
         """labels_B, as numbers into `TONES`."""
@@ -134,6 +143,11 @@ def predictions_of(posts: Sequence[Post], logits_NK: Tensor) -> list[Prediction]
     ]
 
 
+def losses(data: Labelled, logits_NK: Tensor) -> Tensor:
+    """losses_N: cross-entropy in nats, without label smoothing, so that trials with different smoothing compare."""
+    return cross_entropy(logits_NK, data.labels(range(len(data.posts))), reduction="none")
+
+
 def mean_loss(data: Labelled, logits_NK: Tensor) -> float:
-    """Mean cross-entropy in nats, without label smoothing, so that trials with different smoothing compare."""
-    return float(cross_entropy(logits_NK, data.labels(range(len(data.posts)))))
+    """The mean of `losses`."""
+    return float(losses(data, logits_NK).mean())

@@ -6,7 +6,8 @@ last layer of a stack for one that is called, where it is run in parts (`src/mod
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,36 @@ def whole(weight: Tensor) -> Tensor:
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
+def placed(values: Tensor, weight: Tensor) -> Tensor:
+    """Values, which all processes have, on the device of a weight and sharded as it is."""
+    values = values.to(weight.device)
+    if isinstance(weight, DTensor):
+        return distribute_tensor(values, weight.device_mesh, weight.placements, src_data_rank=None)
+    return values
+
+
 def fill(weight: Tensor, values: Tensor) -> None:
     """Copy values, which all processes have, into a weight that may be sharded."""
-    if isinstance(weight, DTensor):
-        values = distribute_tensor(values.to(weight.device), weight.device_mesh, weight.placements, src_data_rank=None)
     with torch.no_grad():
-        weight.copy_(values)
+        weight.copy_(placed(values, weight))
+
+
+def gathered(state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state with all its tensors whole, on the CPU. Of sharded ones all processes must ask at once."""
+    moments = {
+        place: {name: whole(value).cpu() if isinstance(value, Tensor) else value for name, value in each.items()}
+        for place, each in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+def scattered(state: dict[str, Any], weights: Sequence[Tensor]) -> dict[str, Any]:
+    """The same with each moment sharded as its weight is; a count of steps is every process's own."""
+    moments = {
+        place: {name: placed(value, weights[place]) if value.ndim else value for name, value in each.items()}
+        for place, each in state["state"].items()
+    }
+    return {**state, "state": moments}
 
 
 def put_back(weight: Tensor, original: Tensor) -> None:

@@ -1,13 +1,15 @@
 """What the stages that run a model need at hand: its base in memory, the posts by part, and their cached features."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
 from src.core.records import Post, read_json, read_posts, read_split
+from src.core.settings import FitParams
+from src.data.augmentation import View, view
 from src.learning.features import Boundary, FeatureStore
 from src.learning.parallel import loading_device, own_device
 from src.learning.scoring import Labelled
@@ -44,12 +46,25 @@ class Workspace:
         store.ensure(self.model, posts, batch_size, advance)
         return Labelled(posts, store.table(posts))
 
+    def training(self, settings: FitParams, batch_size: int = 32, advance: Callable[[int], None] = _ignore) -> Labelled:
+        """The same of the train part, with the altered views of its posts that the settings ask for."""
+        data, rows = self.data("train", batch_size, advance), views_of(self.parts["train"], settings)
+        store = self.store()
+        store.ensure(self.model, [each for row in rows for each in row], batch_size, advance)
+        return replace(data, views=tuple(store.table(row) for row in rows))
+
     def store(self) -> FeatureStore:
         """The cache of what is frozen in the model now; opened, and hence checked, once."""
         boundary = Boundary.of(self.model)
         if boundary not in self._stores:
             self._stores[boundary] = FeatureStore.of(self.cache, self.model)
         return self._stores[boundary]
+
+
+def views_of(posts: Sequence[Post], settings: FitParams) -> list[list[View]]:
+    """The altered views of posts that the settings ask for: a list of all posts' for each number."""
+    numbers = range(1, settings.views + 1) if settings.augment else ()
+    return [[view(post, settings.augment, number) for post in posts] for number in numbers]
 
 
 def open_workspace(name: str) -> Workspace:

@@ -159,8 +159,8 @@ def _train(
     own, reporter = replace(workspace, parts=parts), EpochBar(bar, f"fold {fold.number}")
     try:
         with adapted(own.model, settings, params.seed) as adapter:
-            train, val, test = (own.data(part) for part in ("train", "val", "test"))
-            fit(adapter.model, train, val, settings, params.seed, reporter)
+            val, test = (own.data(part) for part in ("val", "test"))
+            fit(adapter.model, own.training(settings), val, settings, params.seed, reporter)
             return predictions(test, logits(adapter.model, test, params.evaluate.batch_size))
     except Diverged as error:
         raise Diverged(f"fold {fold.number}: {error}") from error

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from src.core.config import Range
+from src.core.settings import shown
 from src.services.notes import model_link, run_link, table
 from src.services.plan import StudyPlan
 from src.services.trials import TrialRecord
@@ -29,7 +30,7 @@ def study_note(
 
 def _settings(plan: StudyPlan, best: TrialRecord) -> str:
     rows = [
-        {"setting": name, "searched": _words(choice), f"trial {best.number}": _value(best.params.get(name, ""))}
+        {"setting": name, "searched": _words(choice), f"trial {best.number}": shown(best.params.get(name, ""))}
         for name, choice in plan.space.items()
     ]
     return table(rows)
@@ -47,12 +48,8 @@ def _where_to_look(model: str, experiment_id: str) -> str:
 def _words(choice: Range) -> str:
     """What a setting may be."""
     if choice.choices is not None:
-        return ", ".join(map(str, choice.choices))
+        return ", ".join(map(shown, choice.choices))
     if choice.powers_of_two is not None:
         low, high = choice.powers_of_two
         return ", ".join(str(2**exponent) for exponent in range(low, high + 1))
     return f"{choice.low} to {choice.high}{', on a log scale' if choice.log else ''}"
-
-
-def _value(setting: object) -> str:
-    return f"{setting:.4g}" if isinstance(setting, float) else str(setting)

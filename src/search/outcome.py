@@ -7,6 +7,7 @@ from typing import Any
 from src.core.errors import Refusal
 from src.core.paths import stage_folder
 from src.core.records import write_bytes, write_json, write_table
+from src.core.settings import shown
 from src.search.note import study_note
 from src.services.insights import figures, importances
 from src.services.mirror import Mirror
@@ -54,7 +55,7 @@ def _log(
 
 def tell_best(model: str, study: Study, best: TrialRecord, total: int, default: int) -> None:
     """Say what came of a search, and what to do with it."""
-    chosen = ", ".join(f"{name} {value:.4g}" for name, value in best.params.items())
+    chosen = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
     count = len(study.finished()[:total])
     say(f"{model}: best of {count} trials is trial {best.number}: validation macro-F1 {best.value:.4f} with {chosen}")
     say(_trained(study))

@@ -81,7 +81,8 @@ class TrialWorker:
     def _train(self, ticket: Ticket, settings: FitParams) -> Ended:
         seed, reporter = self.params.seed, _TrialReporter(ticket, settings.epochs, self.check)
         with adapted(self.workspace.model, settings, seed) as adapter:
-            train, val = (self.workspace.data(part, advance=lambda _: self.check()) for part in ("train", "val"))
+            train = self.workspace.training(settings, advance=lambda _: self.check())
+            val = self.workspace.data("val", advance=lambda _: self.check())
             result = fit(adapter.model, train, val, settings, seed, reporter)
             outcome = _outcome(adapter, result)
             ticket.note_outcome(outcome)

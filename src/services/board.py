@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from src.core.settings import Setting
+from src.core.settings import shown
 from src.services.terminal import cell, console, make_table, say
 from src.services.trials import ENDED, TrialRecord
 
@@ -95,16 +95,12 @@ class TrialBoard:
 
 
 def _board_row(row: TrialRecord, names: Sequence[str]) -> list[object]:
-    settings = [_setting(row.params[name]) if name in row.params else "" for name in names]
+    settings = [shown(row.params[name]) if name in row.params else "" for name in names]
     seconds = row.seconds or (time.time() - row.began_ms / 1000 if row.began_ms else 0)
     return [row.number, row.state, *settings, row.value, row.epochs, round(seconds), row.reason]
 
 
 def _describe(row: TrialRecord) -> str:
-    settings = ", ".join(f"{name} {_setting(value)}" for name, value in row.params.items())
+    settings = ", ".join(f"{name} {shown(value)}" for name, value in row.params.items())
     score = f"macro-F1 {cell(row.value)}, {row.epochs} epochs, {row.seconds:.1f} s"
     return f"trial {row.number} {row.state}: {score} ({settings}){f': {row.reason}' if row.reason else ''}"
-
-
-def _setting(value: Setting) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
-from src.core.settings import Setting
+from src.core.settings import Setting, shown
 from src.services.plots import COLOURS, new_figure, png_of, tidy
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _scatter(axes: "Axes", places: Sequence[tuple[float, TrialPoint]], labels: M
 
 def _scale(axes: "Axes", axis: SettingAxis) -> None:
     if axis.scale == "choices":
-        axes.set_xticks(range(len(axis.choices)), [fill(choice, 12) for choice in axis.choices])
+        axes.set_xticks(range(len(axis.choices)), [fill(shown(choice), 14) for choice in axis.choices])
     elif axis.scale != "linear":
         axes.set_xscale("log", base=2 if axis.scale == "log2" else 10)
     if axis.scale == "log2":

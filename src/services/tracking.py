@@ -244,9 +244,9 @@ class Tracker:
         """A run of this experiment, in whatever state it is."""
         return Run(self._client, run_id)
 
-    def find(self, tags: Mapping[str, object]) -> list[str]:
-        """The ids of the runs that bear all these tags, the newest first."""
-        found = self._search([f"tags.`{key}` = '{value}'" for key, value in tags.items()])
+    def find(self, tags: Mapping[str, object], *conditions: str) -> list[str]:
+        """The ids of the runs that bear all these tags and meet MLflow's own conditions, the newest first."""
+        found = self._search([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *conditions])
         return [run.info.run_id for run in found]
 
     def children(self, parent: str) -> list[Child]:

@@ -237,10 +237,19 @@ def test_the_report_begins_with_findings_and_has_every_part(done: Path) -> None:
     findings = page[page.index('id="findings"') : page.index('id="scores"')]
     assert f"Validation chooses {MODEL}" in findings and "Against TF-IDF on the captions" in findings
     parts = re.findall(r'<a href="#([^"]+)">', page[: page.index('id="findings"')])
-    assert len(parts) == 10
+    assert len(parts) == 11
     assert all(f'id="{part}"' in page for part in parts)
     for system in ("majority", "tfidf", f"{MODEL} zero-shot", f"{MODEL} probe", f"{MODEL} tuned"):
         assert f"<td>{system}</td>" in page
+
+
+def test_the_report_has_the_studys_experiments_on_the_model(done: Path) -> None:
+    page = (done / "outputs" / "report" / "index.html").read_text()
+    experiments = page[page.index('<h2 id="experiments">') : page.index('<h2 id="data-card">')]
+    rows = re.findall(r'<td class="words">([\w-]+)', experiments)
+    assert rows == [f"{MODEL}-zeroshot", f"{MODEL}-lora", "majority", "tfidf"]
+    ours = read_json(done / "outputs" / "reproduce" / f"{MODEL}-lora.json")["ours"]
+    assert f"<td>{100 * ours['macro_f1']:.1f}</td>" in experiments and '<td class="study">78.6</td>' in experiments
 
 
 def test_the_same_search_again_runs_only_what_is_missing(done: Path, warm_python: WarmPython) -> None:

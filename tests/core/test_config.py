@@ -55,12 +55,25 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str,
         (("tune", "min_epochs"), 0, "min_epochs must be at least 1"),
         (("tune", "reduction_factor"), 1, "reduction_factor must be at least 2"),
         (("saliency", "mistakes"), 0, "mistakes must be at least 1"),
+        (("reproduce", "recipes"), ["clip-lorra"], "reproduce: unknown recipe 'clip-lorra'; did you mean 'clip-lora'?"),
+        (("reproduce", "recipes"), ["al"], "reproduce: unknown recipe 'al'; did you mean 'all'?"),
+        (("reproduce", "recipes"), ["all", "clip-lora"], "reproduce: recipes: all must stand alone"),
+        (("reproduce", "recipes"), ["clip-lora", "clip-lora"], "reproduce: recipes must not be named twice"),
+        (("reproduce",), {"recipe": ["clip-lora"]}, "reproduce: unknown key 'recipe'; did you mean 'recipes'?"),
         (("encode",), 3, "encode: expected keys and values, found 3"),
         (("fit", "clip"), {"rank": -1}, "fit of clip: rank must be 0 (head alone) or more"),
         (("fit", "clip"), {"optimizer": "sgd"}, "fit of clip: unknown key 'optimizer'"),
         (("tune", "spaces", "clip", "rank"), {"low": 4, "high": 1}, "low must be below high"),
         (("tune", "spaces", "clip", "lr"), {"low": 0, "high": 1, "log": True}, "a log scale needs low above 0"),
         (("tune", "spaces", "clip", "rang"), {"low": 1, "high": 4}, "spaces.clip.rang is no setting of a fit"),
+        (("tune", "spaces", "clip", "dropout"), {"low": 0.1, "high": 1}, "fit of clip: dropout must lie in [0, 1)"),
+        (("tune", "spaces", "clip", "loss"), {"choices": ["focal", "focul"]}, "did you mean 'focal'?"),
+        (("tune", "known_good", "clip"), [{"rank": 2, "alfa": 4}], "fit of clip: unknown key 'alfa'"),
+        (("fit", "clip"), {"augment": "picture words"}, "fit of clip: augment must name picture or caption"),
+        (("fit", "clip"), {"views": 0}, "fit of clip: views must be positive"),
+        (("fit", "clip"), {"curriculum_start": 0}, "fit of clip: curriculum_start must lie in (0, 1]"),
+        (("fit", "clip"), {"curriculum_until": 1.5}, "fit of clip: curriculum_until must lie in [0, 1]"),
+        (("fit", "clip"), {"curriculum": "agreement"}, "curriculum agreement tells no posts apart under protocol"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(
@@ -71,6 +84,35 @@ def test_a_value_that_makes_no_sense_is_refused(
         place = place[key]
     place[path[-1]] = value
     assert words in refused(content)
+
+
+def test_what_goes_only_together_may_be_searched_together(content: dict[str, Any]) -> None:
+    """One choice of a space is looked at beside the first of the others, not beside what the search replaces."""
+    content["fit"]["clip"] = {"objective": "words", "rank": 8}
+    content["tune"]["spaces"]["clip"] = {"rank": {"choices": [0, 1]}, "objective": {"choices": ["head"]}}
+    content["tune"]["known_good"]["clip"] = []
+    assert build(Params, content, "params.yaml").fit_of("clip").rank == 8
+
+
+def test_a_curriculum_by_agreement_needs_posts_that_disagree(content: dict[str, Any]) -> None:
+    content["fit"]["clip"] = {"curriculum": "agreement"}
+    content["prepare"]["protocol"] = "standard"
+    assert build(Params, content, "params.yaml").fit_of("clip").curriculum == "agreement"
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["all"], ["clip-zeroshot", "clip-head", "clip-lora"]),
+        (["llava-r8", "clip-lora"], ["clip-lora", "llava-r8"]),
+        ([], []),
+    ],
+)
+def test_the_recipes_that_are_run_are_those_named_or_those_of_the_models(
+    content: dict[str, Any], names: list[str], found: list[str]
+) -> None:
+    content |= {"models": ["clip"], "reproduce": {"recipes": names}}
+    assert [recipe.name for recipe in build(Params, content, "params.yaml").recipes()] == found
 
 
 def test_a_missing_key_is_named(content: dict[str, Any]) -> None:

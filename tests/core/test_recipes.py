@@ -1,8 +1,11 @@
 from itertools import groupby
 from pathlib import Path
 
+import pytest
+
 from src.core.config import load_params
-from src.core.recipes import RECIPES
+from src.core.errors import UsageRefusal
+from src.core.recipes import RECIPES, recipes_of
 from src.models.catalog import MODELS
 
 
@@ -29,3 +32,11 @@ def test_published_figures_are_shares_and_what_was_assumed_is_said() -> None:
     for recipe in RECIPES:
         assert recipe.published and all(0 < value < 1 for value in recipe.published.values())
         assert recipe.assumed
+
+
+def test_recipes_are_found_by_name_or_by_model() -> None:
+    assert recipes_of(["all"], MODELS) == RECIPES
+    assert {recipe.model for recipe in recipes_of(["all"], ["llava"])} == {"llava"}
+    assert [recipe.name for recipe in recipes_of(["blip2-deep", "clip-head"], [])] == ["clip-head", "blip2-deep"]
+    with pytest.raises(UsageRefusal, match="did you mean 'blip2-deep'"):
+        recipes_of(["blip-deep"], MODELS)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from src.data.images import UnreadableImage, inspect, open_image
+from src.data.images import Altered, UnreadableImage, inspect, open_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -330,3 +330,56 @@ def test_the_limit_is_of_the_pixels_before_they_are_reduced() -> None:
     with pytest.raises(UnreadableImage, match="larger than 3,199 pixels"):
         open_image(content, max_pixels=3199, at_least=5)
     assert open_image(content, max_pixels=3200, at_least=5).size == (10, 5)
+
+
+# Altered pictures
+
+
+def half_white() -> bytes:
+    """Black on the left, white on the right."""
+    image = Image.new("RGB", (100, 40), "black")
+    image.paste("white", (50, 0, 100, 40))
+    return encoded(image, "PNG")
+
+
+AS_IT_IS = (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("part", "light", "size", "grey"),
+    [
+        ((0, 0, 1, 1), AS_IT_IS, (100, 40), 127.5),
+        ((0.5, 0, 1, 1), AS_IT_IS, (50, 40), 255),
+        ((0.0, 0.25, 0.5, 0.75), AS_IT_IS, (50, 20), 0),
+        ((0.5, 0, 1, 1), (0.5, 1.0, 1.0), (50, 40), 127),
+        ((0.999, 0.999, 0.9991, 0.9991), AS_IT_IS, (1, 1), 255),
+    ],
+)
+def test_an_altered_picture_is_a_part_in_another_light(
+    part: tuple[float, float, float, float],
+    light: tuple[float, float, float],
+    size: tuple[int, int],
+    grey: float,
+) -> None:
+    image = open_image(Altered(half_white(), part, light))
+    assert image.size == size
+    assert np.asarray(image).mean() == pytest.approx(grey, abs=1)
+
+
+def test_contrast_and_saturation_are_factors_too() -> None:
+    red = encoded(Image.new("RGB", (8, 8), RED), "PNG")
+    assert len(set(open_image(Altered(red, (0, 0, 1, 1), (1, 1, 0))).getpixel((0, 0)))) == 1  # type: ignore[arg-type]
+    flat = np.asarray(open_image(Altered(half_white(), (0, 0, 1, 1), (1, 0, 1))))
+    assert flat.min() == flat.max()
+
+
+def test_a_part_is_decoded_as_large_as_the_whole_would_have_to_be() -> None:
+    photo = encoded(Image.new("RGB", (1600, 1600), RED), "JPEG")
+    part = Altered(photo, (0, 0, 0.5, 0.5), AS_IT_IS)
+    assert open_image(photo, at_least=400).size == (400, 400)
+    assert open_image(part, at_least=400).size == (400, 400)
+
+
+def test_an_altered_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match=r"gone\.jpg cannot be used"):
+        open_image(Altered(str(tmp_path / "gone.jpg"), (0, 0, 1, 1), AS_IT_IS))

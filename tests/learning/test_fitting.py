@@ -1,26 +1,33 @@
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from src.core.errors import Diverged, Stopped
-from src.core.protocols import Silent
+from src.core.protocols import Reporter, Silent
 from src.core.records import Post
 from src.core.settings import FitParams
 from src.learning.batches import shuffled
+from src.learning.curriculum import chosen, num_posts
 from src.learning.features import FeatureStore
 from src.learning.fitting import Cosine, Fit, _cosine, fit
+from src.learning.keeping import Keeper
 from src.learning.lora import adapted, trainable_state
 from src.learning.metrics import scores
-from src.learning.scoring import Labelled, logits, mean_loss, predictions
+from src.learning.parallel import ALONE
+from src.learning.scoring import Labelled, logits, losses, mean_loss, predictions
 from src.models.base import ToneModel
+from src.models.catalog import MODELS
 
 SETTINGS = FitParams(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, batch_size=16, epochs=2)
 STILL = replace(SETTINGS, lr=1e-12)  # so small a step that nothing changes
+A_POST = Post("1", "1.jpg", "a caption", "positive", "positive", "positive", "digest")
 TRAIN, VAL = slice(0, 48), slice(48, 80)
 
 
@@ -332,6 +339,96 @@ def test_every_step_of_a_training_learns() -> None:
 def test_the_schedule_ends_with_the_training(posts: int, batch_size: int, accumulation: int) -> None:
     settings = replace(SETTINGS, batch_size=batch_size, accumulation=accumulation, epochs=3)
     steps = sum(len(shuffled([1] * posts, batch_size * accumulation, seed)) for seed in range(settings.epochs))
-    schedule = _cosine(settings, posts)
+    schedule = _cosine(settings, [A_POST] * posts)
     assert schedule.total == steps
     assert schedule(steps) == pytest.approx(0, abs=1e-9) or steps == schedule.warmup == 1
+
+
+# Easy posts first
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_a_curriculum_begins_with_the_posts_of_least_loss(
+    model: ToneModel, posts: list[Post], cache: Path, sampling: Literal["uniform", "balanced"]
+) -> None:
+    settings = replace(STILL, rank=0, batch_size=7, epochs=4, curriculum="loss", sampling=sampling)
+    with adapted(model, settings, seed=1):
+        data = data_of(model, posts[:24], cache)
+        easy = chosen(settings, posts[:24], losses(data, logits(model, data, 16)).tolist(), 1, 1)
+        train = Watched(data)
+        found = fit(model, train, data, settings, 1, Silent())
+        schedule = _cosine(settings, posts[:24])
+    asked = train.__dict__["batches"]
+    sizes = [num_posts(settings, posts[:24], epoch) for epoch in range(1, 5)]
+    assert len(easy) == sizes[0] < sizes[1] < sizes[2] == sizes[3] == 24
+    assert schedule.total == sum(math.ceil(size / 7) for size in sizes)
+    ranked = math.ceil(24 / 7)  # batches in which losses are found
+    first = asked[ranked : ranked + math.ceil(sizes[0] / 7)]
+    trained = [place for batch in first for place in batch]
+    assert len(trained) == sizes[0]
+    assert sorted(trained) == easy if sampling == "uniform" else set(trained) <= set(easy)
+    assert len(found.history) == 4
+
+
+# Killed, and gone on with
+
+
+VARIED = replace(
+    SETTINGS,
+    dropout=0.2,
+    batch_size=8,
+    epochs=5,
+    patience=9,
+    weight_decay=0.1,
+    curriculum="loss",
+    curriculum_until=0.9,
+    sampling="balanced",
+)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("watch", ["macro_f1", "loss"])
+def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
+    name: str,
+    watch: Literal["macro_f1", "loss"],
+    posts: list[Post],
+    tmp_path: Path,
+    tiny_model: Callable[[str], ToneModel],
+) -> None:
+    settings = replace(VARIED, watch=watch, trains="connector" if "llava" in name else "")
+
+    def train(reporter: Reporter, keeper: Keeper | None) -> tuple[Fit, dict[str, Tensor]]:
+        model = tiny_model(name)
+        with adapted(model, settings, seed=1):
+            train, val = (
+                data_of(model, posts[:24], tmp_path / "cache"),
+                data_of(model, posts[24:40], tmp_path / "cache"),
+            )
+            tables = [data_of(model, posts[24 * n : 24 * n + 24], tmp_path / "cache").features for n in (1, 2)]
+            found = fit(model, replace(train, views=tuple(tables)), val, settings, 1, reporter, ALONE, keeper)
+            return found, trainable_state(model)
+
+    whole, state = train(Silent(), None)
+    keeper = Keeper(tmp_path / "kept.pt", "a key")
+    for stop_at in (22, 9):  # in the third epoch, and in what was the fourth
+        with pytest.raises(Stopped):
+            train(Listener(stop_at=stop_at), keeper)
+    kept = keeper.load()
+    assert kept is not None and 1 < len(kept["history"]) < settings.epochs
+    listener = Listener()
+    found, ended = train(listener, keeper)
+    assert [epoch for epoch, _ in listener.heard] == list(range(len(kept["history"]) + 1, settings.epochs + 1))
+    assert found.history == whole.history
+    assert (found.best_epoch, found.predictions) == (whole.best_epoch, whole.predictions)
+    assert equal(found.state, whole.state) and equal(ended, state)
+
+
+def test_patience_counts_the_epochs_before_the_kill(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+    settings = replace(STILL, epochs=9, patience=3)
+    keeper = Keeper(tmp_path / "kept.pt", "a key")
+    histories = []
+    for goes_on in (lambda epoch: epoch < 2, lambda epoch: True):
+        with adapted(model, settings, seed=1):
+            data = data_of(model, posts[:16], tmp_path / "cache")
+            histories.append(fit(model, data, data, settings, 1, Listener(goes_on), ALONE, keeper).history)
+    assert [len(history) for history in histories] == [2, 4]

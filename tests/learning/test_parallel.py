@@ -216,6 +216,13 @@ def test_the_saved_adapter_is_that_of_one_process_and_predicts_in_one(
 
 
 @pytest.mark.slow
+@each_way
+def test_processes_that_were_interrupted_go_on_after_the_last_epoch(trained: Trained, way: str) -> None:
+    assert [trained.of("interrupted", way, rank)["epochs"] for rank in (0, 1)] == [[2, 3], [2, 3]]
+    assert trained.of("interrupted", "alone")["epochs"] == [1, 2, 3]
+
+
+@pytest.mark.slow
 def test_sharded_weights_are_held_in_parts(trained: Trained) -> None:
     alone = trained.of("even shares", "alone")["held"]
     held = [[trained.of("even shares", way, rank)["held"] for rank in (0, 1)] for way in ("data-parallel", "sharded")]

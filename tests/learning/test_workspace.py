@@ -120,6 +120,31 @@ def test_features_are_those_of_the_part_and_the_adapter(workspace: Workspace) ->
     assert len(workspace.data("val").posts) == 2
 
 
+def test_training_has_altered_views_which_are_encoded_once(workspace: Workspace) -> None:
+    settings = replace(LORA, augment="picture", views=2)
+    encoded: list[int] = []
+    with adapted(workspace.model, settings, seed=1):
+        assert workspace.training(LORA, advance=encoded.append).views == ()
+        assert sum(encoded) == 4
+        data = workspace.training(settings, advance=encoded.append)
+        workspace.training(settings, advance=encoded.append)
+        assert sum(encoded) == 4 + 2 * 4
+    tables = (data.features, *data.views)
+    assert [len(table) for table in tables] == [4, 4, 4]
+    pixels = [[table[row]["pixels"] for table in tables] for row in range(4)]
+    for own, first, second in pixels:
+        assert not torch.equal(own, first) and not torch.equal(own, second) and not torch.equal(first, second)
+
+    drawn = [[data.drawn(seed).features[row]["pixels"] for row in range(4)] for seed in range(20)]
+    for row in range(4):
+        places = [[torch.equal(found[row], each) for each in pixels[row]].index(True) for found in drawn]
+        assert set(places) == {0, 1, 2}
+    again = [data.drawn(3).features[row]["pixels"] for row in range(4)]
+    assert all(torch.equal(one, other) for one, other in zip(again, drawn[3], strict=True))
+    plain = workspace.data("val")
+    assert plain.drawn(1) is plain
+
+
 # From disk
 
 

@@ -3,9 +3,10 @@
 accelerate launch --config_file configs/fsdp.yaml tests/learning/trained_in_parallel.py FOLDER
 """
 
+import copy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from src.data.images import MAX_PIXELS
 from src.data.mvsa import read_folder, survey
 from src.learning.features import FeatureStore
 from src.learning.fitting import fit
+from src.learning.keeping import Keeper
 from src.learning.lora import adapted
 from src.learning.parallel import Parallel, open_parallel
 from src.learning.scoring import Labelled
@@ -31,30 +33,37 @@ NUM_VAL = 13
 
 @dataclass(frozen=True)
 class Case:
-    """A training on the first `count` posts of the sample, judged by the next `NUM_VAL`, up to an epoch `last`."""
+    """A training on the first `count` posts of the sample, judged by the next `NUM_VAL`, up to an epoch `last`.
+
+    Several processes may be `interrupted` after their first epoch, and go on.
+    """
 
     model: str
     settings: FitParams
     count: int = 24
     last: int = 3
+    interrupted: bool = False
     dtype: torch.dtype = torch.float32
     tolerance: float = 1e-5
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A reporter that lets a training go on up to an epoch."""
+    """A reporter that lets a training go on up to an epoch, and remembers the epochs."""
 
     last: int
+    heard: list[int] = field(default_factory=list)
 
     def on_step(self) -> None:
         pass
 
     def on_epoch(self, epoch: int, _: Mapping[str, float]) -> bool:
+        self.heard.append(epoch)
         return epoch < self.last
 
 
 CASES = {
+    "interrupted": Case("clip", replace(SETTINGS, batch_size=12), interrupted=True),
     "even shares": Case("clip", SETTINGS, last=2),
     # The last step is of 13 posts, in pieces of four.
     "uneven shares": Case("tinyllava", replace(SETTINGS, batch_size=4, accumulation=4), count=29),
@@ -85,15 +94,21 @@ def train(
     model: ToneModel, case: Case, posts: Sequence[Post], folder: Path, name: str, parallel: Parallel
 ) -> Mapping[str, Any]:
     """Train and save an adapter as `name` in `folder`; returns what came of it."""
+    keeper = Keeper(folder / f"{name}.pt", "a key")
+    if case.interrupted and parallel.num_processes > 1:
+        # The one that goes on is sharded anew, so it has to be another one.
+        once = replace(case, interrupted=False, last=1)
+        train(copy.deepcopy(model), once, posts, folder, name, parallel)
     with adapted(model, case.settings, seed=1) as adapter:
-        train = labelled(model, posts[: case.count], folder)
+        first = labelled(model, posts[: case.count], folder)
         val = labelled(model, posts[case.count : case.count + NUM_VAL], folder)
         # Only the main process's word counts: every other one would end it at once.
         judge = Judge(case.last if parallel.is_main else 0)
-        found = fit(model, train, val, case.settings, 1, judge, parallel)
+        found = fit(model, first, val, case.settings, 1, judge, parallel, keeper)
         adapter.save(folder / name, write=parallel.is_main)
         return {
             "history": found.history,
+            "epochs": judge.heard,
             "best_epoch": found.best_epoch,
             "predictions": [asdict(row) for row in found.predictions],
             "held": held(model.backbone),

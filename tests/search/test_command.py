@@ -159,3 +159,26 @@ def test_the_environment_may_name_the_storage(repository: Path, warm: WarmComman
     warm.run("--trials", "1", "--sampler", "random", "--pruner", "hyperband", environment=environment)
     assert Path("elsewhere/studies.db").is_file()
     assert not Path("outputs/studies.db").exists()
+
+
+def test_settings_that_are_words_are_searched_as_well(repository: Path, warm: WarmCommand) -> None:
+    """The first choice of each, and the last, from the board to the file that the winner is trained by."""
+    space: dict[str, dict[str, Any]] = {
+        "targets": {"choices": ["qv", "qkvo"]},
+        "curriculum": {"choices": ["none", "loss"]},
+        "augment": {"choices": ["", "picture caption"]},
+        "loss": {"choices": ["cross_entropy", "focal"]},
+        "class_weights": {"choices": ["none", "balanced"]},
+        "sampling": {"choices": ["uniform", "balanced"]},
+        "adapter": {"choices": ["lora", "dora", "rslora"]},
+        "lr": {"low": 0.001, "high": 0.01},
+    }
+    all_first = {name: choice.get("choices", [0.002])[0] for name, choice in space.items()}
+    all_last = {name: choice.get("choices", [0.002])[-1] for name, choice in space.items()}
+    edit_tune(spaces={"clip": space}, known_good={"clip": [all_first, all_last]})
+    said = warm.run("--trials", "2")
+    assert "augment -, " in said and "augment picture caption, " in said
+    assert "clip: best of 2 trials is trial " in said and "0 trials pruned, 0 failed" in said
+    settings = [run.data.params for run in trial_runs().values()]
+    assert {each["curriculum"] for each in settings} == {"none", "loss"}
+    assert read_json(Path("outputs/tune/clip/best.json"))["params"] in (all_first, all_last)
