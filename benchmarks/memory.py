@@ -31,12 +31,12 @@ from src.core.paths import SAMPLE
 from src.core.settings import FitParams
 from src.learning.lora import adapted
 from src.learning.losses import Loss
-from src.learning.outline import META
-from src.learning.rehearsal import rehearse_step
 from src.learning.scoring import Labelled
 from src.models.base import Features, ToneModel
 from src.models.catalog import MODELS
 from src.services.terminal import command, model_option, say, table
+from src.sizing.outline import META
+from src.sizing.rehearsal import rehearse_step
 
 TRIALS = 30
 SETTLED = 5  # By then every rank has been there once, and what is made once and kept is there.

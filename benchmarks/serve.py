@@ -67,9 +67,9 @@ def _row(way: str, posts: int, wall_s: float, times_s: Sequence[float]) -> list[
 def _in_process(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
     """The same weights in three loops; a time is that of a batch."""
     from benchmarks import bare
-    from src.learning.exports import write_files
-    from src.learning.versions import answer, load_version
     from src.services.packages import artifacts_in
+    from src.tuned.exports import write_files
+    from src.tuned.versions import answer, load_version
 
     _, version = registry.version_at(registry.uri_of(model))
     batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]

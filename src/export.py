@@ -59,10 +59,10 @@ def main(version: str, folder: Path, merge: bool) -> None:
 
 def _export(version: "Version", downloaded: Path, folder: Path, merge: bool) -> tuple[float, float]:
     """Write the folder and have its card's code answer the golden posts; returns how far logits are off, and may be."""
-    from src.learning.exports import write_files
-    from src.learning.versions import load_version
     from src.services.card import is_mvsa, model_card
     from src.services.packages import artifacts_in
+    from src.tuned.exports import write_files
+    from src.tuned.versions import load_version
 
     artifacts = artifacts_in(downloaded)
     evidence = _evidence(artifacts)

@@ -157,8 +157,8 @@ def _package(trained: _Trained) -> "Package":
 
 def _draw_up(trained: _Trained, golden: "list[Post]", folder: Path) -> None:
     """Write the contract. The golden logits are those of the adapter as its files have it, not the training's own."""
-    from src.learning.versions import answer, load_adapter
     from src.learning.workspace import checkpoint_of
+    from src.tuned.versions import answer, load_adapter
 
     adapter = load_adapter(trained.model, checkpoint_of(trained.model), trained.adapter)
     pictures = [Path(post.image).read_bytes() for post in golden]
@@ -183,8 +183,8 @@ def _keep_evidence(trained: _Trained, folder: Path) -> None:
 
 
 def _contract(trained: _Trained, adapter: "Adapter", golden: list[GoldenPost]) -> Contract:
-    from src.learning.versions import dtype_of
     from src.services.repository import data_revision
+    from src.tuned.versions import dtype_of
 
     model, tags = adapter.model, trained.run.tags
     return Contract(

@@ -145,9 +145,9 @@ def _explain(model: str, params: Params, asked: Sequence[tuple[Post, str]], sani
     """The maps of posts, each for a tone (empty: the likeliest), by the trained adapter."""
     from src.data.images import open_image
     from src.learning.lora import loaded
-    from src.learning.saliency import num_passes, saliency_map, sanity_check
     from src.learning.workspace import open_workspace
     from src.services.saliency_page import Explained
+    from src.tuned.saliency import num_passes, saliency_map, sanity_check
 
     workspace, part_of = open_workspace(model), read_split(SPLIT)
     passes = sum(num_passes(post.caption, sanity and place == 0) for place, (post, _) in enumerate(asked))

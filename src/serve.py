@@ -27,7 +27,7 @@ def load(artifacts: Mapping[str, str]) -> "ToneModel":
     Raises:
         Refusal: it does not; the message says in what.
     """
-    from src.learning.versions import load_version
+    from src.tuned.versions import load_version
 
     loaded = load_version(artifacts)
     for remark in loaded.remarks:
@@ -41,7 +41,7 @@ def predict(model: "ToneModel", rows: list[Row], halves: bool = False) -> list[A
     Raises:
         Refusal: a post cannot be used; the message has its number, counted from 1.
     """
-    from src.learning.versions import answer
+    from src.tuned.versions import answer
 
     for number, (_, caption) in enumerate(rows, start=1):
         _require_caption(number, caption, halves)

@@ -75,7 +75,7 @@ def main(
         raise UsageRefusal("a dry run is --dry-run --scale full [--memory-gib G]; a search takes params.yaml's scale")
     params.space_of(model)
     if dry_run:
-        from src.search.dry_run import say_what_it_takes
+        from src.sizing.dry_run import say_what_it_takes
 
         say_what_it_takes(params, model, memory_gib)
         return

@@ -43,8 +43,8 @@ def _verify_apart(folder: Path) -> int:
 
 
 def _verify(folder: Path) -> None:
-    from src.learning.versions import load_version
     from src.services.packages import artifacts_in
+    from src.tuned.versions import load_version
 
     loaded = load_version(artifacts_in(folder.resolve()))
     contract = loaded.contract

@@ -22,12 +22,17 @@ ROOT = Path(__file__).parents[1]
 
 # Imports go down only. Rooms of one floor do not know each other, and each command is a room of its own.
 COMMAND_FLOOR = 4
-FLOORS = {"search": 3, "analysis": 3, "learning": 2, "services": 2, "models": 1, "data": 1, "core": 0}
+FLOORS = {
+    **dict.fromkeys(("search", "analysis", "sizing", "tuned"), 3),
+    **dict.fromkeys(("learning", "services"), 2),
+    **dict.fromkeys(("models", "data"), 1),
+    "core": 0,
+}
 
 # One door a library: where it may be imported. A library that is not here has none.
 DOORS = {
     "accelerate": ["src/learning/parallel.py"],
-    "captum": ["src/learning/saliency.py"],
+    "captum": ["src/tuned/saliency.py"],
     "cleanlab": ["src/analysis/noise.py"],
     "click": ["src/*.py", "src/services/terminal.py"],
     "dvc": ["src/ingest.py"],
@@ -61,14 +66,14 @@ DOORS = {
     "PIL": ["src/data/images.py", "src/data/sample.py"],
     "ray": ["src/services/workers.py"],
     "rich": ["src/services/board.py", "src/services/terminal.py"],
-    "safetensors": ["src/learning/*.py", "src/models/*.py"],
+    "safetensors": ["src/learning/*.py", "src/models/*.py", "src/tuned/*.py"],
     "sklearn": ["src/analysis/*.py", "src/data/split.py", "src/learning/metrics.py"],
-    "scipy": ["src/analysis/*.py", "src/data/duplicates.py", "src/learning/saliency.py", "src/learning/spread.py"],
+    "scipy": ["src/analysis/*.py", "src/data/duplicates.py", "src/tuned/saliency.py", "src/learning/spread.py"],
     # Optuna's and MLflow's stores fail with its errors.
     "statsmodels": ["src/analysis/*.py"],
     "sqlalchemy": ["src/services/storages.py", "src/services/store.py"],
     "tokenizers": ["src/models/*.py"],
-    "torch": ["src/learning/*.py", "src/models/*.py"],
+    "torch": ["src/learning/*.py", "src/models/*.py", "src/sizing/*.py", "src/tuned/*.py"],
     "transformers": ["src/models/*.py"],
     "yaml": ["src/core/config.py", "src/services/repository.py"],
 }

@@ -1,7 +1,5 @@
 """dvc.yaml says what the code does: stages, what they depend on, where they write."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +9,17 @@ import yaml
 from src.core.config import load_params
 from src.core.paths import OUTPUTS
 from src.models.catalog import MODELS
+from src.search.code import imported
 
 ROOT = Path(__file__).parents[1]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
-# What only decides how things look on a screen, and the list of models.
+# What only decides how things look on a screen, the list of models, and what is said in place of a search.
 EXEMPT = {
     "src/models/catalog.py",
     "src/services/board.py",
     "src/services/terminal.py",
+    "src/sizing/dry_run.py",
 }
 ITEM = "${item.model}"
 
@@ -30,47 +30,23 @@ def listed(stage: str, kind: str) -> list[str]:
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
 
 
-def imported(path: Path, seen: set[Path]) -> set[Path]:
-    """The files of src/ that a file imports, at its top or within a function, and what those import."""
-    if path not in seen:
-        seen.add(path)
-        if name_of(path) in EXEMPT:
-            return seen
-        for target in direct_imports(path):
-            imported(target, seen)
-    return seen
-
-
 def only_templates(dep: str) -> bool:
     """Whether a dependency is a page's template, or a folder of such, which nothing imports."""
     files = list((ROOT / dep).glob("*")) or [ROOT / dep]
     return all(path.suffix == ".jinja" for path in files)
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-def direct_imports(path: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src"):
-            base = ROOT.joinpath(*str(node.module).split("."))
-            names = [base / alias.name for alias in node.names]
-            for candidate in (base, *names):
-                if candidate.with_suffix(".py").is_file():
-                    yield candidate.with_suffix(".py")
+def names_of(name: str) -> set[str]:
+    """A file of src/ and all that it imports, less what is imported for the screen's sake alone."""
+    return {path.relative_to(ROOT).as_posix() for path in imported([ROOT / name], frozenset(EXEMPT))}
 
 
 def needed(stage: str) -> set[str]:
     """The code a stage depends on. `serve` is run by whoever loads what `register` packs, so its imports are not."""
-    files = imported(ROOT / "src" / f"{stage}.py", set())
-    names = {name_of(path) for path in files}
+    names = names_of(f"src/{stage}.py")
     if "src/models/catalog.py" in names and "src/learning/workspace.py" in names:
         names |= {f"src/models/{ITEM}.py"} | {
-            name
-            for model in MODELS
-            for path in imported(ROOT / "src" / "models" / f"{model}.py", set())
-            if (name := name_of(path)) != f"src/models/{model}.py"
+            name for model in MODELS for name in names_of(f"src/models/{model}.py") if name != f"src/models/{model}.py"
         }
     return names - EXEMPT
 

@@ -70,7 +70,8 @@ class Case:
         own = {**facts, "kind": recipe.kind, "posts": str(recipe.posts)}
         if recipe.kind != "words":
             return cls(recipe, facts, training_key(params.fit_of(recipe.model, **recipe.settings), own, params.seed))
-        return cls(recipe, facts, digest_of({**own, "seed": str(params.seed), "code": code_digest()}.items()))
+        depends_on = {**own, "seed": str(params.seed), "code": code_digest(recipe.model)}
+        return cls(recipe, facts, digest_of(depends_on.items()))
 
     @property
     def labels(self) -> dict[str, str]:

@@ -118,7 +118,7 @@ class Session:
             prefix = f"{self.model}-{self.params.scale}-"
             say_what_changed(study.name, memory, other_studies(self.means.storage, prefix, study.name))
             study.remember(memory)
-        warn_of_other_code(trials, code_digest())
+        warn_of_other_code(trials, code_digest(self.model))
         for lost in study.recover():
             times = study.times_lost(lost)
             hint = "; if the machine kills it again, it may want more memory than there is" if times > 1 else ""

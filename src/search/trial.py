@@ -64,7 +64,7 @@ class TrialWorker:
         """
         ticket = self.study.ask(self.name)
         ticket.note("process", f"{socket.gethostname()}:{os.getpid()}")
-        ticket.note("code", code_digest())
+        ticket.note("code", code_digest(self.workspace.model.spec.name))
         try:
             return self._train(ticket, self.params.fit_of(self.workspace.model.spec.name, **ticket.params))
         except Stopped:

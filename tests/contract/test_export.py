@@ -145,8 +145,8 @@ def make(
     import torch
 
     from src.learning import lora
-    from src.learning.exports import write_files
-    from src.learning.versions import Loaded, answer
+    from src.tuned.exports import write_files
+    from src.tuned.versions import Loaded, answer
 
     base = model.checkpoint.source
     adapter = lora.put_on(model, settings, seed=1)
@@ -294,7 +294,7 @@ def test_every_kind_of_adapter_merges(
     import torch
 
     from src.learning import lora
-    from src.learning.versions import answer
+    from src.tuned.versions import answer
 
     model = tiny_model(MODEL)
     adapter = lora.put_on(model, load_params(repo_root / "params.yaml").fit_of(MODEL, adapter=kind), seed=1)
@@ -336,8 +336,8 @@ def test_a_hub_checkpoint_is_named_with_its_commit(
     made: Path, tiny_model: "Callable[[str], ToneModel]", posts: list[Post], repo_root: Path, tmp_path: Path
 ) -> None:
     from src.learning import lora
-    from src.learning.exports import write_files
-    from src.learning.versions import Loaded
+    from src.tuned.exports import write_files
+    from src.tuned.versions import Loaded
 
     folder = made / "outputs/register" / MODEL / "contract"
     registered = read_contract(folder)

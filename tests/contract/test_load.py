@@ -139,8 +139,8 @@ def test_a_version_is_refused_for(cause: str, version: Path) -> None:
 def test_a_base_that_the_hub_gives_at_another_commit_is_refused(
     tiny_model: "Callable[[str], ToneModel]", downloaded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from src.learning import versions
     from src.models.base import Checkpoint
+    from src.tuned import versions
 
     model = tiny_model(MODEL)
     model.checkpoint = Checkpoint("openai/clip", "b" * 40, "full")
@@ -160,7 +160,8 @@ def test_an_adapter_that_was_never_trained_is_known_whatever_its_kind(
 ) -> None:
     import torch
 
-    from src.learning import lora, versions
+    from src.learning import lora
+    from src.tuned import versions
 
     model = tiny_model(MODEL)
     settings = load_params(repo_root / "params.yaml").fit_of(MODEL, adapter=kind)
@@ -184,9 +185,9 @@ def test_a_version_registered_in_bfloat16_loads_in_float32(version: Path, posts:
     import torch
 
     from src.learning import lora
-    from src.learning.versions import answer, load_version
     from src.models.base import Checkpoint
     from src.models.catalog import model_class
+    from src.tuned.versions import answer, load_version
 
     artifacts = {
         "adapter": str(version / "artifacts/adapter"),

@@ -10,13 +10,13 @@ from src.core.errors import Refusal
 from src.core.records import Post
 from src.core.settings import FitParams
 from src.learning.features import FeatureStore
-from src.learning.footprint import footprint
 from src.learning.lora import adapted
 from src.learning.losses import Loss
 from src.learning.probing import largest_that_fits, micro_batch
 from src.learning.scoring import Labelled
 from src.models.base import ToneModel
 from src.models.catalog import model_class
+from src.sizing.footprint import footprint
 
 SETTINGS = FitParams(objective="head", rank=2, alpha=2, dropout=0.1, lr=0.001, batch_size=4, accumulation=4)
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from src.learning.outline import META, WordTokenizer, blank_inputs, outline
 from src.models.base import Checkpoint, ToneModel
 from src.models.catalog import MODELS, model_class
 from src.models.language import LanguageToneModel
+from src.sizing.outline import META, WordTokenizer, blank_inputs, outline
 
 CPU = torch.device("cpu")
 

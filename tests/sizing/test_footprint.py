@@ -16,14 +16,14 @@ from src.core.records import Post
 from src.core.settings import FitParams
 from src.learning.features import FeatureStore
 from src.learning.fitting import set_checkpointing
-from src.learning.footprint import CAPTION_TOKENS, FREE_SHARE, Footprint, Plan, footprint, trained_parameters
-from src.learning.footprint_tables import GIB, sizes, tables, verdict
 from src.learning.lora import put_on
 from src.learning.losses import Loss
-from src.learning.outline import META, blank_inputs, outline
-from src.learning.rehearsal import Cost, as_on_a_gpu, measure, rehearse_encode, rehearse_step
 from src.models.base import Features, ToneModel
 from src.models.catalog import MODELS, model_class
+from src.sizing.footprint import CAPTION_TOKENS, FREE_SHARE, Footprint, Plan, footprint, trained_parameters
+from src.sizing.outline import META, blank_inputs, outline
+from src.sizing.rehearsal import Cost, as_on_a_gpu, measure, rehearse_encode, rehearse_step
+from src.sizing.tables import GIB, sizes, tables, verdict
 
 LORA = FitParams(objective="head", rank=8, alpha=16, dropout=0.0, lr=0.001)
 HEAD = replace(LORA, rank=0)

@@ -13,9 +13,9 @@ import torch
 
 from src.core.settings import FitParams
 from src.learning.lora import Adapter, put_on
-from src.learning.outline import META, blank_inputs, outline
-from src.learning.rehearsal import Cost, as_on_a_gpu, rehearse_encode, rehearse_step
 from src.models.base import ToneModel
+from src.sizing.outline import META, blank_inputs, outline
+from src.sizing.rehearsal import Cost, as_on_a_gpu, rehearse_encode, rehearse_step
 
 # 95 of 100 captions of MVSA-Single are shorter: 141 characters, of which a link's make a token each 1.6, others 3.3.
 CAPTION_TOKENS = 52

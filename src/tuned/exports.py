@@ -17,7 +17,7 @@ from src.core.usage import Snippet
 from src.data.images import open_image
 from src.learning.heads import ClassifierHead
 from src.learning.lora import ADAPTER_FILE, HEAD_FILE
-from src.learning.versions import Loaded
+from src.tuned.versions import Loaded
 
 BASE_FOLDER = "base"
 CONFIG_FILE = "adapter_config.json"

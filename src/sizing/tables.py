@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from src.core.settings import FitParams
-from src.learning.footprint import FREE_SHARE, Footprint, trained_parameters
 from src.models.base import ToneModel
+from src.sizing.footprint import FREE_SHARE, Footprint, trained_parameters
 
 GIB = 2**30
 BYTE_UNITS = ("B  ", "KiB", "MiB", "GiB", "TiB")

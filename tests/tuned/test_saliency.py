@@ -18,7 +18,10 @@ from src.data.images import open_image
 from src.learning.features import FeatureStore
 from src.learning.fitting import fit
 from src.learning.lora import put_on
-from src.learning.saliency import (
+from src.learning.scoring import Labelled, logits_of
+from src.models.base import ToneModel
+from src.models.catalog import MODELS
+from src.tuned.saliency import (
     MOST_WORDS,
     SHUFFLES,
     num_passes,
@@ -27,9 +30,6 @@ from src.learning.saliency import (
     shuffled,
     split_words,
 )
-from src.learning.scoring import Labelled, logits_of
-from src.models.base import ToneModel
-from src.models.catalog import MODELS
 
 NEGATIVE = 0
 SIDE = 2 * GRID

@@ -5,11 +5,11 @@ from collections import Counter
 from src.core.config import Params
 from src.core.paths import SPLIT
 from src.core.records import read_split
-from src.learning.footprint import footprint
-from src.learning.footprint_tables import sizes, tables, verdict
 from src.models.catalog import model_class
 from src.services.spaces import highest
 from src.services.terminal import say, table
+from src.sizing.footprint import footprint
+from src.sizing.tables import sizes, tables, verdict
 
 # Where nothing says otherwise, a dry run is of the study: its GPU, a V100, and its posts, the agreement of MVSA-Single.
 STUDY_MEMORY_GIB = 32.0
