@@ -11,6 +11,7 @@ from src.core.config import Params, load_params
 from src.core.paths import checkpoint_folder, stage_folder
 from src.core.records import write_json
 from src.models.catalog import MODELS, resolve
+from src.services.hub import offline_unless_reachable
 from src.services.terminal import command, model_option, progress, say
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ def main(model: str) -> None:
     The cache outlives this stage: what a post's content and the checkpoint have given before is not computed again.
     """
     params = load_params()
+    if params.scale == "full":
+        offline_unless_reachable()  # before what follows imports the Hub's library
     from src.learning.lora import adapted
     from src.learning.workspace import CHECKPOINT_FILE, Workspace, load_model, posts_by_part, views_of
 

@@ -339,6 +339,14 @@ def test_the_tables_say_it_all() -> None:
     assert shown["Computation"]["encoding, once, 2,592 posts"] == ["5.00 GFLOP", "", "12.96 TFLOP"]
 
 
+def test_altered_views_of_the_train_part_are_encoded_and_cached_too() -> None:
+    found = made_up(settings=replace(LORA, augment="picture", views=2))
+    assert found.encoded == sum(POSTS.values()) + 2 * POSTS["train"] == 5702
+    rows = {title: {row[0]: row for row in rows} for title, _, rows in tables(found)}
+    assert str(rows["Cache"]["in all"][2]).strip() == "5.57 MiB"
+    assert rows["Computation"].keys() >= {"training", "encoding, once, 5,702 posts"}
+
+
 def test_the_verdict_is_a_line() -> None:
     assert verdict(made_up(), 32) == (
         "It fits 32 GiB, 10% left free, with batch_size: 4, accumulation: 4, checkpointing: false, and takes 28.00 GiB"
