@@ -1,6 +1,8 @@
 import copy
 import os
+import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     from src.core.records import Post
+    from src.data.mvsa import Reading
     from src.models.base import ToneModel
     from tests.servers import Postgres
     from tests.warm import WarmPython
@@ -29,6 +32,29 @@ def real_mvsa(repo_root: Path) -> Path:
     if not path.is_dir():
         pytest.skip("the real MVSA-Single is not beside the repository")
     return path
+
+
+@pytest.fixture(scope="session")
+def real_reading(real_mvsa: Path, tmp_path_factory: pytest.TempPathFactory) -> "Reading":
+    """What `prepare` reads of the real posts, under the standard protocol: once for all processes."""
+    from src.data.images import MAX_PIXELS
+    from src.data.mvsa import read_folder, survey
+    from tests.pipeline import once
+
+    def make(folder: Path) -> None:
+        found = read_folder(survey(real_mvsa), "standard", MAX_PIXELS, lambda: None)
+        (folder / "reading").write_bytes(pickle.dumps(found))
+
+    folder = once(tmp_path_factory, "real", make)
+    reading: Reading = pickle.loads((folder / "reading").read_bytes())  # noqa: S301 # written above
+    return reading
+
+
+@pytest.fixture(scope="session")
+def real_agreement(real_reading: "Reading") -> "list[Post]":
+    """The real posts that the agreement protocol labels, as it labels them."""
+    agreeing = [post for post in real_reading.posts if post.text_label == post.image_label]
+    return [replace(post, label=post.text_label) for post in agreeing]
 
 
 @pytest.fixture(scope="session")

@@ -30,10 +30,15 @@ def study_note(
 
 def _settings(plan: StudyPlan, best: TrialRecord) -> str:
     rows = [
-        {"setting": name, "searched": _words(choice), f"trial {best.number}": shown(best.params.get(name, ""))}
+        {"setting": name, "searched": _words(choice), f"trial {best.number}": _chosen(best, name)}
         for name, choice in plan.space.items()
     ]
     return table(rows)
+
+
+def _chosen(best: TrialRecord, name: str) -> str:
+    """Empty where the trial was drawn without this setting."""
+    return shown(best.params[name]) if name in best.params else ""
 
 
 def _where_to_look(model: str, experiment_id: str) -> str:

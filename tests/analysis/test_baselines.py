@@ -117,12 +117,10 @@ def test_captions_without_a_word_are_refused(caption: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_on_the_real_posts_tfidf_is_well_above_the_largest_class(real_mvsa: Any) -> None:
-    from src.data.images import MAX_PIXELS
-    from src.data.mvsa import read_folder, survey
+def test_on_the_real_posts_tfidf_is_well_above_the_largest_class(real_agreement: list[Post]) -> None:
     from src.data.split import stratified
 
-    posts = read_folder(survey(real_mvsa), "agreement", MAX_PIXELS, lambda: None).posts
+    posts = real_agreement
     part_of = stratified(posts, 0.2, 0.2, seed=7)
     train, val, test = ([each for each in posts if part_of.get(each.id) == part] for part in ("train", "val", "test"))
     assert scores(majority(train, val, test).test).accuracy == pytest.approx(280 / 519)

@@ -61,9 +61,10 @@ def edit_params(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
 
 
 @pytest.fixture(scope="module")
-def done(repository: Path) -> Path:
-    """The repository after `dvc repro`."""
-    run(repository, "dvc", "repro")
+def done(repository: Path, warm_python: WarmPython) -> Path:
+    """The repository after `dvc repro`, of which the first stages are run as a user starts them."""
+    run(repository, "dvc", "repro", "encode")
+    warm_python.run(repository, "dvc", "repro")
     return repository
 
 

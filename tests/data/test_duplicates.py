@@ -192,8 +192,8 @@ def test_the_samples_drawings_are_alike_only_where_one_is_copied(sample: mvsa.Re
 
 
 @pytest.fixture(scope="module")
-def real(real_mvsa: Path) -> mvsa.Reading:
-    return mvsa.read_folder(mvsa.survey(real_mvsa), "standard", 10**8, lambda: None)
+def real(real_reading: mvsa.Reading) -> mvsa.Reading:
+    return real_reading
 
 
 def known_rule(caption: str) -> str:

@@ -1,15 +1,14 @@
 import random
 from collections import Counter, defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from src.core.errors import Refusal
 from src.core.labels import TONES, label_of
 from src.core.records import PARTS, Post
-from src.data import mvsa
 from src.data.duplicates import find_duplicates
+from src.data.mvsa import Reading
 from src.data.split import grouped
 
 Groups = dict[str, str]
@@ -115,10 +114,9 @@ def test_one_group_of_all_is_refused() -> None:
 
 
 @pytest.mark.real_data
-def test_the_real_posts_are_divided_evenly(real_mvsa: Path) -> None:
-    reading = mvsa.read_folder(mvsa.survey(real_mvsa), "agreement", 10**8, lambda: None)
-    labelled = [post for post in reading.posts if post.label]
-    found = find_duplicates(labelled, reading.fingerprints)
+def test_the_real_posts_are_divided_evenly(real_reading: Reading, real_agreement: list[Post]) -> None:
+    labelled = real_agreement
+    found = find_duplicates(labelled, real_reading.fingerprints)
     part_of = grouped(labelled, found.groups, 0.2, 0.2, seed=7)
     sizes = Counter(part_of.values())
     assert [abs(sizes[part] - size) <= 2 for part, size in zip(PARTS, (1555, 518, 519), strict=True)] == [True] * 3

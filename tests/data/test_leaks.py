@@ -152,13 +152,12 @@ def test_a_grouped_split_of_the_sample_has_no_leak_and_a_stratified_one_has(repo
 
 
 @pytest.mark.real_data
-def test_the_known_leaks_of_the_published_split_are_found(real_mvsa: Path) -> None:
+def test_the_known_leaks_of_the_published_split_are_found(real_mvsa: Path, real_reading: mvsa.Reading) -> None:
     """28 of 519 test captions stand in train, of which 3 are but links: those are counted as captions without words.
 
     Two more are found once mentions do not count, and 30 test posts have a twin in train of any kind.
     """
-    reading = mvsa.read_folder(mvsa.survey(real_mvsa), "standard", 10**8, lambda: None)
-    posts, prints = list(reading.posts), list(reading.fingerprints)
+    posts, prints = list(real_reading.posts), list(real_reading.fingerprints)
     found = find_duplicates([post for post in posts if post.label], prints)
     report = leak_report(posts, prints, published(posts, real_mvsa / "splits"), found)
     leaked = twins(report, "test", "train")
