@@ -77,6 +77,8 @@ def open_storage(url: str, limit_s: float = 0) -> "BaseStorage":
     """
     from optuna.storages import RDBStorage, get_storage
 
+    # Of a server that goes away within a query it warns with the whole of the query; `Patience` says it in a line.
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
     if url.startswith(PROXY):
         return _proxy(url, limit_s)
     database = sqlite_file(url)
