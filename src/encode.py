@@ -41,7 +41,7 @@ def main(model: str) -> None:
     settings = params.fit_of(model)
     views = [each for row in views_of(parts["train"], settings) for each in row]
     with adapted(workspace.model, settings, params.seed):
-        caches = [_encode(params, workspace, [*posts, *views])]
+        caches = [_encode(params, workspace, [*posts, *views], "posts and views" if views else "posts")]
     caches.append(_encode(params, workspace, posts))
     found = workspace.model.checkpoint
     write_json(stage_folder("encode", model) / CHECKPOINT_FILE, asdict(found))
@@ -49,14 +49,14 @@ def main(model: str) -> None:
     say(f"{model}: {found.source} at {found.revision}. {params.notice}")
 
 
-def _encode(params: Params, workspace: "Workspace", posts: "Sequence[Content]") -> str:
+def _encode(params: Params, workspace: "Workspace", posts: "Sequence[Content]", what: str = "posts") -> str:
     """Encode what the model, as it is adapted now, keeps frozen; returns the name of the cache."""
     model, store = workspace.model, workspace.store()
-    with progress(len(posts), f"{model.spec.name}: {store.folder.name}", "posts") as bar:
+    with progress(len(posts), f"{model.spec.name}: {store.folder.name}", what) as bar:
         count = store.ensure(model, posts, params.encode.batch_size, bar.advance)
     rest, megabytes = len(posts) - count, store.num_bytes() / 1e6
     say(
-        f"{model.spec.name}: {count:,} posts encoded to {store.folder} ({megabytes:,.1f} MB), "
+        f"{model.spec.name}: {count:,} {what} encoded to {store.folder} ({megabytes:,.1f} MB), "
         f"{rest:,} known by their content already"
     )
     return store.folder.name

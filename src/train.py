@@ -91,7 +91,7 @@ class Training:
         from src.search.code import training_key
 
         key = training_key(self.settings, {**self.workspace.facts(), **self.how}, self.seed)
-        return Keeper(UNFINISHED / f"{self.workspace.model.spec.name}.pt", key)
+        return Keeper(UNFINISHED / f"{self.workspace.model.spec.name}.safetensors", key)
 
     def run(self, reporter: Reporter) -> tuple["Fit", list[str]]:
         """Train an adapter and save it; returns also the names of the modules that carry it."""
@@ -167,7 +167,7 @@ def _go_on(training: Training, reporter: _EpochReporter) -> tuple["Fit", list[st
     """Train, or go on after the last epoch of a training that was killed."""
     standing = training.keeper.load()
     if standing:
-        epochs = standing["history"]
+        epochs = standing.values["history"]
         say(f"{training.workspace.model.spec.name}: goes on after epoch {len(epochs)}, where it was interrupted")
         for row in epochs:
             reporter.on_epoch(int(row["epoch"]), row)

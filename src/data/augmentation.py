@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from src.core.records import Post
 from src.core.settings import CAPTION, PICTURE
-from src.data.images import Altered, Source
+from src.data.images import Altered, Source, alteration_digest
 
 LEAST_AREA = 0.7  # of a picture that a view keeps
 MOST_LIGHT = 0.2  # by how much brightness, contrast and saturation change at most, as a share
@@ -42,7 +42,8 @@ def view(post: Post, augment: str, number: int) -> View:
     said = caption if CAPTION in augment.split() else post.caption
     if (shown, said) == (post.image, post.caption):
         return View(post.image, post.caption, post.digest)
-    changes = [post.digest, said, *(map(str, (image.part, image.light)) if shown is image else ())]
+    how = (str(image.part), str(image.light), alteration_digest()) if shown is image else ()
+    changes = [post.digest, said, *how]
     return View(shown, said, hashlib.sha256("\n".join(changes).encode()).hexdigest())
 
 

@@ -1,5 +1,6 @@
 """Pictures, decoded whole or refused: the only door to Pillow."""
 
+import hashlib
 import math
 import struct
 import threading
@@ -8,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol
@@ -121,6 +123,16 @@ def blank() -> bytes:
 def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height in pixels of a picture, once it has been decoded whole; raises as `open_image` does."""
     return open_image(source, max_pixels).size
+
+
+@cache
+def alteration_digest() -> str:
+    """Changes when an `Altered` picture comes out otherwise than it did."""
+    content = BytesIO()
+    across, around = Image.linear_gradient("L"), Image.radial_gradient("L")
+    Image.merge("RGB", (across, around, across.rotate(90))).save(content, "PNG")
+    probe = Altered(content.getvalue(), (0.1, 0.2, 0.8, 0.9), (0.9, 1.1, 0.8))
+    return hashlib.sha256(open_image(probe).tobytes()).hexdigest()[:12]
 
 
 def perceptual_hash(image: Image.Image) -> str:

@@ -19,14 +19,14 @@ from src.core.records import Post, Prediction
 from src.core.settings import FitParams
 from src.learning import curriculum
 from src.learning.batches import cut, dealt, shuffled
-from src.learning.keeping import Keeper
+from src.learning.keeping import Keeper, Standing
 from src.learning.lora import restore, trainable_state
 from src.learning.losses import Loss
 from src.learning.metrics import scores
 from src.learning.parallel import ALONE, Parallel
 from src.learning.probing import micro_batch
 from src.learning.scoring import Labelled, logits, losses, mean_loss, predictions
-from src.learning.sharding import gathered, scattered
+from src.learning.sharding import gathered, scatter
 from src.models.base import ToneModel
 
 
@@ -165,28 +165,34 @@ class _Training:
         """Have the end of an epoch kept: all that the next ones depend on."""
         if keeper is None or found.is_over(self.settings):
             return
-        standing = {
+        groups = {
+            "best": found.state,
+            "weights": trainable_state(self.model),
+            "moments": gathered(self.optimizer),
+        }
+        values = {
             "history": [dict(row) for row in found.history],
             "best_epoch": found.best_epoch,
-            "best": dict(found.state),
             "predictions": [asdict(row) for row in found.predictions],
-            "weights": trainable_state(self.model),
-            "optimizer": gathered(self.optimizer.state_dict()),
             "schedule": self.schedule.state_dict(),
         }
         if self.parallel.is_main:
-            keeper.save(standing)
+            tensors = {f"{group}/{name}": value for group, each in groups.items() for name, value in each.items()}
+            keeper.save(Standing(tensors, values))
 
     def resume(self, keeper: Keeper | None) -> Fit | None:
         """Put everything back to where it was kept last, if it was; returns what had been found by then."""
         standing = keeper.load() if keeper else None
         if not self.parallel.least(int(standing is not None)) or standing is None:
             return None  # or one process has no such file, and they must begin alike
-        restore(self.model, standing["weights"])
-        self.optimizer.load_state_dict(scattered(standing["optimizer"], self.weights))
-        self.schedule.load_state_dict(standing["schedule"])
-        rows = tuple(Prediction(**row) for row in standing["predictions"])
-        return Fit(tuple(standing["history"]), standing["best_epoch"], standing["best"], rows)
+        restore(self.model, standing.group("weights"))
+        scatter(self.optimizer, standing.group("moments"), self.weights)
+        values = standing.values
+        self.schedule.load_state_dict(values["schedule"])
+        for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = lr
+        rows = tuple(Prediction(**row) for row in values["predictions"])
+        return Fit(tuple(values["history"]), values["best_epoch"], standing.group("best"), rows)
 
 
 def _validate(

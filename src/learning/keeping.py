@@ -1,47 +1,67 @@
 """Where a training stands, on disk: one that was killed goes on from there."""
 
+import json
 import logging
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Standing:
+    """All that the next epochs depend on: tensors, each named GROUP/NAME, and plain values, as JSON has them."""
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a group by their names in it."""
+        start = f"{name}/"
+        return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
+
+
+@dataclass(frozen=True)
 class Keeper:
-    """One file, which says where the training that has this key stands; another training's is of no use."""
+    """One file of safetensors, which says where the training that has this key stands; another's is of no use."""
 
     path: Path
     key: str
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> Standing | None:
         """What was saved last under this key, on the CPU; None where there is nothing, or nothing that can be read."""
         if not self.path.is_file():
             return None
         try:
-            found: dict[str, Any] = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
-        except Exception as error:  # noqa: BLE001 # whatever torch raises on a damaged file
-            reason = str(error).splitlines()[0]
-            _log.warning("%s cannot be read (%s): the training begins anew", self.path, reason)
+            with safe_open(self.path, "pt") as file:
+                facts = file.metadata() or {}
+                if facts.get("key") != self.key:
+                    return None
+                return Standing({name: file.get_tensor(name) for name in file.keys()}, json.loads(facts["values"]))  # noqa: SIM118 # it is no mapping
+        except (SafetensorError, OSError) as error:
+            _log.warning("%s cannot be read (%s): the training begins anew", self.path, error)
             return None
-        return found if found.pop("key", None) == self.key else None
 
-    def save(self, content: dict[str, Any]) -> None:
-        """Keep tensors and plain values in place of what was kept before; a killed process leaves that as it was.
+    def save(self, standing: Standing) -> None:
+        """Keep it in place of what was kept before; a killed process leaves that as it was.
 
         Where the disk has no room, that is said in the log, and the training may go on.
         """
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        tensors = {name: value.contiguous() for name, value in standing.tensors.items()}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({**content, "key": self.key}, temporary)
+            save_file(tensors, temporary, {"key": self.key, "values": json.dumps(standing.values)})
             temporary.replace(self.path)
-        except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        except (SafetensorError, OSError) as error:
             _log.warning("%s cannot be written (%s): killed now, the training begins anew", self.path, error)
             with suppress(OSError):
                 temporary.unlink()

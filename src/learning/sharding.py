@@ -6,14 +6,14 @@ last layer of a stack for one that is called, where it is run in parts (`src/mod
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 from src.models.base import ToneModel
 
@@ -52,22 +52,23 @@ def fill(weight: Tensor, values: Tensor) -> None:
         weight.copy_(placed(values, weight))
 
 
-def gathered(state: dict[str, Any]) -> dict[str, Any]:
-    """An optimiser's state with all its tensors whole, on the CPU. Of sharded ones all processes must ask at once."""
-    moments = {
-        place: {name: whole(value).cpu() if isinstance(value, Tensor) else value for name, value in each.items()}
-        for place, each in state["state"].items()
-    }
-    return {**state, "state": moments}
+def gathered(optimizer: Optimizer) -> dict[str, Tensor]:
+    """An optimiser's moments and counts of steps, whole, on the CPU, named PLACE/NAME by the weight's place.
+
+    Of sharded ones all processes must ask at once.
+    """
+    state = optimizer.state_dict()["state"]
+    return {f"{place}/{name}": whole(value).cpu() for place, each in state.items() for name, value in each.items()}
 
 
-def scattered(state: dict[str, Any], weights: Sequence[Tensor]) -> dict[str, Any]:
-    """The same with each moment sharded as its weight is; a count of steps is every process's own."""
-    moments = {
-        place: {name: placed(value, weights[place]) if value.ndim else value for name, value in each.items()}
-        for place, each in state["state"].items()
-    }
-    return {**state, "state": moments}
+def scatter(optimizer: Optimizer, moments: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
+    """Put them back, each sharded as its weight is; a count of steps is every process's own."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        place, _, name = key.partition("/")
+        whole_or_part = placed(value, weights[int(place)]) if value.ndim else value
+        state.setdefault(int(place), {})[name] = whole_or_part
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def put_back(weight: Tensor, original: Tensor) -> None:

@@ -16,7 +16,7 @@ from tests.warm import Running, WarmPython
 pytestmark = pytest.mark.slow
 COMMAND = ("src.train", "--model", "clip")
 WRITTEN = Path("outputs/train/clip")
-KEPT = Path("outputs/unfinished/clip.pt")
+KEPT = Path("outputs/unfinished/clip.safetensors")
 EPOCHS = 6
 # Else a fast machine would be done before it is killed.
 SLOWLY = """

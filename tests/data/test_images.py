@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from src.data.images import Altered, UnreadableImage, inspect, open_image
+from src.data import images
+from src.data.images import Altered, UnreadableImage, alteration_digest, inspect, open_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -371,6 +372,17 @@ def test_contrast_and_saturation_are_factors_too() -> None:
     assert len(set(open_image(Altered(red, (0, 0, 1, 1), (1, 1, 0))).getpixel((0, 0)))) == 1  # type: ignore[arg-type]
     flat = np.asarray(open_image(Altered(half_white(), (0, 0, 1, 1), (1, 0, 1))))
     assert flat.min() == flat.max()
+
+
+@pytest.mark.parametrize("change", ["_LIGHT", "_rgb"])
+def test_the_digest_of_alterations_knows_when_they_come_out_otherwise(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = alteration_digest.__wrapped__()
+    assert alteration_digest.__wrapped__() == before
+    others = {"_LIGHT": images._LIGHT[::-1], "_rgb": lambda image: image.convert("L").convert("RGB")}
+    monkeypatch.setattr(images, change, others[change])
+    assert alteration_digest.__wrapped__() != before
 
 
 def test_a_part_is_decoded_as_large_as_the_whole_would_have_to_be() -> None:

@@ -409,15 +409,15 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
             return found, trainable_state(model)
 
     whole, state = train(Silent(), None)
-    keeper = Keeper(tmp_path / "kept.pt", "a key")
+    keeper = Keeper(tmp_path / "kept.safetensors", "a key")
     for stop_at in (22, 9):  # in the third epoch, and in what was the fourth
         with pytest.raises(Stopped):
             train(Listener(stop_at=stop_at), keeper)
     kept = keeper.load()
-    assert kept is not None and 1 < len(kept["history"]) < settings.epochs
+    assert kept is not None and 1 < len(kept.values["history"]) < settings.epochs
     listener = Listener()
     found, ended = train(listener, keeper)
-    assert [epoch for epoch, _ in listener.heard] == list(range(len(kept["history"]) + 1, settings.epochs + 1))
+    assert [epoch for epoch, _ in listener.heard] == list(range(len(kept.values["history"]) + 1, settings.epochs + 1))
     assert found.history == whole.history
     assert (found.best_epoch, found.predictions) == (whole.best_epoch, whole.predictions)
     assert equal(found.state, whole.state) and equal(ended, state)
@@ -425,7 +425,7 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
 
 def test_patience_counts_the_epochs_before_the_kill(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     settings = replace(STILL, epochs=9, patience=3)
-    keeper = Keeper(tmp_path / "kept.pt", "a key")
+    keeper = Keeper(tmp_path / "kept.safetensors", "a key")
     histories = []
     for goes_on in (lambda epoch: epoch < 2, lambda epoch: True):
         with adapted(model, settings, seed=1):

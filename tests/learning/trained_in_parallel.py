@@ -94,7 +94,7 @@ def train(
     model: ToneModel, case: Case, posts: Sequence[Post], folder: Path, name: str, parallel: Parallel
 ) -> Mapping[str, Any]:
     """Train and save an adapter as `name` in `folder`; returns what came of it."""
-    keeper = Keeper(folder / f"{name}.pt", "a key")
+    keeper = Keeper(folder / f"{name}.safetensors", "a key")
     if case.interrupted and parallel.num_processes > 1:
         # The one that goes on is sharded anew, so it has to be another one.
         once = replace(case, interrupted=False, last=1)
