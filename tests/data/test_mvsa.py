@@ -190,3 +190,4 @@ def test_every_real_post_can_be_read(real_reading: mvsa.Reading) -> None:
     assert (len(real_reading.posts), real_reading.dropped) == (4869, ())
     assert Counter(real_reading.encodings) == {"utf-8": 3738, "gb18030": 1131}
     assert sum(bool(post.label) for post in real_reading.posts) == 4511
+    assert sum(post.text_label == post.image_label for post in real_reading.posts) == 2592
