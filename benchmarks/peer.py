@@ -50,10 +50,13 @@ class Peer:
     collate: Collator
 
     @classmethod
-    def of(cls, task: Task, plan: Plan, order: str, logits: str, loader_workers: int = 0) -> "Peer":
-        """The peer for a task; the tokens are ours, so that nothing but the method differs."""
+    def of(
+        cls, task: Task, plan: Plan, order: str, logits: str, loader_workers: int = 0, *, decodes_like_us: bool = False
+    ) -> "Peer":
+        """The peer for a task; the tokens are ours, and if it decodes like us the pixels too, down to the last one."""
         model = task.sized.load()
-        parts = {name: PostDataset(model, posts) for name, posts in vars(task.posts).items()}
+        at_least = model.picture_resizer().at_least if decodes_like_us else None
+        parts = {name: PostDataset(model, posts, at_least) for name, posts in vars(task.posts).items()}
         facts, dtype = peer_models.Facts.of(model), model.backbone.dtype
         return cls(task, plan, order, logits, loader_workers, dtype, facts, parts, Collator(model))
 

@@ -19,11 +19,15 @@ Item = dict[str, Tensor]
 
 
 class PostDataset(Dataset[Item]):
-    """Posts as the bare model reads them: `pixel_values`, `input_ids` with a place for every piece of the picture."""
+    """Posts as the bare model reads them: `pixel_values`, `input_ids` with a place for every piece of the picture.
 
-    def __init__(self, model: ToneModel, posts: Sequence[Post]) -> None:
+    `at_least` is for `open_image`: pictures are decoded whole unless it is given.
+    """
+
+    def __init__(self, model: ToneModel, posts: Sequence[Post], at_least: int | None = None) -> None:
         self.image_processor = model.image_processor
         self.posts = posts
+        self.at_least = at_least
         captions = model.token_ids([post.caption for post in posts]) if posts else []
         self.ids = [[*before_caption(model), *ids] for ids in captions]
 
@@ -32,7 +36,8 @@ class PostDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         post = self.posts[index]
-        pixels = self.image_processor(open_image(post.image), return_tensors="pt")["pixel_values"]
+        image = open_image(post.image, at_least=self.at_least)
+        pixels = self.image_processor(image, return_tensors="pt")["pixel_values"]
         label = torch.tensor(TONES.index(post.label))
         return {"pixel_values": pixels[0], "input_ids": torch.tensor(self.ids[index]), "labels": label}
 

@@ -12,7 +12,8 @@ from src.data import mvsa
 from src.data.images import MAX_PIXELS
 from src.data.split import stratified
 
-SHARE = 0.2  # of val, and of test; three times as much is left for train
+SHARE = 0.2  # of test
+VAL_SHARE = 0.25  # of what is not test
 
 
 @dataclass(frozen=True)
@@ -28,20 +29,22 @@ class Parts:
         return Parts(self.train[: batches * batch_size], self.val[: max(1, batches // 3) * batch_size], ())
 
 
-def read(folder: Path = SAMPLE, num_posts: int | None = None, seed: int = 7) -> Parts:
+def read(folder: Path = SAMPLE, num_posts: int | None = None, seed: int = 7, num_test: int | None = None) -> Parts:
     """Posts whose two labels agree, train to val as 3 to 1.
 
     Args:
         folder: in MVSA's layout.
         num_posts: of train and val together, drawn with the tones in the folder's own shares; all, if there are fewer.
         seed: decides which are drawn, and which part a post is in.
+        num_test: of test, where `num_posts` is given; a third of train's number, if it is not said.
     """
     found = mvsa.survey(mvsa.find_root(folder))
     labels = {key: label for key, pair in found.pairs.items() if (label := agreement(*pair))}
-    chosen = set(labels if num_posts is None else _draw(labels, round(num_posts / (1 - SHARE)), seed))
+    share = SHARE if num_posts is None or num_test is None else num_test / (num_posts + num_test)
+    chosen = set(labels if num_posts is None else _draw(labels, round(num_posts / (1 - share)), seed))
     few = replace(found, pairs={key: pair for key, pair in found.pairs.items() if key in chosen})
     posts = mvsa.read_folder(few, "agreement", MAX_PIXELS, lambda: None).posts
-    part_of = stratified(posts, SHARE, SHARE, seed)
+    part_of = stratified(posts, (1 - share) * VAL_SHARE, share, seed)
     train, val, test = (tuple(post for post in posts if part_of[post.id] == part) for part in ("train", "val", "test"))
     return Parts(train, val, test)
 

@@ -18,6 +18,7 @@ from src.core.protocols import Reporter
 from src.core.records import Post, Prediction
 from src.core.settings import FitParams
 from src.learning import curriculum
+from src.learning.allocator import keep_freed_memory
 from src.learning.batches import cut, dealt, shuffled
 from src.learning.keeping import Keeper, Standing
 from src.learning.lora import restore, trainable_state
@@ -107,6 +108,8 @@ class _Training:
         self.model, self.data, self.settings, self.seed = model, data, settings, seed
         self.reporter, self.parallel = reporter, parallel
         parallel.prepare(model)
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = AdamW(self.weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.schedule = LambdaLR(self.optimizer, _cosine(settings, data.posts))

@@ -24,6 +24,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from src.core.errors import Refusal, UsageRefusal, unknown
 from src.core.parsing import build
 from src.core.records import read_json, write_json
 from src.core.settings import FitParams
+from src.learning.dropout import Dropout
 from src.learning.heads import ClassifierHead
 from src.learning.sharding import fill, put_back, whole
 from src.models.base import ToneModel
@@ -135,6 +137,7 @@ def put_on(model: ToneModel, settings: FitParams, seed: int) -> Adapter:
             # peft 0.21 asks for a name that transformers 5.23 has begun to rename.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             peft = get_peft_model(model.backbone, _config(model, settings))
+        _quicken_dropout(peft)
     if readout is None:
         readout = ClassifierHead(model.width, settings)
     model.readout = readout.to(model.device)
@@ -230,6 +233,14 @@ def _config(model: ToneModel, settings: FitParams) -> PeftConfig:
         use_rslora=settings.adapter == "rslora",
         bias="none",
     )
+
+
+def _quicken_dropout(peft: PeftModel) -> None:
+    for layer in peft.modules():
+        if isinstance(layer, LoraLayer):
+            for name, dropout in layer.lora_dropout.items():
+                if isinstance(dropout, nn.Dropout):  # none stands where nothing is dropped
+                    layer.lora_dropout[name] = Dropout(dropout.p)
 
 
 def _target_modules(model: ToneModel, settings: FitParams) -> str | list[str]:
