@@ -56,7 +56,7 @@ def main(trials: int, mlflow: bool) -> None:
         study = open_study(f"sqlite:///{folder}/studies.db", _plan())
         worker = Trivial(study)
         driver = Driver(study, Solo(worker), Shelf(Path(folder) / "trials"), StopSignal())
-        views = [_mirror(study, folder).show] if mlflow else []
+        views = [mirror(study, folder).show] if mlflow else []
         with Follower(study.glance, views):
             driver.run(trials)
     times_s = [after - before for before, after in zip(worker.begun_s, worker.begun_s[1:], strict=False)]
@@ -77,7 +77,8 @@ def _plan() -> StudyPlan:
     )
 
 
-def _mirror(study: Study, folder: str) -> Mirror:
+def mirror(study: Study, folder: str) -> Mirror:
+    """MLflow with a database of its own in `folder`."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlruns/mlflow.db"
     tracker = Tracker("growth")
     caption = Caption("growth", {"stage": "trial"}, dict)

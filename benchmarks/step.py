@@ -34,6 +34,7 @@ from benchmarks.task import Task
 from src.core.config import load_params
 from src.core.paths import SAMPLE
 from src.core.settings import FitParams
+from src.learning.allocator import keep_freed_memory
 from src.learning.batches import shuffled
 from src.learning.lora import adapted
 from src.learning.losses import Loss
@@ -106,6 +107,8 @@ def _products(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Pr
 def stepping(task: Task, settings: FitParams, folder: Path) -> Iterator[Step]:
     """An optimiser step of ours, on one batch of middling length."""
     model = task.sized.load()
+    if model.device.type == "cpu":
+        keep_freed_memory()
     with adapted(model, settings, task.seed):
         data = ours.features(model, task.posts.train, folder)
         lengths = data.features.lengths()
@@ -185,6 +188,7 @@ def _wait() -> None:
 @click.option("--batch-size", type=click.IntRange(min=1), default=16)
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 @click.option("--adapt-layers", default="all", help="all, last-half or last-K.")
+@click.option("--adapts", default="", help="The parts that take adapters, such as text.  [default: all that can]")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, help="Of steps and products in turn.")
 @click.option("--peer", is_flag=True, help="The peer's step as well.")
@@ -195,6 +199,7 @@ def main(
     batch_size: int,
     threads: int | None,
     adapt_layers: str,
+    adapts: str,
     dropout: float,
     rounds: int,
     peer: bool,
@@ -203,7 +208,7 @@ def main(
     set_verbosity_error()
     torch.set_num_threads(threads or torch.get_num_threads())
     params = load_params()
-    settings = params.fit_of(model, batch_size=batch_size, adapt_layers=adapt_layers, dropout=dropout)
+    settings = params.fit_of(model, batch_size=batch_size, adapt_layers=adapt_layers, adapts=adapts, dropout=dropout)
     parts = posts.read(folder, 6 * batch_size * 4 // 3, params.seed)
     with TemporaryDirectory() as place:
         sized = sizes.make(model, size, Path(place), [post.caption for post in parts.train])

@@ -1,0 +1,119 @@
+"""What of a trial is not training: the time of a search's trials that is spent outside of `fit`.
+
+python -m benchmarks.overhead --model tinyllava --size medium --num-posts 100
+
+One process runs trials as `tune` does: settings are drawn from a study on SQLite, an adapter is put on and taken off,
+the adapter is saved and the study told, and a thread beside it draws MLflow. `fit`, which trains and validates, is
+timed within. The first trial, which builds the cache, does not count; pruning is off, so that all have all epochs.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+from transformers.utils.logging import set_verbosity_error
+
+from benchmarks import posts, sizes
+from benchmarks.growth import mirror
+from src.core.config import Params, load_params
+from src.core.paths import SAMPLE
+from src.core.stopping import StopSignal
+from src.learning.workspace import Workspace
+from src.models.catalog import MODELS
+from src.search import trial
+from src.search.driver import Driver, Solo
+from src.search.trial import Ended, TrialWorker
+from src.services.follower import Follower
+from src.services.mirror import Shelf
+from src.services.plan import StudyPlan
+from src.services.studies import open_study
+from src.services.terminal import command, model_option, say, table
+
+
+@dataclass
+class Watched:
+    """A worker that notes when each of its trials begins."""
+
+    worker: TrialWorker
+    begun_s: list[float] = field(default_factory=list)
+
+    def run_one(self) -> Ended:
+        """Run a trial."""
+        self.begun_s.append(time.perf_counter())
+        return self.worker.run_one()
+
+
+@contextmanager
+def timed_fits() -> Iterator[list[float]]:
+    """The seconds of every training that a trial does as long as the context lasts."""
+    module: Any = trial
+    original, seconds = module.fit, list[float]()
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return original(*arguments, **options)
+        finally:
+            seconds.append(time.perf_counter() - begun)
+
+    module.fit = timed
+    try:
+        yield seconds
+    finally:
+        module.fit = original
+
+
+@command(example="python -m benchmarks.overhead --model tinyllava --size medium --num-posts 100")
+@model_option(MODELS)
+@click.option("--size", type=click.Choice(sizes.SIZES), default="tiny")
+@click.option("--posts", "source", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
+@click.option("--num-posts", type=click.IntRange(min=20), help="Of train and val together, 3 to 1.  [default: all]")
+@click.option("--trials", type=click.IntRange(min=2), default=10, help="In all.")
+def main(model: str, size: str, source: Path, num_posts: int | None, trials: int) -> None:
+    """Time what a trial does besides training."""
+    set_verbosity_error()
+    params = load_params()
+    parts = posts.read(source, num_posts, params.seed)
+    with TemporaryDirectory() as folder:
+        sized = sizes.make(model, size, Path(folder), [post.caption for post in parts.train])
+        both = {"train": list(parts.train), "val": list(parts.val)}
+        workspace = Workspace(sized.load(), both, Path(folder) / "cache")
+        wholes, fits = _search(params, workspace, Path(folder), trials)
+    rest = [whole - fit for whole, fit in zip(wholes, fits, strict=True)][1:]
+    figures = {"trial_s": median(wholes[1:]), "rest_s": median(rest), "longest_rest_s": max(rest)}
+    figures["share"] = figures["rest_s"] / figures["trial_s"]
+    title = f"{model}, {size}, {len(parts.train)} + {len(parts.val)} posts, medians of {trials - 1} trials"
+    table(title, ["trial s", "not training s", "at most", "share"], [list(figures.values())])
+    rounded = {name: round(value, 4) for name, value in figures.items()}
+    say(json.dumps({"benchmark": "overhead", "model": model, "size": size, "trials": trials, **rounded}))
+
+
+def _search(params: Params, workspace: Workspace, folder: Path, trials: int) -> tuple[list[float], list[float]]:
+    """The seconds of each trial, and of the training in it."""
+    model = workspace.model.spec.name
+    plan = StudyPlan(
+        name="overhead",
+        space=params.space_of(model),
+        seed=params.seed,
+        startup_trials=params.tune.startup_trials,
+        pruner="none",
+        min_epochs=params.tune.min_epochs,
+        max_epochs=params.fit_of(model).epochs,
+    )
+    study = open_study(f"sqlite:///{folder}/studies.db", plan)
+    worker = Watched(TrialWorker(params, workspace, study, ""))
+    with timed_fits() as fits, Follower(study.glance, [mirror(study, str(folder)).show]):
+        Driver(study, Solo(worker), Shelf(folder / "trials"), StopSignal()).run(trials)
+        ended = time.perf_counter()
+    return [after - before for before, after in zip(worker.begun_s, [*worker.begun_s[1:], ended], strict=True)], fits
+
+
+if __name__ == "__main__":
+    main()
