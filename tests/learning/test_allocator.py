@@ -16,7 +16,7 @@ if {keeps}:
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(20):
+    for _ in range(12):
         torch.ones(10_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -27,7 +27,7 @@ print(pages())
 
 
 def pages_asked_for(keeps: bool) -> int:
-    """How often the system is asked for a page while 40 MB are taken and freed 20 times, after as much before."""
+    """How often the system is asked for a page while 40 MB are taken and freed 12 times, after as much before."""
     program = [sys.executable, "-c", PROGRAM.format(keeps=keeps)]
     run = subprocess.run(program, capture_output=True, text=True, check=True)
     return int(run.stdout)
