@@ -107,8 +107,7 @@ def _products(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Pr
 def stepping(task: Task, settings: FitParams, folder: Path) -> Iterator[Step]:
     """An optimiser step of ours, on one batch of middling length."""
     model = task.sized.load()
-    if model.device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(model.device)
     with adapted(model, settings, task.seed):
         data = ours.features(model, task.posts.train, folder)
         lengths = data.features.lengths()

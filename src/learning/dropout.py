@@ -1,4 +1,7 @@
-"""Dropout whose masks are drawn quickly on a CPU."""
+"""Dropout for adapters, whose masks are as large as a layer's input: they are drawn quickly on a CPU.
+
+A head's are one row a post, for which torch's own does.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +26,8 @@ class Dropout(nn.Dropout):
 
 
 def mask(values: Tensor, p: float) -> Tensor:
-    """What to multiply values by, of their shape and type; `p` is rounded to a multiple of 1/LEVELS."""
-    dropped, count = round(p * LEVELS), values.numel()
+    """What to multiply values by, of their shape and type; `p` is rounded to a multiple of 1/LEVELS, less than 1."""
+    dropped, count = min(round(p * LEVELS), LEVELS - 1), values.numel()
     drawn = torch.empty(-(-count // _PER_DRAW), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     kept = drawn[:count].view(values.shape) >= dropped - LEVELS // 2
     return kept.to(values.dtype).mul_(LEVELS / (LEVELS - dropped))

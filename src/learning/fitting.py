@@ -108,8 +108,7 @@ class _Training:
         self.model, self.data, self.settings, self.seed = model, data, settings, seed
         self.reporter, self.parallel = reporter, parallel
         parallel.prepare(model)
-        if model.device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(model.device)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = AdamW(self.weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
         self.schedule = LambdaLR(self.optimizer, _cosine(settings, data.posts))

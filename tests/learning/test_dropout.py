@@ -36,6 +36,12 @@ def test_what_is_kept_makes_up_for_what_is_dropped(p: float) -> None:
     assert kept == pytest.approx(1 / (1 - exact), rel=1e-6)
 
 
+def test_hardly_anything_is_kept_where_the_probability_is_nearly_one() -> None:
+    values = dropped(0.999999)
+    assert values.isfinite().all()
+    assert (values != 0).sum() < 10
+
+
 def test_neighbours_that_one_draw_decides_are_independent() -> None:
     torch.manual_seed(1)
     kept = mask(torch.ones(400_000), 0.5).view(-1, 4) > 0
