@@ -6,25 +6,19 @@ The trials train nothing: what is timed is the drawing of settings, the study's 
 beside it as in `tune`, MLflow. Times are medians over the ten trials up to each mark.
 """
 
-import os
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import click
 
+from benchmarks.searching import trial_seconds
 from src.core.config import load_params
-from src.core.stopping import StopSignal
-from src.search.driver import Driver, Solo
 from src.search.trial import Ended
-from src.services.follower import Follower
-from src.services.mirror import Caption, Mirror, Shelf
 from src.services.plan import StudyPlan
 from src.services.studies import Study, open_study
 from src.services.terminal import command, table
-from src.services.tracking import Tracker
 
 MARKS = (10, 100, 300, 1000, 3000)
 WINDOW = 10
@@ -36,11 +30,9 @@ class Trivial:
     """A worker whose trials have a score at once, and one epoch."""
 
     study: Study
-    begun_s: list[float] = field(default_factory=list)
 
     def run_one(self) -> Ended:
         """Draw settings and score them by a formula."""
-        self.begun_s.append(time.perf_counter())
         ticket = self.study.ask("one")
         score = 1 / (1 + abs(float(ticket.params["lr"]) - 0.001) * 1000)
         ticket.report(1, {"val_macro_f1": score}, last=True)
@@ -54,13 +46,8 @@ def main(trials: int, mlflow: bool) -> None:
     """Time the trials of a growing study."""
     with TemporaryDirectory() as folder:
         study = open_study(f"sqlite:///{folder}/studies.db", _plan())
-        worker = Trivial(study)
-        driver = Driver(study, Solo(worker), Shelf(Path(folder) / "trials"), StopSignal())
-        views = [mirror(study, folder).show] if mlflow else []
-        with Follower(study.glance, views):
-            driver.run(trials)
-    times_s = [after - before for before, after in zip(worker.begun_s, worker.begun_s[1:], strict=False)]
-    rows = [[mark, median(times_s[mark - WINDOW : mark])] for mark in MARKS if mark <= len(times_s) + 1]
+        times_s = trial_seconds(study, Trivial(study), Path(folder), trials, mlflow=mlflow)
+    rows = [[mark, median(times_s[mark - WINDOW : mark])] for mark in MARKS if mark <= trials]
     first = rows[0][1]
     table("Seconds a trial", ["trial", "seconds", "ratio"], [[*row, row[1] / first] for row in rows])
 
@@ -75,14 +62,6 @@ def _plan() -> StudyPlan:
         min_epochs=1,
         max_epochs=1,
     )
-
-
-def mirror(study: Study, folder: str) -> Mirror:
-    """MLflow with a database of its own in `folder`."""
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlruns/mlflow.db"
-    tracker = Tracker("growth")
-    caption = Caption("growth", {"stage": "trial"}, dict)
-    return Mirror(tracker, tracker.run("study"), caption, Shelf(Path(folder) / "trials"))
 
 
 if __name__ == "__main__":

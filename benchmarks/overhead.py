@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -21,33 +20,16 @@ import click
 from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import posts, sizes
-from benchmarks.growth import mirror
+from benchmarks.searching import trial_seconds
 from src.core.config import Params, load_params
 from src.core.paths import SAMPLE
-from src.core.stopping import StopSignal
 from src.learning.workspace import Workspace
 from src.models.catalog import MODELS
 from src.search import trial
-from src.search.driver import Driver, Solo
-from src.search.trial import Ended, TrialWorker
-from src.services.follower import Follower
-from src.services.mirror import Shelf
+from src.search.trial import TrialWorker
 from src.services.plan import StudyPlan
 from src.services.studies import open_study
 from src.services.terminal import command, model_option, say, table
-
-
-@dataclass
-class Watched:
-    """A worker that notes when each of its trials begins."""
-
-    worker: TrialWorker
-    begun_s: list[float] = field(default_factory=list)
-
-    def run_one(self) -> Ended:
-        """Run a trial."""
-        self.begun_s.append(time.perf_counter())
-        return self.worker.run_one()
 
 
 @contextmanager
@@ -108,11 +90,8 @@ def _search(params: Params, workspace: Workspace, folder: Path, trials: int) -> 
         max_epochs=params.fit_of(model).epochs,
     )
     study = open_study(f"sqlite:///{folder}/studies.db", plan)
-    worker = Watched(TrialWorker(params, workspace, study, ""))
-    with timed_fits() as fits, Follower(study.glance, [mirror(study, str(folder)).show]):
-        Driver(study, Solo(worker), Shelf(folder / "trials"), StopSignal()).run(trials)
-        ended = time.perf_counter()
-    return [after - before for before, after in zip(worker.begun_s, [*worker.begun_s[1:], ended], strict=True)], fits
+    with timed_fits() as fits:
+        return trial_seconds(study, TrialWorker(params, workspace, study, ""), folder, trials), fits
 
 
 if __name__ == "__main__":

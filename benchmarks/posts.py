@@ -36,17 +36,24 @@ def read(folder: Path = SAMPLE, num_posts: int | None = None, seed: int = 7, num
         folder: in MVSA's layout.
         num_posts: of train and val together, drawn with the tones in the folder's own shares; all, if there are fewer.
         seed: decides which are drawn, and which part a post is in.
-        num_test: of test, where `num_posts` is given; a third of train's number, if it is not said.
+        num_test: of test, where `num_posts` is given and the folder has as many more; else a third of train's number.
     """
     found = mvsa.survey(mvsa.find_root(folder))
     labels = {key: label for key, pair in found.pairs.items() if (label := agreement(*pair))}
-    share = SHARE if num_posts is None or num_test is None else num_test / (num_posts + num_test)
+    share = _share_of_test(len(labels), num_posts, num_test)
     chosen = set(labels if num_posts is None else _draw(labels, round(num_posts / (1 - share)), seed))
     few = replace(found, pairs={key: pair for key, pair in found.pairs.items() if key in chosen})
     posts = mvsa.read_folder(few, "agreement", MAX_PIXELS, lambda: None).posts
     part_of = stratified(posts, (1 - share) * VAL_SHARE, share, seed)
     train, val, test = (tuple(post for post in posts if part_of[post.id] == part) for part in ("train", "val", "test"))
     return Parts(train, val, test)
+
+
+def _share_of_test(available: int, num_posts: int | None, num_test: int | None) -> float:
+    if num_posts is None or num_test is None:
+        return SHARE
+    left = min(num_test, available - num_posts)
+    return max(SHARE, left / (num_posts + left))
 
 
 def _draw(labels: Mapping[str, str], count: int, seed: int) -> list[str]:
