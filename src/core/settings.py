@@ -27,7 +27,8 @@ class FitParams:
     "connector" or "qformer". Several names are parted by spaces. `head_layers` counts hidden layers, the first of
     `head_width` units and each next of half as many. An optimiser step is of `batch_size` times `accumulation` posts,
     computed `batch_size` at a time, or as many at a time as a GPU holds. `warmup` is the share of steps over which the
-    learning rate rises.
+    learning rate rises. `adam_eps` is what AdamW adds to a gradient's own size before it divides by it, so that of
+    smaller gradients rounding does not decide a whole step.
     `watch` says which validation score makes an epoch the best, and `patience` after how many epochs without a better
     one training stops. `class_weights` and `sampling` say whether rare tones count, or come, as often as common ones.
     `curriculum` says which posts come first: those whose text and image labels agree, those of least loss, or both, in
@@ -49,6 +50,7 @@ class FitParams:
     head_layers: int = 0
     head_width: int = 256
     weight_decay: float = 0.01
+    adam_eps: float = 1e-8
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     focal_gamma: float = 2.0
     class_weights: Literal["none", "balanced"] = "none"
@@ -86,5 +88,6 @@ class FitParams:
         require(0 <= self.curriculum_until <= 1, "curriculum_until must lie in [0, 1]")
         altered = self.augment.split()
         require(set(altered) <= set(AUGMENTED), f"augment must name {' or '.join(AUGMENTED)}, or both, or neither")
-        for name in ("views", "head_width", "max_grad_norm", "batch_size", "accumulation", "epochs", "patience"):
+        counts = ("views", "head_width", "batch_size", "accumulation", "epochs", "patience")
+        for name in (*counts, "adam_eps", "max_grad_norm"):
             require(getattr(self, name) > 0, f"{name} must be positive")

@@ -110,7 +110,8 @@ class _Training:
         parallel.prepare(model)
         keep_freed_memory(model.device)
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.optimizer = AdamW(self.weights, lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
+        decay, eps = settings.weight_decay, settings.adam_eps
+        self.optimizer = AdamW(self.weights, lr=settings.lr, eps=eps, weight_decay=decay, fused=True)
         self.schedule = LambdaLR(self.optimizer, _cosine(settings, data.posts))
         set_checkpointing(model, settings)
         self.loss = Loss.of(settings, data.labels(range(len(data.posts))))

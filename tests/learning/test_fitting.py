@@ -290,6 +290,14 @@ def first_step(model: ToneModel, data: Labelled, settings: FitParams) -> dict[st
         return trainable_state(model)
 
 
+def test_gradients_far_below_adam_eps_make_small_steps(model: ToneModel, posts: list[Post], cache: Path) -> None:
+    with adapted(model, SETTINGS, seed=1):
+        data = data_of(model, posts[:16], cache)
+        before = trainable_state(model)
+    after = first_step(model, data, replace(SETTINGS, weight_decay=0.0, adam_eps=1e3))
+    assert 0 < max(float((after[name] - before[name]).abs().max()) for name in before) < 1e-2 * SETTINGS.lr
+
+
 @pytest.mark.parametrize("count", [16, 13])
 def test_accumulated_batches_make_the_step_of_one_large_batch(
     model: ToneModel, posts: list[Post], cache: Path, count: int
