@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -15,6 +16,8 @@ from src.core.settings import FitParams
 
 # In bfloat16, which keeps three digits, the sides multiply the same numbers in another order.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
+# Not AdamW's own 1e-8: some gradients in 100,000 are smaller, rounding may turn their sign, and with it a whole step.
+CHECK_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,10 @@ class Side:
 def losses(task: Task, peer: Peer, settings: FitParams) -> list[Loss]:
     """One trial without dropout on both sides, on the same batches: the losses that must be equal.
 
-    Dropout is left out since each side draws its own, and both decode large pictures at a fraction of their size, which
-    else shows in the fourth digit where the model's own side is small.
+    Dropout is left out since each side draws its own; both decode large pictures at a fraction of their size, which
+    else shows in the fourth digit where the model's own side is small; and neither lets rounding decide a step.
     """
-    exact = replace(settings, dropout=0.0)
+    exact = replace(settings, dropout=0.0, adam_eps=CHECK_EPS)
     (mine,), _ = ours.run_trials(task, [exact])
     plan = ours.plan_of(task, exact)
     same = Peer.of(task, plan, "same", peer.logits, peer.loader_workers, decodes_like_us=True)
@@ -79,8 +82,8 @@ def losses(task: Task, peer: Peer, settings: FitParams) -> list[Loss]:
     ]
 
 
-def race(task: Task, peer: Peer, trials: Sequence[FitParams], workers: int, rounds: int) -> list[Side]:
-    """Both sides, alternating; which of them begins alternates too."""
+def race(task: Task, peers: Mapping[str, Peer], trials: Sequence[FitParams], workers: int, rounds: int) -> list[Side]:
+    """Ours and the peers by their names, one after the other; every second round goes the other way."""
     details: dict[str, float] = {}
 
     def run_ours() -> list[Trained]:
@@ -88,7 +91,10 @@ def race(task: Task, peer: Peer, trials: Sequence[FitParams], workers: int, roun
         details.update(seconds)
         return found
 
-    runs: dict[str, Callable[[], list[Trained]]] = {"ours": run_ours, "peer": lambda: peer.run_trials(trials)}
+    runs: dict[str, Callable[[], list[Trained]]] = {
+        "ours": run_ours,
+        **{name: partial(peer.run_trials, trials) for name, peer in peers.items()},
+    }
     spent: dict[str, list[Spent]] = {name: [] for name in runs}
     scores: dict[str, float] = {}
     for number in range(rounds):

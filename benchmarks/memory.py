@@ -5,8 +5,9 @@ python -m benchmarks.memory --model llava --size full --batch-size 4
 
 The first part takes one step and compares the peak of what torch's allocator gave out, weights aside, with what
 `rehearsal`, on which the dry run of `tune` rests, counts without running it. Without dropout, of which a CPU keeps more
-than a GPU. The second trains thirty adapters of different ranks in turn on one base and prints the process's resident
-memory after some of them, the growth from the fifth to the thirtieth, and whether the base is bit for bit what it was.
+than a GPU. The second trains thirty adapters of different ranks in turn on one base and prints the process's memory
+(resident, and of the GPU) after some of them, the growth from the fifth to the thirtieth, and whether the base is bit
+for bit what it was.
 Last comes one line of JSON.
 """
 
@@ -113,16 +114,17 @@ def _thirty_trials(model: ToneModel, task: Task, settings: FitParams, cache: Pat
     before, megabytes = _digest(model), []
     for trial in fixed_trials(settings, TRIALS):
         ours.run_trial(model, task, trial, cache)
-        megabytes.append(_resident_mb())
+        megabytes.append(_held_mb())
     return megabytes, _digest(model) == before
 
 
-def _resident_mb() -> float:
+def _held_mb() -> float:
     gc.collect()
     # What the C library keeps for itself after a free is not held by anybody.
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
+    of_gpu = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    return (pages * 4096 + of_gpu) / 1e6
 
 
 def _digest(model: ToneModel) -> str:

@@ -180,8 +180,8 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
 
     def create_optimizer(self, model: Any = None) -> AdamW:
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        settings = self.trial.settings
-        self.optimizer = AdamW(weights, lr=self.args.learning_rate, weight_decay=settings.weight_decay)
+        decay, eps = self.trial.settings.weight_decay, self.trial.settings.adam_eps
+        self.optimizer = AdamW(weights, lr=self.args.learning_rate, eps=eps, weight_decay=decay)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:

@@ -1,7 +1,7 @@
 """A search by our side against `Trainer.hyperparameter_search`: the same model, posts, trials, adapters and schedule.
 
 python -m benchmarks.search --model tinyllava --size medium --num-posts 400
-python -m benchmarks.search --model clip --size medium --text-only --workers 2 --rounds 3
+python -m benchmarks.search --model clip --size medium --text-only --workers 2 --rounds 3 --order same --order own
 python -m benchmarks.search --model blip2 --size medium --head-only --epochs 4
 python -m benchmarks.search --model llava --pruning --seeds 5
 
@@ -40,6 +40,7 @@ DEFAULT_TRIALS, DEFAULT_EPOCHS = 8, 2
 PRUNING_TRIALS, PRUNING_EPOCHS = 30, 9
 # Enough to tell winners apart by a point or so: of 25 posts, one is four points.
 PRUNING_TEST_POSTS = 600
+ORDERS = ("same", "own")
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Options:
     text_only: bool
     patience: int | None
     batch_size: int | None
-    order: str
+    order: tuple[str, ...]
     logits: str
     loader_workers: int | None
     rounds: int
@@ -96,7 +97,13 @@ class Options:
 @click.option("--text-only", is_flag=True, help="CLIP: adapters on the text tower alone.")
 @click.option("--patience", type=click.IntRange(min=1), help="With --pruning: of our side's trials.  [default: off]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Of both sides.  [default: that of params.yaml]")
-@click.option("--order", type=click.Choice(["same", "own"]), default="same", help="Of the peer's batches.")
+@click.option(
+    "--order",
+    type=click.Choice(ORDERS),
+    multiple=True,
+    default=ORDERS[:1],
+    help="Of the peer's batches: same as ours, or its own; twice for a peer of each.",
+)
 @click.option("--logits", type=click.Choice(["all", "last"]), default="all", help="Where the peer computes logits.")
 @click.option("--loader-workers", type=click.IntRange(min=0), help="Of the peer.  [default: the quickest]")
 @click.option("--rounds", type=click.IntRange(min=1), default=1, help="How often both sides run, in turn.")
@@ -111,6 +118,8 @@ def main(**options: Any) -> None:
         raise UsageRefusal("--patience is for --pruning: else both sides train every trial to its end")
     if asked.head_only and asked.pruning:
         raise UsageRefusal("--pruning searches the space of params.yaml, which is one of adapters")
+    if len(asked.order) > 1 and asked.pruning:
+        raise UsageRefusal("--pruning has two peers already: give it one --order")
     with TemporaryDirectory() as folder:
         _run(asked, Path(folder))
 
@@ -145,18 +154,20 @@ def _equal(asked: Options, task: Task, settings: FitParams) -> dict[str, Any]:
     trials = fixed_trials(settings, asked.num_trials())
     peer = _peer(asked, task, trials[0])
     differences = _check(task, peer, trials[0])
-    mine, theirs = equal.race(task, peer, trials, asked.workers, asked.rounds)
-    rows = [[side.name, side.wall_s, side.cpu_s, side.macro_f1] for side in (mine, theirs)]
+    peers = {f"peer, {order} order": replace(peer, order=order) for order in dict.fromkeys(asked.order)}
+    mine, *theirs = equal.race(task, peers, trials, asked.workers, asked.rounds)
+    rows = [[side.name, side.wall_s, side.cpu_s, side.macro_f1] for side in (mine, *theirs)]
     title = f"{len(trials)} trials of {settings.epochs} epochs, medians of {asked.rounds}"
     table(title, ["side", "wall s", "CPU s", "best val macro-F1"], rows)
-    ratios = {"wall": theirs.wall_s / mine.wall_s, "cpu": theirs.cpu_s / mine.cpu_s}
-    say(f"The peer took {ratios['wall']:.2f} times as long, and {ratios['cpu']:.2f} times the processor time.")
+    ratios = {side.name: {"wall": side.wall_s / mine.wall_s, "cpu": side.cpu_s / mine.cpu_s} for side in theirs}
+    for name, ratio in ratios.items():
+        say(f"The {name}: {ratio['wall']:.2f} times as long, {ratio['cpu']:.2f} times the processor time.")
     return {
         "loader_workers": peer.loader_workers,
         "loss_difference": differences,
         "ours": mine.figures(),
-        "peer": theirs.figures(),
-        "ratio": {name: round(value, 2) for name, value in ratios.items()},
+        "peers": {side.name: side.figures() for side in theirs},
+        "ratios": {name: {key: round(value, 2) for key, value in ratio.items()} for name, ratio in ratios.items()},
     }
 
 
@@ -189,9 +200,10 @@ def _pruned(asked: Options, task: Task, settings: FitParams) -> dict[str, Any]:
 def _peer(asked: Options, task: Task, settings: FitParams) -> "Peer":
     from benchmarks.peer import Peer, quickest_workers
 
-    peer = Peer.of(task, ours.plan_of(task, settings), asked.order, asked.logits)
+    peer = Peer.of(task, ours.plan_of(task, settings), asked.order[0], asked.logits)
     count = quickest_workers(peer, settings) if asked.loader_workers is None else asked.loader_workers
-    say(f"The peer: {count} dataloader workers, batches in {asked.order} order, logits at {asked.logits} positions")
+    orders = " and ".join(asked.order)
+    say(f"The peer: {count} dataloader workers, batches in {orders} order, logits at {asked.logits} positions")
     return replace(peer, loader_workers=count)
 
 

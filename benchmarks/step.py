@@ -11,6 +11,7 @@ gradients of what is frozen, none for what is cached, those of causal attention 
 With `--peer` the peer's step of `benchmarks.search` on the same posts stands beside it.
 """
 
+import gc
 import json
 import time
 from collections import Counter
@@ -212,9 +213,12 @@ def main(
     with TemporaryDirectory() as place:
         sized = sizes.make(model, size, Path(place), [post.caption for post in parts.train])
         task = Task(sized, parts, params.seed, torch.get_num_threads())
+        # One after the other, so that neither's weights count in the other's memory.
         with stepping(task, settings, Path(place) / "cache") as step:
-            sides = {"ours": step, **({"peer": peer_step(task, settings)} if peer else {})}
-            rows = [_measure(name, side, rounds) for name, side in sides.items()]
+            rows = [_measure("ours", step, rounds)]
+        if peer:
+            del step
+            rows.append(_measure("peer", peer_step(task, settings), rounds))
     table(
         f"{model}, {size}, batches of {batch_size}, {torch.get_num_threads()} threads",
         list(rows[0]),
@@ -239,9 +243,16 @@ def _measure(name: str, step: Step, rounds: int) -> dict[str, Any]:
         "gflop_per_s": round(flops / step_s / 1e9, 1),
     }
     if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated() / 2**30
-        row |= {"utilisation": round(flops / step_s / PEAK_FLOPS, 3), "peak_gib": round(peak, 2)}
+        row |= {"utilisation": round(flops / step_s / PEAK_FLOPS, 3), "peak_gib": round(_peak_gib(step), 2)}
     return row
+
+
+def _peak_gib(step: Step) -> float:
+    """The most that is held during a step, weights included."""
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated() / 2**30
 
 
 if __name__ == "__main__":
