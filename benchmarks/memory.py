@@ -7,8 +7,7 @@ The first part takes one step and compares the peak of what torch's allocator ga
 `rehearsal`, on which the dry run of `tune` rests, counts without running it. Without dropout, of which a CPU keeps more
 than a GPU. The second trains thirty adapters of different ranks in turn on one base and prints the process's memory
 (resident, and of the GPU) after some of them, the growth from the fifth to the thirtieth, and whether the base is bit
-for bit what it was.
-Last comes one line of JSON.
+for bit what it was. Last comes one line of JSON.
 """
 
 import copy

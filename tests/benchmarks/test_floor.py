@@ -1,6 +1,5 @@
 """The floor of a step: the products that it is counted from, by hand."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import posts, sizes
-from benchmarks.step import Product, Products, floor_s, peer_step, stepping
+from benchmarks.step import Product, Products, peer_step, stepping
 from benchmarks.task import Task
 from src.core.config import load_params
 
@@ -62,11 +61,6 @@ def test_a_convolution_is_the_product_of_its_patches() -> None:
     patches = nn.Conv2d(3, 8, kernel_size=4, stride=4)
     with torch.no_grad():
         assert flops(lambda: patches(torch.randn(2, 3, 16, 16))) == 2 * (2 * 16) * (3 * 4 * 4) * 8
-
-
-def test_more_products_take_more_time() -> None:
-    few, many = (Counter({Product(1, 256, 256, 256): count}) for count in (1, 50))
-    assert 0 < floor_s(few, torch.float32) < floor_s(many, torch.float32)
 
 
 def test_a_step_of_ours_has_none_of_the_frozen_tower_s_products(tmp_path: Path) -> None:
