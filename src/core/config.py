@@ -1,6 +1,7 @@
 """params.yaml as frozen, validated dataclasses: an unknown key or a senseless value is an error, never ignored."""
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,15 @@ Pruning = Literal["halving", "hyperband", "median", "none"]
 Sampling = Literal["tpe", "gp", "random"]
 Objective = Literal["macro_f1", "parameters"]
 Scale = Literal["tiny", "full"]
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 with the floats of 1.2, which DVC writes: 1e-05 is a number."""
+
+
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"), list("-+.0123456789")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +276,7 @@ def load_params(path: Path = PARAMS) -> Params:
         UsageRefusal: a key is unknown or missing, or a value makes no sense.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _Yaml(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError as error:
         raise Refusal(f"{path} is missing: run commands from the repository's root") from error
     except yaml.YAMLError as error:

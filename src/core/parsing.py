@@ -73,18 +73,15 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
             return value
         if typing.get_origin(kind) is tuple and isinstance(value, list):
             return _convert(kind, value, where)
-    if isinstance(value, str) and float in arguments:
-        return _convert_plain(float, value, where)
     raise UsageRefusal(f"{where}: {value!r} has the wrong type")
 
 
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
-    # YAML reads 1e-3 as a string (its floats need a dot), and a whole number is a fine float.
-    if hint is float and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise UsageRefusal(f"{where}: {value!r} is not a number") from None
+    if hint is float:
+        # A whole number is a fine float.
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageRefusal(f"{where}: {value!r} is not a number")
+        return float(value)
     if type(value) is not hint:
         raise UsageRefusal(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
     return value

@@ -7,7 +7,6 @@ import yaml
 from src.core.config import Params, Range, load_params
 from src.core.errors import Refusal, UsageRefusal
 from src.core.parsing import build
-from src.core.settings import FitParams
 
 
 @pytest.fixture
@@ -119,12 +118,6 @@ def test_the_recipes_that_are_run_are_those_named_or_those_of_the_models(
 def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
     del content["prepare"]["protocol"]
     assert refused(content) == "params.yaml: prepare: missing protocol"
-
-
-def test_numbers_without_a_dot_are_numbers_although_yaml_reads_text() -> None:
-    settings = {"objective": "head", "rank": 1, "alpha": 1, "dropout": 0, "lr": "1e-3"}
-    assert build(FitParams, settings, "fit").lr == 0.001
-    assert build(Range, {"low": "1e-5", "high": "1e-2", "log": True}, "lr").low == 1e-5
 
 
 @pytest.mark.parametrize(
