@@ -1,6 +1,7 @@
 """The rules that src/ is built by. Each is shown to catch what it is there for."""
 
 import ast
+import importlib
 import json
 import re
 import statistics
@@ -36,6 +37,7 @@ DOORS = {
     "cleanlab": ["src/analysis/noise.py"],
     "click": ["src/*.py", "src/services/terminal.py"],
     "dvc": ["src/ingest.py"],
+    "filelock": ["src/core/locks.py"],
     "imagehash": ["src/data/images.py"],
     "jinja2": ["src/services/pages.py"],
     "matplotlib": [
@@ -348,6 +350,29 @@ def test_importing_a_command_loads_nothing_slow() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert not found, "\n" + "\n".join(f"importing {command} loads {name}" for name, command in found.items())
+
+
+def own_modules() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "src"]
+
+
+@pytest.fixture
+def unloaded() -> Iterator[None]:
+    """Have no module of src/ loaded for as long as the test lasts, but all libraries, which have their own ways."""
+    for source in sources():
+        importlib.import_module(source.name)
+    kept = {name: sys.modules.pop(name) for name in own_modules()}
+    yield
+    for name in own_modules():
+        del sys.modules[name]
+    sys.modules.update(kept)
+
+
+def test_every_module_imports_without_unix_modules(unloaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for source in sources():
+        importlib.import_module(source.name)
 
 
 def test_no_file_names_a_place_of_this_machine() -> None:

@@ -55,7 +55,7 @@ def test_an_override_changes_its_key_alone(params: Path, first: int) -> None:
 
 def test_an_unlisted_setting_is_added_to_its_model(params: Path) -> None:
     before = {path: value for path, value in read(params).items() if value != {}}
-    paths = [("fit", model, name) for model in ("common", *MODELS) for name in SETTINGS]
+    paths: list[tuple[str, ...]] = [("fit", model, name) for model in ("common", *MODELS) for name in SETTINGS]
     values = {path: 1000 + number for number, path in enumerate(paths)}
     override(params, values, sign="++")
     assert read(params) == before | values

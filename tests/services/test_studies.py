@@ -1,7 +1,6 @@
 """Searches on real Optuna storages, resumed, interrupted and opened by several processes at once."""
 
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import pytest
 
 from src.core.config import Range
 from src.core.errors import Refusal, UsageRefusal
-from src.core.locks import exclusive
 from src.core.settings import Setting
 from src.services.plan import StudyPlan, space_digest, study_name
 from src.services.studies import Study, Ticket, open_study
@@ -309,24 +307,6 @@ def test_processes_may_make_the_storage_at_the_same_time(url: str) -> None:
     for racer in racers:
         _, errors = racer.communicate()
         assert (racer.returncode, errors) == (0, b"")
-
-
-def test_a_second_process_is_turned_away_while_the_first_lives(tmp_path: Path) -> None:
-    lock = tmp_path / "locks" / "clip.lock"
-    code = (
-        "import sys, time; from pathlib import Path; from src.core.locks import exclusive\n"
-        f"with exclusive(Path({str(lock)!r}), 'study clip'): print('in', flush=True); time.sleep(60)"
-    )
-    holder = run_python(code)
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "in\n"
-    refused = pytest.raises(Refusal, match=rf"another process \(pid {holder.pid}\) is running study clip; wait or stop")
-    with refused, exclusive(lock, "study clip"):
-        pass
-    holder.kill()
-    holder.communicate()
-    with exclusive(lock, "study clip"):
-        assert lock.read_text() == str(os.getpid())
 
 
 def test_importing_loads_no_optuna() -> None:

@@ -1,0 +1,65 @@
+"""Turns between real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.core.errors import Refusal
+from src.core.locks import exclusive, turn
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from src.core.locks import exclusive, turn
+take = {"exclusive": lambda file: exclusive(file, "work"), "turn": turn}[sys.argv[1]]
+with take(Path(sys.argv[2])):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(kind: str, file: Path, root: Path) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", HOLD, kind, str(file)]
+    process = subprocess.Popen(command, cwd=root, text=True, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "in\n"
+    return process
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, repo_root: Path) -> None:
+    file = tmp_path / "new" / "clip.lock"
+    process = hold("exclusive", file, repo_root)
+    for _ in range(2):
+        with pytest.raises(Refusal, match=rf"another process \(pid {process.pid}\) is running it"):
+            exclusive(file, "it").__enter__()
+    process.kill()
+    process.communicate()
+    with exclusive(file, "it"):
+        assert (tmp_path / "new" / "clip.pid").read_text() == str(os.getpid())
+        with pytest.raises(Refusal, match=f"pid {os.getpid()}"):
+            exclusive(file, "it").__enter__()
+
+
+def test_a_turn_is_passed_on_by_a_killed_process(tmp_path: Path, repo_root: Path) -> None:
+    file = tmp_path / "store.lock"
+    process = hold("turn", file, repo_root)
+    with pytest.raises(Refusal):
+        exclusive(file, "it").__enter__()
+    process.kill()
+    process.communicate()
+    with turn(file):
+        pass
+    with turn(file):
+        pass
+
+
+def test_a_child_that_was_forked_inside_keeps_no_turn(tmp_path: Path) -> None:
+    file = tmp_path / "store.lock"
+    with turn(file):
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+    with exclusive(file, "it"):
+        child.kill()
+        child.communicate()
