@@ -5,7 +5,7 @@ python -m src.evaluate --model clip
 
 from src.core.config import load_params
 from src.core.paths import stage_folder
-from src.core.records import read_json, write_json, write_predictions
+from src.core.records import ADAPTER_DIGEST, write_json, write_predictions
 from src.models.catalog import MODELS
 from src.services.terminal import command, model_option, say
 
@@ -15,7 +15,9 @@ from src.services.terminal import command, model_option, say
 def main(model: str) -> None:
     """Score the test posts with the trained adapter."""
     params = load_params()
-    trained = read_json(stage_folder("train", model) / "train.json")
+    from src.learning.trained import read_trained
+
+    trained = read_trained(model)
     from src.learning.lora import loaded
     from src.learning.metrics import report, scores
     from src.learning.scoring import logits, predictions
@@ -26,21 +28,22 @@ def main(model: str) -> None:
     from src.services.overview import compare_models, link_runs
 
     workspace = open_workspace(model)
-    with loaded(workspace.model, stage_folder("train", model) / "adapter") as adapter:
+    with loaded(workspace.model, trained.adapter) as adapter:
         test = workspace.data("test")
         found = predictions(test, logits(adapter.model, test, params.evaluate.batch_size))
     result = scores(found)
     folder = stage_folder("evaluate", model)
     write_predictions(folder / "predictions.csv", found)
     write_json(folder / "metrics.json", result.summary())
-    tags = {**run_tags("evaluate", workspace.facts(), params.notice), "train_run": trained["run_id"]}
+    write_json(folder / "evaluate.json", {ADAPTER_DIGEST: trained.digest})
+    tags = {**run_tags("evaluate", workspace.facts(), params.notice), ADAPTER_DIGEST: trained.digest}
     title, tracker = f"{model}, tuned, test", open_tracker(model)
     with tracker.run("evaluate", tags=tags) as run:
         run.inputs(parts_read("test"))
         log_scores(run, result, report(found), title, "test")
         run.text("misclassified.html", gallery(f"{title}: what it gets wrong", params.notice, test.posts, found))
         run.text("predictions.csv", (folder / "predictions.csv").read_text(encoding="utf-8"))
-        link_runs(tracker, model, run, trained["run_id"])
+        link_runs(tracker, model, run)
         compare_models(tracker, workspace.facts())
     say(f"{model}: tuned, on {len(found):,} test posts: accuracy {result.accuracy:.4f}, macro-F1 {result.macro_f1:.4f}")
 

@@ -4,17 +4,25 @@ python -m src.explain models:/mvsa-clip@champion
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from src.core.contract import Contract, read_contract
 from src.core.errors import Refusal
 from src.core.paths import DATA, DATA_DVC, POSTS, SPLIT, stage_folder
-from src.core.records import content_digest, data_digest, digest_of, read_json, read_posts, read_split
+from src.core.records import (
+    ADAPTER_DIGEST,
+    content_digest,
+    data_digest,
+    digest_of,
+    read_json,
+    read_posts,
+    read_split,
+)
 from src.data import mvsa
 from src.models.catalog import folder_digest
 from src.services.terminal import command, say, table
@@ -22,6 +30,7 @@ from src.services.terminal import command, say, table
 if TYPE_CHECKING:
     from src.services.registry import RunRecord, Version
 
+_COMMIT, _DIRTY = "git_commit", "git_dirty"
 # What lies between the raw data and the adapter. Other code shows, stores or searches.
 CODE = (
     "src/core",
@@ -81,19 +90,19 @@ def main(version: str) -> None:
 
 
 def _chain(subject: _Subject) -> Iterator[_Link]:
-    contract, search, code = subject.contract, subject.contract.search, subject.contract.code
+    contract, search, tags = subject.contract, subject.contract.search, subject.version.tags
     settings = ", ".join(f"{name} {contract.settings[name]}" for name in ("rank", "alpha", "lr", "dropout"))
     weights = f"{contract.checkpoint.source} at {contract.checkpoint.revision[:12]}"
-    commit = f"{code.git_commit[:12] or 'none'}{' with changes' if code.git_dirty == 'true' else ''}"
+    commit = f"{tags.get(_COMMIT, '')[:12] or 'none'}{' with changes' if tags.get(_DIRTY) == 'true' else ''}"
     yield _link("version", f"{subject.version.name} {subject.version.number}", lambda: _version_fault(subject))
-    yield _link("run", contract.run_id, lambda: _run_fault(contract))
-    yield _link("study", search.study, lambda: _study_fault(contract))
-    yield _link("trial", f"{search.trial}, run {search.run_id}", lambda: _trial_fault(contract))
-    yield _link("parameters", settings, lambda: _parameters_fault(contract))
+    yield _link("run", subject.version.run_id, lambda: _run_fault(subject))
+    yield _link("study", search.study, lambda: _study_fault(subject))
+    yield _link("trial", str(search.trial), lambda: _trial_fault(subject))
+    yield _link("parameters", settings, lambda: _parameters_fault(subject))
     yield _link("split digest", contract.split_digest, lambda: _split_fault(contract))
     yield _link("data digest", contract.data_digest, lambda: _data_fault(contract))
     yield _link("data.dvc", contract.data_revision or "none", lambda: _revision_fault(contract))
-    yield _link("git commit", commit, lambda: _code_fault(contract))
+    yield _link("git commit", commit, lambda: _code_fault(subject))
     yield _link("checkpoint", weights, lambda: _checkpoint_fault(subject))
 
 
@@ -107,11 +116,14 @@ def _link(name: str, recorded: str, find_fault: Callable[[], str]) -> _Link:
         return _Link(name, recorded, f"{error.filename} cannot be read: {error.strerror}")
 
 
-def _version_fault(subject: _Subject) -> str:
-    from src.services.registry import DIGEST_TAG
+def _digest(subject: _Subject) -> str:
+    from src.learning.trained import adapter_digest
 
-    found = f"{folder_digest(Path(subject.artifacts['adapter']))}-{subject.contract.checkpoint.revision[:12]}"
-    return _unequal("its adapter's files", found, subject.version.tags.get(DIGEST_TAG, ""))
+    return adapter_digest(Path(subject.artifacts["adapter"]), subject.contract.checkpoint.revision)
+
+
+def _version_fault(subject: _Subject) -> str:
+    return _unequal("its adapter's files", _digest(subject), subject.version.tags.get(ADAPTER_DIGEST, ""))
 
 
 def _run_of(run_id: str) -> "RunRecord":
@@ -123,32 +135,70 @@ def _run_of(run_id: str) -> "RunRecord":
     return found
 
 
-def _run_fault(contract: Contract) -> str:
-    tags = _run_of(contract.run_id).tags
+def _run_fault(subject: _Subject) -> str:
+    contract, tags = subject.contract, _run_of(subject.version.run_id).tags
     wanted = {
         "data_digest": contract.data_digest,
         "split_digest": contract.split_digest,
         "checkpoint_revision": contract.checkpoint.revision,
-        "trial_run": contract.search.run_id,
+        "study": contract.search.study,
+        "trial": str(contract.search.trial),
+        ADAPTER_DIGEST: _digest(subject),
     }
     return next((f"its {key} is {tags.get(key)}" for key, value in wanted.items() if tags.get(key) != value), "")
 
 
-def _study_fault(contract: Contract) -> str:
-    study = _run_of(_run_of(contract.search.run_id).tags.get("mlflow.parentRunId", ""))
-    return _unequal("the trial's study", study.tags.get("study", ""), contract.search.study)
+def _study_fault(subject: _Subject) -> str:
+    run = _trial_run(subject)
+    if run:
+        study = _run_of(run.tags.get("mlflow.parentRunId", "")).tags.get("study", "")
+        return _unequal("the trial's study", study, subject.contract.search.study)
+    return "" if _winner(subject) else f"neither MLflow nor {_best_file(subject)} has it"
 
 
-def _trial_fault(contract: Contract) -> str:
-    tags = _run_of(contract.search.run_id).tags
-    return _unequal("that run's trial", tags.get("trial", ""), str(contract.search.trial))
+def _trial_fault(subject: _Subject) -> str:
+    _drawn(subject)
+    return ""
 
 
-def _parameters_fault(contract: Contract) -> str:
-    given = {name: str(value) for name, value in contract.settings.items()}
+def _drawn(subject: _Subject) -> Mapping[str, str]:
+    """The settings that the trial drew, by its run or, where MLflow has none, by what `tune` wrote of its winner.
+
+    Raises:
+        Refusal: neither has the trial.
+    """
+    run, best, search = _trial_run(subject), _winner(subject), subject.contract.search
+    if run:
+        return run.params
+    if not best or best["best_trial"] != search.trial:
+        raise Refusal(f"neither MLflow nor {_best_file(subject)} has trial {search.trial} of {search.study}")
+    return {name: str(value) for name, value in best["params"].items()}
+
+
+def _trial_run(subject: _Subject) -> "RunRecord | None":
+    from src.services.registry import runs_tagged
+
+    search = subject.contract.search
+    runs = runs_tagged(subject.model, {"stage": "trial", "study": search.study, "trial": search.trial})
+    return runs[0] if runs else None
+
+
+def _winner(subject: _Subject) -> Mapping[str, Any]:
+    """Return what `tune` wrote of the version's study; empty where it wrote nothing, or of another study."""
+    path = _best_file(subject)
+    best: Mapping[str, Any] = read_json(path) if path.is_file() else {}
+    return best if best.get("study") == subject.contract.search.study else {}
+
+
+def _best_file(subject: _Subject) -> Path:
+    return stage_folder("tune", subject.model) / "best.json"
+
+
+def _parameters_fault(subject: _Subject) -> str:
+    given = {name: str(value) for name, value in subject.contract.settings.items()}
     # Runs have the settings that were drawn as parameters; the others are in an artifact.
-    runs = {"training": contract.run_id, "trial": contract.search.run_id}
-    for what, params in ((what, _run_of(run_id).params) for what, run_id in runs.items()):
+    params_of = {"training": _run_of(subject.version.run_id).params, "trial": _drawn(subject)}
+    for what, params in params_of.items():
         if not params.keys() & given.keys():
             return f"the run of the {what} has none of the adapter's settings"
         for name in sorted(params.keys() & given.keys()):
@@ -181,13 +231,13 @@ def _revision_fault(contract: Contract) -> str:
     return _unequal(str(DATA_DVC), data_revision(), contract.data_revision)
 
 
-def _code_fault(contract: Contract) -> str:
+def _code_fault(subject: _Subject) -> str:
     from src.services.repository import changed_since, has_commit
 
-    commit = contract.code.git_commit
+    commit = subject.version.tags.get(_COMMIT)
     if not commit:
-        return "it was trained outside of a git repository"
-    if contract.code.git_dirty != "false":
+        return "no commit is known: it was trained outside of a git repository, or by other code than this one's"
+    if subject.version.tags.get(_DIRTY) != "false":
         return "src/ had changes then that are in no commit"
     if not has_commit(commit):
         return "this repository does not know the commit"

@@ -65,7 +65,7 @@ def _export(version: "Version", downloaded: Path, folder: Path, merge: bool) -> 
     from src.tuned.versions import load_version
 
     artifacts = artifacts_in(downloaded)
-    evidence = _evidence(artifacts)
+    evidence = _evidence(artifacts, version)
     loaded = load_version(artifacts, "cpu")
     snippet = write_files(loaded, artifacts, folder, merge)
     card = model_card(version.name, version.number, loaded.contract, snippet, evidence, merged=merge)
@@ -75,7 +75,7 @@ def _export(version: "Version", downloaded: Path, folder: Path, merge: bool) -> 
     return _hold(loaded.contract, folder, merge)
 
 
-def _evidence(artifacts: Mapping[str, str]) -> "Evidence":
+def _evidence(artifacts: Mapping[str, str], version: "Version") -> "Evidence":
     """What the version's scores rest on, from the files that came with it."""
     from src.services.card import Evidence
 
@@ -89,7 +89,8 @@ def _evidence(artifacts: Mapping[str, str]) -> "Evidence":
     found = read_predictions(folder / TEST_FILE)
     apart = [each for each in found if each.id in unseen]
     seed = division["seed"]
-    return Evidence(division, _measured(found, group_of, seed), _measured(apart, group_of, seed) if apart else None)
+    leak_free = _measured(apart, group_of, seed) if apart else None
+    return Evidence(division, _measured(found, group_of, seed), leak_free, version.tags.get("git_commit", ""))
 
 
 def _measured(found: "list[Prediction]", group_of: Mapping[str, str], seed: int) -> "Measured":

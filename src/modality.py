@@ -15,12 +15,12 @@ from src.core.errors import Refusal
 from src.core.labels import TONES
 from src.core.paths import FINGERPRINTS, GROUPS, POSTS, SPLIT, stage_folder
 from src.core.records import (
+    ADAPTER_DIGEST,
     Post,
     Prediction,
     leak_free,
     read_fingerprints,
     read_groups,
-    read_json,
     read_posts,
     read_predictions,
     read_split,
@@ -81,14 +81,15 @@ class Answers:
 def main(model: str) -> None:
     """Judge the test posts with text or picture alone, with another's picture, and without hashtags."""
     params = load_params()
-    train_run = read_json(stage_folder("train", model) / "train.json")["run_id"]
-    evaluated = read_predictions(stage_folder("evaluate", model) / "predictions.csv")
+    from src.learning.trained import read_trained
     from src.learning.workspace import open_workspace
 
+    trained = read_trained(model)
+    evaluated = read_predictions(stage_folder("evaluate", model) / "predictions.csv")
     workspace = open_workspace(model)
     asked = posts_asked(workspace.parts["test"], params.seed)
     answers = ask(workspace, params, asked, evaluated)
-    summary = {**summarise(asked, answers, params.seed), "train_run": train_run}
+    summary = {**summarise(asked, answers, params.seed), ADAPTER_DIGEST: trained.digest}
     _write(workspace, params, asked, answers, summary)
     _tell(model, params, summary)
 
@@ -221,11 +222,11 @@ def _write(workspace: "Workspace", params: Params, asked: Asked, answers: Answer
     write_table(folder / "alignment.csv", cosines, ("id", "cosine"))
     write_json(folder / "metrics.json", metrics)
     write_bytes(folder / "conditions.png", _picture(model, summary))
-    tags = {**run_tags("modality", workspace.facts(), params.notice), "train_run": summary["train_run"]}
+    write_json(folder / "modality.json", summary)
+    tags = {**run_tags("modality", workspace.facts(), params.notice), ADAPTER_DIGEST: summary[ADAPTER_DIGEST]}
     with open_tracker(model).run("modality", tags=tags) as run:
         run.inputs(parts_read("test"))
         run.metrics(metrics)
-        write_json(folder / "modality.json", {**summary, "run_id": run.id})
         run.folder(folder, "modality")
 
 

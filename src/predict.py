@@ -1,8 +1,9 @@
-"""The tone of posts, by the registered champion.
+"""The tone of posts, by the adapter that outputs/ holds, or by another registered version.
 
 python -m src.predict --model clip photo.jpg "what a day"
 python -m src.predict --model clip posts.csv --out tones.csv
 python -m src.predict --model clip folder/ --out tones.csv
+python -m src.predict --model clip --version models:/mvsa-clip@champion photo.jpg "what a day"
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ import click
 
 from src.core.errors import Refusal, UsageRefusal
 from src.core.labels import TONES
+from src.core.paths import stage_folder
 from src.core.records import Prediction, write_table
 from src.models.catalog import MODELS
 from src.services.terminal import command, model_option, progress, say, table, warn
@@ -27,14 +29,18 @@ COLUMNS = ("id", "text", "missing", "problem", "tone", *TONES, "label")
 @command(example="python -m src.predict --model clip posts.csv --out tones.csv")
 @model_option(MODELS)
 @click.option("--out", type=click.Path(path_type=Path), help="A CSV to write the tones of many posts to.")
+@click.option("--version", help="Ask this one, such as models:/mvsa-clip@champion, and not what outputs/ holds.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("caption", required=False)
-def main(model: str, source: Path, caption: str | None, out: Path | None) -> None:
+def main(model: str, source: Path, caption: str | None, out: Path | None, version: str | None) -> None:
     """Print the tone of one post (a picture SOURCE and its CAPTION), or write those of many.
 
     Many are a folder of pictures with captions in text files of the same names, or a CSV with the columns image and
     text, and label if their tones are known: then it says how often the model agrees. A post may lack its picture or
     its caption; a grey picture, or no words, then stand in their place.
+
+    The answer is that of the adapter that outputs/ holds, as `dvc repro`, `dvc pull` or `dvc exp apply` has left it;
+    where it holds none, that of the registered champion.
     """
     if not source.exists():
         raise Refusal(f"there is no file {source}")
@@ -42,29 +48,29 @@ def main(model: str, source: Path, caption: str | None, out: Path | None) -> Non
     if many != (out is not None) or (many and caption is not None):
         raise UsageRefusal("one post is a picture and a caption; many are a folder or a CSV, with --out")
     if out is None:
-        _one(model, source, caption or "")
+        _one(model, version, source, caption or "")
     else:
-        _many(model, source, out)
+        _many(model, version, source, out)
 
 
-def _one(model: str, image: Path, caption: str) -> None:
+def _one(model: str, version: str | None, image: Path, caption: str) -> None:
     from src.data.asked import Asked
 
     post = Asked(str(image), image, caption)
     if post.problem:
         raise Refusal(f"{image} cannot be used: {post.problem}")
-    (row,) = _answers(model, [post])
+    (row,) = _answers(model, version, [post])
     chances = ", ".join(f"{tone} {row[tone]:.3f}" for tone in TONES)
     say(f"{row['tone']} ({chances})" + (", from the picture alone" if row["missing"] else ""))
 
 
-def _many(model: str, source: Path, out: Path) -> None:
+def _many(model: str, version: str | None, source: Path, out: Path) -> None:
     from src.data.asked import read_csv, read_folder
 
     posts = read_folder(source) if source.is_dir() else read_csv(source)
     rows = []
     with progress(len(posts), f"{model}: posts", "posts") as bar:
-        for row in _answers(model, posts):
+        for row in _answers(model, version, posts):
             rows.append(row)
             bar.advance()
     write_table(out, rows, COLUMNS)
@@ -76,12 +82,12 @@ def _many(model: str, source: Path, out: Path) -> None:
         _say_scores(labelled)
 
 
-def _answers(model: str, posts: "Sequence[Asked]") -> Iterator[dict[str, Any]]:
+def _answers(model: str, version: str | None, posts: "Sequence[Asked]") -> Iterator[dict[str, Any]]:
     """A row of `COLUMNS` for each post, in their order."""
     from src.data.images import blank
     from src.services import registry
 
-    loaded = registry.load(registry.uri_of(model))
+    loaded = registry.load(version or _address(model))
     for start in range(0, len(posts), BATCH_SIZE):
         batch = posts[start : start + BATCH_SIZE]
         rows = [_row(post) for post in batch]
@@ -91,6 +97,29 @@ def _answers(model: str, posts: "Sequence[Asked]") -> Iterator[dict[str, Any]]:
         for (_, row), (tone, *chances) in zip(usable, answers, strict=True):
             row.update(tone=tone, **dict(zip(TONES, chances, strict=True)))
         yield from rows
+
+
+def _address(model: str) -> str:
+    """Return the address of the version whose adapter outputs/ holds, or where it holds none, of the champion.
+
+    Raises:
+        Refusal: that adapter is not registered.
+    """
+    from src.learning.trained import read_trained
+    from src.services import registry
+
+    if not stage_folder("train", model).is_dir():
+        return registry.uri_of(model)
+    trained = read_trained(model)
+    found = registry.find(model, trained.digest)
+    if found is None:
+        remedy = f"run `python -m src.register --model {model}`, or name another with --version"
+        raise Refusal(f"the adapter in {trained.adapter} is no registered version here: {remedy}")
+    champion = registry.champion(model)
+    if champion and champion.number != found.number:
+        hint = f"the champion is version {champion.number}: --version {registry.uri_of(model)}"
+        warn(f"{found.name} version {found.number} answers, which outputs/ holds; {hint}")
+    return found.uri
 
 
 def _row(post: "Asked") -> dict[str, Any]:

@@ -14,7 +14,6 @@ from src.core.contract import (
     DIVISION_FILE,
     FORMAT,
     TEST_FILE,
-    Code,
     Contract,
     GoldenPost,
     Search,
@@ -26,6 +25,7 @@ from src.core.errors import Refusal
 from src.core.labels import TONES
 from src.core.paths import GROUPS, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
 from src.core.records import (
+    ADAPTER_DIGEST,
     leak_free,
     read_groups,
     read_json,
@@ -34,12 +34,13 @@ from src.core.records import (
     write_json,
     write_table,
 )
-from src.models.catalog import MODELS, folder_digest
+from src.models.catalog import MODELS
 from src.services.terminal import command, model_option, say
 
 if TYPE_CHECKING:
     from src.core.records import Post
     from src.learning.lora import Adapter
+    from src.learning.trained import Trained
     from src.services.packages import Package
     from src.services.registry import RunRecord, Version
 
@@ -59,28 +60,20 @@ REQUIREMENTS = (
 
 
 @dataclass(frozen=True)
-class _Trained:
-    """What the earlier stages have left of one model: train.json, the training's run, and the scores on both parts."""
+class _Subject:
+    """What the earlier stages have left of one model: the training and its test scores."""
 
-    model: str
-    facts: Mapping[str, str]
-    run: "RunRecord"
-    validation: Mapping[str, float]
+    trained: "Trained"
     test: Mapping[str, float]
 
     @property
-    def adapter(self) -> Path:
-        return stage_folder("train", self.model) / "adapter"
+    def model(self) -> str:
+        return self.trained.model
 
-    @property
-    def digest(self) -> str:
-        return f"{folder_digest(self.adapter)}-{self.facts['checkpoint_revision'][:12]}"
-
-    @property
-    def tags(self) -> dict[str, Any]:
-        scores = {f"val_{name}": value for name, value in self.validation.items()}
-        origin = {name: self.run.tags[name] for name in ("study", "trial", "git_commit") if name in self.run.tags}
-        return {**self.facts, **origin, **scores, "test_macro_f1": self.test["macro_f1"]}
+    def tags(self, run: "RunRecord") -> dict[str, Any]:
+        scores = {f"val_{name}": value for name, value in self.trained.validation.items()}
+        origin = {name: run.tags[name] for name in ("study", "trial", "git_commit", "git_dirty") if name in run.tags}
+        return {**self.trained.facts, **origin, **scores, "test_macro_f1": self.test["macro_f1"]}
 
 
 @command(example="python -m src.register --model clip")
@@ -88,64 +81,93 @@ class _Trained:
 def main(model: str) -> None:
     """Register the trained adapter with its head; an adapter that is registered already makes no new version."""
     params = load_params()
-    trained = _read(model)
+    subject = _read(model)
     from src.services import registry
     from src.services.promotion import consider
 
-    found = registry.find(model, trained.digest) or _register(trained, params.notice)
+    digest = subject.trained.digest
+    package = _package(subject)
+    found = registry.find(model, digest) or _register(subject, package, params.notice)
     promoted = consider(model, found)
-    write_json(stage_folder("register", model) / "version.json", {"name": found.name, "version": found.number})
+    # Its number is the registry's own to give: another store has another one for it.
+    write_json(stage_folder("register", model) / "version.json", {"name": found.name, ADAPTER_DIGEST: digest})
     say(
         f"{found.name} version {found.number} is {'new' if found.created else 'registered already'}"
         f"{' and is the champion' if promoted else ''}"
     )
 
 
-def _read(model: str) -> _Trained:
+def _read(model: str) -> _Subject:
     """What there is to register.
 
     Raises:
         Refusal: a stage before has not run, or not for the present posts and this adapter.
     """
-    trained = read_json(stage_folder("train", model) / "train.json")
-    test = read_json(stage_folder("evaluate", model) / "metrics.json")
+    from src.learning.trained import read_trained
+
+    trained = read_trained(model)
+    test, judged = (read_json(stage_folder("evaluate", model) / name) for name in ("metrics.json", "evaluate.json"))
     report = read_json(SPLIT_REPORT)
-    from src.services import registry
-
-    run = registry.run_record(trained["run_id"])
-    if run is None:
-        raise Refusal(f"the run of {model}'s training is not in the MLflow store: run `python -m src.train` again")
-    if not any(found.tags.get("stage") == "evaluate" for found in registry.runs_about(run.id, "train_run")):
+    if judged[ADAPTER_DIGEST] != trained.digest:
         raise Refusal(f"this adapter of {model} has no test scores: run `python -m src.evaluate --model {model}`")
-    if any(report[name] != trained["facts"][name] for name in ("data_digest", "split_digest")):
+    if any(report[name] != trained.facts[name] for name in ("data_digest", "split_digest")):
         raise Refusal(f"the posts are not those that {model} was trained on: run `dvc repro`")
-    validation = {name: trained[name] for name in ("macro_f1", "weighted_f1", "accuracy")}
-    return _Trained(model, trained["facts"], run, validation, test)
+    return _Subject(trained, test)
 
 
-def _register(trained: _Trained, notice: str) -> "Version":
+def _register(subject: _Subject, package: "Package", notice: str) -> "Version":
     from src.services import registry
 
+    run = _training_run(subject, notice)
     return registry.register(
-        trained.model,
-        _package(trained),
-        run_id=trained.run.id,
-        digest=trained.digest,
-        tags=trained.tags,
-        description=_description(trained, notice),
+        subject.model,
+        package,
+        run_id=run.id,
+        digest=subject.trained.digest,
+        tags=subject.tags(run),
+        description=_description(subject, notice),
     )
 
 
-def _package(trained: _Trained) -> "Package":
+def _training_run(subject: _Subject, notice: str) -> "RunRecord":
+    """The run of the training; where the store has none, as after `dvc pull`, one that is logged from the files."""
+    from src.services import registry
+
+    tags = {"stage": "train", ADAPTER_DIGEST: subject.trained.digest}
+    runs = registry.runs_tagged(subject.model, tags)
+    if not runs:
+        _log_run(subject, notice)
+        runs = registry.runs_tagged(subject.model, tags)
+    return runs[0]
+
+
+def _log_run(subject: _Subject, notice: str) -> None:
+    from src.search.code import code_digest
+    from src.search.training_run import log_training
+    from src.services.datasets import parts_read
+    from src.services.logbook import code_version, open_tracker, run_tags
+
+    trained = subject.trained
+    origin = {"study": trained.study, "trial": trained.trial, "logged_from": "files"}
+    tags = {**run_tags("train", trained.facts, notice), **origin}
+    if trained.code != code_digest(subject.model):
+        # Other code has trained it, in a commit that nobody here knows.
+        tags = {name: value for name, value in tags.items() if name not in code_version()}
+    with open_tracker(subject.model).run("train", tags=tags, params=trained.params) as run:
+        run.inputs(parts_read("train", "val"))
+        log_training(run, trained)
+
+
+def _package(subject: _Subject) -> "Package":
     from src.learning.workspace import posts_by_part
     from src.services.packages import Package
 
     golden = choose_golden(posts_by_part()["val"])
-    contract = stage_folder("register", trained.model) / "contract"
-    _draw_up(trained, golden, contract)
-    artifacts = {"adapter": trained.adapter, "contract": contract}
-    if checkpoint_folder(trained.model).is_dir():
-        artifacts["base"] = checkpoint_folder(trained.model)
+    contract = stage_folder("register", subject.model) / "contract"
+    _draw_up(subject, golden, contract)
+    artifacts = {"adapter": subject.trained.adapter, "contract": contract}
+    if checkpoint_folder(subject.model).is_dir():
+        artifacts["base"] = checkpoint_folder(subject.model)
     return Package(
         code_file=Path("src/serve.py"),
         code_paths=[Path("src")],
@@ -155,12 +177,12 @@ def _package(trained: _Trained) -> "Package":
     )
 
 
-def _draw_up(trained: _Trained, golden: "list[Post]", folder: Path) -> None:
+def _draw_up(subject: _Subject, golden: "list[Post]", folder: Path) -> None:
     """Write the contract. The golden logits are those of the adapter as its files have it, not the training's own."""
     from src.learning.workspace import checkpoint_of
     from src.tuned.versions import answer, load_adapter
 
-    adapter = load_adapter(trained.model, checkpoint_of(trained.model), trained.adapter)
+    adapter = load_adapter(subject.model, checkpoint_of(subject.model), subject.trained.adapter)
     pictures = [Path(post.image).read_bytes() for post in golden]
     rows = list(zip(pictures, [post.caption for post in golden], strict=True))
     posts = [
@@ -168,25 +190,25 @@ def _draw_up(trained: _Trained, golden: "list[Post]", folder: Path) -> None:
         for place, (post, logits) in enumerate(zip(golden, answer(adapter.model, rows).tolist(), strict=True))
     ]
     content = {post.image: picture for post, picture in zip(posts, pictures, strict=True)}
-    write_contract(folder, _contract(trained, adapter, posts), content)
-    _keep_evidence(trained, folder)
+    write_contract(folder, _contract(subject, adapter, posts), content)
+    _keep_evidence(subject, folder)
 
 
-def _keep_evidence(trained: _Trained, folder: Path) -> None:
+def _keep_evidence(subject: _Subject, folder: Path) -> None:
     """What the scores rest on: how posts were divided, the answer to each test post, which of them have twins where."""
     write_json(folder / DIVISION_FILE, read_json(SPLIT_REPORT))
-    found = read_predictions(stage_folder("evaluate", trained.model) / "predictions.csv")
+    found = read_predictions(stage_folder("evaluate", subject.model) / "predictions.csv")
     group_of = read_groups(GROUPS)
     unseen = leak_free(read_split(SPLIT), group_of)
     rows = [{**asdict(row), "group": group_of[row.id], "leak_free": int(row.id in unseen)} for row in found]
     write_table(folder / TEST_FILE, rows)
 
 
-def _contract(trained: _Trained, adapter: "Adapter", golden: list[GoldenPost]) -> Contract:
+def _contract(subject: _Subject, adapter: "Adapter", golden: list[GoldenPost]) -> Contract:
     from src.services.repository import data_revision
     from src.tuned.versions import dtype_of
 
-    model, tags = adapter.model, trained.run.tags
+    model, trained = adapter.model, subject.trained
     return Contract(
         format=FORMAT,
         model=trained.model,
@@ -201,11 +223,10 @@ def _contract(trained: _Trained, adapter: "Adapter", golden: list[GoldenPost]) -
         data_digest=trained.facts["data_digest"],
         split_digest=trained.facts["split_digest"],
         data_revision=data_revision(),
-        code=Code(tags.get("git_commit", ""), tags.get("git_dirty", "")),
-        search=Search(tags["study"], int(tags["trial"]), tags["trial_run"]),
-        run_id=trained.run.id,
+        code=trained.code,
+        search=Search(trained.study, trained.trial),
         validation=dict(trained.validation),
-        test=dict(trained.test),
+        test=dict(subject.test),
         golden=tuple(golden),
     )
 
@@ -214,11 +235,13 @@ def _libraries() -> dict[str, str]:
     return {name: version(name).split("+")[0] for name in REQUIREMENTS}
 
 
-def _description(trained: _Trained, notice: str) -> str:
-    facts, tags, scores = trained.facts, trained.run.tags, trained.validation
+def _description(subject: _Subject, notice: str) -> str:
+    trained = subject.trained
+    facts, scores = trained.facts, trained.validation
     return (
-        f"Tone of a post (negative, neutral, positive) by **{trained.model}** ({facts['checkpoint']} at "
-        f"`{facts['checkpoint_revision']}`) with a LoRA adapter: trial {tags['trial']} of study `{tags['study']}`.\n\n"
+        f"Tone of a post (negative, neutral, positive) by **{subject.model}** ({facts['checkpoint']} at "
+        f"`{facts['checkpoint_revision']}`) with a LoRA adapter: trial {trained.trial} of study "
+        f"`{trained.study}`.\n\n"
         f"Validation macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}. {notice}"
     )
 

@@ -16,7 +16,7 @@ import click
 
 from src.core.config import Params, load_params
 from src.core.errors import Diverged
-from src.core.paths import OUTPUTS, stage_folder
+from src.core.paths import REPEATS, stage_folder
 from src.core.records import read_json, read_table, write_json, write_table
 from src.core.settings import FitParams
 from src.models.catalog import MODELS
@@ -64,12 +64,17 @@ class Journal:
 
     def __post_init__(self) -> None:
         if self.path.is_file():
-            self.done = {row["key"]: Training.of(row) for row in read_table(self.path)}
+            self._read()
+
+    def _read(self) -> None:
+        self.done = {row["key"]: Training.of(row) for row in read_table(self.path)}
 
     def add(self, key: str, training: Training) -> None:
         """Keep a training, at once."""
         self.done[key] = training
         write_table(self.path, [{"key": key, **each.row()} for key, each in self.done.items()])
+        # With the decimals that the file keeps: a later call computes from the same numbers.
+        self._read()
 
 
 Contenders = Mapping[str, FitParams]
@@ -160,7 +165,7 @@ def _train_all(params: Params, workspace: "Workspace", settings: Contenders) -> 
     model, facts = workspace.model.spec.name, workspace.facts()
     seeds = range(params.seed + 1, params.seed + 1 + params.repeat.seeds)
     keys = {(name, seed): training_key(each, facts, seed) for name, each in settings.items() for seed in seeds}
-    journal = Journal(OUTPUTS / "repeats" / f"{model}.csv")
+    journal = Journal(REPEATS / f"{model}.csv")
     missing = {key: (settings[name], seed) for (name, seed), key in keys.items() if key not in journal.done}
     with progress(sum(each.epochs for each, _ in missing.values()), f"{model}: other seeds", "epochs") as bar:
         for key, (each, seed) in missing.items():
@@ -207,7 +212,7 @@ def _write(params: Params, workspace: "Workspace", tracker: "Tracker", runs: Run
                 run.metrics({f"{name}_{figure}": value for figure, value in row.scores.items()}, step=row.seed)
         run.metrics(_metrics(summary))
         write_table(folder / "runs.csv", [{"settings": name, **row.row()} for name in shown for row in shown[name]])
-        write_json(folder / "repeat.json", {**summary, "run_id": run.id})
+        write_json(folder / "repeat.json", summary)
         run.folder(folder, "repeat")
 
 

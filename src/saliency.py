@@ -17,9 +17,9 @@ from src.core.errors import UsageRefusal
 from src.core.labels import TONES
 from src.core.paths import POSTS, SPLIT, stage_folder
 from src.core.records import (
+    ADAPTER_DIGEST,
     Post,
     Prediction,
-    read_json,
     read_posts,
     read_predictions,
     read_split,
@@ -32,6 +32,7 @@ from src.models.catalog import MODELS
 from src.services.terminal import command, model_option, progress, say, table
 
 if TYPE_CHECKING:
+    from src.learning.trained import Trained
     from src.services.saliency_page import Explained
 
 WORDS_PRINTED = 10
@@ -67,11 +68,13 @@ def main(
     is by how much the log-odds of the tone fall without it.
     """
     params, folder = load_params(), out or stage_folder("saliency", model)
-    train_run = read_json(stage_folder("train", model) / "train.json")["run_id"]
+    from src.learning.trained import read_trained
+
+    trained = read_trained(model)
     if post_id is None:
         if tone or sanity:
             raise UsageRefusal("--tone and --sanity are for one post: give its ID")
-        _explain_mistakes(model, params, mistakes or params.saliency.mistakes, folder, train_run)
+        _explain_mistakes(model, params, mistakes or params.saliency.mistakes, folder, trained)
     else:
         if mistakes:
             raise UsageRefusal("give the ID of one post or --mistakes, not both")
@@ -116,7 +119,7 @@ def _print_map(model: str, explained: "Explained") -> None:
     table(f"What speaks for {found.tone}", ["part", "log-odds"], [*halves, *heaviest])
 
 
-def _explain_mistakes(model: str, params: Params, most: int, folder: Path, train_run: str) -> None:
+def _explain_mistakes(model: str, params: Params, most: int, folder: Path, trained: "Trained") -> None:
     """Explain the mistakes that the model was surest of; write, log and say what was found."""
     from src.services.gallery import mistaken
     from src.services.logbook import open_tracker, run_tags
@@ -133,7 +136,7 @@ def _explain_mistakes(model: str, params: Params, most: int, folder: Path, train
     _empty(folder / PNG_FOLDER)
     for explained in answer.posts:
         write_bytes(folder / PNG_FOLDER / f"{explained.post.id}.png", _png(model, params, explained))
-    tags = {**run_tags("saliency", answer.facts, params.notice), "train_run": train_run}
+    tags = {**run_tags("saliency", answer.facts, params.notice), ADAPTER_DIGEST: trained.digest}
     with open_tracker(model).run("saliency", tags=tags) as run:
         run.text("mistakes.html", page)
         run.json("saliency.json", summary)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from src.core.config import load_params
 from src.core.launch import main_first
 from src.core.locks import exclusive
-from src.core.paths import OUTPUTS, stage_folder
+from src.core.paths import KEPT, UNFINISHED, stage_folder
 from src.core.protocols import Reporter, Silent
 from src.core.records import read_json, write_json, write_predictions, write_table
 from src.core.settings import FitParams
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from src.learning.workspace import Workspace
     from src.services.terminal import Progress
     from src.services.tracking import Run
-
-
-# Not an output of the stage, for DVC deletes those before a rerun.
-UNFINISHED = OUTPUTS / "unfinished"
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def main(model: str) -> None:
     with open_parallel() as parallel:
         training = Training(open_workspace(model), settings, params.seed, parallel)
         if parallel.is_main:
-            with exclusive(OUTPUTS / f"train-{model}.lock", f"the training of {model}"):
+            with exclusive(KEPT / f"train-{model}.lock", f"the training of {model}"):
                 _record(training, best, params.notice)
         else:
             training.run(Silent())
@@ -109,38 +105,46 @@ class Training:
 
 def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
     """Train, and write, log and say what came of it."""
-    from src.learning.metrics import report, scores
-    from src.services.logbook import log_history, log_scores
+    from src.learning.metrics import scores
+    from src.learning.trained import read_trained
+    from src.search.training_run import log_training
 
-    model, facts = training.workspace.model.spec.name, training.workspace.facts()
-    folder = stage_folder("train", model)
+    model = training.workspace.model.spec.name
     with (
         _open_run(training, best, notice) as run,
         progress(training.settings.epochs, f"{model}: training", "epochs") as bar,
     ):
         run.watch()
         result, modules = _go_on(training, _EpochReporter(run, bar))
-        found = scores(result.predictions)
-        log_history(run, result.history, f"{model}, training")
-        log_scores(run, found, report(result.predictions), f"{model}, validation", "best_val")
-        run.metrics({"best_epoch": result.best_epoch})
-        run.json("adapted_modules.json", modules)
-        run.folder(folder / "adapter", "adapter")
+        _write(training, best, result, modules)
+        log_training(run, read_trained(model))
+    training.keeper.forget()
+    macro_f1 = scores(result.predictions).macro_f1
+    say(f"{model}: best epoch {result.best_epoch} of {len(result.history)}, validation macro-F1 {macro_f1:.4f}")
+
+
+def _write(training: Training, best: Mapping[str, Any], result: "Fit", modules: list[str]) -> None:
+    from src.learning.metrics import scores
+    from src.search.code import code_digest
+
+    model = training.workspace.model.spec.name
+    folder = stage_folder("train", model)
     write_table(folder / "history.csv", result.history)
     write_predictions(folder / "predictions.csv", result.predictions)
     write_json(
         folder / "train.json",
         {
             "name": model,
-            "run_id": run.id,
             "best_epoch": result.best_epoch,
-            **found.headline(),
-            "facts": facts,
+            **scores(result.predictions).headline(),
+            "facts": training.workspace.facts(),
+            "code": code_digest(model),
+            "study": best["study"],
+            "trial": best["best_trial"],
+            "params": best["params"],
             "adapted_modules": modules,
         },
     )
-    training.keeper.forget()
-    say(f"{model}: best epoch {result.best_epoch} of {len(result.history)}, validation macro-F1 {found.macro_f1:.4f}")
 
 
 def _open_run(training: Training, best: Mapping[str, Any], notice: str) -> "Run":
@@ -155,7 +159,7 @@ def _open_run(training: Training, best: Mapping[str, Any], notice: str) -> "Run"
     # No other process trains this model now, so whoever ran these was killed.
     for run_id in tracker.find(own, "attributes.status = 'RUNNING'"):
         tracker.close_abandoned(run_id)
-    origin = {"study": best["study"], "trial": best["best_trial"], "trial_run": best["run_id"]}
+    origin = {"study": best["study"], "trial": best["best_trial"]}
     tags = {**run_tags("train", training.workspace.facts(), notice), **origin, **training.how, **own}
     run = tracker.run("train", tags=tags, params=best["params"])
     run.inputs(parts_read("train", "val"))

@@ -1,6 +1,7 @@
 """params.yaml as frozen, validated dataclasses: an unknown key or a senseless value is an error, never ignored."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -269,7 +270,9 @@ def notice_of(scale: str) -> str:
 
 
 def load_params(path: Path = PARAMS) -> Params:
-    """Read and check params.yaml.
+    """Read and check params.yaml; at scale tiny, torch and BLAS have one thread if they are imported later.
+
+    Several threads add in another order, and a file would depend on how many a machine has.
 
     Raises:
         Refusal: there is no such file, or it is not YAML.
@@ -281,4 +284,7 @@ def load_params(path: Path = PARAMS) -> Params:
         raise Refusal(f"{path} is missing: run commands from the repository's root") from error
     except yaml.YAMLError as error:
         raise UsageRefusal(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    return build(Params, content, str(path))
+    params = build(Params, content, str(path))
+    if params.scale == "tiny":
+        os.environ["OMP_NUM_THREADS"] = "1"
+    return params

@@ -19,7 +19,7 @@ CONTRACT_FILE = "contract.json"
 # What lies beside it for a model card: how the posts were divided, and what the version says of each test post.
 DIVISION_FILE = "division.json"
 TEST_FILE = "test.csv"
-FORMAT = 1
+FORMAT = 2
 NUM_GOLDEN = 8
 # How far a golden logit may be off: by `ABSOLUTE` and, on top of it, by a share of the largest golden logit. Where both
 # sides computed in float32, only the order of sums differs between machines and libraries; bfloat16 keeps 8 bits.
@@ -51,25 +51,18 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Code:
-    """What trained the adapter: a git commit, and whether src/ had changes that are in no commit; empty: unknown."""
-
-    git_commit: str
-    git_dirty: str
-
-
-@dataclass(frozen=True)
 class Search:
     """The trial whose settings the adapter was trained with."""
 
     study: str
     trial: int
-    run_id: str
 
 
 @dataclass(frozen=True)
 class Contract:
-    """All that a registered version says of itself.
+    """All that a registered version says of itself; the same training gives the same contract, wherever it runs.
+
+    What is of one place and time is a tag of the version: its run, and the git commit.
 
     Attributes:
         format: of this record, `FORMAT`.
@@ -84,7 +77,8 @@ class Contract:
         settings: how the adapter was trained.
         data_digest, split_digest: of the posts and of their division, as the split stage reported them.
         data_revision: the MD5 by which data.dvc knew the posts; empty if there was no data.dvc.
-        code, search, run_id: what trained it, with which trial's settings, in which run.
+        code: the digest of the code that trained it.
+        search: with which trial's settings.
         validation, test: scores on these parts, shares between 0 and 1.
         golden: a few posts with the logits they must be given.
     """
@@ -102,9 +96,8 @@ class Contract:
     data_digest: str
     split_digest: str
     data_revision: str
-    code: Code
+    code: str
     search: Search
-    run_id: str
     validation: dict[str, float]
     test: dict[str, float]
     golden: tuple[GoldenPost, ...]

@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from src.core.errors import Refusal
+from src.core.paths import ORIGIN
 
 
 @contextmanager
@@ -42,3 +43,9 @@ def sqlite_file(url: str) -> Path | None:
     """The database file of an SQLAlchemy URL (three slashes: relative, four: absolute); None if it is no SQLite's."""
     scheme, found, path = url.partition(":///")
     return Path(path) if found and scheme.startswith("sqlite") else None
+
+
+def at_origin(url: str) -> str:
+    """Return an SQLAlchemy URL with a relative SQLite file looked for in `ORIGIN`."""
+    file = sqlite_file(url)
+    return url if file is None else f"{url.partition(':///')[0]}:///{ORIGIN / file}"

@@ -2,12 +2,26 @@
 
 from pathlib import Path
 
+
+def origin_of(folder: Path) -> Path:
+    """Return the repository whose stores count in a folder: its own, `Path()`, or that of which DVC made it a copy.
+
+    `dvc exp run --queue` and `--temp` run in a copy below .dvc/tmp/exps/ of the repository, and remove the copy.
+    """
+    parents = folder.resolve().parents
+    copies = [parent for parent in parents if parent.parts[-3:] == (".dvc", "tmp", "exps")]
+    return copies[0].parents[2] if copies else Path()
+
+
 PARAMS = Path("params.yaml")
 DATA_DVC = Path("data.dvc")
 DATA = Path("data")
 SAMPLE = Path("sample")
-MLRUNS = Path("mlruns")
 OUTPUTS = Path("outputs")
+# What outlives a rerun and is no output of a stage: in a copy that DVC makes for an experiment, the original's.
+ORIGIN = origin_of(Path())
+MLRUNS = ORIGIN / "mlruns"
+KEPT = ORIGIN / "outputs"
 
 POSTS = OUTPUTS / "prepare" / "posts.csv"
 FINGERPRINTS = OUTPUTS / "prepare" / "fingerprints.csv"
@@ -21,9 +35,12 @@ COMPARE = OUTPUTS / "compare"
 NOISE = OUTPUTS / "noise"
 REPORT = OUTPUTS / "report"
 
-# Neither is an output of a stage: both outlive a rerun, which takes from them what is still valid.
-CACHE = OUTPUTS / "cache"
-STUDIES = OUTPUTS / "studies.db"
+CACHE = KEPT / "cache"
+STUDIES = KEPT / "studies.db"
+TRIALS = KEPT / "trials"
+REPEATS = KEPT / "repeats"
+UNFINISHED = KEPT / "unfinished"
+CHECKPOINTS = KEPT / "checkpoints"
 
 
 def stage_folder(stage: str, model: str) -> Path:

@@ -11,8 +11,14 @@ from typing import Any
 
 from src.core.errors import Refusal
 from src.core.labels import TONES
+from src.core.settings import FitParams
 
 PARTS = ("train", "val", "test")
+# Under this name files, runs and registered versions hold an adapter's digest (src/learning/trained.py).
+ADAPTER_DIGEST = "adapter_digest"
+# Decimals of a number in a file: later ones may differ where sums are added in another order.
+DECIMALS = 6
+_SETTINGS = {field.name for field in fields(FitParams)}
 
 
 @dataclass(frozen=True)
@@ -118,9 +124,23 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
+def rounded(value: Any) -> Any:
+    """Return a value with all numbers in it rounded to `DECIMALS`, no zero negative.
+
+    A number under the name of a setting (a field of `FitParams`) stays as it was given: it was chosen, not measured.
+    """
+    if isinstance(value, float):
+        return round(float(value), DECIMALS) + 0.0
+    if isinstance(value, Mapping):
+        return {key: item if key in _SETTINGS else rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
+
+
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write JSON, indented, keys in the order given."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON, indented, keys in the order given, numbers `rounded`."""
+    write_text(path, json.dumps(rounded(content), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -133,12 +153,12 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV with a header; `columns` default to the first row's keys."""
+    """Write rows as CSV with a header, numbers `rounded`; `columns` default to the first row's keys."""
     names = list(columns if columns is not None else rows[0])
     lines = _Lines()
     writer = csv.DictWriter(lines, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(rounded(rows))
     write_text(path, "".join(lines))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from src.core.config import Params
 from src.core.errors import Diverged
-from src.core.paths import GROUPS, OUTPUTS, POSTS, stage_folder
+from src.core.paths import GROUPS, POSTS, REPEATS, stage_folder
 from src.core.records import (
     Post,
     Prediction,
@@ -37,8 +37,6 @@ from src.services.datasets import Dataset
 from src.services.logbook import open_tracker, run_tags
 from src.services.terminal import EpochBar, Progress, progress, say, table, warn
 
-# Not an output of any stage: what is done outlives a kill, and a rerun.
-DONE = OUTPUTS / "repeats"
 FIGURES = ("accuracy", "macro_f1", "weighted_f1")
 
 
@@ -88,7 +86,7 @@ def run_folds(params: Params, model: str, best: Mapping[str, Any]) -> None:
     with progress(len(folds) * settings.epochs, f"{model}: folds", "epochs") as bar:
         predicted = predict_folds(
             folds,
-            lambda fold: DONE / f"{model}-folds" / f"{key_of(fold)}.csv",
+            lambda fold: REPEATS / f"{model}-folds" / f"{key_of(fold)}.csv",
             lambda fold: _train(params, workspace, settings, posts, fold, bar),
         )
     summary = {"study": best["study"], "settings": asdict(settings), **summarise(folds, predicted, group_of)}
@@ -192,7 +190,7 @@ def _write(
         run.metrics({**pooled, **clean})
         rows = [{"fold": number, **asdict(row)} for number, found in predicted.items() for row in found]
         write_table(folder / "predictions.csv", rows)
-        write_json(folder / "folds.json", {**summary, "run_id": run.id})
+        write_json(folder / "folds.json", summary)
         run.folder(folder, "folds")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from src.core.errors import Refusal
 from src.core.paths import stage_folder
-from src.core.records import write_bytes, write_json, write_table
+from src.core.records import DECIMALS, write_bytes, write_json, write_table
 from src.core.settings import shown
 from src.search.note import study_note
 from src.services.insights import figures, importances
@@ -28,8 +28,8 @@ def conclude(model: str, study: Study, mirror: Mirror, parent: Run, total: int) 
     finished = study.finished()[:total]
     ended = [trial for trial in study.trials() if trial.state in ENDED and trial.number <= finished[-1].number]
     folder = stage_folder("tune", model)
-    write_json(folder / "best.json", {**_best(study, finished, best), "run_id": mirror.run_id(best.number)})
-    write_json(folder / "search.json", {**_spent(study.plan, ended), "importances": importances(study.raw)})
+    write_json(folder / "best.json", _best(study, finished, best))
+    write_json(folder / "search.json", {**_spent(study.plan, ended), "importances": _importances(study)})
     write_table(folder / "trials.csv", [_row(trial) for trial in finished])
     for old in folder.glob("*.png"):  # of a study with other pictures
         old.unlink()
@@ -86,6 +86,11 @@ def _best(study: Study, finished: Sequence[TrialRecord], best: TrialRecord) -> d
         "best_val_macro_f1": best.value,
         "params": best.params,
     }
+
+
+def _importances(study: Study) -> dict[str, float]:
+    # Rounded here: under the name of a setting, a file keeps numbers as they are.
+    return {name: round(share, DECIMALS) for name, share in importances(study.raw).items()}
 
 
 def _spent(plan: StudyPlan, trials: Sequence[TrialRecord]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from src.core.config import Params
 from src.core.errors import Diverged, Refusal
-from src.core.paths import OUTPUTS, checkpoint_folder
+from src.core.paths import CHECKPOINTS, REPEATS, checkpoint_folder
 from src.core.protocols import Silent
 from src.core.recipes import Recipe
 from src.core.records import Post, Prediction, Scores, digest_of, read_json, write_json
@@ -25,9 +25,7 @@ from src.services.logbook import log_scores, run_tags
 from src.services.terminal import Progress, progress, say, warn
 from src.services.tracking import Run, Tracker
 
-# Neither is an output of any stage: what is done outlives a kill, and a rerun.
-DONE = OUTPUTS / "repeats" / "recipes"
-CHECKPOINTS = OUTPUTS / "checkpoints"
+DONE = REPEATS / "recipes"
 _ABOUT = "The study's own experiments, each with the published figures as `published_*`."
 _COMPLETE = {"state": "complete"}
 _FAILURES = (Refusal, RuntimeError, MemoryError)
@@ -85,8 +83,9 @@ class Case:
 
     def kept(self) -> Outcome | None:
         """What came of it when it was run before, if it was."""
-        if not self.file.is_file():
-            return None
+        return self._read() if self.file.is_file() else None
+
+    def _read(self) -> Outcome:
         content = read_json(self.file)
         said = tuple(Prediction(**row) for row in content["predictions"])
         return Outcome(self.recipe, self.facts, said, content["failure"], final=True)
@@ -94,7 +93,8 @@ class Case:
     def keep(self, said: Sequence[Prediction] = (), failure: str = "") -> Outcome:
         """Write down what came of it."""
         write_json(self.file, {"failure": failure, "predictions": [asdict(row) for row in said]})
-        return Outcome(self.recipe, self.facts, tuple(said), failure, final=True)
+        # With the decimals that the file keeps: a later call computes from the same numbers.
+        return self._read()
 
 
 def run_recipes(params: Params, recipes: Sequence[Recipe]) -> list[Outcome]:

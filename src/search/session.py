@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src.core.config import Params
 from src.core.locks import exclusive, sqlite_file
-from src.core.paths import MLRUNS, OUTPUTS, STUDIES
+from src.core.paths import KEPT, MLRUNS, OUTPUTS, STUDIES, TRIALS
 from src.core.protocols import Crew
 from src.core.stopping import StopSignal
 from src.learning.workspace import checkpoint_of, facts_of, open_workspace
@@ -32,8 +32,6 @@ from src.services.tracking import Run, Tracker
 from src.services.trials import TrialRecord
 from src.services.views import VIEW_TAG, trials_view
 from src.services.workers import RayCrew, cluster
-
-TRIALS = OUTPUTS / "trials"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +66,10 @@ class Session:
 
     def search(self, total: int) -> tuple[Study, TrialRecord]:
         """Run the trials that are missing to `total`; returns the study and its best trial."""
-        require_room([OUTPUTS, *_local_store()])
+        require_room([OUTPUTS, KEPT, *_local_store()])
         with self._opened() as (study, parent, mirror):
             self._greet(study)
-            require_room([OUTPUTS, *_local_store()], LEAST_BYTES + _adapter_bytes(study) * study.remaining(total))
+            require_room([OUTPUTS, KEPT, *_local_store()], LEAST_BYTES + _adapter_bytes(study) * study.remaining(total))
             self._run(study, mirror, total)
             return study, conclude(self.model, study, mirror, parent, total)
 
@@ -103,7 +101,7 @@ class Session:
     @contextmanager
     def _opened(self) -> Iterator[tuple[Study, Run, Mirror]]:
         with (
-            exclusive(OUTPUTS / f"tune-{self.model}.lock", f"the search for {self.model}"),
+            exclusive(KEPT / f"tune-{self.model}.lock", f"the search for {self.model}"),
             sole_search(self.means.storage, self.plan.name),
         ):
             study = open_study(self.means.storage, self.plan)

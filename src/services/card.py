@@ -76,11 +76,13 @@ class Evidence:
         division: the report of the split stage.
         test: on the test part.
         leak_free: on those test posts that have no near-duplicate in another part; None if there are none.
+        commit: of the code that trained the version; empty if it is unknown.
     """
 
     division: Mapping[str, Any]
     test: Measured
     leak_free: Measured | None
+    commit: str
 
 
 def model_card(
@@ -112,6 +114,7 @@ def model_card(
         dtype=dtype,
         allowed=contract.tolerance(dtype),
         dataset=_dataset(evidence.division),
+        commit=evidence.commit,
         division=evidence.division,
         protocol=PROTOCOLS[evidence.division["protocol"]],
         total=_total(evidence.division),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from src.core.records import ADAPTER_DIGEST
 from src.services.notes import model_link, run_link, table
 from src.services.tracking import Run, Tracker
 
@@ -13,18 +14,20 @@ _BASELINES, _WORDS = "baselines", "tfidf"
 _VAL, _TEST = "best_val_macro_f1", "test_macro_f1"
 
 
-def link_runs(tracker: Tracker, model: str, evaluated: Run, train_run: str) -> None:
+def link_runs(tracker: Tracker, model: str, evaluated: Run) -> None:
     """Link the study, its best trial, the training, this evaluation and the model's versions, in the notes of each.
 
     What MLflow has no more is left out.
     """
-    if train_run not in tracker.find({"stage": "train"}):
+    train = _training_of(tracker, evaluated)
+    if train is None:
         return
-    train = tracker.reopen(train_run)
-    studies = tracker.find({"stage": "study", "study": train.tag("study")})
+    study = train.tag("study")
+    studies = tracker.find({"stage": "study", "study": study})
+    trials = tracker.find({"stage": "trial", "study": study, "trial": train.tag("trial")})
     links = {
         "study": run_link("study", studies[0] if studies else ""),
-        "trial": run_link(f"trial {train.tag('trial')}", train.tag("trial_run")),
+        "trial": run_link(f"trial {train.tag('trial')}", trials[0] if trials else ""),
         "train": run_link("train run", train.id),
         "evaluate": run_link("evaluate run", evaluated.id),
         "versions": model_link("registered versions", f"{_PREFIX}{model}"),
@@ -53,15 +56,20 @@ def _row(model: str, peer: Tracker, same: Mapping[str, str]) -> dict[str, Any] |
     evaluated = _newest(peer, {**same, "stage": "evaluate"})
     if evaluated is None:
         return None
-    zeroshot, train_run = _newest(peer, {**same, "stage": "zeroshot"}), evaluated.tag("train_run")
-    trained = peer.reopen(train_run).figures() if train_run in peer.find({"stage": "train"}) else {}
+    zeroshot, train = _newest(peer, {**same, "stage": "zeroshot"}), _training_of(peer, evaluated)
     return {
         "model": model,
         "run": evaluated.id,
-        "validation": trained.get(_VAL, 0.0),
+        "validation": train.figures().get(_VAL, 0.0) if train else 0.0,
         "test": evaluated.figures()[_TEST],
         "zeroshot": zeroshot.figures()[_TEST] if zeroshot else None,
     }
+
+
+def _training_of(tracker: Tracker, evaluated: Run) -> Run | None:
+    """Return the newest training of the adapter that an evaluation judged; None if MLflow has none."""
+    runs = tracker.find({"stage": "train", ADAPTER_DIGEST: evaluated.tag(ADAPTER_DIGEST)})
+    return tracker.reopen(runs[0]) if runs else None
 
 
 def _baselines(peers: Mapping[str, Tracker], facts: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.core.errors import Refusal, UsageRefusal
 from src.core.labels import TONES
+from src.core.records import ADAPTER_DIGEST
 from src.services.packages import HALVES, Answer, Package, Row, save_package, table_of
 from src.services.store import open_store, refusing, tracking_uri
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-DIGEST_TAG = "adapter_digest"
 _ADDRESS = re.compile(r"models:/mvsa-(?P<model>[^@/]+)(@(?P<label>[^@/]+)|/(?P<number>\d+))")
 
 
@@ -61,7 +61,7 @@ def find(model: str, digest: str) -> Version | None:
     """The version whose adapter has this digest, or None."""
     client, name = _open_registry(), registered_name(model)
     with refusing():
-        known = client.search_model_versions(f"name = '{name}' and tags.{DIGEST_TAG} = '{digest}'")
+        known = client.search_model_versions(f"name = '{name}' and tags.{ADAPTER_DIGEST} = '{digest}'")
     return _version(known[0]) if known else None
 
 
@@ -85,7 +85,7 @@ def register(
     if known:
         return known
     client, name = _open_registry(), registered_name(model)
-    labels = {key: str(value) for key, value in tags.items()} | {DIGEST_TAG: digest}
+    labels = {key: str(value) for key, value in tags.items()} | {ADAPTER_DIGEST: digest}
     with refusing():
         model_id = _log_model(client, model, package, run_id)
         if not client.search_registered_models(f"name = '{name}'"):
@@ -184,14 +184,16 @@ def run_record(run_id: str) -> RunRecord | None:
     return RunRecord(run_id, dict(run.data.tags), dict(run.data.params)) if alive else None
 
 
-def runs_about(run_id: str, tag: str) -> list[RunRecord]:
-    """The finished runs of a run's experiment whose `tag` names it, the newest first."""
+def runs_tagged(model: str, tags: Mapping[str, object]) -> list[RunRecord]:
+    """Return the finished runs of a model's experiment that bear all these tags, the newest first."""
     client = _open_registry()
+    conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    wanted = " and ".join([*conditions, "attributes.status = 'FINISHED'"])
     with refusing():
-        experiment_id = client.get_run(run_id).info.experiment_id
-        wanted = f"tags.`{tag}` = '{run_id}' and attributes.status = 'FINISHED'"
-        found = client.search_runs([experiment_id], wanted, order_by=["start_time DESC"])
-    return [RunRecord(run.info.run_id, dict(run.data.tags), dict(run.data.params)) for run in found]
+        experiment = client.get_experiment_by_name(registered_name(model))
+        ids = [experiment.experiment_id] if experiment else []
+        runs = client.search_runs(ids, wanted, order_by=["start_time DESC"]) if ids else []
+    return [RunRecord(run.info.run_id, dict(run.data.tags), dict(run.data.params)) for run in runs]
 
 
 def download(version: Version, folder: Path) -> Path:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.core.errors import Refusal, UsageRefusal
-from src.core.locks import sqlite_file, turn
+from src.core.locks import at_origin, sqlite_file, turn
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, GrpcStorageProxy
@@ -81,6 +81,7 @@ def open_storage(url: str, limit_s: float = 0) -> "BaseStorage":
     logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
     if url.startswith(PROXY):
         return _proxy(url, limit_s)
+    url = at_origin(url)
     database = sqlite_file(url)
     if url.startswith("sqlite") and (database is None or database.name in ("", ":memory:")):
         raise UsageRefusal(f"{_TAKES}: of SQLite's, that of a file, such as sqlite:///studies.db")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.core.errors import Refusal
-from src.core.locks import sqlite_file, turn
+from src.core.locks import at_origin, sqlite_file, turn
 from src.core.paths import MLRUNS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def refusing() -> Iterator[None]:
 
 def tracking_uri() -> str:
     """Where runs are kept: the environment's MLFLOW_TRACKING_URI, else an SQLite file under mlruns/."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{MLRUNS}/mlflow.db"
+    return at_origin(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{MLRUNS}/mlflow.db")
 
 
 def open_store() -> "MlflowClient":

@@ -133,17 +133,18 @@ def test_one_run_holds_each_fold_the_pool_and_the_files(found: dict[str, Any], f
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
-    tracked = client.get_run(found["run_id"])
+    experiment = client.get_experiment_by_name("mvsa-clip")
+    (tracked,) = client.search_runs([experiment.experiment_id], "tags.stage = 'folds'")
     assert (tracked.info.status, tracked.data.tags["stage"]) == ("FINISHED", "folds")
     assert (tracked.data.tags["study"], tracked.data.params["rank"]) == ("a study", "1")
     assert tracked.data.tags["split_digest"] != "s", "it is of the folds, not of the split of the search"
     assert tracked.data.metrics["pooled_accuracy"] == pytest.approx(found["pooled"]["accuracy"])
-    history = client.get_metric_history(found["run_id"], "fold_macro_f1")
+    history = client.get_metric_history(tracked.info.run_id, "fold_macro_f1")
     assert {point.step: point.value for point in history} == {
         row["fold"]: pytest.approx(row["macro_f1"]) for row in found["folds"]
     }
     assert not [name for name in tracked.data.metrics if name.startswith("test_")]
-    assert {item.path for item in client.list_artifacts(found["run_id"], "folds")} == {
+    assert {item.path for item in client.list_artifacts(tracked.info.run_id, "folds")} == {
         "folds/folds.json",
         "folds/predictions.csv",
     }

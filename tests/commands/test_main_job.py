@@ -68,6 +68,48 @@ def done(repository: Path, warm_python: WarmPython) -> Path:
     return repository
 
 
+@pytest.fixture(scope="module")
+def locked(repository: Path, done: Path) -> Path:
+    """The repository once `dvc.lock` is committed, before any test has changed something."""
+    git(done, "add", "dvc.lock")
+    git(done, "commit", "-qm", "lock")
+    return done
+
+
+def clone(source: Path, folder: Path) -> Path:
+    git(source, "clone", "-q", str(source), str(folder))
+    return folder
+
+
+def test_a_run_that_changes_nothing_leaves_a_clean_tree(locked: Path, warm_python: WarmPython) -> None:
+    assert "Running stage" not in warm_python.run(locked, "dvc", "repro")
+    assert git(locked, "status", "--porcelain") == ""
+
+
+def test_another_clone_computes_the_same_files(locked: Path, tmp_path: Path, warm_python: WarmPython) -> None:
+    there = clone(locked, tmp_path / "clone")
+    # Without DVC's cache each stage runs.
+    assert "Running stage" in warm_python.run(there, "dvc", "repro")
+    assert git(there, "diff", "--stat") == ""
+    assert git(there, "status", "--porcelain") == ""
+
+
+def test_what_is_pulled_is_not_run_and_answers(locked: Path, tmp_path: Path, warm_python: WarmPython) -> None:
+    there, remote = clone(locked, tmp_path / "clone"), str(tmp_path / "remote")
+    for folder in (locked, there):
+        warm_python.run(folder, "dvc", "remote", "add", "-q", "--local", "-d", "-f", "shared", remote)
+    warm_python.run(locked, "dvc", "push")
+    warm_python.run(there, "dvc", "pull")
+    assert "Running stage" not in warm_python.run(there, "dvc", "repro")
+    assert git(there, "status", "--porcelain") == ""
+    asked = ("src.predict", "--model", MODEL, "sample/data/1.jpg", "what a day")
+    assert f"run `python -m src.register --model {MODEL}`" in warm_python.run(there, *asked, code=1)
+    warm_python.run(there, "src.register", "--model", MODEL)
+    assert warm_python.run(there, *asked) == warm_python.run(locked, *asked)
+    said = warm_python.run(there, "src.explain", f"models:/mvsa-{MODEL}@champion")
+    assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 10
+
+
 @pytest.fixture
 def tracked(done: Path) -> Any:
     """MLflow's client on what the job tracked."""
@@ -266,6 +308,35 @@ def test_an_experiment_with_another_number_of_trials_runs(done: Path, warm_pytho
     assert f"Running stage 'tune@{MODEL}'" in said
     assert "Running stage 'encode" not in said
     assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["trials"] == 1
+
+
+def test_an_experiment_in_a_copy_leaves_its_runs_here_and_answers_once_applied(
+    locked: Path, warm_python: WarmPython
+) -> None:
+    git(locked, "add", "-A")
+    git(locked, "commit", "-qm", "before")
+    changes = ("-S", "fit.common.weight_decay=0.5", "-S", "tune.trials=1")
+    warm_python.run(locked, "dvc", "exp", "run", "--temp", "-n", "decay", *changes, f"register@{MODEL}")
+    best = f"outputs/tune/{MODEL}/best.json"
+    before = read_json(locked / best)["study"]
+    warm_python.run(locked, "dvc", "exp", "apply", "decay")
+    study = read_json(locked / best)["study"]
+    assert study != before
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{locked}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name(f"mvsa-{MODEL}")
+    made = client.search_runs([experiment.experiment_id], f"tags.study = '{study}'")
+    assert {"study", "trial", "train"} <= {run.data.tags["stage"] for run in made}
+    assert all(Path(run.info.artifact_uri).is_relative_to(locked / "mlruns") for run in made)
+    versions = client.search_model_versions(f"name = 'mvsa-{MODEL}'")
+    (applied,) = [version.version for version in versions if version.tags["study"] == study]
+    assert not list((locked / ".dvc" / "tmp" / "exps").rglob("mlflow.db"))
+    asked = ("src.predict", "--model", MODEL, "sample/data/1.jpg", "what a day")
+    assert (
+        warm_python.run(locked, *asked).splitlines()[-1]
+        == (warm_python.run(locked, *asked, "--version", f"models:/mvsa-{MODEL}/{applied}").splitlines()[-1])
+    )
 
 
 def test_another_division_of_the_posts_begins_another_study(done: Path, warm_python: WarmPython) -> None:

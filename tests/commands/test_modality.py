@@ -7,6 +7,7 @@ import pytest
 
 from src.core.paths import POSTS, SPLIT, stage_folder
 from src.core.records import (
+    ADAPTER_DIGEST,
     Prediction,
     read_json,
     read_posts,
@@ -18,6 +19,7 @@ from src.core.records import (
 )
 from src.data.conditions import CONDITIONS
 from src.learning.metrics import scores
+from src.learning.trained import read_trained
 from tests.pipeline import MODEL, STORE, run, store_in
 
 RESULT, EVALUATED = stage_folder("modality", MODEL), stage_folder("evaluate", MODEL) / "predictions.csv"
@@ -97,11 +99,12 @@ def test_the_run_holds_the_figures_and_the_files(here: Path) -> None:
     from mlflow import MlflowClient
 
     summary, client = read_json(RESULT / "modality.json"), MlflowClient(store_in(here))
-    logged = client.get_run(summary["run_id"])
+    experiment = client.get_experiment_by_name(f"mvsa-{MODEL}")
+    (logged,) = client.search_runs([experiment.experiment_id], "tags.stage = 'modality'")
     assert (logged.info.status, logged.data.tags["stage"]) == ("FINISHED", "modality")
-    assert logged.data.tags["train_run"] == read_json(stage_folder("train", MODEL) / "train.json")["run_id"]
+    assert logged.data.tags[ADAPTER_DIGEST] == summary[ADAPTER_DIGEST] == read_trained(MODEL).digest
     assert logged.data.metrics == pytest.approx(read_json(RESULT / "metrics.json"))
-    names = {item.path for item in client.list_artifacts(summary["run_id"], "modality")}
+    names = {item.path for item in client.list_artifacts(logged.info.run_id, "modality")}
     assert {"modality/modality.json", "modality/conditions.png", "modality/no-hashtags.csv"} <= names
 
 

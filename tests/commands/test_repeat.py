@@ -99,15 +99,16 @@ def test_one_run_holds_the_scores_of_each_seed_their_spread_and_the_files(repeat
     from mlflow import MlflowClient
 
     found, client = repeat(WINNER), MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
-    run = client.get_run(found["run_id"])
+    experiment = client.get_experiment_by_name("mvsa-clip")
+    run = client.search_runs([experiment.experiment_id], "tags.stage = 'repeat'")[0]
     assert (run.info.status, run.data.tags["stage"], run.data.tags["study"]) == ("FINISHED", "repeat", found["study"])
     assert run.data.params["rank"] == "1"
     assert run.data.metrics["gain_test_macro_f1_mean"] == pytest.approx(found["gain"]["test_macro_f1"]["mean"])
     assert run.data.metrics["winner_val_accuracy_sd"] == pytest.approx(found["scores"]["winner"]["val_accuracy"]["sd"])
-    assert [point.step for point in client.get_metric_history(found["run_id"], "default_test_macro_f1")] == [8, 9]
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "default_test_macro_f1")] == [8, 9]
     # Names of their own: those that begin with test_ are the evaluated model's.
     assert not [name for name in run.data.metrics if name.startswith("test_")]
-    assert {item.path for item in client.list_artifacts(found["run_id"], "repeat")} == {
+    assert {item.path for item in client.list_artifacts(run.info.run_id, "repeat")} == {
         "repeat/repeat.json",
         "repeat/runs.csv",
     }

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from src.core.records import Post, read_posts, read_predictions, read_split, write_predictions
+from src.core.records import ADAPTER_DIGEST, Post, read_posts, read_predictions, read_split, write_predictions
+from src.learning.trained import read_trained
 from src.services.gallery import mistaken
 from src.services.store import open_store
 from tests.pipeline import MODEL, copied, run
@@ -128,8 +129,7 @@ def test_the_gallery_is_logged_with_the_training_that_it_explains(saliency: Sali
     experiment = client.get_experiment_by_name(f"mvsa-{MODEL}")
     assert experiment is not None
     found = client.search_runs([experiment.experiment_id], "tags.stage = 'saliency'")[0]
-    trained = json.loads(Path(f"outputs/train/{MODEL}/train.json").read_text())
-    assert found.data.tags["train_run"] == trained["run_id"]
+    assert found.data.tags[ADAPTER_DIGEST] == read_trained(MODEL).digest
     assert {item.path for item in client.list_artifacts(found.info.run_id)} == {"mistakes.html", "saliency.json"}
 
 

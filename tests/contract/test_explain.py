@@ -1,6 +1,5 @@
 """The chain back to the raw data holds where all is as it was; where it is not, the command says at which link."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from src.core.contract import read_contract
-from src.core.records import read_json, read_table, write_json, write_table
+from src.core.records import ADAPTER_DIGEST, read_json, read_table, write_json, write_table
 from src.services import registry
 from src.services.store import open_store
 from tests.contract.conftest import MODEL, git, run
@@ -42,9 +40,10 @@ def test_every_link_of_a_fresh_version_holds(repository: Path) -> None:
     lines = [line for line in said.splitlines() if line.rstrip().endswith("holds")]
     assert [line.strip().split("  ")[0] for line in lines] == LINKS
     contract = kept()
-    for fact in ("run_id", "split_digest", "data_digest", "data_revision"):
+    for fact in ("split_digest", "data_digest", "data_revision"):
         assert contract[fact] in said
-    assert contract["code"]["git_commit"] == git("rev-parse", "HEAD")
+    _, version = registry.version_at(ADDRESS)
+    assert version.run_id in said and git("rev-parse", "HEAD")[:12] in said
 
 
 def test_a_repository_that_has_moved_on_without_touching_what_trains_still_holds(own: Path) -> None:
@@ -122,28 +121,30 @@ def test_a_link_that_holds_no_more_is_named(spoil: Callable[[Path], object], mes
 
 
 def test_runs_that_mlflow_no_longer_has_break_the_chain_there(own: Path) -> None:
-    contract, client = kept(), open_store()
-    client.delete_run(contract["search"]["run_id"])
+    search, client = kept()["search"], open_store()
+    (trial,) = registry.runs_tagged(MODEL, {"stage": "trial", **search})
+    client.delete_run(trial.id)
+    run("explain", ADDRESS)
+    best = Path("outputs/tune") / MODEL / "best.json"
+    write_json(best, {**read_json(best), "best_trial": search["trial"] + 1})
     said = run("explain", ADDRESS, code=1).output
-    assert f"broken at 3 of 10 links: study, MLflow has no run {contract['search']['run_id']}" in said
-    client.delete_run(contract["run_id"])
+    assert f"broken at 2 of 10 links: trial, neither MLflow nor {best} has trial {search['trial']}" in said
+    best.unlink()
+    assert "broken at 3 of 10 links: study, neither MLflow nor" in run("explain", ADDRESS, code=1).output
+    _, version = registry.version_at(ADDRESS)
+    client.delete_run(version.run_id)
     said = run("explain", ADDRESS, code=1).output
-    assert f"broken at 4 of 10 links: run, MLflow has no run {contract['run_id']}" in said
+    assert f"broken at 4 of 10 links: run, MLflow has no run {version.run_id}" in said
 
 
 def test_another_adapter_than_the_registered_one_breaks_the_chain_at_the_version(own: Path) -> None:
     _, version = registry.version_at(ADDRESS)
-    registry.tag_version(version, registry.DIGEST_TAG, "other")
+    registry.tag_version(version, ADAPTER_DIGEST, "other")
     assert "broken at 1 of 10 links: version, its adapter's files:" in run("explain", ADDRESS, code=1).output
 
 
-def test_a_version_trained_with_uncommitted_code_says_so(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dirty(folder: Path) -> Any:
-        path = folder / "contract.json"
-        content = json.loads(path.read_text())
-        path.write_text(json.dumps({**content, "code": {**content["code"], "git_dirty": "true"}}))
-        return read_contract(folder)
-
-    monkeypatch.setattr("src.explain.read_contract", dirty)
+def test_a_version_trained_with_uncommitted_code_says_so(own: Path) -> None:
+    _, version = registry.version_at(ADDRESS)
+    registry.tag_version(version, "git_dirty", "true")
     said = run("explain", ADDRESS, code=1).output
     assert "git commit, src/ had changes then that are in no commit" in said and "with changes" in said

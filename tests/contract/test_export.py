@@ -23,7 +23,7 @@ from src.core.records import Post, Scores, read_json
 from src.core.settings import FitParams
 from src.core.usage import Snippet, Usage
 from src.services.card import Evidence, Measured, code_of, model_card
-from tests.contract.conftest import MODEL, STORE, run, store_in
+from tests.contract.conftest import MODEL, STORE, git, run, store_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -203,6 +203,7 @@ EVIDENCE = Evidence(
         num_groups=500,
     ),
     leak_free=None,
+    commit="c" * 40,
 )
 
 
@@ -239,7 +240,13 @@ def test_the_card_has_every_section_and_the_versions_own_numbers(exported: Calla
     parts = read_json(made / "outputs/split/report.json")["parts"]
     for part, counts in parts.items():
         assert f"| {part} | {' | '.join(map(str, counts.values()))} | {sum(counts.values())} |" in card
-    for fact in (contract.search.study, contract.code.git_commit, contract.data_digest, contract.checkpoint.revision):
+    for fact in (
+        contract.search.study,
+        contract.code,
+        git("-C", str(made), "rev-parse", "HEAD"),
+        contract.data_digest,
+        contract.checkpoint.revision,
+    ):
         assert f"`{fact}`" in card
 
 

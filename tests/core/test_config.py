@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,14 @@ def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageRefusal, match="is not YAML") as caught:
         load_params(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("scale", "threads"), [("tiny", "1"), ("full", "4")])
+def test_scores_of_tiny_models_depend_on_no_number_of_threads(
+    scale: str, threads: str, repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    text = (repo_root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("scale: tiny", f"scale: {scale}"))
+    load_params(tmp_path / "params.yaml")
+    assert os.environ["OMP_NUM_THREADS"] == threads

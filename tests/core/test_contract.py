@@ -13,7 +13,6 @@ from src.core.contract import (
     CONTRACT_FILE,
     FORMAT,
     NUM_GOLDEN,
-    Code,
     Contract,
     GoldenPost,
     Search,
@@ -46,12 +45,11 @@ CONTRACT = Contract(
     data_digest="aa",
     split_digest="bb",
     data_revision="cc.dir",
-    code=Code("dd", "false"),
-    search=Search("clip-full", 3, "ee"),
-    run_id="ff",
+    code="dd",
+    search=Search("clip-full", 3),
     validation={"macro_f1": 0.7},
     test={"macro_f1": 0.6},
-    golden=(GoldenPost("1", "a0", "golden-0.jpg", "a caption: é", (0.5, -4.0, 1e-7)),),
+    golden=(GoldenPost("1", "a0", "golden-0.jpg", "a caption: é", (0.5, -4.0, 1e-6)),),
 )
 
 
@@ -87,9 +85,9 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
     [
         (lambda folder: (folder / CONTRACT_FILE).unlink(), "contract.json is missing: the version has no contract"),
         (lambda folder: (folder / CONTRACT_FILE).write_text("{"), "contract.json is damaged"),
-        (lambda folder: (folder / CONTRACT_FILE).write_text("[]"), "is of another format than 1"),
+        (lambda folder: (folder / CONTRACT_FILE).write_text("[]"), "is of another format than 2"),
         (lambda folder: (folder / "golden-0.jpg").unlink(), "golden-0.jpg is missing: the picture of golden post 1"),
-        (edited(lambda content: content.update(format=2)), "is of another format than 1"),
+        (edited(lambda content: content.update(format=1)), "is of another format than 2"),
         (edited(lambda content: content.pop("prompt")), "missing prompt"),
         (edited(lambda content: content.update(promt="")), "unknown key 'promt'; did you mean 'prompt'?"),
         (edited(lambda content: content.update(golden=[])), "has no golden posts"),

@@ -24,6 +24,7 @@ from src.core.records import (
     write_posts,
     write_predictions,
     write_split,
+    write_table,
     write_text,
 )
 
@@ -38,6 +39,22 @@ def test_tables_give_back_what_was_written(tmp_path: Path) -> None:
     predictions = [Prediction("1", "neutral", "positive", 0.1, 0.2, 0.7)]
     write_predictions(tmp_path / "predictions.csv", predictions)
     assert read_predictions(tmp_path / "predictions.csv") == predictions
+
+
+def test_numbers_are_written_to_six_decimals_and_no_zero_is_negative(tmp_path: Path) -> None:
+    content = {"loss": 0.12345678901, "scores": [1 / 3, -1e-12], "rows": ({"posts": 7, "high": 1e-7},), "none": None}
+    write_json(tmp_path / "a.json", content)
+    written = read_json(tmp_path / "a.json")
+    assert written == {"loss": 0.123457, "scores": [0.333333, 0.0], "rows": [{"posts": 7, "high": 0.0}], "none": None}
+    assert "-0.0" not in (tmp_path / "a.json").read_text()
+    write_table(tmp_path / "a.csv", [{"loss": 2 / 3, "lr": 1.23456789e-7, "change": -1e-9}])
+    assert (tmp_path / "a.csv").read_text() == "loss,lr,change\n0.666667,1.23456789e-07,0.0\n"
+
+
+def test_a_setting_is_written_as_it_was_chosen(tmp_path: Path) -> None:
+    content = {"params": {"lr": 1.23456789e-06, "dropout": 0.123456789, "rank": 8}}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
 
 
 def test_fingerprints_come_back_as_they_were_written(tmp_path: Path) -> None:

@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 
 from src.core.errors import UsageRefusal
 from src.core.paths import CACHE, PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
-from src.core.records import Post, read_json, read_predictions, write_json, write_posts, write_split
+from src.core.records import ADAPTER_DIGEST, Post, read_json, read_predictions, write_json, write_posts, write_split
 from src.learning.batches import dealt
 from src.learning.lora import loaded
 from src.learning.parallel import ALONE, loading_device, open_parallel, own_device
 from src.learning.scoring import logits, predictions
+from src.learning.trained import adapter_digest
 from src.learning.workspace import CHECKPOINT_FILE
 from src.models.base import ToneModel
 from tests.warm import WarmPython
@@ -259,7 +260,7 @@ def workplace(
     shutil.copytree(model.checkpoint.source, folder / checkpoint_folder(MODEL))
     checkpoint = {**asdict(model.checkpoint), "source": str(checkpoint_folder(MODEL))}
     write_json(folder / checkpoint_folder(MODEL).parent / CHECKPOINT_FILE, checkpoint)
-    best = {"study": "a study", "best_trial": 0, "run_id": "0", "params": CHOSEN}
+    best = {"study": "a study", "best_trial": 0, "params": CHOSEN}
     write_json(folder / stage_folder("tune", MODEL) / "best.json", best)
     return folder
 
@@ -288,7 +289,8 @@ def test_the_command_writes_logs_and_speaks_once(commanded: tuple[Path, str]) ->
     assert (run.data.tags["processes"], run.data.tags["sharded"]) == ("2", "False")
     written = stage_folder("train", MODEL)
     assert len(read_predictions(folder / written / "predictions.csv")) == 13
-    assert read_json(folder / written / "train.json")["run_id"] == run.info.run_id
+    digest = adapter_digest(folder / written / "adapter", run.data.tags["checkpoint_revision"])
+    assert run.data.tags[ADAPTER_DIGEST] == digest
     assert {path.name for path in (folder / written).iterdir()} == {
         "adapter",
         "history.csv",

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from src.core.records import Post, Prediction
+from src.core.records import ADAPTER_DIGEST, Post, Prediction
 from src.services.datasets import Dataset, parts_read
 from src.services.gallery import gallery, mistaken, thumbnail
 from src.services.notes import run_link, table, with_section
@@ -170,13 +170,17 @@ def evaluated(model: str, val: float, test: float, **facts: str) -> str:
     tracker, facts = Tracker(f"mvsa-{model}"), {**FACTS, **facts}
     with tracker.run("study s", tags={**facts, "stage": "study", "study": "s"}) as study:
         pass
+    with tracker.run("trial 4", tags={**facts, "stage": "trial", "study": "s", "trial": 4}):
+        pass
     with tracker.run("zeroshot", tags={**facts, "stage": "zeroshot"}) as run:
         run.metrics({"test_macro_f1": 0.25})
-    with tracker.run("train", tags={**facts, "stage": "train", "study": "s", "trial": 4, "trial_run": "t4"}) as train:
+    with tracker.run(
+        "train", tags={**facts, "stage": "train", "study": "s", "trial": 4, ADAPTER_DIGEST: model}
+    ) as train:
         train.metrics({"best_val_macro_f1": val})
-    with tracker.run("evaluate", tags={**facts, "stage": "evaluate", "train_run": train.id}) as run:
+    with tracker.run("evaluate", tags={**facts, "stage": "evaluate", ADAPTER_DIGEST: model}) as run:
         run.metrics({"test_macro_f1": test})
-        link_runs(tracker, model, run, train.id)
+        link_runs(tracker, model, run)
         compare_models(tracker, facts)
     return study.id
 
@@ -219,14 +223,14 @@ def test_a_study_leads_to_what_came_of_it(client: MlflowClient, store: Path) -> 
     study = evaluated("linked", val=0.5, test=0.5, split_digest="linked")
     runs = {run.info.run_name: run for run in client.search_runs([client.get_run(study).info.experiment_id])}
     note = runs["study s"].data.tags["mlflow.note.content"]
-    for address in ("#/runs/t4", f"#/runs/{runs['train'].info.run_id}", f"#/runs/{runs['evaluate'].info.run_id}"):
-        assert address in note
+    for name in ("trial 4", "train", "evaluate"):
+        assert f"#/runs/{runs[name].info.run_id}" in note
     assert "(#/models/mvsa-linked)" in note
     assert f"[study](#/runs/{study})" in runs["train"].data.tags["mlflow.note.content"]
 
 
 def test_a_training_that_mlflow_has_no_more_is_not_linked(client: MlflowClient, store: Path) -> None:
     tracker = Tracker("mvsa-forgotten")
-    with tracker.run("evaluate", tags={"stage": "evaluate"}) as run:
-        link_runs(tracker, "forgotten", run, "gone")
+    with tracker.run("evaluate", tags={"stage": "evaluate", ADAPTER_DIGEST: "gone"}) as run:
+        link_runs(tracker, "forgotten", run)
     assert "mlflow.note.content" not in client.get_run(run.id).data.tags

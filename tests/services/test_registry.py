@@ -10,6 +10,7 @@ import pytest
 from pandas import DataFrame
 
 from src.core.errors import Refusal, UsageRefusal
+from src.core.records import ADAPTER_DIGEST
 from src.services.packages import Package, artifacts_in
 from src.services.registry import (
     CHAMPION,
@@ -24,7 +25,7 @@ from src.services.registry import (
     register,
     remove_alias,
     run_record,
-    runs_about,
+    runs_tagged,
     tag_model,
     tag_version,
     uri_of,
@@ -134,17 +135,18 @@ def test_tags_and_aliases_come_and_go(version: Version) -> None:
     assert champion("toy", "other") is None
 
 
-def test_runs_are_read_and_found_by_the_run_they_are_about(store: Path) -> None:
-    tracker = Tracker("about")
-    with tracker.run("train", params={"rank": 8}) as train:
+def test_runs_are_read_and_found_by_their_tags(store: Path) -> None:
+    tracker, tags = Tracker("mvsa-about"), {"stage": "train", ADAPTER_DIGEST: "a"}
+    with tracker.run("train", tags=tags, params={"rank": 8}) as train:
         pass
-    with tracker.run("evaluate", tags={"train_run": train.id}) as evaluate:
+    with tracker.run("evaluate", tags={**tags, "stage": "evaluate"}):
         pass
-    with pytest.raises(ValueError, match="bad"), tracker.run("failed", tags={"train_run": train.id}):
+    with pytest.raises(ValueError, match="bad"), tracker.run("failed", tags=tags):
         raise ValueError("bad")
     record = run_record(train.id)
     assert isinstance(record, RunRecord) and record.params == {"rank": "8"}
-    assert [each.id for each in runs_about(train.id, "train_run")] == [evaluate.id]
+    assert [run.id for run in runs_tagged("about", tags)] == [train.id]
+    assert runs_tagged("stranger", tags) == []
     tracker.remove(train.id)
     assert run_record(train.id) is None and run_record("0" * 32) is None
 
