@@ -17,12 +17,12 @@ from benchmarks import ours
 from benchmarks.clock import Spent, timed
 from benchmarks.peer import Peer
 from benchmarks.task import Task, Trained, best_of
-from src.core.config import Params, Range, load_params
+from src.core.config import Params, load_params
 from src.core.errors import Refusal
-from src.core.settings import FitParams, Setting
+from src.core.settings import FitParams
 from src.models.base import ToneModel
 from src.services.plan import StudyPlan
-from src.services.spaces import Encoding, is_whole
+from src.services.spaces import even, from_even, to_even
 from src.services.studies import Study, Ticket, open_study
 
 if TYPE_CHECKING:
@@ -171,17 +171,19 @@ class _Reporter:
 def _peer(peer: Peer, settings: FitParams, trials: int, prunes: bool) -> list[Trained]:
     import optuna
 
+    from src.services.samplers import suggest
+
     params, model = load_params(), peer.task.sized.name
-    encoding = Encoding(params.space_of(model))
+    space = params.space_of(model)
     storage = optuna.storages.InMemoryStorage()
     sampler = optuna.samplers.TPESampler(
         multivariate=True, n_startup_trials=params.tune.startup_trials, seed=peer.task.seed
     )
-    _queue(params, model, encoding, storage)
+    _queue(params, model, storage)
 
     def choose(trial: "optuna.Trial") -> FitParams:
-        drawn = {name: _suggest(trial, name, choice) for name, choice in encoding.stored().items()}
-        return replace(settings, **encoding.decode(drawn))  # type: ignore[arg-type] # the space is one of settings
+        drawn = from_even(space, suggest(trial, even(space)))
+        return replace(settings, **drawn)  # type: ignore[arg-type] # the space is one of settings
 
     return peer.search(
         choose,
@@ -195,21 +197,10 @@ def _peer(peer: Peer, settings: FitParams, trials: int, prunes: bool) -> list[Tr
     )
 
 
-def _queue(params: Params, model: str, encoding: Encoding, storage: Any) -> None:
+def _queue(params: Params, model: str, storage: Any) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize")
     for settings in params.tune.known_good.get(model, ()):
-        study.enqueue_trial(encoding.encode(settings))
-
-
-def _suggest(trial: "optuna.Trial", name: str, choice: Range) -> Setting:
-    if choice.choices is not None:
-        return trial.suggest_categorical(name, choice.choices)  # type: ignore[return-value] # none of them is None
-    if choice.powers_of_two is not None:
-        return trial.suggest_int(name, *choice.powers_of_two)
-    assert choice.low is not None and choice.high is not None
-    if is_whole(choice):
-        return trial.suggest_int(name, int(choice.low), int(choice.high), log=choice.log)
-    return trial.suggest_float(name, choice.low, choice.high, log=choice.log)
+        study.enqueue_trial(to_even(params.space_of(model), settings))

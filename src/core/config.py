@@ -84,42 +84,53 @@ class EncodeParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """What a search may choose for one setting.
+    """What a search may choose for one setting: one of `choices`, or a value from `low` to `high`.
 
-    Either `low` to `high` (on a `log` scale if asked), or one of `choices`, or a power of two between the two
-    exponents of `powers_of_two`.
+    On the scale `log` a value is drawn by its logarithm. On the scale `log2` it is a power of two, and each is as
+    likely as the next.
     """
 
     low: int | float | None = None
     high: int | float | None = None
-    log: bool = False
+    scale: Literal["linear", "log", "log2"] = "linear"
     choices: tuple[Setting, ...] | None = None
-    powers_of_two: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        forms = [
-            self.low is not None or self.high is not None,
-            self.choices is not None,
-            self.powers_of_two is not None,
-        ]
-        require(sum(forms) == 1, "give either low and high, or choices, or powers_of_two")
-        if forms[0]:
-            require(self.low is not None and self.high is not None and self.low < self.high, "low must be below high")
-            require(not self.log or (self.low or 0) > 0, "a log scale needs low above 0")
+        bounded = self.low is not None or self.high is not None
+        require(bounded != (self.choices is not None), "give either low and high, or choices")
         if self.choices is not None:
             require(len(self.choices) > 0, "choices must not be empty")
-        if self.powers_of_two is not None:
-            exponents = self.powers_of_two
-            require(len(exponents) == 2 and 0 <= exponents[0] <= exponents[1], "powers_of_two must be [low, high]")
+            require(self.scale == "linear", "choices have no scale")
+            return
+        require(self.low is not None and self.high is not None and self.low <= self.high, "low must not be above high")
+        require(self.scale != "log" or (self.low or 0) > 0, "a log scale needs low above 0")
+        powers = all(map(_is_power_of_two, (self.low, self.high)))
+        require(self.scale != "log2" or powers, "a log2 scale needs powers of two as low and high, such as 1 and 16")
+
+    def listed(self) -> tuple[Setting, ...] | None:
+        """Return all that may be chosen, in order, or None if only bounds say it."""
+        if self.scale != "log2":
+            return self.choices
+        low, high = map(exponent_of, self.bounds())
+        return tuple(2**exponent for exponent in range(low, high + 1))
+
+    def bounds(self) -> tuple[int | float, int | float]:
+        """Return `low` and `high` of a setting without choices."""
+        assert self.low is not None and self.high is not None
+        return self.low, self.high
 
     def ends(self) -> list[Setting]:
         """All choices, or the lowest and the highest value."""
-        if self.choices is not None:
-            return list(self.choices)
-        if self.powers_of_two is not None:
-            return [2**exponent for exponent in self.powers_of_two]
-        assert self.low is not None and self.high is not None
-        return [self.low, self.high]
+        return list(self.choices or self.bounds())
+
+
+def exponent_of(power_of_two: Setting) -> int:
+    """Return the exponent of a power of two."""
+    return int(power_of_two).bit_length() - 1
+
+
+def _is_power_of_two(value: Setting | None) -> bool:
+    return isinstance(value, int) and value > 0 and 2 ** exponent_of(value) == value
 
 
 Space = Mapping[str, Range]

@@ -52,9 +52,7 @@ def _where_to_look(model: str, experiment_id: str) -> str:
 
 def _words(choice: Range) -> str:
     """What a setting may be."""
-    if choice.choices is not None:
-        return ", ".join(map(shown, choice.choices))
-    if choice.powers_of_two is not None:
-        low, high = choice.powers_of_two
-        return ", ".join(str(2**exponent) for exponent in range(low, high + 1))
-    return f"{choice.low} to {choice.high}{', on a log scale' if choice.log else ''}"
+    listed = choice.listed()
+    if listed is not None:
+        return ", ".join(map(shown, listed))
+    return f"{choice.low} to {choice.high}{', on a log scale' if choice.scale == 'log' else ''}"

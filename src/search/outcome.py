@@ -33,7 +33,7 @@ def conclude(model: str, study: Study, mirror: Mirror, parent: Run, total: int) 
     write_table(folder / "trials.csv", [_row(trial) for trial in finished])
     for old in folder.glob("*.png"):  # of a study with other pictures
         old.unlink()
-    for name, png in figures(study.raw).items():
+    for name, png in figures(study.raw, study.plan.space).items():
         write_bytes(folder / f"{name}.png", png)
     if not mirror.away:
         try:
@@ -90,7 +90,7 @@ def _best(study: Study, finished: Sequence[TrialRecord], best: TrialRecord) -> d
 
 def _importances(study: Study) -> dict[str, float]:
     # Rounded here: under the name of a setting, a file keeps numbers as they are.
-    return {name: round(share, DECIMALS) for name, share in importances(study.raw).items()}
+    return {name: round(share, DECIMALS) for name, share in importances(study.raw, study.plan.space).items()}
 
 
 def _spent(plan: StudyPlan, trials: Sequence[TrialRecord]) -> dict[str, Any]:

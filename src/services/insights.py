@@ -8,50 +8,55 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from src.core.config import Range, Space
 from src.services import search_plots
 from src.services.search_plots import SettingAxis, TrialKind, TrialPoint
+from src.services.spaces import allowed
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 _SCORE = "validation macro-F1"
 _SIZE = "trainable parameters"
 # With fewer, another seed of the forest may put another setting first.
 FEWEST_COMPLETE = 10
-_POWER = "log2_"
 
 
-def importances(study: "optuna.Study") -> dict[str, float]:
+def importances(study: "optuna.Study", space: Space) -> dict[str, float]:
     """How much the score depends on each setting, as shares that sum to 1, the highest first.
 
     By the mean decrease in impurity of a random forest on the complete trials (Optuna's evaluator, seeded). A tree only
     compares values, so the scale of a learning rate does not matter to it; Optuna's fANOVA weighs such a setting by its
     plain values, most of which are high, and PED-ANOVA needs more trials than a search of this kind has. Settings that
-    not every complete trial has are left out. With two objectives it is about the first.
+    not every complete trial has are left out. Powers of two count by their exponents. With two
+    objectives it is about the first.
 
     Returns:
         Nothing where fewer than `FEWEST_COMPLETE` trials are complete, or all of them have the same score.
     """
     from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 
-    scores = [point.score for point in _points(study) if point.kind == "complete" and point.score is not None]
+    from src.services.samplers import on_even_scales
+
+    scores = [point.score for point in _points(study, space) if point.kind == "complete" and point.score is not None]
     if len(scores) < FEWEST_COMPLETE or math.isclose(min(scores), max(scores), abs_tol=1e-9):
         return {}
     forest = MeanDecreaseImpurityImportanceEvaluator(seed=0)
-    found = get_param_importances(study, evaluator=forest, target=_first_value)
-    return {name.removeprefix(_POWER): float(share) for name, share in found.items()}
+    scaled = on_even_scales(study.directions, study.get_trials(deepcopy=False), space)
+    shares = get_param_importances(scaled, evaluator=forest, target=_first_value)
+    return {name: float(share) for name, share in shares.items()}
 
 
-def figures(study: "optuna.Study") -> dict[str, bytes]:
+def figures(study: "optuna.Study", space: Space) -> dict[str, bytes]:
     """Pictures of a study as PNG, by name, those that its trials allow.
 
     `optimization_history` (or `pareto_front`, of a study with two objectives: score, upwards, and size, downwards),
     `slices` and `importances`. A pruned trial is shown at its last score; infeasible and failed ones have none, and
     are marked at the edge or counted, so that they move no axis.
     """
-    points, shares, space = _points(study), importances(study), _space(study)
+    points, shares = _points(study, space), importances(study, space)
+    axes = {name: _axis(choice) for name, choice in space.items() if any(name in point.settings for point in points)}
     if not any(point.score is not None for point in points):
         return {}
     found = {}
@@ -63,8 +68,8 @@ def figures(study: "optuna.Study") -> dict[str, bytes]:
         found["optimization_history"] = search_plots.optimization_history(
             points, _SCORE, "Validation macro-F1 of each trial"
         )
-    if space:
-        found["slices"] = search_plots.slices(points, space, _SCORE, "Validation macro-F1 over each setting")
+    if axes:
+        found["slices"] = search_plots.slices(points, axes, _SCORE, "Validation macro-F1 over each setting")
     if shares:
         found["importances"] = search_plots.importance_bars(
             shares, "What validation macro-F1 depends on, among the complete trials"
@@ -72,23 +77,20 @@ def figures(study: "optuna.Study") -> dict[str, bytes]:
     return found
 
 
-def _points(study: "optuna.Study") -> list[TrialPoint]:
+def _points(study: "optuna.Study", space: Space) -> list[TrialPoint]:
     """The trials that have ended."""
     front = {trial.number for trial in study.best_trials} if len(study.directions) > 1 else set()
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    return [_point(trial, trial.number in front) for trial in ended]
+    return [_point(trial, space, trial.number in front) for trial in ended]
 
 
-def _point(trial: "FrozenTrial", on_front: bool) -> TrialPoint:
+def _point(trial: "FrozenTrial", space: Space, on_front: bool) -> TrialPoint:
     kind = _kind(trial)
     values = _values(trial) if kind in ("complete", "pruned") else []
     return TrialPoint(
         number=trial.number,
         kind=kind,
-        settings={
-            name.removeprefix(_POWER): 2**value if name.startswith(_POWER) else value
-            for name, value in trial.params.items()
-        },
+        settings=allowed(space, trial.params),
         score=values[0] if values else None,
         size=values[1] if len(values) > 1 else None,
         on_front=on_front,
@@ -110,24 +112,10 @@ def _values(trial: "FrozenTrial") -> Sequence[float]:
     return [last] if math.isfinite(last) else []
 
 
-def _space(study: "optuna.Study") -> dict[str, SettingAxis]:
-    """What the search could choose, by setting, in the order in which the trials name them."""
-    found: dict[str, BaseDistribution] = {}
-    for trial in study.get_trials(deepcopy=False):
-        found.update(trial.distributions)
-    return {name.removeprefix(_POWER): _axis(name, distribution) for name, distribution in found.items()}
-
-
-def _axis(name: str, distribution: "BaseDistribution") -> SettingAxis:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(distribution, CategoricalDistribution):
-        return SettingAxis("choices", choices=tuple(str(choice) for choice in distribution.choices))
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    low, high = distribution.low, distribution.high
-    if name.startswith(_POWER):
-        return SettingAxis("log2", 2**low, 2**high)
-    return SettingAxis("log" if distribution.log else "linear", low, high)
+def _axis(choice: Range) -> SettingAxis:
+    if choice.choices is not None:
+        return SettingAxis("choices", choices=tuple(map(str, choice.choices)))
+    return SettingAxis(choice.scale, *choice.bounds())
 
 
 def _first_value(trial: "FrozenTrial") -> float:

@@ -1,68 +1,58 @@
-"""How settings stand in a study's storage, and which of them a search space allows."""
+"""What a search space allows, and how samplers see it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
-from src.core.config import Range, Space
+from src.core.config import Range, Space, exponent_of
 from src.core.errors import UsageRefusal, unknown
 from src.core.settings import Setting
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """Settings to and from the storage, where a power of two stands as its exponent: `rank` 8 as `log2_rank` 3.
+def checked(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return settings, or some of them, as a search would draw them: 4 for a rank of 4.0.
 
-    The sampler then sees an even scale of whole numbers, whose bounds may move without breaking a study, as those
-    of a list of choices may not (optuna issue 2328).
+    Raises:
+        UsageRefusal: a setting is unknown to the space or lies outside of it.
     """
+    for name, value in settings.items():
+        if name not in space:
+            raise unknown("search parameter", name, space)
+        if not allows(space[name], value):
+            raise UsageRefusal(f"{name}: {value} lies outside of the search space ({describe(space[name])})")
+    return {name: _typed(space[name], value) for name, value in settings.items()}
 
-    space: Space
 
-    def stored(self) -> dict[str, Range]:
-        """The space under the names of the storage."""
-        return {self._stored_name(name): choice for name, choice in self.space.items()}
+def allowed(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return the settings that the space allows, in its order, without the others."""
+    known = {name: settings[name] for name, choice in space.items() if name in settings}
+    return checked(space, {name: value for name, value in known.items() if allows(space[name], value)})
 
-    def encode(self, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-        """Settings, or some of them, as they stand in the storage.
 
-        Raises:
-            UsageRefusal: a setting is unknown to the space or lies outside of it.
-        """
-        return {self._stored_name(name): self._encode_one(name, value) for name, value in settings.items()}
+def even(space: Space) -> dict[str, Range]:
+    """Return the space on even scales, where an exponent stands for a power of two."""
+    return {name: _even(choice) for name, choice in space.items()}
 
-    def decode(self, stored: Mapping[str, Setting]) -> dict[str, Setting]:
-        """Settings, in the order of the space, from how they stand in the storage."""
-        return {
-            name: 2 ** int(stored[key]) if choice.powers_of_two else stored[key]
-            for name, choice in self.space.items()
-            if (key := self._stored_name(name)) in stored
-        }
 
-    def _stored_name(self, name: str) -> str:
-        if name not in self.space:
-            raise unknown("search parameter", name, self.space)
-        return f"log2_{name}" if self.space[name].powers_of_two else name
+def to_even(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return settings on the scales of `even`: 3 for a rank of 8."""
+    return {
+        name: exponent_of(value) if space[name].scale == "log2" else value
+        for name, value in checked(space, settings).items()
+    }
 
-    def _encode_one(self, name: str, value: Setting) -> Setting:
-        choice = self.space[name]
-        if not allows(choice, value):
-            raise UsageRefusal(f"{name}: {value} lies outside of the search space ({describe(choice)})")
-        if choice.powers_of_two:
-            return int(value).bit_length() - 1
-        return value if choice.choices or is_whole(choice) else float(value)
+
+def from_even(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Return settings from the scales of `even`: a rank of 8 for 3."""
+    return {name: 2 ** int(value) if space[name].scale == "log2" else value for name, value in settings.items()}
 
 
 def highest(space: Space) -> dict[str, int | float]:
     """The highest value that a search may choose for each setting that is a number."""
-    found: dict[str, int | float] = {}
+    values: dict[str, int | float] = {}
     for name, choice in space.items():
-        if choice.powers_of_two is not None:
-            found[name] = 2 ** choice.powers_of_two[1]
-        elif choice.high is not None:
-            found[name] = choice.high
-        elif numbers := [value for value in choice.choices or () if not isinstance(value, str)]:
-            found[name] = max(numbers)
-    return found
+        if numbers := [value for value in choice.ends() if not isinstance(value, str)]:
+            values[name] = max(numbers)
+    return values
 
 
 def is_whole(choice: Range) -> bool:
@@ -70,24 +60,36 @@ def is_whole(choice: Range) -> bool:
     return isinstance(choice.low, int) and isinstance(choice.high, int)
 
 
-def allows(choice: Range, value: Setting) -> bool:
+def allows(choice: Range, value: object) -> bool:
     """Whether a search may choose this value."""
-    if choice.choices is not None:
-        return value in choice.choices
-    if isinstance(value, str):
+    if isinstance(value, bool):  # which Python takes for 0 or 1
         return False
-    if choice.powers_of_two is not None:
-        low, high = choice.powers_of_two
-        return value in {2**exponent for exponent in range(low, high + 1)}
-    assert choice.low is not None and choice.high is not None
-    return choice.low <= value <= choice.high and (isinstance(value, int) or not is_whole(choice))
+    listed = choice.listed()
+    if listed is not None:
+        return value in listed
+    if not isinstance(value, int | float):
+        return False
+    low, high = choice.bounds()
+    return low <= value <= high and (float(value).is_integer() or not is_whole(choice))
 
 
 def describe(choice: Range) -> str:
     """What a search may choose, in words."""
     if choice.choices is not None:
         return f"one of {', '.join(map(str, choice.choices))}"
-    if choice.powers_of_two is not None:
-        low, high = choice.powers_of_two
-        return f"a power of two from {2**low} to {2**high}"
-    return f"{'a whole number ' if is_whole(choice) else ''}from {choice.low} to {choice.high}"
+    kind = "a power of two " if choice.scale == "log2" else "a whole number " if is_whole(choice) else ""
+    return f"{kind}from {choice.low} to {choice.high}"
+
+
+def _even(choice: Range) -> Range:
+    if choice.scale != "log2":
+        return choice
+    low, high = map(exponent_of, choice.bounds())
+    return replace(choice, low=low, high=high, scale="linear")
+
+
+def _typed(choice: Range, value: Setting) -> Setting:
+    listed = choice.listed()
+    if listed is not None:
+        return listed[listed.index(value)]
+    return int(value) if is_whole(choice) else float(value)

@@ -12,7 +12,7 @@ from src.core.config import Objective
 from src.core.errors import Refusal
 from src.core.settings import Setting
 from src.services.plan import StudyPlan
-from src.services.spaces import Encoding
+from src.services.spaces import checked
 from src.services.storages import Patience, open_storage
 from src.services.trials import (
     ENDED,
@@ -23,13 +23,13 @@ from src.services.trials import (
     RETRY,
     TrialRecord,
     drawn,
+    fault_of,
     is_retry,
     record_of,
 )
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
@@ -94,10 +94,8 @@ class Study:
         self.raw = study
         self.plan = plan
         self._storage = storage
-        self._space = Encoding(plan.space)
-        self._distributions = _distributions(self._space)
         self._patience = patience
-        self._to_try = [self._space.encode(settings) for settings in plan.known_good]
+        self._to_try = [checked(plan.space, settings) for settings in plan.known_good]
         self._ended: dict[int, TrialRecord] = {} if ended is None else ended
 
     @property
@@ -140,9 +138,9 @@ class Study:
         return max(complete, key=lambda trial: (trial.value, -trial.number))
 
     def ask(self, worker: str = "") -> Ticket:
-        """Draw a trial for a worker to run: one that is waiting, else one that the sampler suggests."""
-        trial = self._patience(lambda: self.raw.ask(self._distributions))
-        ticket = Ticket(trial.number, self._space.decode(trial.params), trial, self._patience, self.plan.single)
+        """Draw a trial to run: one that waits with settings that the space allows, else one that is sampled."""
+        trial, params = self._patience(self._draw)
+        ticket = Ticket(trial.number, params, trial, self._patience, self.plan.single)
         ticket.note("worker", worker)
         return ticket
 
@@ -199,7 +197,7 @@ class Study:
         To be called by the one process that sends others, for two would queue the same.
         """
         while self._to_try and sum(trial.state.name == "WAITING" for trial in self._frozen()) < drawing:
-            self._queue(self._to_try.pop(0), skip_if_exists=True)
+            self._patience(partial(self.raw.enqueue_trial, self._to_try.pop(0), skip_if_exists=True))
 
     def times_lost(self, record: TrialRecord) -> int:
         """How often a trial's settings were begun and interrupted, itself included."""
@@ -213,17 +211,23 @@ class Study:
         """Record what the study's name stands for, so that a later one can say what has changed since."""
         self._patience(lambda: self.raw.set_user_attr(_FACTS, dict(facts)))
 
+    def _draw(self) -> "tuple[Trial, dict[str, Setting]]":
+        from src.services.samplers import suggest
+
+        space, trial = self.plan.space, self.raw.ask()
+        if fault := fault_of(self._frozen()[trial.number], space):
+            self.fail(trial.number, fault)
+            return self._draw()
+        return trial, checked(space, suggest(trial, space))
+
     def _record(self, trial: "FrozenTrial") -> TrialRecord:
-        record = record_of(trial, self._space)
+        record = record_of(trial, self.plan.space)
         if record.state in ENDED:
             self._ended[record.number] = record
         return record
 
     def _frozen(self) -> "list[FrozenTrial]":
         return self._patience(lambda: self.raw.get_trials(deepcopy=False))
-
-    def _queue(self, settings: Mapping[str, Any], **options: Any) -> None:
-        self._patience(lambda: self.raw.enqueue_trial(dict(settings), **options))
 
     def _queue_again(self, trial: "FrozenTrial") -> None:
         if all(other.user_attrs.get(RETRY) != trial.number for other in self.raw.get_trials(deepcopy=False)):
@@ -275,7 +279,7 @@ def join_study(url: str, plan: StudyPlan, patience: Patience | None = None) -> S
         storage=storage,
         study_name=plan.name,
         directions=[_DIRECTIONS[objective] for objective in plan.objectives],
-        sampler=sampler_of(plan.sampler, plan.startup_trials, plan.seed),
+        sampler=sampler_of(plan),
         pruner=pruner_of(plan),
         load_if_exists=True,
     )
@@ -290,9 +294,3 @@ def other_studies(url: str, prefix: str, name: str) -> dict[str, Mapping[str, st
     others = [each for each in found if each.study_name.startswith(prefix) and each.study_name != name]
     others.sort(key=lambda each: str(each.datetime_start))
     return {each.study_name: each.user_attrs.get(_FACTS, {}) for each in others}
-
-
-def _distributions(space: Encoding) -> "dict[str, BaseDistribution]":
-    from src.services.samplers import distribution_of
-
-    return {stored: distribution_of(choice) for stored, choice in space.stored().items()}

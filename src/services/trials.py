@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from src.core.config import Space
+from src.core.errors import UsageRefusal
 from src.core.settings import Setting
-from src.services.spaces import Encoding
+from src.services.spaces import allowed, checked
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -73,8 +75,8 @@ class TrialRecord:
         return self.state in FINISHED
 
 
-def record_of(trial: "FrozenTrial", space: Encoding) -> TrialRecord:
-    """A trial as the storage has it, in the settings' own names."""
+def record_of(trial: "FrozenTrial", space: Space) -> TrialRecord:
+    """A trial as the storage has it, with the settings that the space allows."""
     attrs = dict(trial.user_attrs)
     unfit = trial.state.is_finished() and trial.constraints.get(FITS, 0) > 0
     state: State = "failed" if unfit else _STATES[trial.state.name]
@@ -83,7 +85,7 @@ def record_of(trial: "FrozenTrial", space: Encoding) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         state=state,
-        params=space.decode(drawn(trial)),
+        params=allowed(space, drawn(trial)),
         value=_value(trial),
         history=tuple({"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)),
         began_ms=_milliseconds(trial.datetime_start),
@@ -96,11 +98,20 @@ def record_of(trial: "FrozenTrial", space: Encoding) -> TrialRecord:
 
 
 def drawn(trial: "FrozenTrial") -> dict[str, Setting]:
-    """The settings of a trial as they stand in the storage.
+    """The settings of a trial, whether or not its space allows them.
 
     A queued trial's settings become its parameters one by one while it is asked for; killed in between it has few.
     """
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def fault_of(trial: "FrozenTrial", space: Space) -> str:
+    """Return why the space does not allow the settings that a trial was queued with; empty if it does."""
+    try:
+        checked(space, drawn(trial))
+    except UsageRefusal as refusal:
+        return str(refusal)
+    return ""
 
 
 def is_retry(trial: "FrozenTrial") -> bool:

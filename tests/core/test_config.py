@@ -63,8 +63,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str,
         (("encode",), 3, "encode: expected keys and values, found 3"),
         (("fit", "clip"), {"rank": -1}, "fit of clip: rank must be 0 (head alone) or more"),
         (("fit", "clip"), {"optimizer": "sgd"}, "fit of clip: unknown key 'optimizer'"),
-        (("tune", "spaces", "clip", "rank"), {"low": 4, "high": 1}, "low must be below high"),
-        (("tune", "spaces", "clip", "lr"), {"low": 0, "high": 1, "log": True}, "a log scale needs low above 0"),
+        (("tune", "spaces", "clip", "rank"), {"low": 4, "high": 1}, "low must not be above high"),
+        (("tune", "spaces", "clip", "lr"), {"low": 0, "high": 1, "scale": "log"}, "a log scale needs low above 0"),
         (("tune", "spaces", "clip", "rang"), {"low": 1, "high": 4}, "spaces.clip.rang is no setting of a fit"),
         (("tune", "spaces", "clip", "dropout"), {"low": 0.1, "high": 1}, "fit of clip: dropout must lie in [0, 1)"),
         (("tune", "spaces", "clip", "loss"), {"choices": ["focal", "focul"]}, "did you mean 'focal'?"),
@@ -123,7 +123,17 @@ def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "forms",
-    [{}, {"low": 1}, {"low": 1, "high": 2, "choices": [1]}, {"choices": []}, {"powers_of_two": [3]}],
+    [
+        {},
+        {"low": 1},
+        {"low": 1, "high": 2, "choices": [1]},
+        {"choices": []},
+        {"low": 2, "high": 1},
+        {"low": 1, "high": 12, "scale": "log2"},
+        {"low": 0, "high": 8, "scale": "log2"},
+        {"low": 0.5, "high": 8, "scale": "log2"},
+        {"choices": [1], "scale": "log"},
+    ],
 )
 def test_a_range_has_exactly_one_whole_form(forms: dict[str, Any]) -> None:
     with pytest.raises(UsageRefusal):

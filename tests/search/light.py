@@ -35,7 +35,7 @@ OUTCOME = {
 
 def plan(name: str, **changes: Any) -> StudyPlan:
     settings: dict[str, Any] = {"pruner": "none", "min_epochs": 1, "max_epochs": EPOCHS, **changes}
-    space = {"rank": Range(powers_of_two=(0, 4)), "lr": Range(low=1e-5, high=1e-2, log=True)}
+    space = {"rank": Range(low=1, high=16, scale="log2"), "lr": Range(low=1e-5, high=1e-2, scale="log")}
     return StudyPlan(name=name, space=space, seed=1, startup_trials=50, **settings)
 
 

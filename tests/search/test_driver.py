@@ -94,7 +94,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     monkeypatch.chdir(tmp_path)
     plan = StudyPlan(
         name="clip",
-        space={"lr": Range(low=1e-5, high=1e-2, log=True)},
+        space={"lr": Range(low=1e-5, high=1e-2, scale="log")},
         seed=1,
         startup_trials=3,
         pruner="none",
@@ -180,7 +180,7 @@ def test_the_sampler_learns_to_avoid_what_does_not_fit(study: Study) -> None:
     def share_of_large(unfit: bool) -> float:
         plan = StudyPlan(
             name=f"unfit {unfit}",
-            space={"rank": Range(powers_of_two=(0, 7))},
+            space={"rank": Range(low=1, high=128, scale="log2")},
             seed=1,
             startup_trials=8,
             pruner="none",

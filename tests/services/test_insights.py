@@ -13,19 +13,20 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from PIL import Image
 
+from src.core.config import Range
 from src.services import insights, search_plots
+from src.services.samplers import distributions_of
 from src.services.search_plots import SettingAxis
 
 SPACE = {
-    "log2_rank": IntDistribution(0, 4),
-    "lr": FloatDistribution(5e-6, 1e-2, log=True),
-    "dropout": FloatDistribution(0.0, 0.3),
-    "targets": CategoricalDistribution(["q", "qv", "qkvo"]),
+    "rank": Range(low=1, high=16, scale="log2"),
+    "lr": Range(low=5e-6, high=1e-2, scale="log"),
+    "dropout": Range(low=0.0, high=0.3),
+    "targets": Range(choices=("q", "qv", "qkvo")),
 }
 
 
@@ -33,13 +34,13 @@ def trial(number: int, values: Sequence[float] | None, **more: Any) -> FrozenTri
     """A trial at settings that its number draws: complete if it has values."""
     draw = random.Random(number)
     params = {
-        "log2_rank": draw.randint(0, 4),
+        "rank": 2 ** draw.randint(0, 4),
         "lr": math.exp(draw.uniform(math.log(5e-6), math.log(1e-2))),
         "dropout": draw.uniform(0, 0.3),
         "targets": draw.choice(["q", "qv", "qkvo"]),
     }
     state = more.pop("state", TrialState.COMPLETE)
-    return create_trial(params=params, distributions=SPACE, state=state, values=values, **more)
+    return create_trial(params=params, distributions=distributions_of(SPACE), state=state, values=values, **more)
 
 
 def infeasible(number: int) -> FrozenTrial:
@@ -57,7 +58,7 @@ def pruned(number: int, last: float) -> FrozenTrial:
 def scored(number: int) -> FrozenTrial:
     """A complete trial whose score is that of its learning rate, and almost of nothing else."""
     found = trial(number, [0.0])
-    score = 0.8 - 0.05 * (math.log10(found.params["lr"]) + 2.7) ** 2 + 0.01 * found.params["log2_rank"]
+    score = 0.8 - 0.05 * (math.log10(found.params["lr"]) + 2.7) ** 2 + 0.01 * math.log2(found.params["rank"])
     return trial(number, [score])
 
 
@@ -78,7 +79,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, made: optuna.Study) -> dict[str, Any]
     """The axes of each picture, by its name, before they become PNG."""
     kept: dict[str, Any] = {}
     monkeypatch.setattr(search_plots, "png_of", lambda figure: figure)
-    figures: Mapping[str, Any] = insights.figures(made)
+    figures: Mapping[str, Any] = insights.figures(made, SPACE)
     for name, figure in figures.items():
         figure.canvas.draw()
         kept[name] = figure.axes
@@ -89,7 +90,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, made: optuna.Study) -> dict[str, Any]
 
 
 def test_the_setting_that_decides_the_score_comes_first_under_its_own_name() -> None:
-    found = insights.importances(study(*map(scored, range(20))))
+    found = insights.importances(study(*map(scored, range(20))), SPACE)
     assert next(iter(found)) == "lr" and found["lr"] > 0.5
     assert set(found) == {"rank", "lr", "dropout", "targets"}
     assert sum(found.values()) == pytest.approx(1)
@@ -97,17 +98,17 @@ def test_the_setting_that_decides_the_score_comes_first_under_its_own_name() -> 
 
 def test_the_same_study_tells_the_same_in_every_process() -> None:
     made = study(*map(scored, range(20)))
-    assert insights.importances(made) == insights.importances(made)
+    assert insights.importances(made, SPACE) == insights.importances(made, SPACE)
     code = (
         "import importlib.util, sys; from src.services import insights\n"
         f"spec = importlib.util.spec_from_file_location('told', {__file__!r})\n"
         "told = importlib.util.module_from_spec(spec); spec.loader.exec_module(told)\n"
-        "print(list(insights.importances(told.study(*map(told.scored, range(20)))).items()))"
+        "print(list(insights.importances(told.study(*map(told.scored, range(20))), told.SPACE).items()))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "3"}
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == str(list(insights.importances(made).items())), done.stderr
+    assert done.stdout.strip() == str(list(insights.importances(made, SPACE).items())), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -121,13 +122,13 @@ def test_the_same_study_tells_the_same_in_every_process() -> None:
     ids=["no trial", "too few", "too few of them complete", "all equal"],
 )
 def test_where_nothing_can_be_told_nothing_is(trials: list[FrozenTrial]) -> None:
-    assert insights.importances(study(*trials)) == {}
+    assert insights.importances(study(*trials), SPACE) == {}
 
 
 def test_with_two_objectives_it_is_the_score_that_settings_matter_for() -> None:
     trials = [trial(number, [scored(number).values[0], random.Random(number).random()]) for number in range(20)]
-    found = insights.importances(study(*trials, directions=["maximize", "minimize"]))
-    assert found == insights.importances(study(*map(scored, range(20))))
+    found = insights.importances(study(*trials, directions=["maximize", "minimize"]), SPACE)
+    assert found == insights.importances(study(*map(scored, range(20))), SPACE)
 
 
 # Pictures
@@ -135,25 +136,25 @@ def test_with_two_objectives_it_is_the_score_that_settings_matter_for() -> None:
 
 def test_a_long_search_has_all_its_pictures() -> None:
     made = study(*map(scored, range(12)), pruned(12, 0.3), infeasible(13), failed(14))
-    found = insights.figures(made)
+    found = insights.figures(made, SPACE)
     assert list(found) == ["optimization_history", "slices", "importances"]
     assert all(min(size(png)) > 200 for png in found.values())
-    assert insights.figures(made) == found
+    assert insights.figures(made, SPACE) == found
 
 
 def test_a_short_search_has_those_that_its_trials_allow() -> None:
-    assert insights.figures(study()) == {}
-    assert insights.figures(study(infeasible(0), failed(1))) == {}
-    assert list(insights.figures(study(scored(0)))) == ["optimization_history", "slices"]
+    assert insights.figures(study(), SPACE) == {}
+    assert insights.figures(study(infeasible(0), failed(1)), SPACE) == {}
+    assert list(insights.figures(study(scored(0)), SPACE)) == ["optimization_history", "slices"]
     without_settings = create_trial(params={}, distributions={}, value=0.5)
-    assert list(insights.figures(study(without_settings))) == ["optimization_history"]
+    assert list(insights.figures(study(without_settings), SPACE)) == ["optimization_history"]
 
 
 def test_two_objectives_have_a_front_in_place_of_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [(0.5, 100), (0.7, 400), (0.6, 900), (0.8, 1600)]
     trials = [trial(number, pair) for number, pair in enumerate(values)]
     made = study(*trials, infeasible(4), failed(5), directions=["maximize", "minimize"])
-    assert list(insights.figures(made)) == ["pareto_front", "slices"]
+    assert list(insights.figures(made, SPACE)) == ["pareto_front", "slices"]
     (axes,) = drawn(monkeypatch, made)["pareto_front"]
     front = axes.lines[0]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(100, 0.5), (400, 0.7), (1600, 0.8)]
@@ -189,12 +190,12 @@ def test_slices_are_drawn_over_all_that_could_be_chosen(monkeypatch: pytest.Monk
     assert panels["lr"].get_xscale() == "log" and panels["lr"].get_xlim()[0] < 5e-6 < 1e-2 < panels["lr"].get_xlim()[1]
     assert [tick.get_text() for tick in panels["targets"].get_xticklabels()] == ["q", "qv", "qkvo"]
     assert {tuple(dots.get_offsets().tolist()[0]) for dots in panels["rank"].collections} == {
-        (2 ** scored(0).params["log2_rank"], scored(0).values[0])
+        (scored(0).params["rank"], scored(0).values[0])
     }
 
 
 def test_a_setting_that_some_trials_lack_has_their_points_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    lacking = create_trial(params={"lr": 1e-3}, distributions={"lr": SPACE["lr"]}, value=0.9)
+    lacking = create_trial(params={"lr": 1e-3}, distributions={"lr": distributions_of(SPACE)["lr"]}, value=0.9)
     panels = {axes.get_xlabel(): axes for axes in drawn(monkeypatch, study(scored(0), lacking))["slices"]}
     assert len(panels["lr"].collections[0].get_offsets()) == 2
     assert len(panels["dropout"].collections[0].get_offsets()) == 1
@@ -218,8 +219,8 @@ def test_an_axis_has_room_around_all_that_may_be_chosen(axis: SettingAxis) -> No
 def test_pictures_may_be_drawn_in_several_threads_and_leave_no_figure_open() -> None:
     made = study(*map(scored, range(12)))
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: insights.figures(made), range(2))
-    assert first == second == insights.figures(made)
+        first, second = pool.map(lambda _: insights.figures(made, SPACE), range(2))
+    assert first == second == insights.figures(made, SPACE)
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 

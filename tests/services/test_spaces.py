@@ -4,8 +4,8 @@ from src.services.spaces import highest
 
 def test_the_highest_of_each_setting_that_is_a_number() -> None:
     space = {
-        "rank": Range(powers_of_two=(0, 4)),
-        "lr": Range(low=0.001, high=0.1, log=True),
+        "rank": Range(low=1, high=16, scale="log2"),
+        "lr": Range(low=0.001, high=0.1, scale="log"),
         "head_width": Range(choices=(512, 128)),
         "objective": Range(choices=("head", "words")),
     }

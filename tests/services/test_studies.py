@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,9 +17,12 @@ from src.services.plan import StudyPlan, space_digest, study_name
 from src.services.studies import Study, Ticket, open_study
 from src.services.trials import TrialRecord
 
+if TYPE_CHECKING:
+    import optuna
+
 SPACE = {
-    "rank": Range(powers_of_two=(2, 6)),
-    "lr": Range(low=1e-5, high=1e-2, log=True),
+    "rank": Range(low=4, high=64, scale="log2"),
+    "lr": Range(low=1e-5, high=1e-2, scale="log"),
     "head_layers": Range(low=0, high=2),
     "objective": Range(choices=("head", "words")),
 }
@@ -295,7 +298,7 @@ def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> No
 
 
 def test_the_name_tells_spaces_apart() -> None:
-    other = SPACE | {"rank": Range(powers_of_two=(2, 5))}
+    other = SPACE | {"rank": Range(low=4, high=32, scale="log2")}
     assert space_digest(SPACE) == space_digest(dict(reversed(SPACE.items())))
     assert space_digest(SPACE) != space_digest(other)
     assert study_name("clip", "tiny", "aa", "bb") == "clip-tiny-aa-bb"
@@ -312,3 +315,51 @@ def test_processes_may_make_the_storage_at_the_same_time(url: str) -> None:
 def test_importing_loads_no_optuna() -> None:
     code = "import sys, src.services.studies; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# Optuna by hand
+
+
+def by_hand(url: str, name: str) -> "optuna.Study":
+    import optuna
+
+    return optuna.load_study(study_name=name, storage=url)
+
+
+def test_the_storage_speaks_names_people_see(url: str) -> None:
+    run(opened(url, "clip-tiny"), 2)
+    table = by_hand(url, "clip-tiny").trials_dataframe()
+    assert {f"params_{name}" for name in SPACE} == {name for name in table.columns if name.startswith("params_")}
+    assert table["params_rank"][0] == GOOD["rank"]
+
+
+def test_settings_enqueued_by_hand_are_run(url: str) -> None:
+    study = opened(url, "clip-tiny", known_good=())
+    for settings in ({"rank": 4}, {"rank": 32.0, "lr": 0.001, "objective": "words"}):
+        by_hand(url, "clip-tiny").enqueue_trial(settings)
+    first, second = study.ask(), study.ask()
+    assert first.params["rank"] == 4 and list(first.params) == list(SPACE)
+    assert second.params == {"rank": 32, "lr": 0.001, "objective": "words", "head_layers": second.params["head_layers"]}
+    assert type(second.params["rank"]) is int
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"rank": 3}, "rank: 3"),
+        ({"rank": True}, "rank: True"),
+        ({"lr": 1.0}, "lr: 1.0"),
+        ({"lr": "fast"}, "lr: fast"),
+        ({"lr": None}, "lr: None"),
+        ({"rnak": 8, "lr": 0.001}, "'rnak'"),
+    ],
+)
+def test_senseless_settings_by_hand_fail_with_a_reason(url: str, settings: dict[str, Any], named: str) -> None:
+    study = opened(url, "clip-tiny", known_good=())
+    by_hand(url, "clip-tiny").enqueue_trial(settings)
+    drawn = study.ask()
+    refused = study.trials()[0]
+    assert drawn.number == 1 and list(drawn.params) == list(SPACE)
+    assert refused.state == "failed" and named in refused.reason
+    assert set(refused.params) <= set(settings) - {named.partition(":")[0]}
+    assert study.remaining(1) == 1
