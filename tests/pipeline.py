@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -50,6 +51,11 @@ def git(*words: str) -> str:
 
 def store_in(folder: Path) -> str:
     return f"sqlite:///{folder}/mlruns/mlflow.db"
+
+
+def as_written(value: Any) -> Any:
+    """Return what equals a number, or some, but for the decimals that files keep, and sums of such."""
+    return pytest.approx(value, abs=5e-6)
 
 
 @contextmanager

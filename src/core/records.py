@@ -18,7 +18,8 @@ PARTS = ("train", "val", "test")
 ADAPTER_DIGEST = "adapter_digest"
 # Decimals of a number in a file: later ones may differ where sums are added in another order.
 DECIMALS = 6
-_SETTINGS = {field.name for field in fields(FitParams)}
+# What is written in full: settings, which were chosen and not measured, and p-values, whose first digits may come late.
+_IN_FULL = {field.name for field in fields(FitParams)} | {"p", "p_holm"}
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """Return a value with all numbers in it rounded to `DECIMALS`, no zero negative.
-
-    A number under the name of a setting (a field of `FitParams`) stays as it was given: it was chosen, not measured.
-    """
+    """Return a value with the numbers in it rounded to `DECIMALS`, no zero negative; less those named in `_IN_FULL`."""
     if isinstance(value, float):
         return round(float(value), DECIMALS) + 0.0
     if isinstance(value, Mapping):
-        return {key: item if key in _SETTINGS else rounded(item) for key, item in value.items()}
+        return {key: item if key in _IN_FULL else rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
     return value

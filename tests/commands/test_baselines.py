@@ -24,7 +24,7 @@ from src.core.records import (
     write_predictions,
 )
 from src.learning.metrics import scores
-from tests.pipeline import MODEL, copied, run, store_in
+from tests.pipeline import MODEL, as_written, copied, run, store_in
 
 PROBE = stage_folder("probe", MODEL)
 
@@ -67,7 +67,7 @@ def test_a_system_judges_validation_and_test(said: dict[str, str], system: Path)
     labels = {post.id: post.label for post in read_posts(POSTS)}
     for row in (*test, *val):
         assert row.actual == labels[row.id]
-        assert row.negative + row.neutral + row.positive == pytest.approx(1)
+        assert row.negative + row.neutral + row.positive == as_written(1)
     assert read_json(system / "metrics.json") == scores(test).summary()
 
 
@@ -98,8 +98,8 @@ def test_each_baseline_is_a_run_with_scores_and_artifacts(runs: dict[str, Any], 
     client = MlflowClient(store_in(folder))
     for name, place in places.items():
         data = runs[name].data
-        assert data.metrics["test_macro_f1"] == pytest.approx(read_json(place / "metrics.json")["macro_f1"])
-        assert data.metrics["val_macro_f1"] == pytest.approx(
+        assert data.metrics["test_macro_f1"] == as_written(read_json(place / "metrics.json")["macro_f1"])
+        assert data.metrics["val_macro_f1"] == as_written(
             scores(read_predictions(place / "val_predictions.csv")).macro_f1
         )
         found = {item.path for item in client.list_artifacts(runs[name].info.run_id)}
@@ -134,7 +134,7 @@ def test_the_summary_has_both_estimates(said: dict[str, str]) -> None:
     assert learned["posts"] == len(read_split(SPLIT))
     assert list(learned["weights"]) == ["tfidf", f"{MODEL} probe"]
     joint = learned["joint"]["rows_label_columns_true"]
-    assert learned["noise_rate"] == pytest.approx(sum(joint[i][j] for i in range(3) for j in range(3) if i != j))
+    assert learned["noise_rate"] == as_written(sum(joint[i][j] for i in range(3) for j in range(3) if i != j))
     assert set(found["twins"]) == {"agreement", "standard"}
     for protocol in ("agreement", "standard"):
         assert f"What near-duplicates say of the {protocol} labels" in said["noise"]

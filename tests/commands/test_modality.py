@@ -20,7 +20,7 @@ from src.core.records import (
 from src.data.conditions import CONDITIONS
 from src.learning.metrics import scores
 from src.learning.trained import read_trained
-from tests.pipeline import MODEL, STORE, run, store_in
+from tests.pipeline import MODEL, STORE, as_written, run, store_in
 
 RESULT, EVALUATED = stage_folder("modality", MODEL), stage_folder("evaluate", MODEL) / "predictions.csv"
 
@@ -62,12 +62,12 @@ def test_each_condition_has_its_predictions_and_its_scores() -> None:
     for name, rows in found.items():
         assert [(row.id, row.actual) for row in rows] == [(row.id, row.actual) for row in evaluated]
         figures = summary["conditions"][name]["figures"]
-        assert {key: each["value"] for key, each in figures.items()} == pytest.approx(scores(rows).headline())
+        assert {key: each["value"] for key, each in figures.items()} == as_written(scores(rows).headline())
         assert metrics[f"{name.replace('-', '_')}_macro_f1"] == figures["macro_f1"]["value"]
     assert [row.positive for row in found["both"]] == pytest.approx([row.positive for row in evaluated], abs=1e-4)
     assert len({tuple(row.positive for row in rows) for rows in found.values()}) == len(CONDITIONS)
     change = metrics["text_accuracy"] - metrics["both_accuracy"]
-    assert metrics["text_accuracy_change"] == pytest.approx(change)
+    assert metrics["text_accuracy_change"] == as_written(change)
 
 
 def test_posts_with_two_labels_are_judged_if_no_training_has_seen_them() -> None:
@@ -80,7 +80,7 @@ def test_posts_with_two_labels_are_judged_if_no_training_has_seen_them() -> None
     follows = read_json(RESULT / "modality.json")["disagreement"]["follows"]
     for shown, column in {"both": "predicted", "text": "predicted_from_text", "image": "predicted_from_image"}.items():
         share = sum(row[column] == row["image_label"] for row in rows) / len(rows)
-        assert follows[shown]["image"]["value"] == pytest.approx(share)
+        assert follows[shown]["image"]["value"] == as_written(share)
 
 
 def test_alignment_is_that_of_the_base_without_the_adapter() -> None:
@@ -103,7 +103,7 @@ def test_the_run_holds_the_figures_and_the_files(here: Path) -> None:
     (logged,) = client.search_runs([experiment.experiment_id], "tags.stage = 'modality'")
     assert (logged.info.status, logged.data.tags["stage"]) == ("FINISHED", "modality")
     assert logged.data.tags[ADAPTER_DIGEST] == summary[ADAPTER_DIGEST] == read_trained(MODEL).digest
-    assert logged.data.metrics == pytest.approx(read_json(RESULT / "metrics.json"))
+    assert logged.data.metrics == as_written(read_json(RESULT / "metrics.json"))
     names = {item.path for item in client.list_artifacts(logged.info.run_id, "modality")}
     assert {"modality/modality.json", "modality/conditions.png", "modality/no-hashtags.csv"} <= names
 
