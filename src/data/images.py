@@ -14,7 +14,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image, ImageEnhance, ImageOps, ImageStat
+from PIL import Image, ImageEnhance, ImageMath, ImageOps, ImageStat
+from PIL.ImageFile import ImageFile
 
 from src.core.errors import Refusal
 
@@ -35,6 +36,9 @@ _SCALES, _SCALABLE = (8, 4, 2), ("RGB", "L")
 # pHash reads a picture in this many rows and columns. It is of next to one colour where its greys, of 0 to 255, deviate
 # by less than this: what is left are the bits of the noise.
 _HASHED_SIDE, _EVEN = 32, 2.0
+
+# The largest grey of a PNG of two bits, or of four: Pillow scales it to 255, but not the transparent one.
+_LARGEST = {"L;2": 3, "L;4": 15}
 
 _LIGHT = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
@@ -170,7 +174,7 @@ def _content(source: str | Path | bytes) -> bytes:
         raise UnreadableImage(str(source), f"not there to be read ({error.strerror})") from error
 
 
-def _open(name: str, content: bytes, max_pixels: int) -> Image.Image:
+def _open(name: str, content: bytes, max_pixels: int) -> ImageFile:
     if not content:
         raise UnreadableImage(name, "an empty file")
     try:
@@ -182,7 +186,25 @@ def _open(name: str, content: bytes, max_pixels: int) -> Image.Image:
         raise UnreadableImage(name, f"no readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from error
     if image.width * image.height > max_pixels:
         raise UnreadableImage(name, f"larger than {max_pixels:,} pixels")
+    _scale_transparent_colour(image)
     return image
+
+
+def _scale_transparent_colour(image: ImageFile) -> None:
+    """Bring the transparent colour of a PNG to the levels that its pixels are decoded to.
+
+    Pillow takes the high bytes of colours of 16 bits a channel, so that those which differ in their low bytes alone
+    are transparent together.
+    """
+    colour = image.info.get("transparency")
+    if image.format != "PNG" or colour is None:
+        return
+    stored = image.tile[0].args if image.tile else None
+    if stored in _LARGEST:
+        # Bits above those of a pixel count for nothing, as the specification has it.
+        image.info["transparency"] = (colour & _LARGEST[stored]) * 255 // _LARGEST[stored]
+    elif stored == "RGB;16B":
+        image.info["transparency"] = tuple(level >> 8 for level in colour)
 
 
 def _scale_down(image: Image.Image, at_least: int) -> None:
@@ -210,14 +232,24 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         paper = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(paper, layer).convert("RGB")
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit greys to 255 instead of scaling them.
-        image = image.convert("I").point(lambda grey: grey * (1 / 256)).convert("L")
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale greys of 16 bits, for Pillow clips them to 255; the transparent one is found while it has all its bits."""
+    transparent, greys = image.info.get("transparency"), image.convert("I")
+    scaled = greys.point(lambda grey: grey * (1 / 256)).convert("L")
+    scaled.info.pop("transparency", None)
+    if transparent is not None:
+        shows = ImageMath.lambda_eval(lambda each: (each["greys"] != transparent) * 255, greys=greys)
+        scaled.putalpha(shows.convert("L"))
+    return scaled
 
 
 @contextmanager
