@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from src.core.config import load_params
 from src.core.paths import BASELINE, GROUPS, POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import PARTS, read_groups, read_json, read_posts, read_split, write_json, write_predictions
-from src.services.terminal import command, say
+from src.core.records import PARTS, read_groups, read_json, read_posts, read_split, write_json
+from src.services.terminal import command, say, warn
 
 if TYPE_CHECKING:
     from src.analysis.baselines import Fitted
@@ -20,7 +20,7 @@ NOTICE = "No pretrained weights: what the labels, or the captions, of the train 
 def main() -> None:
     """Score the largest class, and logistic regression on TF-IDF of the captions; write outputs/baseline/."""
     params = load_params()
-    from src.analysis.baselines import captions, majority, out_of_fold, tfidf
+    from src.analysis.baselines import captions, majority, tfidf, write_out_of_fold
 
     part_of, group_of = read_split(SPLIT), read_groups(GROUPS)
     posts = [post for post in read_posts(POSTS) if post.id in part_of]
@@ -28,8 +28,13 @@ def main() -> None:
     _keep("majority", majority(*parts))
     words = tfidf(*parts)
     _keep("tfidf", words)
-    held_out = out_of_fold(words.chosen.classifier, captions(posts), group_of, params.seed)
-    write_predictions(BASELINE / "tfidf" / "out_of_fold.csv", held_out)
+    folder = BASELINE / "tfidf"
+    omitted = write_out_of_fold(folder, words.chosen.classifier, captions(posts), group_of, params.seed)
+    if not words.chosen.settings:
+        omitted["words"] = "no caption of the train part has anything in it, so that tfidf is the largest class"
+    write_json(folder / "omitted.json", omitted)
+    for name, reason in omitted.items():
+        warn(f"tfidf, {name}: {reason}")
 
 
 def _keep(name: str, fitted: "Fitted") -> None:

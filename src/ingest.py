@@ -111,6 +111,8 @@ def _summarise(found: mvsa.Survey) -> None:
     say(f"  annotators a post: {found.num_annotators}; posts without a majority: {found.num_undecided:,}")
     for reason, count in _reasons(found).most_common():
         say(f"  to be left out, {reason}: {count:,}")
+    for variant, count in found.variants.items():
+        say(f"  read all the same, {variant}: {count:,}")
     for protocol in PROTOCOLS:
         counts = Counter(label_of(protocol, *pair) for pair in found.pairs.values())
         say(f"  {protocol}: {', '.join(f'{counts[tone]:,} {tone}' for tone in TONES)}")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from src.core.config import Params, load_params
-from src.core.errors import Refusal
+from src.core.errors import Impossible, Refusal
 from src.core.labels import TONES
 from src.core.paths import FINGERPRINTS, GROUPS, POSTS, SPLIT, stage_folder
 from src.core.records import (
@@ -30,7 +30,7 @@ from src.core.records import (
     write_table,
 )
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, progress, say, table
+from src.services.terminal import command, model_option, progress, say, table, warn
 
 if TYPE_CHECKING:
     from src.data.conditions import Shown
@@ -48,7 +48,8 @@ class Asked:
 
     Attributes:
         test: the test part.
-        givers: for each of them the post whose picture it gets when shuffled.
+        givers: for each of them the post whose picture it gets when shuffled; empty where there is none to give.
+        omitted: why a condition is left out, by its name.
         disagreeing: the posts with two labels, of the test part and of no part.
         group_of: the group of near-duplicates of each labelled post, by id.
         clean: the ids of those, of either, that have no near-duplicate in train or val.
@@ -56,6 +57,7 @@ class Asked:
 
     test: Sequence[Post]
     givers: Sequence[Post]
+    omitted: Mapping[str, str]
     disagreeing: Sequence[Post]
     group_of: Mapping[str, str]
     clean: set[str]
@@ -97,7 +99,7 @@ def main(model: str) -> None:
 def posts_asked(test: Sequence[Post], seed: int) -> Asked:
     """The posts that the model is asked about, from what `prepare` and `split` wrote."""
     from src.analysis.modality import disagreeing
-    from src.data.conditions import picture_givers
+    from src.data.conditions import SHUFFLED, picture_givers
     from src.data.duplicates import find_duplicates
 
     posts, part_of, group_of = read_posts(POSTS), read_split(SPLIT), read_groups(GROUPS)
@@ -106,8 +108,12 @@ def posts_asked(test: Sequence[Post], seed: int) -> Asked:
     seen = {all_groups[key] for key, part in part_of.items() if part != "test"}
     torn = disagreeing(posts, part_of)
     clean = {post.id for post in torn if post.id not in part_of and all_groups[post.id] not in seen}
-    givers = picture_givers(test, group_of, seed)
-    return Asked(test, givers, torn, group_of, clean | leak_free(part_of, group_of))
+    givers, omitted = [], {}
+    try:
+        givers = picture_givers(test, group_of, seed)
+    except Impossible as error:
+        omitted[SHUFFLED] = str(error)
+    return Asked(test, givers, omitted, torn, group_of, clean | leak_free(part_of, group_of))
 
 
 def ask(workspace: "Workspace", params: Params, asked: Asked, evaluated: Sequence[Prediction]) -> Answers:
@@ -182,7 +188,8 @@ def summarise(asked: Asked, answers: Answers, seed: int) -> dict[str, Any]:
         "posts": len(test),
         "leak_free_posts": sum(post.id in asked.clean for post in test),
         "conditions": {name: asdict(each) for name, each in outcomes.items()},
-        "shuffled": asdict(modality.shuffling(test, asked.givers, found[SHUFFLED])),
+        "omitted": asked.omitted,
+        "shuffled": asdict(modality.shuffling(test, asked.givers, found[SHUFFLED])) if SHUFFLED in found else None,
         "hashtags": asdict(modality.hashtags(test, found[BOTH], found[NO_HASHTAGS], group_of, seed)),
         "by_agreement": {name: asdict(each) for name, each in agreement.items()},
         "disagreement": asdict(modality.disagreement(asked.disagreeing, answers.disagreeing, asked.clean)),
@@ -215,8 +222,8 @@ def _write(workspace: "Workspace", params: Params, asked: Asked, answers: Answer
 
     model = workspace.model.spec.name
     folder, metrics = stage_folder("modality", model), metrics_of(summary)
-    for name, rows in answers.test.items():
-        write_predictions(folder / f"{name}.csv", rows)
+    for name in (*answers.test, *asked.omitted):
+        write_predictions(folder / f"{name}.csv", answers.test.get(name, ()))
     write_table(folder / "disagreement.csv", *_torn_rows(asked.disagreeing, answers.disagreeing))
     cosines = [{"id": key, "cosine": cosine} for key, cosine in answers.cosine_of.items()]
     write_table(folder / "alignment.csv", cosines, ("id", "cosine"))
@@ -262,6 +269,8 @@ def _tell(model: str, params: Params, summary: Mapping[str, Any]) -> None:
         rows.append([name, _words(each["figures"]["accuracy"]), each["figures"]["macro_f1"]["value"], *change])
     columns = ["shown", "accuracy", "macro-F1", "change of accuracy", "better than both"]
     table(f"{model}, tuned, on {summary['posts']:,} test posts", columns, rows)
+    for name, reason in summary["omitted"].items():
+        warn(f"{model}: {name} is left out: {reason}")
     torn = summary["disagreement"]
     for name, each in torn["follows"].items():
         shares = ", ".join(f"{half} {_words(each[half])}" for half in HALVES)

@@ -14,13 +14,15 @@ from src.core.paths import BASELINE, FINGERPRINTS, NOISE, POSTS, stage_folder
 from src.core.records import (
     Fingerprint,
     Post,
+    Prediction,
     read_fingerprints,
+    read_json,
     read_posts,
     read_predictions,
     write_json,
     write_table,
 )
-from src.services.terminal import command, say, table
+from src.services.terminal import command, say, table, warn
 
 if TYPE_CHECKING:
     from src.analysis.noise import Pooled, Suspect
@@ -40,13 +42,28 @@ Told = Mapping[str, Mapping[str, "Twins | None"]]
 def main() -> None:
     """List the posts whose label is likely wrong, and estimate how right a model can be; write outputs/noise/."""
     params, posts, fingerprints = load_params(), read_posts(POSTS), read_fingerprints(FINGERPRINTS)
+    places = {"tfidf": BASELINE / "tfidf", **{f"{each} probe": stage_folder("probe", each) for each in params.models}}
+    tables = {name: read_predictions(folder / "out_of_fold.csv") for name, folder in places.items()}
+    learned, wrong = _learned(posts, {name: rows for name, rows in tables.items() if rows})
+    reasons = {name: read_json(folder / "omitted.json") for name, folder in places.items()}
+    omitted = {} if learned else {"confident_learning": "; ".join(_reasons(reasons))}
+    told = {protocol: _twins(posts, fingerprints, protocol, params.seed) for protocol in PROTOCOLS}
+    write_table(NOISE / "mislabelled.csv", _rows(posts, wrong), COLUMNS)
+    write_json(NOISE / "noise.json", {"confident_learning": learned, "twins": _content(told), "omitted": omitted})
+    _tell(learned, omitted, told)
+
+
+def _learned(
+    posts: Sequence[Post], tables: Mapping[str, Sequence[Prediction]]
+) -> "tuple[dict[str, Any] | None, list[Suspect]]":
+    """What confident learning makes of predictions out of fold, and the posts that it suspects; nothing of none."""
     from src.analysis.noise import joint, pool, suspects
 
-    places = {"tfidf": BASELINE / "tfidf", **{f"{each} probe": stage_folder("probe", each) for each in params.models}}
-    pooled = pool({name: read_predictions(folder / "out_of_fold.csv") for name, folder in places.items()})
+    if not tables:
+        return None, []
+    pooled = pool(tables)
     _require_current(posts, pooled)
     wrong, shares_KK = suspects(pooled), joint(pooled).tolist()
-    told = {protocol: _twins(posts, fingerprints, protocol, params.seed) for protocol in PROTOCOLS}
     learned = {
         "posts": len(pooled.ids),
         "flagged": len(wrong),
@@ -54,9 +71,12 @@ def main() -> None:
         "joint": {"labels": list(TONES), "rows_label_columns_true": shares_KK},
         "weights": pooled.weights,
     }
-    write_table(NOISE / "mislabelled.csv", _rows(posts, wrong), COLUMNS)
-    write_json(NOISE / "noise.json", {"confident_learning": learned, "twins": _content(told)})
-    _tell(pooled, learned, told)
+    return learned, wrong
+
+
+def _reasons(omitted: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Why there are no predictions out of fold, each reason once."""
+    return list(dict.fromkeys(reasons["out_of_fold"] for reasons in omitted.values()))
 
 
 def _require_current(posts: Sequence[Post], pooled: "Pooled") -> None:
@@ -101,13 +121,11 @@ def _content(told: Told) -> dict[str, Any]:
     }
 
 
-def _tell(pooled: "Pooled", learned: Mapping[str, Any], told: Told) -> None:
-    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in pooled.weights.items())
-    say(f"{learned['posts']:,} posts judged out of fold by {weights} (weights)")
-    say(
-        f"confident learning: {learned['noise_rate']:.1%} of labels wrong, hard posts included; "
-        f"{learned['flagged']:,} posts in {NOISE / 'mislabelled.csv'}"
-    )
+def _tell(learned: Mapping[str, Any] | None, omitted: Mapping[str, str], told: Told) -> None:
+    for name, reason in omitted.items():
+        warn(f"{name.replace('_', ' ')} is left out: {reason}")
+    if learned:
+        _tell_learned(learned)
     columns = ["alike in", "twins", "groups", "in conflict", "% disagree", "% wrong", "% best", "% of all"]
     for protocol, row in told.items():
         rows = [[alike, *_cells(found)] for alike, found in row.items()]
@@ -115,6 +133,15 @@ def _tell(pooled: "Pooled", learned: Mapping[str, Any], told: Told) -> None:
     say(
         "wrong: labels, if each is wrong by itself. best: the accuracy of a classifier that gives twins one tone, on "
         "the twins, and on all posts if it is right on the others."
+    )
+
+
+def _tell_learned(learned: Mapping[str, Any]) -> None:
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in learned["weights"].items())
+    say(f"{learned['posts']:,} posts judged out of fold by {weights} (weights)")
+    say(
+        f"confident learning: {learned['noise_rate']:.1%} of labels wrong, hard posts included; "
+        f"{learned['flagged']:,} posts in {NOISE / 'mislabelled.csv'}"
     )
 
 

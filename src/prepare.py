@@ -13,7 +13,7 @@ from src.core.errors import Refusal
 from src.core.labels import PROTOCOLS, TONES, label_of
 from src.core.paths import DATA, DATA_REPORT, FINGERPRINTS, POSTS
 from src.core.records import Post, data_digest, write_fingerprints, write_json, write_posts
-from src.data import mvsa
+from src.data import encodings, mvsa
 from src.services.terminal import command, progress, say
 
 
@@ -34,7 +34,11 @@ def main() -> None:
 
 
 def describe(found: mvsa.Survey, reading: mvsa.Reading, protocol: str) -> dict[str, Any]:
-    """The data report: what there is, what was left out and why, how long captions and how large images are."""
+    """The data report: what there is, what was left out and why, how long captions and how large images are.
+
+    `variants` counts what differs from the layout and was read all the same, `guessed_encodings` lists which captions
+    may be other words than they were.
+    """
     widths, heights = zip(*reading.sizes, strict=True)
     num_words = [len(post.caption.split()) for post in reading.posts]
     return {
@@ -50,13 +54,29 @@ def describe(found: mvsa.Survey, reading: mvsa.Reading, protocol: str) -> dict[s
             "reasons": _tally(post.reason for post in reading.dropped),
             "posts": [{"id": post.id, "reason": post.reason} for post in reading.dropped],
         },
+        "variants": {**found.variants, **_folders_above(found)},
         "encodings": _tally(reading.encodings),
+        "guessed_encodings": _guessed(reading),
         "caption_words": {**_spread(num_words), "p95": _quantile(num_words, 0.95)},
         "empty_captions": num_words.count(0),
         "image_width_px": _spread(widths),
         "image_height_px": _spread(heights),
         "image_megapixels": _spread([round(width * height / 1e6, 3) for width, height in reading.sizes]),
     }
+
+
+def _folders_above(found: mvsa.Survey) -> dict[str, int]:
+    depth = len(found.root.parts) - len(DATA.parts)
+    return {"folders above the posts": depth} if depth else {}
+
+
+def _guessed(reading: mvsa.Reading) -> dict[str, list[str]]:
+    """The ids of the posts whose captions do not say their encoding, or are damaged, by what they were read as."""
+    guessed: dict[str, list[str]] = {}
+    for post, encoding in zip(reading.posts, reading.encodings, strict=True):
+        if encoding not in encodings.CERTAIN:
+            guessed.setdefault(encoding, []).append(post.id)
+    return guessed
 
 
 def _tones(posts: Sequence[Post], protocol: str) -> dict[str, int]:
@@ -81,6 +101,10 @@ def _summarise(report: dict[str, Any]) -> None:
     say(f"{report['posts']:,} posts read, {report['dropped']['count']:,} left out")
     for reason, count in report["dropped"]["reasons"].items():
         say(f"  left out, {reason}: {count:,}")
+    for variant, count in report["variants"].items():
+        say(f"  read all the same, {variant}: {count:,}")
+    for encoding, ids in report["guessed_encodings"].items():
+        say(f"  captions that do not say their encoding, read as {encoding}: {len(ids):,}")
     for protocol, counts in report["tones"].items():
         tones = ", ".join(f"{count:,} {tone}" for tone, count in counts.items())
         mark = "used" if protocol == report["protocol"] else "not used"

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from src.core.config import load_params
 from src.core.paths import GROUPS, stage_folder
-from src.core.records import PARTS, read_groups, write_json, write_predictions
+from src.core.records import PARTS, read_groups, write_json
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say
+from src.services.terminal import command, model_option, say, warn
 
 if TYPE_CHECKING:
     from src.analysis.baselines import Examples
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def main(model: str) -> None:
     """Fit logistic regression on the pooled features of the frozen model, and score the test posts."""
     params, group_of = load_params(), read_groups(GROUPS)
-    from src.analysis.baselines import out_of_fold, probe, together
+    from src.analysis.baselines import probe, together, write_out_of_fold
     from src.learning.metrics import report, scores
     from src.learning.workspace import open_workspace
     from src.services.baselines import log_baseline
@@ -32,9 +32,10 @@ def main(model: str) -> None:
     fitted = probe(*parts)
     folder, result = stage_folder("probe", model), scores(fitted.test)
     fitted.write(folder)
-    write_predictions(
-        folder / "out_of_fold.csv", out_of_fold(fitted.chosen.classifier, together(parts), group_of, params.seed)
-    )
+    omitted = write_out_of_fold(folder, fitted.chosen.classifier, together(parts), group_of, params.seed)
+    write_json(folder / "omitted.json", omitted)
+    for name, reason in omitted.items():
+        warn(f"{model} probe, {name}: {reason}")
     write_json(folder / "metrics.json", result.summary())
     tags = run_tags("probe", workspace.facts(), params.notice)
     log_baseline(f"{model} probe", tags, fitted.chosen.settings, scores(fitted.val), result, report(fitted.test))

@@ -5,6 +5,7 @@ it, as it does for everything else here. Nothing is drawn by lot but the folds: 
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 
-from src.core.errors import Refusal
+from src.core.errors import Impossible
 from src.core.labels import TONES
 from src.core.records import Post, Prediction, Scores, write_predictions, write_table
 from src.learning.metrics import scores
@@ -85,16 +86,16 @@ def tfidf(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post]) -> F
     """Logistic regression on TF-IDF of the captions: of words alone, or of words and of characters too.
 
     Words are runs of two letters or digits and more, single and in pairs. Characters are runs of 2 to 5 within a word,
-    which also know its inflections, and what a hashtag of several words is made of.
-
-    Raises:
-        Refusal: the captions of train have no word.
+    which also know its inflections, and what a hashtag of several words is made of. Captions without a word have
+    characters alone. With nothing in any caption, logistic regression is left with the tones' shares, as `majority` is.
     """
-    if not any(_WORD.search(post.caption) for post in train):
-        raise Refusal("no caption of the train part has a word in it, so that TF-IDF has nothing to read")
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    features = {"words": words, "words and characters": make_union(words, characters)}
+    features = {"characters": characters}
+    if any(_WORD.search(post.caption) for post in train):
+        features = {"words": words, "words and characters": make_union(words, characters)}
+    elif not any(post.caption.strip() for post in train):
+        return majority(train, val, test)
     candidates = [
         Candidate({"features": name, "C": c}, make_pipeline(vectorizer, _logistic(c)))
         for name, vectorizer in features.items()
@@ -123,14 +124,48 @@ def out_of_fold(classifier: Any, data: Examples, group_of: Mapping[str, str], se
         data: posts of whatever parts.
         group_of: the group of near-duplicates of each post, by id.
         seed: which of the many possible folds; the same whatever the order of the posts.
+
+    Raises:
+        Impossible: near-duplicates are so many that what is left beside them is too little to fit a classifier on.
     """
-    labels = np.array(data.labels())
+    labels, groups = np.array(data.labels()), [group_of[post.id] for post in data.posts]
+    # Of fewer groups, or of fewer posts of the rarest tone, there are fewer folds.
+    num_folds = min(NUM_FOLDS, len(set(groups)), max(2, min(Counter(data.labels()).values())))
+    if num_folds == 1:
+        raise Impossible("all posts are near-duplicates of each other, so that none can be judged unseen")
     found_NK = np.zeros((len(labels), len(TONES)))
-    folds = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=seed)
-    for seen, unseen in folds.split(labels, labels, [group_of[post.id] for post in data.posts]):
-        fitted = clone(classifier).fit(_rows(data.inputs, seen), labels[seen])
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    for seen, unseen in folds.split(labels, labels, groups):
+        if not len(unseen):
+            continue
+        fitted = _fitted_on(clone(classifier), _rows(data.inputs, seen), labels[seen])
         found_NK[unseen] = _probabilities(fitted, _rows(data.inputs, unseen))
     return _predictions(data.posts, found_NK)
+
+
+def _fitted_on(classifier: Any, inputs: Any, labels: NDArray[Any]) -> Any:
+    try:
+        return classifier.fit(inputs, labels)
+    except ValueError as error:
+        posts, tones = f"{len(labels):,} posts", len(set(labels))
+        raise Impossible(f"of {posts} of {tones} tones beside near-duplicates no classifier can be made") from error
+
+
+def write_out_of_fold(
+    folder: Path, classifier: Any, data: Examples, group_of: Mapping[str, str], seed: int
+) -> dict[str, str]:
+    """Write out_of_fold.csv, and return why it has no rows, if it has none, as {"out_of_fold": reason}.
+
+    The other arguments are those of `out_of_fold`.
+    """
+    predictions: list[Prediction] = []
+    omitted = {}
+    try:
+        predictions = out_of_fold(classifier, data, group_of, seed)
+    except Impossible as error:
+        omitted["out_of_fold"] = str(error)
+    write_predictions(folder / "out_of_fold.csv", predictions)
+    return omitted
 
 
 def captions(posts: Sequence[Post]) -> Examples:

@@ -76,13 +76,10 @@ def on_the_study(scores: Sequence[Row], published: Mapping[str, float], weights:
 def on_modality(summaries: Mapping[str, Row]) -> Iterator[str]:
     """What each half of a post is worth to each model, from outputs/modality/<model>/modality.json, by model."""
     for model, summary in summaries.items():
-        loss = {
-            half: summary["conditions"][half]["change"]["accuracy"]["value"] for half in ("text", "image", "shuffled")
-        }
-        said = (
-            f"{model}: the caption alone changes accuracy by {_points(loss['text'])} points, the picture alone by "
-            f"{_points(loss['image'])}, another post's picture by {_points(loss['shuffled'])}"
-        )
+        shown = {"text": "the caption alone", "image": "the picture alone", "shuffled": "another post's picture"}
+        changes = {half: summary["conditions"][half]["change"] for half in shown if half in summary["conditions"]}
+        points = [f"{shown[half]} by {_points(change['accuracy']['value'])}" for half, change in changes.items()]
+        said = f"{model}: accuracy changes, in points, with {', '.join(points)}"
         follows = summary["disagreement"]["follows"].get("both")
         if follows:
             said += (
@@ -105,7 +102,7 @@ def on_calibration(calibration: Sequence[Row]) -> Iterator[str]:
 
 def on_noise(noise: Row, protocol: str) -> Iterator[str]:
     """How right a model can be on labels like these, from outputs/noise/noise.json."""
-    learned, twins = noise["confident_learning"], noise["twins"][protocol]["any"]
+    twins = noise["twins"][protocol]["any"]
     if twins is None:
         yield "No post has a near-duplicate, so that nothing shows how far labels of the same content agree."
     elif not twins["conflicting_groups"]:
@@ -117,6 +114,14 @@ def on_noise(noise: Row, protocol: str) -> Iterator[str]:
             f"{_range(twins['noise_rate'])} of labels are wrong, and not even knowing the true tone would score more "
             f"than {_range(twins['true_tone_accuracy'])}."
         )
+    yield from _on_confident_learning(noise)
+
+
+def _on_confident_learning(noise: Row) -> Iterator[str]:
+    learned = noise["confident_learning"]
+    if learned is None:
+        yield f"Confident learning cannot say which labels are wrong: {noise['omitted']['confident_learning']}."
+        return
     yield (
         f"Confident learning takes {learned['flagged']:,} of {learned['posts']:,} labels for wrong, posts that are "
         "only hard included."

@@ -8,8 +8,9 @@ from typing import Any
 from src.analysis import findings
 from src.analysis.alignment import relation
 from src.analysis.evidence import ALL, LEAK_FREE
+from src.analysis.findings import REFERENCE
 from src.analysis.intervals import FIGURES
-from src.core.paths import COMPARE, DATA_REPORT, GROUPS, LEAKS, NOISE, SPLIT_REPORT, stage_folder
+from src.core.paths import BASELINE, COMPARE, DATA_REPORT, GROUPS, LEAKS, NOISE, SPLIT_REPORT, stage_folder
 from src.core.published import PUBLISHED, Figures, Published
 from src.core.records import read_groups, read_json, read_predictions, read_table
 
@@ -19,7 +20,10 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Evidence:
-    """The stages' own tables and summaries, numbers as numbers; those of one model under its name."""
+    """The stages' own tables and summaries, numbers as numbers; those of one model under its name.
+
+    `omitted` says what TF-IDF could not do, and why.
+    """
 
     scores: Sequence[Row]
     pairs: Sequence[Row]
@@ -32,6 +36,7 @@ class Evidence:
     leaks: Row
     split: Row
     data: Row
+    omitted: Mapping[str, str]
 
     def sentences(self) -> Iterator[str]:
         """What the figures say, the most important first."""
@@ -89,6 +94,7 @@ def read_evidence(models: Sequence[str]) -> Evidence:
         leaks=read_json(LEAKS),
         split=read_json(SPLIT_REPORT),
         data=read_json(DATA_REPORT),
+        omitted=read_json(BASELINE / REFERENCE / "omitted.json"),
     )
 
 

@@ -16,6 +16,10 @@ class UsageRefusal(Refusal):
     exit_code = 2
 
 
+class Impossible(Refusal):
+    """These posts do not allow an analysis, and the message says why: it stands in its place in the report."""
+
+
 class Diverged(Refusal):
     """A training's loss is no longer a number: its settings are to blame."""
 

@@ -219,7 +219,7 @@ def leak_free(part_of: Mapping[str, str], group_of: Mapping[str, str]) -> set[st
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write a table of predictions."""
-    write_table(path, [asdict(prediction) for prediction in predictions])
+    write_table(path, [asdict(prediction) for prediction in predictions], [field.name for field in fields(Prediction)])
 
 
 def read_predictions(path: Path) -> list[Prediction]:

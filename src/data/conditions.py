@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from src.core.errors import Refusal
+from src.core.errors import Impossible
 from src.core.records import Post
 from src.data.captions import without_hashtags
 from src.data.images import Source, blank
@@ -32,10 +32,11 @@ def halves(posts: Sequence[Post]) -> dict[str, list[Shown]]:
 
 
 def conditions(posts: Sequence[Post], givers: Sequence[Post]) -> dict[str, list[Shown]]:
-    """The posts under each of `CONDITIONS`; `givers` are the posts whose pictures they get when shuffled."""
+    """The posts under each of `CONDITIONS`; `givers` are the posts whose pictures they get when shuffled, if any."""
+    shuffled = [Shown(giver.image, post.caption) for post, giver in zip(posts, givers, strict=bool(givers))]
     return {
         **halves(posts),
-        SHUFFLED: [Shown(giver.image, post.caption) for post, giver in zip(posts, givers, strict=True)],
+        **({SHUFFLED: shuffled} if givers else {}),
         NO_HASHTAGS: [Shown(post.image, without_hashtags(post.caption)) for post in posts],
     }
 
@@ -51,13 +52,13 @@ def picture_givers(posts: Sequence[Post], group_of: Mapping[str, str], seed: int
         seed: which of the many possible orders.
 
     Raises:
-        Refusal: more than half of the posts are near-duplicates of each other.
+        Impossible: more than half of the posts are near-duplicates of each other.
     """
     order = _grouped(posts, group_of, seed)
     # Members of a group stand side by side, so that a step as long as the largest group leads out of each.
     step = max(Counter(group_of[post.id] for post in posts).values())
     if 2 * step > len(order):
-        raise Refusal(f"{step} of {len(order)} posts are near-duplicates: they cannot all get another's picture")
+        raise Impossible(f"{step} of {len(order)} posts are near-duplicates: they cannot all get another's picture")
     giver_of = {post.id: order[(place + step) % len(order)] for place, post in enumerate(order)}
     return [giver_of[post.id] for post in posts]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from src.core.errors import Refusal
 from src.core.records import PARTS, Post, numeric
+from src.data import encodings
 from src.data.split import complete
 
 _PAIR_LIST = "valid_pairlist"
@@ -82,7 +83,7 @@ def _find(folder: Path, what: str, names: Sequence[str]) -> Path:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    return [line.strip() for line in encodings.lines(path.read_bytes())[0] if line.strip()]
 
 
 def _id_at(ids: Sequence[str], line: str, path: Path, pair_list: Path) -> str:

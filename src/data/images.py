@@ -23,6 +23,7 @@ MAX_PIXELS = 50_000_000
 
 # What posts carry. Pillow knows more formats, but some of their decoders start other programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 
 # What Pillow's decoders raise on bytes that are not what they claim to be, found by feeding them damaged files.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)

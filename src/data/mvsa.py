@@ -1,12 +1,14 @@
 """Reads a folder in the layout of MVSA-Single and -Multiple: `data/<id>.jpg`, `data/<id>.txt`, `labelResultAll.txt`.
 
+What varies without harm is read and counted: pictures with another suffix or in another letter case, and folders above.
+
 Source: T. Niu, S. Zhu, L. Pang, A. El Saddik, Sentiment Analysis on Multi-view Social Data, MMM 2016.
 """
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from src.data import encodings, images
 from src.data.label_file import LABEL_FILE, Pair, read_labels
 
 POST_FOLDER = "data"
+PICTURE, CAPTION = ".jpg", ".txt"
+_DEPTH = 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Survey:
 
     `pairs` has the text and the image label of every post with all three of label row, caption and image, each the one
     that more than half of its `num_annotators` gave. Of `dropped`, `num_undecided` have no such label of text or image.
-    Ids are in numeric order.
+    `files` has the picture and the caption of each of `pairs`. `variants` says how often what is there differs from the
+    layout, by what differs. Ids are in numeric order.
     """
 
     root: Path
@@ -42,6 +47,8 @@ class Survey:
     pairs: dict[str, Pair]
     dropped: tuple[Dropped, ...]
     num_undecided: int
+    files: dict[str, tuple[Path, Path]]
+    variants: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Reading:
 
 
 def find_root(path: Path) -> Path:
-    """The folder in MVSA's layout: `path` itself, or the one folder in it that has the layout.
+    """The folder in MVSA's layout: `path` itself, or the one folder that has it, up to two folders down.
 
     Raises:
         Refusal: there is none, or more than one; the message says what is missing.
@@ -68,27 +75,32 @@ def find_root(path: Path) -> Path:
         raise Refusal(f"{path} is no folder: give the folder that has {LABEL_FILE} and {POST_FOLDER}/ in it")
     if not _missing_in(path):
         return path
-    below = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and not _missing_in(folder)]
-    if not below:
-        raise Refusal(f"{path} has no {' and no '.join(_missing_in(path))}, and no folder in it has both")
-    if len(below) > 1:
-        raise Refusal(f"{path} holds several data sets: give one of {', '.join(map(str, below))}")
-    return below[0]
+    level = [path]
+    for _ in range(_DEPTH):
+        level = [folder for above in level for folder in sorted(above.iterdir()) if folder.is_dir()]
+        roots = [folder for folder in level if not _missing_in(folder)]
+        if len(roots) > 1:
+            raise Refusal(f"{path} holds several data sets: give one of {', '.join(map(str, roots))}")
+        if roots:
+            return roots[0]
+    raise Refusal(
+        f"{path} has no {' and no '.join(_missing_in(path))}, and no folder in it, up to {_DEPTH} deep, has both"
+    )
 
 
 def survey(root: Path) -> Survey:
     """Read the label file and list the posts, without opening any of them.
 
     Raises:
-        Refusal: a row of the label file is malformed.
+        Refusal: a row of the label file is malformed, or two files are the picture, or the caption, of one post.
     """
     labels = read_labels(root / LABEL_FILE)
-    files = [path for path in (root / POST_FOLDER).iterdir() if not path.name.startswith(".")]
-    pictures, captions = ({path.stem for path in files if path.suffix == suffix} for suffix in (".jpg", ".txt"))
+    names = sorted(path for path in (root / POST_FOLDER).iterdir() if not path.name.startswith("."))
+    pictures, captions = _by_id(names, images.SUFFIXES), _by_id(names, (CAPTION,))
     labelled = labels.pairs.keys() | labels.undecided
     kinds = (("no label row", labelled), ("no image", pictures), ("no caption", captions))
     whole, dropped = {}, []
-    for key in sorted(labelled | pictures | captions, key=numeric):
+    for key in sorted({*labelled, *pictures, *captions}, key=numeric):
         faults = [fault for fault, ids in kinds if key not in ids]
         if key in labels.undecided:
             faults.append(labels.undecided[key])
@@ -96,7 +108,11 @@ def survey(root: Path) -> Survey:
             dropped.append(Dropped(key, ", ".join(faults)))
         else:
             whole[key] = labels.pairs[key]
-    return Survey(root, labels.num_annotators, whole, tuple(dropped), len(labels.undecided))
+    files = {key: (pictures[key], captions[key]) for key in whole}
+    suffixes = Counter(path.suffix for pair in files.values() for path in pair)
+    labels.variants.update({f"files in {suffix}": suffixes[suffix] for suffix in suffixes.keys() - {PICTURE, CAPTION}})
+    variants = {name: count for name, count in sorted(labels.variants.items()) if count}
+    return Survey(root, labels.num_annotators, whole, tuple(dropped), len(labels.undecided), files, variants)
 
 
 def read_folder(found: Survey, protocol: str, max_pixels: int, on_post: Callable[[], None]) -> Reading:
@@ -140,12 +156,12 @@ def read_folder(found: Survey, protocol: str, max_pixels: int, on_post: Callable
 
 
 def decode_caption(content: bytes) -> tuple[str, str]:
-    """A caption without the line ends that close it, and which of `encodings.ENCODINGS` it was in.
+    """A caption without the line ends that close it, and its encoding, as `encodings.decode` gives it.
 
     Inner line ends become newlines.
     """
-    text, encoding = encodings.decode(content)
-    return text.replace("\r\n", "\n").replace("\r", "\n").rstrip("\n"), encoding
+    lines, encoding = encodings.lines(content)
+    return "\n".join(lines).rstrip("\n"), encoding
 
 
 @dataclass(frozen=True)
@@ -157,15 +173,28 @@ class _Entry:
 
 
 def _read_post(found: Survey, key: str, protocol: str, max_pixels: int) -> _Entry:
-    path = found.root / POST_FOLDER / f"{key}.jpg"
+    path, caption_path = found.files[key]
     content = path.read_bytes()
     picture = images.open_image(content, max_pixels)
     fingerprint = Fingerprint(key, hashlib.sha256(content).hexdigest(), images.perceptual_hash(picture))
-    caption, encoding = decode_caption(path.with_suffix(".txt").read_bytes())
+    caption, encoding = decode_caption(caption_path.read_bytes())
     pair = found.pairs[key]
     label = label_of(protocol, *pair) or ""
     post = Post(key, path.as_posix(), caption, *pair, label, content_digest(content, caption))
     return _Entry(post, fingerprint, encoding, picture.size)
+
+
+def _by_id(paths: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
+    """The file of each id, of those with one of the suffixes in whatever letter case.
+
+    Raises:
+        Refusal: an id has two.
+    """
+    path_of: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix.lower() in suffixes and path_of.setdefault(path.stem, path) != path:
+            raise Refusal(f"{path_of[path.stem]} and {path} are of one post: remove one of the files")
+    return path_of
 
 
 def _require_all_tones(root: Path, posts: tuple[Post, ...], protocol: str) -> None:

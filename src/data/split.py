@@ -11,6 +11,8 @@ from src.core.records import PARTS, Post, numeric
 
 # Shares are kept to a fiftieth at least: dealing 4,511 posts to five folds takes seconds, to fifty a minute.
 _MOST_FOLDS = 50
+# A fold of so many times the mean has a group that does not fit into a part of its share.
+_MOST_TIMES = 2
 
 
 def stratified(posts: Sequence[Post], val: float, test: float, seed: int) -> dict[str, str]:
@@ -43,7 +45,8 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
     """The same with all posts of a group in one part; shares and tones are as near as the groups allow.
 
     Posts are dealt to folds by scikit-learn's StratifiedGroupKFold, and a part is so many folds: of five at 0.2 and
-    0.2, one is test, one val and three are train.
+    0.2, one is test, one val and three are train. Where a group is too large for that, or the groups of a tone are too
+    few, a part is one fold of three, and the largest group is trained on.
 
     Args:
         posts: those without a label are left out.
@@ -56,15 +59,30 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
         Refusal: there are too few posts of a tone, or too few groups, for every part to have one.
     """
     labels = {post.id: post.label for post in posts if post.label}
-    num_folds, num_val, num_test = _folds(labels, _share(val), _share(test))
-    if num_val + num_test >= num_folds:
-        raise _too_few(labels)
+    most = min(_rarest(labels), len({group_of[key] for key in labels}))
+    division: list[list[str]] = []
+    for num_folds, num_val, num_test in (_folds(labels, _share(val), _share(test)), (len(PARTS), 1, 1)):
+        if num_val + num_test < num_folds <= most:
+            dealt, is_even = _dealt(labels, group_of, num_folds, num_val, num_test, seed)
+            if _has_all(labels, dealt):
+                division = dealt
+                if is_even:
+                    break
+    if not division:
+        raise _too_few(labels) if _rarest(labels) < len(PARTS) else _too_few_groups(labels, group_of)
+    return complete(labels, *division)
+
+
+def _dealt(
+    labels: Mapping[str, str], group_of: Mapping[str, str], num_folds: int, num_val: int, num_test: int, seed: int
+) -> tuple[list[list[str]], bool]:
+    """The ids of train, val and test, and whether the groups have let the folds be of about one size."""
     folds = _deal(sorted(labels, key=numeric), labels, group_of, num_folds, seed)
-    for_train, for_val, for_test = (
-        [key for fold in chosen for key in fold]
-        for chosen in (folds[num_test + num_val :], folds[num_test:][:num_val], folds[:num_test])
-    )
-    return complete(labels, for_train, for_val, for_test)
+    # A group that is larger than a part can only be trained on.
+    folds.sort(key=lambda fold: len(fold) * num_folds > _MOST_TIMES * len(labels))
+    chosen = (folds[num_test + num_val :], folds[num_test:][:num_val], folds[:num_test])
+    is_even = len(folds[-1]) * num_folds <= _MOST_TIMES * len(labels)
+    return [[key for fold in part for key in fold] for part in chosen], is_even
 
 
 def complete(
@@ -76,10 +94,15 @@ def complete(
         Refusal: a part has no post of some tone.
     """
     ids = dict(zip(PARTS, map(set, (train, val, test)), strict=True))
-    if any({labels[key] for key in part} != set(TONES) for part in ids.values()):
+    if not _has_all(labels, ids.values()):
         raise _too_few(labels)
     part_of = {key: part for part, keys in ids.items() for key in keys}
     return {key: part_of[key] for key in labels if key in part_of}
+
+
+def _has_all(labels: Mapping[str, str], parts: Iterable[Iterable[str]]) -> bool:
+    """Whether every part has every tone."""
+    return all({labels[key] for key in part} == set(TONES) for part in parts)
 
 
 def _divide(ids: list[str], labels: dict[str, str], num_second: int, seed: int) -> tuple[list[str], list[str]]:
@@ -92,10 +115,13 @@ def _divide(ids: list[str], labels: dict[str, str], num_second: int, seed: int) 
 
 def _folds(labels: Mapping[str, str], val: Fraction, test: Fraction) -> tuple[int, int, int]:
     """How many folds there are, as far as each can have every tone, and how many of them are val and test."""
-    rarest = min(list(labels.values()).count(tone) for tone in TONES)
     denominators = (share.limit_denominator(_MOST_FOLDS).denominator for share in (val, test))
-    num_folds = min(math.lcm(*denominators), _MOST_FOLDS, rarest)
+    num_folds = min(math.lcm(*denominators), _MOST_FOLDS, _rarest(labels))
     return num_folds, max(1, round(val * num_folds)), max(1, round(test * num_folds))
+
+
+def _rarest(labels: Mapping[str, str]) -> int:
+    return min(list(labels.values()).count(tone) for tone in TONES)
 
 
 def _deal(
@@ -107,10 +133,7 @@ def _deal(
     number_of: dict[str, int] = {}
     groups = [number_of.setdefault(group_of[key], len(number_of)) for key in ids]
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    try:
-        dealt = list(folds.split(ids, [labels[key] for key in ids], groups))
-    except ValueError as error:
-        raise _too_few(labels) from error
+    dealt = folds.split(ids, [labels[key] for key in ids], groups)
     return [[ids[place] for place in places] for _, places in dealt]
 
 
@@ -123,3 +146,13 @@ def _too_few(labels: Mapping[str, str]) -> Refusal:
     counts = Counter(labels.values())
     found = ", ".join(f"{counts[tone]} {tone}" for tone in TONES)
     return Refusal(f"too few posts to have every tone in {', '.join(PARTS)}: {found}; add posts or change split")
+
+
+def _too_few_groups(labels: Mapping[str, str], group_of: Mapping[str, str]) -> Refusal:
+    groups = {tone: {group_of[key] for key, label in labels.items() if label == tone} for tone in TONES}
+    in_words = ", ".join(f"{len(names)} with {tone}" for tone, names in groups.items())
+    return Refusal(
+        f"too few groups of near-duplicates to have every tone in {', '.join(PARTS)} with each group in one part: "
+        f"{len(set().union(*groups.values()))} in all, {in_words}; add posts of other pictures and captions, "
+        "or set split.kind: stratified, which parts near-duplicates"
+    )

@@ -1,5 +1,6 @@
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from src.analysis.baselines import PROBE_C, TFIDF_C, Examples, captions, majority, out_of_fold, probe, tfidf, together
-from src.core.errors import Refusal
+from src.core.errors import Impossible
 from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES
 from src.core.records import Post, Prediction
 from src.learning.metrics import scores
@@ -108,11 +109,43 @@ def test_the_same_posts_give_the_same_probabilities() -> None:
     assert tfidf(*parts).test == tfidf(*parts).test
 
 
-@pytest.mark.parametrize("caption", ["", "!", "a b"])
-def test_captions_without_a_word_are_refused(caption: str) -> None:
-    posts = [post(key, TONES[key % 3], caption) for key in range(9)]
-    with pytest.raises(Refusal, match="no caption of the train part has a word in it"):
-        tfidf(posts, posts, posts)
+def test_captions_with_nothing_in_them_leave_the_largest_class() -> None:
+    posts = [post(key, TONES[key % 3 % 2], " ") for key in range(9)]
+    assert tfidf(posts, posts, posts).test == majority(posts, posts, posts).test
+
+
+def test_captions_without_a_word_are_read_by_their_characters() -> None:
+    emoji = dict(zip(TONES, ("\U0001f62d", "!", "\U0001f600\U0001f600"), strict=True))
+    posts = [post(key, TONES[key % 3], emoji[TONES[key % 3]]) for key in range(30)]
+    fitted = tfidf(posts, posts, posts)
+    assert fitted.chosen.settings["features"] == "characters"
+    assert [row.predicted for row in fitted.test] == [row.actual for row in fitted.test]
+
+
+# Out of fold, where groups are few
+
+
+def out_of_fold_in(group_of_place: Callable[[int], str]) -> list[Prediction]:
+    posts = drawn(30)
+    groups = {each.id: group_of_place(place) for place, each in enumerate(posts)}
+    return out_of_fold(tfidf(posts, posts, posts).chosen.classifier, captions(posts), groups, seed=1)
+
+
+@pytest.mark.parametrize("num_groups", [2, 3, 4])
+def test_of_few_groups_each_is_judged_by_the_others(num_groups: int) -> None:
+    assert {row.id for row in out_of_fold_in(lambda place: str(place % num_groups))} == {each.id for each in drawn(30)}
+
+
+def test_one_group_of_all_cannot_be_judged_unseen() -> None:
+    with pytest.raises(Impossible, match="all posts are near-duplicates"):
+        out_of_fold_in(lambda _: "0")
+
+
+def test_where_one_tone_is_left_beside_the_near_duplicates_no_classifier_is_made() -> None:
+    posts = drawn(30)
+    groups = {each.id: str(each.label == "positive") for each in posts}
+    with pytest.raises(Impossible, match="of 1 tones"):
+        out_of_fold(tfidf(posts, posts, posts).chosen.classifier, captions(posts), groups, seed=1)
 
 
 @pytest.mark.slow

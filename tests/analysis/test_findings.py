@@ -126,10 +126,27 @@ def test_what_each_half_is_worth_is_said_of_every_model() -> None:
     summary = {"conditions": conditions, "disagreement": {"follows": {"both": follows}}}
     (said,) = findings.on_modality({"clip": summary})
     assert (
-        "clip: the caption alone changes accuracy by \N{MINUS SIGN}5.0 points, the picture alone by \N{MINUS SIGN}20.0"
-        in said
+        "clip: accuracy changes, in points, with the caption alone by \N{MINUS SIGN}5.0, the picture alone by "
+        "\N{MINUS SIGN}20.0, another post's picture by \N{MINUS SIGN}10.0;" in said
     )
     assert "of 1,919 posts whose two labels differ it follows the text's label in 60.0%, the picture's in 30.0%" in said
     summary["disagreement"] = {"follows": {}}
     (said,) = findings.on_modality({"clip": summary})
     assert "labels differ" not in said
+
+
+def test_a_condition_that_is_left_out_is_not_spoken_of() -> None:
+    conditions = {name: {"change": {"accuracy": {"value": -0.1}}} for name in ("text", "image")}
+    (said,) = findings.on_modality({"clip": {"conditions": conditions, "disagreement": {"follows": {}}}})
+    assert said.count("by \N{MINUS SIGN}10.0") == 2
+    assert "another post" not in said
+
+
+def test_where_no_label_can_be_judged_the_reason_is_said() -> None:
+    noise = {
+        "confident_learning": None,
+        "omitted": {"confident_learning": "all posts are alike"},
+        "twins": {"agreement": {"any": None}},
+    }
+    _, said = findings.on_noise(noise, "agreement")
+    assert "all posts are alike" in said

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from src.core.paths import BASELINE, FINGERPRINTS, NOISE, POSTS, SPLIT, stage_folder
+from src.core.paths import BASELINE, FINGERPRINTS, GROUPS, NOISE, POSTS, SPLIT, stage_folder
 from src.core.records import (
     Fingerprint,
     read_fingerprints,
+    read_groups,
     read_json,
     read_posts,
     read_predictions,
     read_split,
     read_table,
     write_fingerprints,
+    write_groups,
     write_posts,
     write_predictions,
 )
@@ -188,6 +190,32 @@ def test_posts_without_twins_say_nothing_and_fail_nothing(workplace: Path) -> No
     rewrite({key: f"caption {key}" for key in keys}, looks)
     nothing = {"any": None, "caption": None, "caption and looks": None}
     assert twins_told() == {"agreement": nothing, "standard": nothing}
+
+
+def test_posts_that_are_all_alike_leave_confident_learning_out_and_twins_in(workplace: Path) -> None:
+    write_groups(GROUPS, dict.fromkeys(read_groups(GROUPS), "1"))
+    said = [run("baseline").output, run("probe", "--model", MODEL).output, run("noise").output]
+    noise = read_json(NOISE / "noise.json")
+    reason = noise["omitted"]["confident_learning"]
+    assert "all posts are near-duplicates of each other" in reason
+    assert all(reason in output for output in said)
+    assert noise["confident_learning"] is None
+    assert noise["twins"]["agreement"]["any"]["groups"] > 0
+    assert read_table(NOISE / "mislabelled.csv") == read_table(PROBE / "out_of_fold.csv") == []
+
+
+def test_one_system_without_predictions_out_of_fold_leaves_it_to_the_others(workplace: Path) -> None:
+    write_predictions(BASELINE / "tfidf" / "out_of_fold.csv", [])
+    run("noise")
+    assert list(read_json(NOISE / "noise.json")["confident_learning"]["weights"]) == [f"{MODEL} probe"]
+
+
+def test_without_captions_tfidf_is_the_largest_class_and_says_so(workplace: Path) -> None:
+    write_posts(POSTS, [replace(post, caption="") for post in read_posts(POSTS)])
+    run("baseline")
+    assert "no caption" in read_json(BASELINE / "tfidf" / "omitted.json")["words"]
+    files = [read_predictions(BASELINE / name / "predictions.csv") for name in ("tfidf", "majority")]
+    assert files[0] == files[1]
 
 
 def test_predictions_of_other_posts_are_refused_in_one_line(workplace: Path) -> None:

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from src.core.paths import POSTS, SPLIT, stage_folder
+from src.core.paths import GROUPS, POSTS, SPLIT, stage_folder
 from src.core.records import (
     ADAPTER_DIGEST,
     Prediction,
+    read_groups,
     read_json,
     read_posts,
     read_predictions,
     read_split,
     read_table,
+    write_groups,
     write_posts,
     write_predictions,
 )
@@ -139,6 +141,17 @@ def test_without_posts_of_two_labels_there_is_nothing_to_follow(spoilt: None) ->
     assert read_json(RESULT / "modality.json")["disagreement"]["follows"] == {}
     assert "follows_text" not in read_json(RESULT / "metrics.json")
     assert "it follows" not in said
+
+
+def test_where_most_test_posts_are_alike_the_shuffled_alone_is_left_out(spoilt: None) -> None:
+    write_groups(GROUPS, dict.fromkeys(read_groups(GROUPS), "1"))
+    said = run("modality", "--model", MODEL).output
+    summary = read_json(RESULT / "modality.json")
+    assert list(summary["conditions"]) == [name for name in CONDITIONS if name != "shuffled"]
+    assert summary["shuffled"] is None
+    assert "near-duplicates" in summary["omitted"]["shuffled"]
+    assert summary["omitted"]["shuffled"] in said
+    assert read_table(RESULT / "shuffled.csv") == []
 
 
 def off(row: Prediction) -> Prediction:

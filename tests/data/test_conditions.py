@@ -4,7 +4,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from src.core.errors import Refusal
+from src.core.errors import Impossible
 from src.core.records import Post
 from src.data.captions import hashtags, without_hashtags
 from src.data.conditions import CONDITIONS, conditions, halves, picture_givers
@@ -53,6 +53,10 @@ def test_each_condition_changes_what_it_says() -> None:
     assert first["text"].caption == "caption 0 #tag0"
 
 
+def test_without_givers_all_but_the_shuffled_is_shown() -> None:
+    assert tuple(conditions(POSTS, [])) == tuple(name for name in CONDITIONS if name != "shuffled")
+
+
 def test_text_alone_stands_beside_one_even_grey() -> None:
     (image,) = {shown.image for shown in halves(POSTS)["text"]}
     assert isinstance(image, bytes)
@@ -98,5 +102,5 @@ def test_no_picture_goes_to_a_near_duplicate(sizes: list[int]) -> None:
 
 def test_where_most_posts_are_one_and_the_same_none_can_be_shuffled() -> None:
     group_of = {each.id: "0" for each in POSTS[:11]} | {each.id: each.id for each in POSTS[11:]}
-    with pytest.raises(Refusal, match="11 of 20 posts are near-duplicates"):
+    with pytest.raises(Impossible, match="11 of 20 posts are near-duplicates"):
         picture_givers(POSTS, group_of, seed=1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.data.encodings import CP1252, ENCODINGS, GB18030, UTF_8, decode
+from src.data.encodings import CERTAIN, CP1252, GB18030, GUESSED, UNMARKED, UTF_8, UTF_16, UTF_32, decode, lines
 
 
 @pytest.mark.parametrize("text", ["", "plain", "caf\u00e9 \u2019\u20ac \U0001f600", "\u732b\u304c\u597d\u304d"])
@@ -79,4 +79,54 @@ def test_no_byte_is_refused() -> None:
     assert decode(b"\x81\xe9\x9d") == ("\x81\u00e9\x9d", CP1252)
     for byte in range(0x80, 0x100):
         assert decode(bytes([byte]))[1] == CP1252
-    assert decode(bytes(range(256)))[1] in ENCODINGS
+    assert decode(bytes(range(256)))[1] in (*CERTAIN, *GUESSED)
+
+
+CAPTIONS = (
+    "what a day\n",
+    "caf\u00e9 \u2019\u20ac\n",
+    "\u732b\u304c\u597d\u304d\n",
+    "so nice \U0001f600",
+    "\u0441\u043d\u0435\u0433 \u0438\u0434\u0451\u0442",
+)
+
+
+@pytest.mark.parametrize("text", ["", *CAPTIONS])
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [("utf-16-le", UTF_16), ("utf-16-be", UTF_16), ("utf-32-le", UTF_32), ("utf-32-be", UTF_32), ("utf-8", UTF_8)],
+)
+def test_a_byte_order_mark_says_the_encoding(text: str, codec: str, name: str) -> None:
+    assert decode(f"\ufeff{text}".encode(codec)) == (text, name)
+
+
+@pytest.mark.parametrize("text", CAPTIONS)
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_known_by_its_zero_bytes(text: str, codec: str) -> None:
+    assert decode(text.encode(codec)) == (text, UNMARKED)
+    assert UNMARKED in GUESSED
+
+
+@pytest.mark.parametrize("content", [b"what a day\0", b"caf\xc3\xa9\0\0"])
+def test_zero_bytes_behind_a_text_make_no_utf_16_of_it(content: bytes) -> None:
+    assert decode(content) == (content.decode(), UTF_8)
+
+
+def test_zero_bytes_on_both_sides_are_no_utf_16() -> None:
+    assert decode(b"a\0\0b\0\0")[1] == UTF_8
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "name"),
+    [
+        (b"\xff\xfeh\0i\0!", "hi\ufffd", UTF_16),
+        (b"\xfe\xff\0h\xd8\0", "h\ufffd", UTF_16),
+        (b"\xef\xbb\xbfcaf\xe9 noir", "caf\ufffd noir", UTF_8),
+    ],
+)
+def test_damage_behind_a_mark_is_said(content: bytes, text: str, name: str) -> None:
+    assert decode(content) == (text, f"{name}, damaged")
+
+
+def test_lines_end_as_on_any_system() -> None:
+    assert lines("\ufeffone\r\ntwo\rthree\n".encode("utf-16-le")) == (["one", "two", "three", ""], UTF_16)

@@ -104,13 +104,37 @@ def test_too_few_posts_of_a_tone_are_refused(counts: dict[str, int]) -> None:
 def test_a_group_that_holds_all_of_a_tone_is_refused() -> None:
     """Whatever part it is in, the others lack the tone."""
     group_of = {post.id: "all" if post.label == "neutral" else post.id for post in POSTS}
-    with pytest.raises(Refusal, match="too few posts"):
+    with pytest.raises(Refusal, match=r"too few groups .* 1 with neutral"):
         grouped(POSTS, group_of, 0.2, 0.2, seed=1)
 
 
 def test_one_group_of_all_is_refused() -> None:
-    with pytest.raises(Refusal, match="too few posts"):
+    with pytest.raises(Refusal, match=r"too few groups .* 1 in all"):
         grouped(POSTS, dict.fromkeys(GROUPS, "0"), 0.2, 0.2, seed=1)
+
+
+def test_a_template_under_three_quarters_of_the_posts_is_trained_on() -> None:
+    template = [post.id for place, post in enumerate(POSTS) if place % 4]
+    group_of = GROUPS | dict.fromkeys(template, template[0])
+    for seed in range(5):
+        part_of = grouped(POSTS, group_of, 0.2, 0.2, seed)
+        sizes = Counter(part_of.values())
+        assert {part_of[key] for key in template} == {"train"}
+        assert sizes["val"] + sizes["test"] >= len(POSTS) // 6
+        assert {(part_of[post.id], post.label) for post in POSTS} == {(part, tone) for part in PARTS for tone in TONES}
+
+
+def test_of_three_templates_each_part_has_one() -> None:
+    group_of = {post.id: str(place % 3) for place, post in enumerate(POSTS)}
+    part_of = grouped(POSTS, group_of, 0.2, 0.2, seed=1)
+    assert {frozenset(key for key in part_of if part_of[key] == part) for part in PARTS} == {
+        frozenset(key for key in group_of if group_of[key] == group) for group in "012"
+    }
+
+
+def test_three_templates_of_one_tone_each_lack_groups_and_not_posts() -> None:
+    with pytest.raises(Refusal, match=r"too few groups of near-duplicates .* split\.kind: stratified"):
+        grouped(POSTS, {post.id: post.label for post in POSTS}, 0.2, 0.2, seed=1)
 
 
 @pytest.mark.real_data

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import Refusal
-from src.data.label_file import LABEL_FILE, header, read_labels
+from src.data.label_file import HEADER, LABEL_FILE, REPEATED, RESPELT, header, read_labels
 
 
 def write(folder: Path, *rows: str, first: str = header(1)) -> Path:
@@ -61,13 +61,13 @@ def test_half_is_no_majority(tmp_path: Path, annotators: int, row: str, reason: 
         (1, "3\tpositive,neutral\tpositive,neutral", "ID<TAB>text,image, each"),
         (1, "3 positive,neutral", "ID<TAB>text,image, each"),
         (1, "\tpositive,neutral", "ID<TAB>text,image, each"),
-        (1, "2\tneutral,neutral", "each ID once"),
+        (1, "2\tneutral,neutral", "the labels of 2 in line 2: remove one"),
         (2, "3\tpositive,neutral", "ID<TAB>text,image<TAB>text,image, each"),
         (2, "3\tpositive,neutral\t\tpositive,neutral", "ID<TAB>text,image<TAB>text,image, each"),
         (2, "3" + "\tpositive,neutral" * 3, "ID<TAB>text,image<TAB>text,image, each"),
         (2, "3\tpositive,neutral\tpositive,neutral,neutral", "ID<TAB>text,image<TAB>text,image, each"),
         (2, "3\tpositive,neutral\tpositive,happy", "negative, neutral, positive"),
-        (2, "2\tneutral,neutral\tpositive,positive", "each ID once"),
+        (2, "2\tneutral,neutral\tpositive,positive", "the labels of 2 in line 2: remove one"),
     ],
 )
 def test_a_bad_row_is_refused_with_its_place(tmp_path: Path, annotators: int, row: str, expected: str) -> None:
@@ -78,10 +78,43 @@ def test_a_bad_row_is_refused_with_its_place(tmp_path: Path, annotators: int, ro
         read_labels(path)
 
 
-def test_an_id_without_a_majority_comes_once_as_well(tmp_path: Path) -> None:
-    undecided = "2\tpositive,neutral\tneutral,neutral"
-    with pytest.raises(Refusal, match=r"line 3: .* expected each ID once"):
-        read_labels(write(tmp_path, undecided, undecided, first=header(2)))
+def test_a_row_that_is_repeated_counts_once(tmp_path: Path) -> None:
+    undecided, decided = "2\tpositive,neutral\tneutral,neutral", "3\tpositive,neutral\tpositive,neutral"
+    labels = read_labels(write(tmp_path, undecided, decided, undecided, decided, decided, first=header(2)))
+    assert (labels.pairs, list(labels.undecided)) == ({"3": ("positive", "neutral")}, ["2"])
+    assert +labels.variants == {REPEATED: 3}
+
+
+def test_rows_disagree_even_where_neither_has_a_majority(tmp_path: Path) -> None:
+    with pytest.raises(Refusal, match=r"line 3: .* in line 2"):
+        read_labels(
+            write(
+                tmp_path,
+                "2\tpositive,neutral\tneutral,neutral",
+                "2\tneutral,neutral\tpositive,neutral",
+                first=header(2),
+            )
+        )
+
+
+def test_letter_case_and_spaces_are_read_and_counted(tmp_path: Path) -> None:
+    rows = ["1\tPositive,NEUTRAL", " 2 \t negative , negative ", "3\tneutral,neutral", "3\tNeutral,neutral"]
+    labels = read_labels(write(tmp_path, *rows, first="id\tText, Image"))
+    assert labels.pairs == {"1": ("positive", "neutral"), "2": ("negative", "negative"), "3": ("neutral", "neutral")}
+    assert +labels.variants == {HEADER: 1, RESPELT: 3, REPEATED: 1}
+
+
+def test_a_file_as_the_layout_has_it_has_no_variants(tmp_path: Path) -> None:
+    assert not +read_labels(write(tmp_path, "1\tpositive,neutral", "", "2\tneutral,neutral")).variants
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_spreadsheets_unicode_text_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / LABEL_FILE
+    path.write_bytes("ID\ttext,image\r\n1\tpositive,neutral\r\n".encode(encoding))
+    labels = read_labels(path)
+    assert labels.pairs == {"1": ("positive", "neutral")}
+    assert sum(labels.variants.values()) == 1
 
 
 @pytest.mark.parametrize("first", ["", "ID", "ID\ttext", "ID\timage,text", "text,image", "ID\ttext,image\tlabel"])

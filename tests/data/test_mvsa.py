@@ -171,6 +171,46 @@ def test_what_has_not_the_layout_is_refused_by_what_is_missing(tmp_path: Path) -
         mvsa.find_root(tmp_path / "empty")
 
 
+def test_the_root_is_found_two_levels_down_and_no_further(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "top" / "MVSA_Single" / "MVSA_Single")
+    (tmp_path / "top" / "__MACOSX" / "data").mkdir(parents=True)
+    assert mvsa.find_root(tmp_path / "top") == root
+    with pytest.raises(Refusal, match="up to 2 deep"):
+        mvsa.find_root(tmp_path)
+
+
+def test_of_two_depths_the_upper_data_set_is_meant(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "a")
+    write_folder(tmp_path / "b" / "c")
+    assert mvsa.find_root(tmp_path) == root
+
+
+def test_pictures_of_any_suffix_stand_beside_each_other_and_are_counted(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "m")
+    for key, suffix in (("2", ".JPG"), ("9", ".jpeg"), ("10", ".png"), ("11", ".webp")):
+        file = BytesIO()
+        Image.new("RGB", (8, 4), "blue").save(file, {".png": "PNG", ".webp": "WEBP"}.get(suffix, "JPEG"))
+        (root / "data" / f"{key}.jpg").unlink()
+        (root / "data" / f"{key}{suffix}").write_bytes(file.getvalue())
+    (root / "data" / "9.txt").rename(root / "data" / "9.TXT")
+    reading = read(root)
+    assert [Path(post.image).name for post in reading.posts] == ["2.JPG", "9.jpeg", "10.png", "11.webp", "100.jpg"]
+    assert reading.posts[1].caption == "caption 9"
+    assert reading.dropped == ()
+    assert mvsa.survey(root).variants == {
+        f"files in {suffix}": 1 for suffix in (".JPG", ".TXT", ".jpeg", ".png", ".webp")
+    }
+
+
+@pytest.mark.parametrize(("own", "other"), [("9.jpg", "9.png"), ("9.txt", "9.TXT")])
+def test_two_files_of_one_kind_for_a_post_are_refused_by_name(tmp_path: Path, own: str, other: str) -> None:
+    root = write_folder(tmp_path / "m")
+    (root / "data" / other).write_bytes((root / "data" / own).read_bytes())
+    with pytest.raises(Refusal) as refused:
+        mvsa.survey(root)
+    assert {own, other} <= {Path(word).name for word in str(refused.value).split()}
+
+
 def test_two_data_sets_in_one_folder_are_not_guessed_between(tmp_path: Path) -> None:
     first, second = write_folder(tmp_path / "a"), write_folder(tmp_path / "b")
     with pytest.raises(Refusal, match=f"give one of {first}, {second}"):
@@ -179,7 +219,9 @@ def test_two_data_sets_in_one_folder_are_not_guessed_between(tmp_path: Path) -> 
 
 @pytest.mark.real_data
 def test_the_real_labels_give_the_published_counts(real_mvsa: Path) -> None:
-    pairs = mvsa.survey(mvsa.find_root(real_mvsa)).pairs
+    found = mvsa.survey(mvsa.find_root(real_mvsa))
+    pairs = found.pairs
+    assert found.variants == {}
     counts = {name: Counter(label_of(name, *pair) for pair in pairs.values()) for name in PROTOCOLS}
     assert counts["agreement"] == {"positive": 1398, "negative": 724, "neutral": 470, None: 2277}
     assert counts["standard"] == {"positive": 2683, "negative": 1358, "neutral": 470, None: 358}
