@@ -248,7 +248,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     scaled = greys.point(lambda grey: grey * (1 / 256)).convert("L")
     scaled.info.pop("transparency", None)
     if transparent is not None:
-        shows = ImageMath.lambda_eval(lambda each: (each["greys"] != transparent) * 255, greys=greys)
+        shows = ImageMath.lambda_eval(lambda values: (values["greys"] != transparent) * 255, greys=greys)
         scaled.putalpha(shows.convert("L"))
     return scaled
 

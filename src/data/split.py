@@ -46,7 +46,7 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
 
     Posts are dealt to folds by scikit-learn's StratifiedGroupKFold, and a part is so many folds: of five at 0.2 and
     0.2, one is test, one val and three are train. Where a group is too large for that, or the groups of a tone are too
-    few, a part is one fold of three, and the largest group is trained on.
+    few, a part may be one fold of three. A group that is larger than a part is trained on.
 
     Args:
         posts: those without a label are left out.
@@ -60,17 +60,19 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
     """
     labels = {post.id: post.label for post in posts if post.label}
     most = min(_rarest(labels), len({group_of[key] for key in labels}))
-    division: list[list[str]] = []
+    divisions: list[list[list[str]]] = []
     for num_folds, num_val, num_test in (_folds(labels, _share(val), _share(test)), (len(PARTS), 1, 1)):
         if num_val + num_test < num_folds <= most:
-            dealt, is_even = _dealt(labels, group_of, num_folds, num_val, num_test, seed)
-            if _has_all(labels, dealt):
-                division = dealt
+            division, is_even = _dealt(labels, group_of, num_folds, num_val, num_test, seed)
+            if _has_all(labels, division):
+                divisions.append(division)
                 if is_even:
                     break
-    if not division:
+    if not divisions:
         raise _too_few(labels) if _rarest(labels) < len(PARTS) else _too_few_groups(labels, group_of)
-    return complete(labels, *division)
+    wanted = (val * len(labels), test * len(labels))
+    nearest = min(divisions, key=lambda parts: sum(abs(len(parts[1 + k]) - wanted[k]) for k in range(2)))
+    return complete(labels, *nearest)
 
 
 def _dealt(

@@ -31,6 +31,7 @@ def test_it_writes_the_table_and_the_report() -> None:
     assert report["dropped"] == {"count": 0, "reasons": {}, "posts": []}
     assert report["annotators"] == 1
     assert report["encodings"] == {"utf-8": 93, "cp1252": 27}
+    assert report["variants"] == {}
     assert report["data_digest"] == data_digest(posts)
     assert report["caption_words"]["min"] <= report["caption_words"]["median"] <= report["caption_words"]["p95"]
     assert report["image_megapixels"]["max"] < 0.03
@@ -64,6 +65,30 @@ def test_captions_survive_the_table_as_they_are() -> None:
     run()
     captions = {post.id: post.caption for post in read_posts(POSTS)}
     assert captions[path.stem] == 'quote " comma, caf\u00e9 \U0001f600\n\nlast line'
+
+
+def test_what_is_read_though_the_layout_differs_is_counted() -> None:
+    (first, second), labels = sorted(Path("data/data").glob("*.jpg"))[:2], Path("data/labelResultAll.txt")
+    first.rename(first.with_suffix(".JPG"))
+    second.with_suffix(".txt").write_bytes("so happy\n".encode("utf-16-le"))
+    header, row, *rows = labels.read_text().splitlines()
+    labels.write_text("\n".join([header.upper(), row.title(), row, *rows, ""]))
+    shutil.move("data", "inner")
+    shutil.move("inner", "data/outer/inner")
+    result = run()
+    assert result.exit_code == 0, result.output
+    report = read_json(DATA_REPORT)
+    assert (report["posts"], report["dropped"]["count"]) == (120, 0)
+    assert report["variants"] == {
+        "files in .JPG": 1,
+        "folders above the posts": 2,
+        "header in another spelling": 1,
+        "label rows in another spelling": 1,
+        "label rows repeated": 1,
+    }
+    assert report["guessed_encodings"]["utf-16 without a byte order mark"] == [second.stem]
+    assert len(report["guessed_encodings"]["cp1252"]) == report["encodings"]["cp1252"]
+    assert {post.id: post.caption for post in read_posts(POSTS)}[second.stem] == "so happy"
 
 
 def test_a_missing_data_folder_is_one_line() -> None:
