@@ -73,7 +73,7 @@ DOORS = {
     "scipy": ["src/analysis/*.py", "src/data/duplicates.py", "src/tuned/saliency.py", "src/learning/spread.py"],
     # Optuna's and MLflow's stores fail with its errors.
     "statsmodels": ["src/analysis/*.py"],
-    "sqlalchemy": ["src/services/storages.py", "src/services/store.py"],
+    "sqlalchemy": ["src/services/addresses.py", "src/services/storages.py", "src/services/store.py"],
     "tokenizers": ["src/models/*.py"],
     "torch": ["src/learning/*.py", "src/models/*.py", "src/sizing/*.py", "src/tuned/*.py"],
     "transformers": ["src/models/*.py"],

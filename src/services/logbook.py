@@ -1,14 +1,18 @@
 """What a run in MLflow holds of a training or an evaluation: the same names and pictures everywhere."""
 
-import subprocess
+import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from src.core.labels import TONES
 from src.core.records import Scores
 from src.services import plots
 from src.services.notes import model_link
+from src.services.repository import git
 from src.services.tracking import Run, Tracker
 from src.services.views import VIEW_TAG, trials_view, view_address
+
+_log = logging.getLogger(__name__)
 
 History = Sequence[Mapping[str, float]]
 
@@ -70,15 +74,10 @@ def log_history(run: Run, history: History, title: str) -> None:
 
 def code_version() -> dict[str, str]:
     """Tags that tell which code ran: the commit, and whether src/ differs from it. Empty outside of a repository."""
-    commit = _git("rev-parse", "HEAD")
-    if not commit:
+    head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "src")
+    if head.returncode or changes.returncode:
+        if Path(".git").exists():
+            said = (head.stderr or changes.stderr).strip().partition("\n")[0]
+            _log.warning("runs will not say which commit they are of: %s", said)
         return {}
-    return {"git_commit": commit, "git_dirty": str(bool(_git("status", "--porcelain", "--", "src"))).lower()}
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.strip()
+    return {"git_commit": head.stdout.strip(), "git_dirty": str(bool(changes.stdout.strip())).lower()}

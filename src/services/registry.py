@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from src.core.errors import Refusal, UsageRefusal
 from src.core.labels import TONES
 from src.core.records import ADAPTER_DIGEST
+from src.services.addresses import without_password
 from src.services.packages import HALVES, Answer, Package, Row, save_package, table_of
-from src.services.store import open_store, refusing, tracking_uri
+from src.services.store import open_store, readable_uri, refusing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -227,7 +228,9 @@ def load(uri: str) -> "PyFuncModel":
         _open_registry()
         return mlflow.pyfunc.load_model(uri)
     except MlflowException as error:
-        raise Refusal(f"{uri} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise Refusal(
+            f"{uri} cannot be loaded: {without_password(' '.join(str(error).split()), readable_uri())}"
+        ) from error
 
 
 def predict(model: "PyFuncModel", rows: Sequence[Row], halves: bool = False) -> list[Answer]:
@@ -252,7 +255,7 @@ def _open_registry() -> "MlflowClient":
 
     client = open_store()
     # Resolving models:/ addresses, MLflow asks the store of this process's setting and not the client's own.
-    mlflow.set_tracking_uri(tracking_uri())
+    mlflow.set_tracking_uri(readable_uri())
     return client
 
 

@@ -8,13 +8,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.core.errors import Refusal, UsageRefusal
 from src.core.locks import at_origin, sqlite_file, turn
+from src.services.addresses import first_line, opening
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, GrpcStorageProxy
@@ -27,7 +28,8 @@ _WAIT_FOR_SQLITE_S = 60
 _WAIT_FOR_SERVER_S = 600.0
 _WAIT_FOR_PROXY_S = 30
 _LONGEST_PAUSE_S = 10.0
-_TAKES = "--storage takes an SQLAlchemy URL or grpc://HOST:PORT"
+_OPTION, _ADDRESSES = "--storage", "an SQLAlchemy URL or grpc://HOST:PORT"
+_TAKES = f"{_OPTION} takes {_ADDRESSES}"
 _log = logging.getLogger(__name__)
 
 
@@ -143,21 +145,8 @@ def sole_search(url: str, study: str) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _opening(url: str) -> Iterator[None]:
-    """Say in one line why a database cannot be opened. Its URL may hold a password, so it is not repeated."""
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
-    try:
-        yield
-    except (ArgumentError, ImportError) as error:
-        raise UsageRefusal(f"{_TAKES}: {_first_line(error)}") from error
-    except ValueError as error:
-        # It quotes what stands in the port's place: a piece of the password, where that has a slash in it.
-        raise UsageRefusal(f"{_TAKES}: its port is no number, or its password not percent-encoded") from error
-    except (SQLAlchemyError, RuntimeError) as error:
-        where = sqlite_file(url) or "on the server"
-        raise Refusal(f"the storage of studies {where} cannot be opened: {_first_line(error)}") from error
+def _opening(url: str) -> AbstractContextManager[None]:
+    return opening(url, "the storage of studies", _OPTION, _ADDRESSES)
 
 
 def _proxy(url: str, limit_s: float = 0) -> "GrpcStorageProxy":
@@ -206,8 +195,4 @@ def _why(error: Exception) -> str:
     from grpc import RpcError
 
     said = error.details() if isinstance(error, RpcError) and hasattr(error, "details") else None
-    return str(said) if said else _first_line(error.__cause__ or error)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(said) if said else first_line(error.__cause__ or error)

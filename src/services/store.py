@@ -1,21 +1,29 @@
 """Where MLflow keeps runs: an SQLite file beside their artifacts, or a server."""
 
+import atexit
 import logging
 import os
-import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote, urlsplit
 
-from src.core.errors import Refusal
+from src.core.errors import Refusal, UsageRefusal
 from src.core.locks import at_origin, sqlite_file, turn
 from src.core.paths import MLRUNS
+from src.services.addresses import opening, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+_OPTION = "MLFLOW_TRACKING_URI"
+_ADDRESSES = "sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
+_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 _FAILURE_LENGTH = 250
 _QUIET = {
     # Its usage reports go to the network.
@@ -45,10 +53,8 @@ def refusing() -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-        # The address of a server may hold a password, so it is not repeated.
         where = sqlite_file(tracking_uri()) or "at MLFLOW_TRACKING_URI"
-        said = re.sub(r"//[^/\s]*@", "//", one_line(error))
-        raise Refusal(f"the MLflow store {where} refuses: {said}") from error
+        raise Refusal(f"the MLflow store {where} refuses: {one_line(error)}") from error
 
 
 def tracking_uri() -> str:
@@ -56,12 +62,21 @@ def tracking_uri() -> str:
     return at_origin(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{MLRUNS}/mlflow.db")
 
 
+def readable_uri() -> str:
+    """The address by which MLflow can read the store: `tracking_uri`, or a copy where nobody may write."""
+    database = sqlite_file(tracking_uri())
+    if database is None or not database.exists() or os.access(database.parent, os.W_OK):
+        return tracking_uri()
+    return _copy_of(database.resolve())
+
+
 def open_store() -> "MlflowClient":
     """A client of the store at `tracking_uri`, which is made if it is new: seconds, as MLflow replays its migrations.
 
-    Several processes may do so at once. A store whose folder was moved is told where its artifacts are now.
+    Several processes may do so at once. A store whose folder was moved or copied is told where its artifacts are now.
 
     Raises:
+        UsageRefusal: MLFLOW_TRACKING_URI is no address of a store.
         Refusal: the store cannot be opened.
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
@@ -71,16 +86,18 @@ def open_store() -> "MlflowClient":
         logging.getLogger(name).setLevel(logging.WARNING)
     # It writes a stack trace for each error that it raises as well.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    uri = tracking_uri()
+    uri = readable_uri()
+    _require_address(uri)
     database = sqlite_file(uri)
-    if database is None:
-        return MlflowClient(uri)
+    if database is None or uri != tracking_uri():
+        with refusing():
+            return MlflowClient(uri)
     # Two processes that both find no tables would both make them, and the second would fail.
     with refusing(), turn(database.with_name(f"{database.name}.lock")):
         if not database.exists():
             _make(database)
         client = MlflowClient(uri)
-        _follow_move(database)
+        _follow_move(database, database.resolve().parent)
     return client
 
 
@@ -95,15 +112,57 @@ def _make(database: Path) -> None:
     temporary.rename(database)
 
 
-def _follow_move(database: Path) -> None:
-    """MLflow keeps absolute paths, so a folder that was moved or downloaded (CI's mlruns) would show no artifacts."""
-    here = str(database.resolve().parent)
+def _require_address(uri: str) -> None:
+    """MLflow itself takes a path for an address, and waits minutes for a database that does not answer."""
+    scheme = uri.partition(":")[0].partition("+")[0]
+    database = sqlite_file(uri)
+    in_memory = scheme == "sqlite" and (database is None or database.name in ("", ":memory:"))
+    if scheme not in _SCHEMES or "://" not in uri or in_memory:
+        shown = without_password(uri, uri)
+        raise UsageRefusal(f"{_OPTION} takes {_ADDRESSES}, and {shown} is none")
+    if database is None and not scheme.startswith("http"):
+        from sqlalchemy import NullPool, create_engine
+
+        with opening(uri, "the MLflow store", _OPTION, _ADDRESSES):
+            create_engine(uri, poolclass=NullPool).connect().close()
+
+
+@cache
+def _copy_of(database: Path) -> str:
+    """The address of a copy that lasts as long as this process, and that nobody may write either."""
+    folder = tempfile.TemporaryDirectory(prefix="mlflow-")
+    atexit.register(folder.cleanup)
+    copy = Path(folder.name) / database.name
+    shutil.copyfile(database, copy)
+    _follow_move(copy, database.parent)
+    return f"sqlite:///file:{copy}?mode=ro&uri=true"
+
+
+def location_of(folder: Path) -> str:
+    """A folder as MLflow has it: a path, but as a URI where it would read something else in the path."""
+    return str(folder) if quote(str(folder)) == str(folder) else folder.as_uri()
+
+
+def folder_of(location: str) -> Path | None:
+    """The folder on this machine at a location of MLflow's; None if it is a server's."""
+    parts = urlsplit(location)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path) if parts.scheme else location)
+
+
+def _follow_move(database: Path, folder: Path) -> None:
+    """MLflow keeps absolute paths: a folder that was moved or downloaded (CI's mlruns) would show no artifacts.
+
+    A copy would write into the original. A place that holds no store of its own was somebody's choice and stays.
+    """
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
         experiments = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
         ours = {place.removesuffix(f"/{name}") for name, place in experiments if place.endswith(f"/{name}")}
-        for old in ours - {here}:
-            if old.startswith("/") and not Path(old).exists():
-                _rewrite(connection, old, here)
+        for old in ours - {location_of(folder)}:
+            place = folder_of(old)
+            if place and place.is_absolute() and (not place.exists() or (place / database.name).exists()):
+                _rewrite(connection, old, location_of(folder))
 
 
 def _rewrite(connection: sqlite3.Connection, old: str, new: str) -> None:
@@ -115,6 +174,6 @@ def _rewrite(connection: sqlite3.Connection, old: str, new: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error in one line of bounded length."""
-    words = " ".join(str(error).split())
+    """An error in one line of bounded length, without a password."""
+    words = without_password(" ".join(str(error).split()), tracking_uri())
     return (f"{type(error).__name__}: {words}" if words else type(error).__name__)[:_FAILURE_LENGTH]

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
 from src.core.errors import Refusal
 from src.core.locks import sqlite_file
 from src.services.datasets import Dataset
 from src.services.notes import with_section
-from src.services.store import one_line, open_store, refusing, tracking_uri
+from src.services.store import folder_of, location_of, one_line, open_store, refusing, tracking_uri
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -128,11 +127,11 @@ class Run:
     @refusing()
     def folder(self, path: Path, artifact_path: str) -> None:
         """Log the files of a folder under `artifact_path`: on a disk all of them or none, whatever dies meanwhile."""
-        place = self._client.get_run(self.id).info.artifact_uri
-        if urlsplit(place).scheme:  # such as mlflow-artifacts:/1/run of a server's
+        place = folder_of(self._client.get_run(self.id).info.artifact_uri)
+        if place is None:  # such as mlflow-artifacts:/1/run of a server's
             self._client.log_artifacts(self.id, str(path), artifact_path)
             return
-        target = Path(place) / artifact_path
+        target = place / artifact_path
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.copytree(path, temporary, dirs_exist_ok=True)
         shutil.rmtree(target, ignore_errors=True)
@@ -296,4 +295,4 @@ def _experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> s
 def _artifact_location(experiment: str) -> str | None:
     """Beside the database, whatever the working directory; a server knows its own place."""
     database = sqlite_file(tracking_uri())
-    return str(database.resolve().parent / experiment) if database else None
+    return location_of(database.resolve().parent / experiment) if database else None

@@ -17,6 +17,7 @@ from mlflow.entities import Run as Logged
 from src.core.errors import Refusal
 from src.core.paths import MLRUNS
 from src.services.logbook import code_version
+from src.services.repository import has_commit
 from src.services.store import open_store, tracking_uri
 from src.services.tracking import Tracker
 
@@ -230,6 +231,31 @@ def test_the_code_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.Mon
     assert (len(clean["git_commit"]), clean["git_dirty"]) == (40, "false")
     (tmp_path / "src" / "a.py").write_text("a = 2\n")
     assert code_version() == clean | {"git_dirty": "true"}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root alone gives files away")
+def test_the_code_of_another_user_is_known_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("a = 1\n")
+    git("init", "--quiet")
+    git("add", ".")
+    git("-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "--quiet", "-m", "first")
+    for path in [tmp_path, *tmp_path.rglob("*")]:
+        os.chown(path, 4321, 4321)
+    assert subprocess.run(["git", "status"], capture_output=True).returncode == 128
+    version = code_version()
+    assert (len(version["git_commit"]), version["git_dirty"]) == (40, "false")
+    assert has_commit(version["git_commit"])
+
+
+def test_a_repository_that_git_cannot_read_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".git").write_text("gitdir: /nowhere\n")
+    assert code_version() == {}
+    assert len(caplog.records) == 1
 
 
 def git(*arguments: str) -> None:
