@@ -24,7 +24,9 @@ RUN := PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH" "$(VENV)/bin/python" -m
 help: ## Say what the targets do
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
+# An unpacked archive is no git repository, and DVC has to be told so: in .dvc/config.local, which git ignores.
 repro: setup ## Run the pipeline: every stage whose inputs have changed
+	@[ -e .git ] || [ ! -d .dvc ] || $(RUN) dvc config --local core.no_scm true
 	@$(RUN) dvc repro $(ARGS)
 
 # A file is run by one process, with its fixtures: the main job is done once. Files begin in their own order, in which

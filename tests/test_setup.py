@@ -189,6 +189,15 @@ def test_a_target_sets_up_first_and_only_once(checkout: Checkout, target: str, r
     assert all(re.fullmatch(wanted, done) for wanted, done in zip(runs, first[1:], strict=True))
 
 
+def test_dvc_is_told_where_there_is_no_git(checkout: Checkout) -> None:
+    (checkout.folder / ".dvc").mkdir()
+    checkout.make("repro")
+    assert checkout.did()[1:] == ["-m dvc config --local core.no_scm true", "-m dvc repro"]
+    (checkout.folder / ".git").mkdir()
+    checkout.make("repro")
+    assert checkout.did() == ["-m dvc repro"]
+
+
 def test_another_lock_is_installed(checkout: Checkout) -> None:
     checkout.make("lint")
     with (checkout.folder / "requirements.lock").open("a") as file:

@@ -143,6 +143,7 @@ def test_a_store_that_nobody_may_write_is_read_where_it_is(kept: Path, tmp_path:
         experiment = client.get_experiment_by_name("original")
         (run,) = client.search_runs([experiment.experiment_id], "attributes.run_name = 'first'")[:1]
         place = folder_of(run.info.artifact_uri)
+        assert place is not None
         assert place == folder / "original" / run.info.run_id / "artifacts"
         assert (place / "report.txt").read_text() == "original"
         assert readable_uri() == readable_uri() != os.environ[VARIABLE]
