@@ -84,7 +84,7 @@ def find_root(path: Path) -> Path:
         if roots:
             return roots[0]
     raise Refusal(
-        f"{path} has no {' and no '.join(_missing_in(path))}, and no folder in it, up to {_DEPTH} deep, has both"
+        f"{path} has no {' and no '.join(_missing_in(path))}, and no folder in it has both, up to {_DEPTH} deep"
     )
 
 
