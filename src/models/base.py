@@ -8,6 +8,7 @@ they give is cached; `forward` runs the rest. One rule says which are frozen; no
 """
 
 import hashlib
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -46,6 +47,20 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class TokenCounts:
+    """Lengths in tokens of the checkpoint's own tokenizer, for a dry run, which has none.
+
+    `prefix` counts the prompt before the picture, and `prompt` all that is read with a caption behind the picture.
+    `caption` is the 95th percentile of the 4,869 captions of MVSA-Single. All were measured with the tokenizers of the
+    pinned commits, and `python -m pytest tests/models/test_hub_files.py -k dry_run` measures them again.
+    """
+
+    prefix: int
+    prompt: int
+    caption: int
+
+
+@dataclass(frozen=True)
 class Spec:
     """What differs between models and is not code: names, the pinned Hub checkpoint, and where adapters go.
 
@@ -59,6 +74,7 @@ class Spec:
     attention: str
     targets: str
     prompt: str
+    tokens: TokenCounts
     projections: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in "qkvo"})
 
     def target_modules(self, targets: str = "") -> str:
@@ -206,22 +222,19 @@ class ToneModel(nn.Module, ABC):
         ]
 
     def plain(self, caption: str) -> str:
-        """The caption with a space in place of every special token: people do write `<image>` and `</s>`."""
-        for token in self.tokenizer.added_tokens_decoder.values():
-            if token.special:
-                caption = caption.replace(token.content, " ")
-        return caption
+        """Return the caption with a space in place of every special token: people do write `<image>` and `</s>`.
+
+        Letter case does not count: CLIP's tokenizer looks for its tokens after it has lowered the text.
+        """
+        added = self.tokenizer.added_tokens_decoder.values()
+        specials = "|".join(re.escape(token.content) for token in added if token.special)
+        return re.sub(specials, " ", caption, flags=re.IGNORECASE) if specials else caption
 
     def preprocessing_digest(self) -> str:
         """Changes when the same post would become other inputs."""
-        captions = ["A caption, 1 é.", "<image> </s> <|endoftext|>", "very long " * 500]
-        probe = [
-            self.spec.prompt,
-            str(DECODED_SIDES),
-            str(self.image_processor.to_dict()),
-            str(self.token_ids(captions)),
-        ]
-        return hashlib.sha256("\n".join(probe).encode()).hexdigest()[:12]
+        captions = ["A caption, 1 é.", "<image> </s> <|EndOfText|>", "very long " * 500, "\U0001f600" * 500]
+        probe = (self.spec.prompt, DECODED_SIDES, self.image_processor.to_dict(), self.token_ids(captions))
+        return hashlib.sha256("\n".join(map(str, probe)).encode()).hexdigest()[:12]
 
     def normalised(self, pixels_B3SS: Tensor) -> Tensor:
         """float[B, 3, S, S] in the backbone's precision, from uint8."""

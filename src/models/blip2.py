@@ -20,7 +20,7 @@ from transformers.models.opt.configuration_opt import OPTConfig
 
 from src.core.usage import Usage
 from src.models import tiny
-from src.models.base import Features, Spec
+from src.models.base import Features, Spec, TokenCounts
 from src.models.language import CUT, PROMPTED, LanguageToneModel, WordReadout, language_stack
 from src.models.layers import LayerParts
 from src.models.segments import Segment
@@ -42,6 +42,7 @@ class Model(LanguageToneModel):
             "This picture was posted with the caption: {caption}\n"
             "Question: is the tone of the post negative, neutral or positive? Answer:"
         ),
+        tokens=TokenCounts(prefix=0, prompt=27, caption=51),
     )
 
     @classmethod

@@ -21,7 +21,7 @@ from transformers.models.clip.processing_clip import CLIPProcessor
 from src.core.labels import TONES
 from src.core.usage import Usage
 from src.models import tiny
-from src.models.base import Features, Spec, ToneModel
+from src.models.base import Features, Spec, TokenCounts, ToneModel
 from src.models.layers import LayerParts
 from src.models.segments import LENGTH, POOLED, Segment, joined, stack
 
@@ -60,6 +60,7 @@ class Model(ToneModel):
         targets="qv",
         projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
         prompt="a photo with a {caption} tone",
+        tokens=TokenCounts(prefix=0, prompt=2, caption=46),
     )
 
     @classmethod

@@ -130,12 +130,22 @@ class LanguageToneModel(ToneModel):
         return [word[0] for word in words]
 
     def plain(self, caption: str) -> str:
-        """As of every model, and cut to `MAX_CAPTION_TOKENS`."""
+        """Return the caption as every model's, and cut where it has `MAX_CAPTION_TOKENS` at most by itself."""
         caption = super().plain(caption)
-        if len(caption.encode()) <= MAX_CAPTION_TOKENS:  # no token is shorter than a byte
+        # No token is shorter than a byte, but for the space that Llama's tokenizer puts first.
+        if len(caption.encode()) < MAX_CAPTION_TOKENS:
             return caption
-        offsets = self.tokenizer(caption, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-        return caption[: offsets[:MAX_CAPTION_TOKENS][-1][1]]
+        ends = self._token_ends(caption)
+        if len(ends) <= MAX_CAPTION_TOKENS:
+            return caption
+        # Some tokens are only a part of a character, and a word that is cut may have more tokens than its part had.
+        cuts = (caption[:end] for end in sorted(set(ends[:MAX_CAPTION_TOKENS]), reverse=True))
+        return next(cut for cut in cuts if len(self._token_ends(cut)) <= MAX_CAPTION_TOKENS)
+
+    def _token_ends(self, text: str) -> list[int]:
+        """Return where each token of a text ends, without a warning that the text is too long for the model."""
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [end for _, end in tokens["offset_mapping"]]
 
 
 def language_stack(reads: str, model: str, num_layers: int, final_norm: str, *embeddings: str) -> tuple[Segment, ...]:

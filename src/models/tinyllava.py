@@ -6,7 +6,7 @@ Not to be confused with TinyLLaVA Factory's checkpoints, which have a model clas
 from typing import Any, ClassVar
 
 from src.models import tiny
-from src.models.base import Spec
+from src.models.base import Spec, TokenCounts
 from src.models.llava_format import ATTENTION, LlavaFormat
 
 
@@ -25,6 +25,7 @@ class Model(LlavaFormat):
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
             "Is the tone of the post negative, neutral or positive?\nASSISTANT:"
         ),
+        tokens=TokenCounts(prefix=5, prompt=30, caption=58),
     )
     # TinyLlama-1.1B: P. Zhang et al., arXiv 2401.02385, table 1.
     published_language: ClassVar[dict[str, Any]] = {

@@ -17,8 +17,6 @@ from src.models.base import ToneModel
 from src.sizing.outline import META, blank_inputs, outline
 from src.sizing.rehearsal import Cost, as_on_a_gpu, rehearse_encode, rehearse_step
 
-# 95 of 100 captions of MVSA-Single are shorter: 141 characters, of which a link's make a token each 1.6, others 3.3.
-CAPTION_TOKENS = 52
 # Left free on a device, for what no rehearsal counts: the CUDA context, workspaces, the allocator's fragmentation.
 FREE_SHARE = 0.1
 
@@ -40,7 +38,7 @@ class Footprint:
     Attributes:
         settings: the training.
         num_posts: posts of each part; an epoch trains on `train`, the cache holds all.
-        num_tokens: tokens of text that the model reads of a post, prompt included.
+        num_tokens: tokens of text that the model reads of a post with a long caption, prompt included.
         base: the base's parameters.
         base_bytes: its weights, in the precision that it is held in.
         trained: parameters by part, as `trained_parameters` gives them.
@@ -115,14 +113,13 @@ def footprint(
     kind: type[ToneModel],
     settings: FitParams,
     num_posts: Mapping[str, int],
-    caption_tokens: int = CAPTION_TOKENS,
     dtype: torch.dtype = torch.bfloat16,
 ) -> Footprint:
-    """What training `kind` at its published size takes, its base held in `dtype`."""
+    """Return what training `kind` at its published size takes, its base held in `dtype`, captions long ones."""
     model = outline(kind, dtype)
     base, own = list(model.parameters()), _names(model)
     base_bytes = sum(weight.nbytes for weight in (*base, *model.buffers()))
-    inputs = blank_inputs(model, caption_tokens)
+    inputs = blank_inputs(model)
     adapter = _adapt(model, settings)
     features, encoding = rehearse_encode(model, inputs)
     return Footprint(

@@ -1,5 +1,6 @@
 """What every model of the catalog promises, and a fifth one that is added here: one file and one line."""
 
+import logging
 import random
 import re
 import shutil
@@ -288,6 +289,44 @@ def test_a_special_token_in_a_caption_is_only_a_gap_between_words(model: ToneMod
     for token in specials.values():
         spoilt = model.token_ids([f"so{token}happy {token}"])[0]
         assert [index for index in spoilt if index in specials] == [index for index in plain if index in specials]
+
+
+def test_a_special_token_in_any_letter_case_is_a_gap(model: ToneModel) -> None:
+    for token in specials_of(model).values():
+        for spelling in (token, token.upper(), token.title(), token.swapcase()):
+            assert model.plain(f"so{spelling}happy") == "so happy"
+
+
+@pytest.mark.parametrize("name", ["blip2", "llava", "tinyllava"])
+@pytest.mark.parametrize(
+    ("caption", "kept"),
+    [
+        # Of three bytes: the 256th token is the first byte of the 86th letter.
+        ("\N{FULLWIDTH LATIN SMALL LETTER X}" * 300, 85),
+        ("<" * 256, 256),
+        ("<" * 257, 256),
+    ],
+)
+def test_a_cut_caption_has_256_tokens_at_most(
+    name: str, caption: str, kept: int, tiny_model: Callable[[str], ToneModel]
+) -> None:
+    model = tiny_model(name)
+    assert model.plain(caption) == caption[:kept]
+    assert len(model.tokenizer(caption[:kept], add_special_tokens=False)["input_ids"]) <= 256
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_caption_beyond_the_tokenizers_maximum_is_cut_without_a_warning(
+    name: str,
+    tiny_model: Callable[[str], ToneModel],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model(name)
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model.tokenizer.model_max_length = 512
+    model.token_ids(["so happy " * 1_200])
+    assert not caplog.records
 
 
 def test_a_caption_after_a_special_token_is_still_read(model: ToneModel, posts: list[Post]) -> None:

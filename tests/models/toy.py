@@ -16,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from src.core.labels import TONES
 from src.models import tiny
-from src.models.base import Features, Spec, ToneModel
+from src.models.base import Features, Spec, TokenCounts, ToneModel
 from src.models.segments import POOLED, Segment
 
 TILES = 4
@@ -68,6 +68,7 @@ class Model(ToneModel):
         attention="",
         targets="q",
         prompt="{caption}",
+        tokens=TokenCounts(prefix=0, prompt=1, caption=20),
         projections={"q": "mixer"},
     )
 

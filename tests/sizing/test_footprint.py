@@ -20,7 +20,7 @@ from src.learning.lora import put_on
 from src.learning.losses import Loss
 from src.models.base import Features, ToneModel
 from src.models.catalog import MODELS, model_class
-from src.sizing.footprint import CAPTION_TOKENS, FREE_SHARE, Footprint, Plan, footprint, trained_parameters
+from src.sizing.footprint import FREE_SHARE, Footprint, Plan, footprint, trained_parameters
 from src.sizing.outline import META, blank_inputs, outline
 from src.sizing.rehearsal import Cost, as_on_a_gpu, measure, rehearse_encode, rehearse_step
 from src.sizing.tables import GIB, sizes, tables, verdict
@@ -170,7 +170,7 @@ def peak_at_full_size(name: str, settings: FitParams, device: torch.device) -> i
     model = outline(model_class(name), torch.bfloat16)
     with META:
         put_on(model, settings, seed=1)
-    features, _ = rehearse_encode(model, blank_inputs(model, CAPTION_TOKENS))
+    features, _ = rehearse_encode(model, blank_inputs(model))
     model.to_empty(device=device)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data.zero_()
