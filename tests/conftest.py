@@ -35,6 +35,15 @@ def real_mvsa(repo_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def hub_files(repo_root: Path) -> Path:
+    """The checkpoints' own tokenizers, configurations and indices, a folder each."""
+    path = repo_root.parent / "shared" / "hub"
+    if not path.is_dir():
+        pytest.skip("the small files of the Hub's checkpoints are not beside the repository")
+    return path
+
+
+@pytest.fixture(scope="session")
 def real_reading(real_mvsa: Path, tmp_path_factory: pytest.TempPathFactory) -> "Reading":
     """What `prepare` reads of the real posts, under the standard protocol: once for all processes."""
     from src.data.images import MAX_PIXELS

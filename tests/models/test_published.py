@@ -1,6 +1,5 @@
 """The checkpoints as their publishers describe them: sizes, and the names that their weights bear on the Hub."""
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from src.models.base import Checkpoint, ToneModel
 from src.models.catalog import MODELS, model_class
 from src.models.language import LanguageToneModel
-from src.sizing.outline import META, WordTokenizer, blank_inputs, outline
+from src.sizing.outline import META, MeasuredTokenizer, blank_inputs, outline
+from tests.hub import published_state
 
 CPU = torch.device("cpu")
 
@@ -47,43 +46,34 @@ def test_an_outline_has_the_published_size_and_no_weights(
         assert inputs["image"].shape == (1, num_image, model.width)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_captions_tokens_are_counted_on_top_of_the_prompts(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "prefix", "prompt", "caption"),
+    [("clip", 0, 2, 46), ("blip2", 0, 27, 51), ("llava", 5, 35, 58), ("tinyllava", 5, 30, 58)],
+)
+def test_an_outline_reads_as_many_tokens_as_were_measured(name: str, prefix: int, prompt: int, caption: int) -> None:
     model = outline(model_class(name), torch.bfloat16)
-    none, some, many = (blank_inputs(model, count)["tokens"].shape[1] for count in (0, 12, 400))
-    assert some == none + 12
-    assert many == (model.backbone.config.text_config.max_position_embeddings if name == "clip" else none + 256)
+    none, some, many, usual = (blank_inputs(model, count)["tokens"].shape[1] for count in (0, 12, 400, None))
+    assert (none, some, usual) == (prompt, prompt + 12, prompt + caption)
+    assert many == (77 if name == "clip" else prompt + 256)
+    if isinstance(model, LanguageToneModel):
+        assert len(model.prefix_ids()) == prefix
+        assert len(set(model.word_ids())) == 3
 
 
-@pytest.mark.parametrize("name", ["blip2", "llava", "tinyllava"])
-def test_the_stand_in_tokenizer_knows_the_picture_and_the_tones(name: str) -> None:
-    model = outline(model_class(name), torch.bfloat16)
-    assert isinstance(model, LanguageToneModel)
-    assert bool(model.prefix_ids()) == ("<image>" in model.spec.prompt)
-    assert model.word_readout()(torch.empty(2, model.width, device=META)).shape == (2, 3)
-
-
-def test_the_stand_in_tokenizer_counts_words_and_marks() -> None:
-    tokenizer = WordTokenizer(image_id=7)
-    first, second = tokenizer(["USER: <image>\nso, so", "so"])["input_ids"]
-    assert len(first) == 1 + len(["USER", ":", "<image>", "so", ",", "so"])
-    assert first[3] == 7
-    assert first[4] == first[6] == second[1]
-    assert tokenizer("a bc")["offset_mapping"] == [(0, 1), (2, 4)]
+def test_the_stand_in_tokenizer_counts_words_beside_the_measured_prompt() -> None:
+    spec = model_class("llava").spec
+    tokenizer = MeasuredTokenizer(spec, image_id=7)
+    bare, asked, answered = (
+        tokenizer(text)["input_ids"] for text in ("so, so", spec.prompt.format(caption="so, so"), spec.prompt + " so")
+    )
+    assert len(bare) == len(asked) == 5 + 1 + 35 + 2
+    assert asked[:6] == [0, 0, 0, 0, 0, 7]
+    assert answered[-1] == bare[-1]
+    words = tokenizer("a bc", add_special_tokens=False)
+    assert (len(words["input_ids"]), words["offset_mapping"]) == (2, [(0, 1), (2, 4)])
 
 
 # Names
-
-# How a module of transformers 5.23 is called in the published file; what is not here is called the same.
-# LLaVA: the names that convert_llava_weights_to_hf.py of transformers made when these checkpoints were (commit
-# 01080c6), KEYS_TO_MODIFY_MAPPING; the vision tower had a `vision_model` of its own until 5.6 (transformers 44431).
-LLAVA_NAMES = {
-    r"^lm_head": "language_model.lm_head",
-    r"^model\.language_model": "language_model.model",
-    r"^model\.vision_tower": "vision_tower.vision_model",
-    r"^model\.multi_modal_projector": "multi_modal_projector",
-}
-RENAMED = {"clip": {}, "blip2": {}, "llava": LLAVA_NAMES, "tinyllava": LLAVA_NAMES}
 
 # Names that the sources give, to hold the table above to them.
 # BLIP-2: convert_blip_2_original_to_pytorch.py of transformers (commit 0038185), create_rename_keys and below it.
@@ -128,29 +118,13 @@ SOURCES = {
 SOURCES["tinyllava"] = SOURCES["llava"]
 
 
-def published_state(model: ToneModel) -> dict[str, Tensor]:
-    """A model's weights under the names that they bear on the Hub."""
-    state = {}
-    for own, weight in model.backbone.state_dict().items():
-        name = own
-        for pattern, replacement in RENAMED[model.spec.name].items():
-            name = re.sub(pattern, replacement, name)
-        state[name] = weight.clone()
-    if model.spec.name == "clip":
-        config = model.backbone.config
-        patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2
-        state["text_model.embeddings.position_ids"] = torch.arange(config.text_config.max_position_embeddings)[None]
-        state["vision_model.embeddings.position_ids"] = torch.arange(patches + 1)[None]
-    return state
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_under_their_published_names_are_found_and_none_is_left_over(
     name: str, tiny_model: Callable[[str], ToneModel], tmp_path: Path
 ) -> None:
     model = tiny_model(name)
     folder = Path(shutil.copytree(model.checkpoint.source, tmp_path / "published"))
-    state = published_state(model)
+    state = published_state(model.spec.name, model.backbone)
     assert SOURCES[name] <= state.keys()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     # It would refuse missing and unexpected names.
@@ -166,4 +140,4 @@ def test_blip2_is_whole_without_the_head_that_it_shares_with_its_embedding(
     # safetensors keeps what two names share under one of them, and later versions keep another than earlier ones did.
     model = tiny_model("blip2")
     saved = load_file(Path(model.checkpoint.source) / "model.safetensors")
-    assert published_state(model).keys() - saved.keys() == {"language_model.lm_head.weight"}
+    assert published_state(model.spec.name, model.backbone).keys() - saved.keys() == {"language_model.lm_head.weight"}
