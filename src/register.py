@@ -169,8 +169,7 @@ def _package(subject: _Subject) -> "Package":
     if checkpoint_folder(subject.model).is_dir():
         artifacts["base"] = checkpoint_folder(subject.model)
     return Package(
-        code_file=Path("src/serve.py"),
-        code_paths=[Path("src")],
+        code=Path("src"),
         artifacts=artifacts,
         requirements=[f"{name}=={release}" for name, release in _libraries().items()],
         example=(Path(golden[0].image).read_bytes(), golden[0].caption),

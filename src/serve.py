@@ -1,4 +1,4 @@
-"""The model that MLflow loads: the file itself is what a registered version runs, with this package beside it.
+"""Loads and asks a registered version: its entry file publishes the two functions here, from its copy of this package.
 
 mlflow models serve --env-manager local -m models:/mvsa-clip@champion
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from src.core.errors import Refusal
 from src.core.labels import TONES
-from src.services.packages import Answer, Row, publish
+from src.services.packages import Answer, Row
 
 if TYPE_CHECKING:
     from src.models.base import ToneModel
@@ -59,8 +59,3 @@ def _require_caption(number: int, caption: str, halves: bool) -> None:
         raise Refusal(f"post {number}: the text is empty")
     if len(caption) > LONGEST_CAPTION:
         raise Refusal(f"post {number}: the text has {len(caption):,} characters, and {LONGEST_CAPTION:,} are allowed")
-
-
-# A file that MLflow loads says at its end what the model is.
-if __name__ != "src.serve":
-    publish(load, predict)

@@ -36,9 +36,11 @@ def main(version: str) -> None:
 
 def _verify_apart(folder: Path) -> int:
     """Verify a downloaded version with its own code; returns the exit code."""
+    from src.services.packages import code_package
+
     code = folder / "code"
     environment = {**os.environ, "PYTHONPATH": str(code)}
-    words = [sys.executable, "-m", "src.verify", str(folder)]
+    words = [sys.executable, "-m", f"{code_package(folder)}.verify", str(folder)]
     return subprocess.run(words, cwd=code, env=environment, check=False).returncode
 
 

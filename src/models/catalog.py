@@ -27,7 +27,7 @@ def model_class(name: str) -> "type[ToneModel]":
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
-    kind: type[ToneModel] = import_module(f"src.models.{name}").Model
+    kind: type[ToneModel] = import_module(f".{name}", __package__).Model
     return kind
 
 

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from src.core.config import load_params
 from src.core.contract import CONTRACT_FILE
 from src.core.errors import Refusal
-from src.core.records import Post
+from src.core.records import Post, write_text
 from tests.contract.conftest import MODEL, run
 
 if TYPE_CHECKING:
@@ -128,10 +128,11 @@ CAUSES: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("cause", CAUSES)
 def test_a_version_is_refused_for(cause: str, version: Path) -> None:
     import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
 
     spoil, message = CAUSES[cause]
     spoil(version)
-    with pytest.raises(Refusal, match=message) as refusal:
+    with pytest.raises(MlflowException, match=message) as refusal:
         mlflow.pyfunc.load_model(str(version))
     assert "\n" not in str(refusal.value)
 
@@ -253,21 +254,27 @@ LOAD = """
 import json, sys
 from pathlib import Path
 import mlflow.pyfunc, pandas
+import src.core
 folder = Path(sys.argv[1])
 posts = json.loads((folder / "artifacts/contract/contract.json").read_text())["golden"]
 rows = [((folder / "artifacts/contract" / post["image"]).read_bytes(), post["caption"]) for post in posts]
 model = mlflow.pyfunc.load_model(str(folder))
 answers = model.predict(pandas.DataFrame(rows, columns=["image", "text"]))
-print(json.dumps([sys.modules["src"].__file__, answers[["negative", "neutral", "positive"]].values.tolist()]))
+code = {name for name, module in sys.modules.items() if str(folder) in (getattr(module, "__file__", None) or "")}
+assert sys.modules["src.core"] is src.core and src.core.OWN and not hasattr(sys.modules["src"], "serve")
+loaded = sorted(name for name in code if name.isidentifier())
+print(json.dumps([loaded, answers[["negative", "neutral", "positive"]].values.tolist()]))
 """
 
 
-def test_a_version_moved_to_an_empty_folder_answers_the_golden_posts_with_only_its_requirements(
-    downloaded: Path, tmp_path: Path, repo_root: Path
+def test_a_version_answers_the_golden_posts_in_an_application_with_a_package_src_and_only_its_requirements(
+    downloaded: Path, tmp_path: Path
 ) -> None:
     import torch
 
     moved = Path(shutil.copytree(downloaded, tmp_path / "alone" / "version"))
+    write_text(moved.parent / "src" / "__init__.py", "")
+    write_text(moved.parent / "src" / "core.py", "OWN = True\n")
     requirements = (moved / "requirements.txt").read_text().split()
     link_installed(closure(requirements, set()), tmp_path / "site")
     assert not {"dvc", "optuna", "ray"} & {path.name for path in (tmp_path / "site").iterdir()}
@@ -280,12 +287,14 @@ def test_a_version_moved_to_an_empty_folder_answers_the_golden_posts_with_only_i
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    source, answers = json.loads(done.stdout.splitlines()[-1])
-    assert (tmp_path / "alone" / source).resolve().is_relative_to(moved)
+    loaded, answers = json.loads(done.stdout.splitlines()[-1])
+    assert [name for name in loaded if name.startswith("mvsa_tuner_")] == [
+        path.name for path in (moved / "code").iterdir()
+    ]
     golden = json.loads((moved / CONTRACT).read_text())["golden"]
     expected = torch.tensor([post["logits"] for post in golden]).softmax(dim=-1)
     assert torch.allclose(torch.tensor(answers), expected, atol=1e-4)
-    assert {path.name for path in (tmp_path / "alone").iterdir()} == {"version"}
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == {"src", "version"}
 
 
 def test_verify_loads_a_registered_version_with_its_own_code(own: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -111,6 +112,41 @@ def test_one_post_and_many_get_the_tones_that_evaluate_measured(
     _, one = ask(server, records(posts[0]))
     for tone in TONES:
         assert one["predictions"][0][tone] == pytest.approx(getattr(measured[0], tone), abs=1e-4)
+
+
+def test_all_json_formats_of_mlflow_get_the_same_answer(server: str, posts: list[tuple[bytes, str]]) -> None:
+    (picture, text), *_ = posts
+    row = {"image": encoded(picture), "text": text}
+    url = {"image": f"data:image/jpeg;base64,{encoded(picture)}", "text": text}
+    bodies = [
+        {"dataframe_records": [url]},
+        {"dataframe_split": {"columns": ["image", "text"], "data": [[row["image"], text]]}},
+        {"instances": [row]},
+        {"instances": [url]},
+        {"inputs": [url]},
+        {"inputs": {"image": [row["image"]], "text": [text]}},
+    ]
+    expected = ask(server, {"dataframe_records": [row]})
+    assert expected[0] == 200
+    assert [ask(server, body) for body in bodies] == [expected] * len(bodies)
+
+
+def test_the_documented_evaluation_by_mlflow_gives_the_measured_accuracy(
+    repository: Path, repo_root: Path, posts: list[tuple[bytes, str]]
+) -> None:
+    import mlflow
+    from pandas import DataFrame
+
+    measured = read_predictions(repository / "outputs" / "evaluate" / "clip" / "predictions.csv")
+    table = DataFrame(posts, columns=["image", "text"]).assign(label=[row.actual for row in measured])
+    (code,) = re.findall(
+        r"```python\n(.*?mlflow\.models\.evaluate.*?)```", (repo_root / "docs" / "contract.md").read_text(), re.DOTALL
+    )
+    names = {"table": table}
+    with mlflow.start_run():
+        exec(code, names)  # noqa: S102 # the documentation's own
+    right = [row.actual == row.predicted for row in measured]
+    assert names["result"].metrics["accuracy_score"] == pytest.approx(sum(right) / len(right))
 
 
 def bomb() -> bytes:

@@ -4,9 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
+from mlflow.exceptions import MlflowException
 from pandas import DataFrame
 
 from src.core.errors import Refusal, UsageRefusal
@@ -39,42 +43,47 @@ TOY = """
 import json
 from pathlib import Path
 
-from src.services.packages import publish
+from src.core.errors import Refusal
+from src.core.toy import GOOD
 
 
 def load(artifacts):
-    return json.loads((Path(artifacts["adapter"]) / "words.json").read_text())
+    words = json.loads((Path(artifacts["adapter"]) / "words.json").read_text())
+    if not words:
+        raise Refusal("the toy has no words")
+    return words
 
 
 def predict(words, rows, halves):
     return [
-        ("positive", 0.0, 0.25, 0.75) if words["positive"] in text else ("negative", 1.0, 0.0, len(image) / 100)
+        ("positive", 0.0, 0.25, GOOD) if words["positive"] in text else ("negative", 1.0, 0.0, len(image) / 100)
         for image, text in rows
     ]
-
-
-publish(load, predict)
 """
 POSTS = [(b"\x89PNG", "a good day"), (b"JFIF", "a bad day")]
 
 
-@pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    folder = tmp_path_factory.mktemp("toy")
-    (folder / "toy.py").write_text(TOY)
-    (folder / "adapter").mkdir()
-    (folder / "adapter" / "words.json").write_text('{"positive": "good"}')
-    sources = folder / "src"
-    for floor in ("core", "services"):
-        shutil.copytree(Path("src") / floor, sources / floor, ignore=shutil.ignore_patterns("__pycache__"))
-    (sources / "__init__.py").touch()
+def toy_package(folder: Path, good: float = 0.75, words: str = '{"positive": "good"}') -> Package:
+    """A toy whose code says how sure it is of a good text."""
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "words.json").write_text(words)
+    code = folder / "src"
+    for floor in ("core", "models", "services"):
+        shutil.copytree(Path("src") / floor, code / floor, ignore=shutil.ignore_patterns("__pycache__"))
+    (code / "__init__.py").touch()
+    (code / "core" / "toy.py").write_text(f"GOOD = {good}\n")
+    (code / "serve.py").write_text(TOY)
     return Package(
-        code_file=folder / "toy.py",
-        code_paths=[sources],
+        code=code,
         artifacts={"adapter": folder / "adapter"},
         requirements=["mlflow==3.17.2"],
         example=(b"\x89PNG", "a good day"),
     )
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    return toy_package(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +177,7 @@ def test_a_version_whose_files_are_gone_is_refused(store: Path, package: Package
 
 def test_nothing_is_pickled(version: Version, store: Path) -> None:
     names = {path.name for path in (store / "toy" / "models").rglob("*") if path.is_file()}
-    assert {"toy.py", "words.json", "MLmodel", "requirements.txt"} <= names
+    assert {"model.py", "toy.py", "words.json", "MLmodel", "requirements.txt"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".pyc"))]
 
 
@@ -177,23 +186,92 @@ def test_a_loaded_version_predicts(version: Version) -> None:
     assert answers == [("positive", 0.0, 0.25, 0.75), ("negative", 1.0, 0.0, 0.04)]
 
 
-def test_a_fresh_process_elsewhere_loads_and_predicts_in_silence(
-    version: Version, tmp_path: Path, repo_root: Path
-) -> None:
+def test_versions_of_different_code_run_their_own_in_one_process(store: Path, tmp_path: Path) -> None:
+    models = []
+    for good in (0.5, 0.625):
+        with Tracker("two").run("register") as run:
+            made = register("two", toy_package(tmp_path / str(good), good), run_id=run.id, digest=str(good), tags={})
+        models.append(load(made.uri))
+    assert [predict(model, POSTS[:1]) for model in models] == [
+        [("positive", 0.0, 0.25, 0.5)],
+        [("positive", 0.0, 0.25, 0.625)],
+    ]
+
+
+def test_a_version_that_its_own_code_refuses_is_refused_in_one_line(store: Path, tmp_path: Path) -> None:
+    with Tracker("mute").run("register") as run:
+        made = register("mute", toy_package(tmp_path, words="{}"), run_id=run.id, digest="aaa", tags={})
+    with pytest.raises(Refusal, match="models:/mvsa-mute/1 cannot be loaded: the toy has no words"):
+        load(made.uri)
+
+
+PICTURE = b64encode(b"JFIF").decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_records": [{"image": PICTURE, "text": "bad"}]},
+        {"dataframe_split": {"columns": ["image", "text"], "data": [[PICTURE, "bad"]]}},
+        {"instances": [{"image": PICTURE, "text": "bad"}]},
+        {"inputs": [{"image": PICTURE, "text": "bad"}]},
+        {"inputs": {"image": [PICTURE], "text": ["bad"]}},
+        {"instances": {"image": [PICTURE], "text": ["bad"]}},
+        {"inputs": [{"image": f"data:image/jpeg;base64,{PICTURE}", "text": "bad"}]},
+        {"dataframe_records": [{"image": f"data:;BASE64,{quote(PICTURE)}", "text": "bad"}]},
+        {"dataframe_records": [{"image": f"{PICTURE[:3]}\n{PICTURE[3:]}\n", "text": "bad"}]},
+    ],
+)
+def test_pictures_are_decoded_in_every_json_format_of_mlflow(version: Version, body: dict[str, Any]) -> None:
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    model = load(uri_of("toy"))
+    table = infer_and_parse_data(body, model.metadata.get_input_schema())
+    assert model.predict(table)[["label", "positive"]].values.tolist() == [["negative", 0.04]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": "/etc/passwd", "text": "bad"},
+        {"image": "https://example.org/a.jpg", "text": "bad"},
+        {"image": f"data:image/jpeg,{PICTURE}", "text": "bad"},
+        {"image": "naïve", "text": "bad"},
+        {"image": None, "text": "bad"},
+        {"image": 7, "text": "bad"},
+        {"image": b"JFIF", "text": None},
+    ],
+)
+def test_what_is_no_post_is_refused_by_its_number(version: Version, row: dict[str, Any]) -> None:
+    with pytest.raises(MlflowException, match=r"^post 2: an? (image is bytes|text is a string)"):
+        load(uri_of("toy")).predict(DataFrame([{"image": b"JFIF", "text": "bad"}, row], dtype=object))
+
+
+def test_saving_leaves_no_module_of_the_copy_loaded(store: Path, tmp_path: Path) -> None:
+    before, path = set(sys.modules), list(sys.path)
+    with Tracker("tidy").run("register") as run:
+        register("tidy", toy_package(tmp_path, 0.375), run_id=run.id, digest="aaa", tags={})
+    assert not [name for name in set(sys.modules) - before if name.startswith("mvsa_tuner_")]
+    assert sys.path == path
+
+
+def test_a_fresh_process_elsewhere_loads_and_predicts_in_silence(version: Version, tmp_path: Path) -> None:
+    """Beside a package `src` of its own, which it has loaded."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "__init__.py").touch()
+    (tmp_path / "src" / "core.py").write_text("OWN = 'own'\n")
     code = (
-        "import sys, pandas, mlflow.pyfunc\n"
+        "import sys, pandas, mlflow.pyfunc, src.core\n"
         "model = mlflow.pyfunc.load_model('models:/mvsa-toy@champion')\n"
         "posts = pandas.DataFrame([[b'JFIF', 'a good day']], columns=['image', 'text'])\n"
         "print(model.predict(posts).values.tolist())\n"
-        "print(sys.modules['src'].__file__)"
+        "print(src.core.OWN, sys.modules['src.core'] is src.core)"
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    answer, source = done.stdout.splitlines()
-    assert (answer, done.stderr) == ("[['positive', 0.0, 0.25, 0.75]]", "")
-    assert not Path(source).is_relative_to(repo_root / "src")
+    assert (done.stdout, done.stderr) == ("[['positive', 0.0, 0.25, 0.75]]\nown True\n", "")
 
 
 @pytest.mark.parametrize(
