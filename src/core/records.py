@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from src.core.errors import Refusal
+from src.core.errors import Refusal, UsageRefusal
 from src.core.labels import TONES
 from src.core.settings import FitParams
 
@@ -120,9 +120,33 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file or none of it: a killed process leaves the old file in place."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    temporary = path.with_name(_temporary(path))
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Try whether `write_bytes` could write a file, and leave nothing behind; for before work that takes long.
+
+    Raises:
+        UsageRefusal: the path is a folder or a device.
+        Refusal: its folder, or the nearest that is there, cannot be written to.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageRefusal(f"{path} is {'a folder' if path.is_dir() else 'no file'}: name a file to be written")
+        probe = next(folder for folder in path.parents if folder.exists()) / _temporary(path)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Refusal(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _temporary(path: Path) -> str:
+    return f".{path.name}.{os.getpid()}"
 
 
 def rounded(value: Any) -> Any:

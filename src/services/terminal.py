@@ -3,6 +3,7 @@
 Results go to standard output, all else to standard error. Nothing moves where standard error is no terminal.
 """
 
+import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -142,7 +143,7 @@ def progress(total: int | None, label: str, unit: str = "it") -> Iterator[Progre
 class _Command(click.Command):
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
-            return super().make_context(*args, **kwargs)
+            return _in_utf8(super().make_context(*args, **kwargs))
         except Refusal as refusal:
             _fail(str(refusal), refusal.exit_code)
         except click.UsageError as error:
@@ -162,6 +163,17 @@ class _Command(click.Command):
             raise
         except OSError as error:
             _fail(": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1)
+
+
+def _in_utf8(context: click.Context) -> click.Context:
+    """Return the context, unless an argument holds bytes that are no text; paths may, and come as `Path`."""
+    for param in context.command.params:
+        value = context.params.get(param.name or "")
+        for text in value if isinstance(value, tuple) else [value]:
+            if isinstance(text, str) and text.encode("utf-8", "ignore").decode() != text:
+                shown = os.fsencode(text).decode("utf-8", "replace")
+                raise click.BadParameter(f"{shown!r} is not in UTF-8.", context, param)
+    return context
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -1,8 +1,9 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from src.core.errors import Refusal
+from src.core.errors import Refusal, UsageRefusal
 from src.core.records import (
     Fingerprint,
     Post,
@@ -18,6 +19,7 @@ from src.core.records import (
     read_posts,
     read_predictions,
     read_split,
+    require_writable,
     write_fingerprints,
     write_groups,
     write_json,
@@ -71,6 +73,29 @@ def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
     for read in (read_posts, read_split, read_json):
         with pytest.raises(Refusal, match="run `dvc repro` first"):
             read(tmp_path / "nothing")
+
+
+def test_a_file_that_cannot_be_written_leaves_none_behind(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="folder"):
+        write_text(tmp_path / "folder", "a")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_whether_a_file_can_be_written_is_tried_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    for writable in ("file", "new", "deep/er/new"):
+        require_writable(tmp_path / writable)
+    for unusable in ("folder", "pipe"):
+        with pytest.raises(UsageRefusal, match=unusable):
+            require_writable(tmp_path / unusable)
+    for unwritable in ("file/new", "n" * 255, "n" * 300):
+        with pytest.raises(Refusal, match="cannot be written"):
+            require_writable(tmp_path / unwritable)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_writing_leaves_no_other_file_behind(tmp_path: Path) -> None:

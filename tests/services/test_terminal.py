@@ -1,9 +1,11 @@
 """What commands print and how they end, in processes of their own."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -45,6 +47,22 @@ def tune(model: str, trials: int) -> None:
 def test_an_error_is_one_line_and_an_exit_code(error: BaseException, line: str, code: int) -> None:
     result = CliRunner().invoke(raising(error), [])
     assert (result.stdout, result.stderr, result.exit_code) == ("", f"{line}\n", code)
+
+
+def test_an_argument_that_is_not_utf_8_is_one_line_unless_it_is_a_path() -> None:
+    @command()
+    @click.option("--word", multiple=True)
+    @click.argument("path", type=click.Path(path_type=Path))
+    @click.argument("caption", required=False)
+    def main(path: Path, caption: str | None, word: tuple[str, ...]) -> None:
+        say("fine")
+
+    stray = os.fsdecode(b"caf\xe9")
+    assert CliRunner().invoke(main, [stray, "café \N{GRINNING FACE}", "--word", "a"]).stdout == "fine\n"
+    for words, name in (([stray, stray], "CAPTION"), (["a", "--word", "b", "--word", stray], "--word")):
+        result = CliRunner().invoke(main, words)
+        assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+        assert name in result.stderr and "caf\N{REPLACEMENT CHARACTER}" in result.stderr
 
 
 def test_a_mistake_of_ours_keeps_its_traceback() -> None:
