@@ -19,7 +19,8 @@ ADAPTER_DIGEST = "adapter_digest"
 # Decimals of a number in a file: later ones may differ where sums are added in another order.
 DECIMALS = 6
 # What is written in full: settings, which were chosen and not measured, and p-values, whose first digits may come late.
-_IN_FULL = {field.name for field in fields(FitParams)} | {"p", "p_holm"}
+_P_VALUES = {"p", "p_holm", "mcnemar_p", "bootstrap_p"}
+_IN_FULL = {field.name for field in fields(FitParams) if field.type is float} | _P_VALUES
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ def test_numbers_are_written_to_six_decimals_and_no_zero_is_negative(tmp_path: P
     written = read_json(tmp_path / "a.json")
     assert written == {"loss": 0.123457, "scores": [0.333333, 0.0], "rows": [{"posts": 7, "high": 0.0}], "none": None}
     assert "-0.0" not in (tmp_path / "a.json").read_text()
-    write_table(tmp_path / "a.csv", [{"loss": 2 / 3, "lr": 1.23456789e-7, "change": -1e-9}])
-    assert (tmp_path / "a.csv").read_text() == "loss,lr,change\n0.666667,1.23456789e-07,0.0\n"
+    write_table(tmp_path / "a.csv", [{"loss": 2 / 3, "lr": 1.23456789e-7, "mcnemar_p": 4.7e-7, "change": -1e-9}])
+    assert (tmp_path / "a.csv").read_text() == "loss,lr,mcnemar_p,change\n0.666667,1.23456789e-07,4.7e-07,0.0\n"
 
 
 def test_a_setting_is_written_as_it_was_chosen(tmp_path: Path) -> None:
