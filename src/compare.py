@@ -156,8 +156,8 @@ def _words(each: "Interval") -> str:
 
 
 def _points(each: "Interval") -> str:
-    ends = "" if each.low is None or each.high is None else f" [{100 * each.low:+.1f}, {100 * each.high:+.1f}]"
-    return f"{100 * each.value:+.1f}{ends}"
+    ends = "" if each.low is None or each.high is None else f" [{100 * each.low:+z.1f}, {100 * each.high:+z.1f}]"
+    return f"{100 * each.value:+z.1f}{ends}"
 
 
 if __name__ == "__main__":

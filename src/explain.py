@@ -243,7 +243,9 @@ def _code_fault(subject: _Subject) -> str:
         return "this repository does not know the commit"
     changed = changed_since(commit, CODE)
     return (
-        f"{len(changed)} files have changed since, such as {changed[0]}: git checkout {commit[:12]}" if changed else ""
+        f"{len(changed)} files have changed since, such as {changed[0]}: `git checkout {commit[:12]}`"
+        if changed
+        else ""
     )
 
 

@@ -35,7 +35,7 @@ def main(path: Path) -> None:
     _require_unedited_data()
     changed = point_at(found.root)
     _summarise(found)
-    say(f"{DATA_DVC} {'now points' if changed else 'points already'} at {found.root}; next: dvc repro")
+    say(f"{DATA_DVC} {'now points' if changed else 'points already'} at {found.root}; next: `dvc repro`")
 
 
 def point_at(root: Path) -> bool:

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 TITLE = "Tone of social-media posts: LoRA-tuned vision-language models"
 FIGURES = ("accuracy", "macro_f1", "weighted_f1")
-# What is on the page, the command that makes it, and the file below outputs/.
+# What is on the page, the command that makes it (for one of the models), and the file below outputs/.
 SOURCES = (
     ("posts read and left out", "python -m src.prepare", "prepare/report.json"),
     ("division, near-duplicates, leaks", "python -m src.split", "split/report.json, split/leaks.json"),
     ("majority and TF-IDF", "python -m src.baseline", "baseline/<name>/metrics.json"),
-    ("zero-shot", "python -m src.zeroshot --model M", "zeroshot/<model>/metrics.json"),
-    ("probe", "python -m src.probe --model M", "probe/<model>/metrics.json"),
-    ("search, importances", "python -m src.tune --model M", "tune/<model>/search.json"),
-    ("learning curves", "python -m src.train --model M", "train/<model>/history.csv"),
-    ("tuned, confusion matrices", "python -m src.evaluate --model M", "evaluate/<model>/predictions.csv"),
-    ("other seeds, gain, optimism", "python -m src.repeat --model M", "repeat/<model>/repeat.json"),
-    ("text or picture, alignment", "python -m src.modality --model M", "modality/<model>/modality.json"),
-    ("heat maps", "python -m src.saliency --model M", "saliency/<model>/saliency.json"),
+    ("zero-shot", "python -m src.zeroshot --model {model}", "zeroshot/<model>/metrics.json"),
+    ("probe", "python -m src.probe --model {model}", "probe/<model>/metrics.json"),
+    ("search, importances", "python -m src.tune --model {model}", "tune/<model>/search.json"),
+    ("learning curves", "python -m src.train --model {model}", "train/<model>/history.csv"),
+    ("tuned, confusion matrices", "python -m src.evaluate --model {model}", "evaluate/<model>/predictions.csv"),
+    ("other seeds, gain, optimism", "python -m src.repeat --model {model}", "repeat/<model>/repeat.json"),
+    ("text or picture, alignment", "python -m src.modality --model {model}", "modality/<model>/modality.json"),
+    ("heat maps", "python -m src.saliency --model {model}", "saliency/<model>/saliency.json"),
     ("intervals, comparisons, calibration", "python -m src.compare", "compare/scores.csv, pairs.csv, calibration.csv"),
     ("the study's experiments", "python -m src.reproduce", "reproduce/recipes.csv, <recipe>.json"),
     ("wrong labels, the best possible score", "python -m src.noise", "noise/noise.json, mislabelled.csv"),
@@ -178,7 +178,7 @@ def _page(
         saliency={model: _explained(model, each) for model, each in evidence.saliency.items()},
         method=METHOD,
         details=details,
-        sources=SOURCES,
+        sources=[(what, made_by.format(model=params.models[0]), file) for what, made_by, file in SOURCES],
         **_experiments(),
     )
 

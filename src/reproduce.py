@@ -124,7 +124,7 @@ def _show(params: Params, rows: Sequence[Row]) -> None:
     found = not_above(rows)
     if found and found[1]:
         say(f"Not above TF-IDF of the captions (macro-F1 {found[0]:.4f}): {', '.join(found[1])}")
-    say(f"{params.notice}\nLook: make ui, experiment mvsa-study. Table: {TABLE}")
+    say(f"{params.notice}\nLook: `make ui`, experiment mvsa-study. Table: {TABLE}")
 
 
 if __name__ == "__main__":

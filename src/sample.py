@@ -11,7 +11,9 @@ from src.services.terminal import command, say
 
 @command(example="python -m src.sample --out sample --seed 7")
 @click.option("--out", type=click.Path(path_type=Path), default=SAMPLE, show_default=True, help="Folder to write.")
-@click.option("--seed", default=7, show_default=True, help="Another seed makes another data set.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=7, show_default=True, help="Another seed makes another data set."
+)
 def main(out: Path, seed: int) -> None:
     """Make about 120 posts up, in MVSA's layout: drawn pictures and templated captions that carry tone."""
     from src.data.sample import make_sample

@@ -97,12 +97,14 @@ def _search(params: Params, model: str, options: dict[str, Any], total: int, tim
     try:
         study, best = session.search(total)
     except Stopped as stopped:
-        raise Stopped(f"{stopped}; what is finished is kept. To go on: {_this_command()}", stopped.exit_code) from None
+        raise Stopped(
+            f"{stopped}; what is finished is kept. To go on: `{_this_command()}`", stopped.exit_code
+        ) from None
     except NeedsNewProcess:
         say("The GPU is of no more use to this process: another one goes on")
         os.environ[_HERITAGE] = json.dumps({"causes": session.causes, "deadline_s": deadline_s})
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 # there is no shell in it
-    tell_best(model, study, best, total, params.tune.trials)
+    tell_best(model, study, best, total, load_params().tune)
 
 
 def _sync(params: Params, model: str, options: dict[str, Any], total: int) -> None:

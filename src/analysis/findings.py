@@ -174,4 +174,4 @@ def _percent(value: float) -> str:
 
 
 def _points(change: float) -> str:
-    return f"{100 * change:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return f"{100 * change:+z.1f}".replace("-", "\N{MINUS SIGN}")

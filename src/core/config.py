@@ -20,6 +20,8 @@ Pruning = Literal["halving", "hyperband", "median", "none"]
 Sampling = Literal["tpe", "gp", "random"]
 Objective = Literal["macro_f1", "parameters"]
 Scale = Literal["tiny", "full"]
+# Some generators take no larger one, and trials count on from it.
+MAX_SEED = 2**31 - 1
 
 
 class _Yaml(yaml.SafeLoader):
@@ -232,6 +234,7 @@ class Params:
     reproduce: ReproduceParams = ReproduceParams()
 
     def __post_init__(self) -> None:
+        require(0 <= self.seed <= MAX_SEED, f"seed must lie from 0 to {MAX_SEED}")
         for model in self.models:
             self.fit_of(model)
             # What a search tries makes sense too, or hours later a trial would fail.

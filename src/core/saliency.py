@@ -95,12 +95,12 @@ class SanityCheck:
         if self.mean is None:
             return "cannot be told: the map is flat"
         low, high = min(self.correlations), max(self.correlations)
-        return f"{self.mean:+.2f} on average of {len(self.correlations)} ({low:+.2f} to {high:+.2f})"
+        return f"{self.mean:+z.2f} on average of {len(self.correlations)} ({low:+z.2f} to {high:+z.2f})"
 
 
 def signed(contribution: float) -> str:
     """A contribution for the eye, such as +0.31; three places where it is small."""
-    return f"{contribution:+.{2 if abs(contribution) >= 0.1 else 3}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{contribution:+z.{2 if abs(contribution) >= 0.1 else 3}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _place(row: int, column: int, size: int) -> str:

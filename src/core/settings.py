@@ -13,7 +13,7 @@ AUGMENTED = PICTURE, CAPTION = "picture", "caption"
 
 def shown(value: Setting | bool) -> str:
     """A setting's value as people read it: four digits of a number, a dash for an empty name."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value) or "-"
+    return f"{value:z.4g}" if isinstance(value, float) else str(value) or "-"
 
 
 @dataclass(frozen=True, kw_only=True)

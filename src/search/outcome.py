@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from src.core.config import TuneParams
 from src.core.errors import Refusal
 from src.core.paths import stage_folder
 from src.core.records import DECIMALS, write_bytes, write_json, write_table
@@ -39,7 +40,7 @@ def conclude(model: str, study: Study, mirror: Mirror, parent: Run, total: int) 
         try:
             _log(model, study, mirror, parent, finished, best)
         except Refusal as refusal:
-            warn(f"{refusal}; python -m src.tune --model {model} --sync logs what is missing")
+            warn(f"{refusal}; the same command with --sync logs what is missing")
     return best
 
 
@@ -53,8 +54,8 @@ def _log(
     parent.section("The search", f"{note}\n\n{_trained(study)}.")
 
 
-def tell_best(model: str, study: Study, best: TrialRecord, total: int, default: int) -> None:
-    """Say what came of a search, and what to do with it."""
+def tell_best(model: str, study: Study, best: TrialRecord, total: int, usual: TuneParams) -> None:
+    """Say what came of a search, and what to do with it where `usual`, that of params.yaml, was overridden."""
     chosen = ", ".join(f"{name} {shown(value)}" for name, value in best.params.items())
     count = len(study.finished()[:total])
     say(f"{model}: best of {count} trials is trial {best.number}: validation macro-F1 {best.value:.4f} with {chosen}")
@@ -62,9 +63,12 @@ def tell_best(model: str, study: Study, best: TrialRecord, total: int, default: 
     for trial in [] if study.plan.single else front(study.finished()[:total]):
         size = f"{trial.outcome['parameters']:,} parameters"
         say(f"On the front: trial {trial.number}, macro-F1 {trial.value:.4f}, {size}")
-    say(f"Look: make ui, experiment mvsa-{model}. Table: {stage_folder('tune', model) / 'trials.csv'}")
-    if total != default:
-        say(f"To train and register it: dvc exp run -S tune.trials={total} (no trial is run again)")
+    say(f"Look: `make ui`, experiment mvsa-{model}. Table: {stage_folder('tune', model) / 'trials.csv'}")
+    searched = {"trials": total, "sampler": study.plan.sampler, "pruner": study.plan.pruner}
+    changed = {name: value for name, value in searched.items() if value != getattr(usual, name)}
+    if changed:
+        overrides = " ".join(f"-S tune.{name}={value}" for name, value in changed.items())
+        say(f"To train and register it: `dvc exp run {overrides}` (no trial is run again)")
 
 
 def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

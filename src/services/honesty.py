@@ -63,7 +63,7 @@ def _row(repeated: Mapping[str, Any], figure: str) -> dict[str, str]:
     if "default" not in row or repeated["winner_is_default"]:
         return {"winner": row["winner"]}
     gain = repeated["gain"][figure]
-    return {**row, "gain": _plus_minus(gain, "+.4f"), "95% interval of the gain": _interval(gain) or "-"}
+    return {**row, "gain": _plus_minus(gain, "+z.4f"), "95% interval of the gain": _interval(gain) or "-"}
 
 
 def _on_other_seeds(repeated: Mapping[str, Any]) -> Iterator[str]:
@@ -136,4 +136,4 @@ def _size(spread: Spread) -> str:
 def _interval(spread: Spread | None) -> str:
     if spread is None or spread["low"] is None:
         return ""
-    return f"{spread['low']:+.4f} to {spread['high']:+.4f}"
+    return f"{spread['low']:+z.4f} to {spread['high']:+z.4f}"

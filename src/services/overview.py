@@ -113,5 +113,5 @@ def _shown(row: Mapping[str, Any], name: str) -> dict[str, str]:
         "validation macro-F1": f"{row['validation']:.4f}",
         "test macro-F1": run_link(f"{row['test']:.4f}", row["run"]),
         "untrained": "-" if before is None else f"{before:.4f}",
-        "gained": "-" if before is None else f"{row['test'] - before:+.4f}",
+        "gained": "-" if before is None else f"{row['test'] - before:+z.4f}",
     }

@@ -57,4 +57,4 @@ def _share(value: float | None) -> str:
 
 
 def _points(change: float | None) -> str:
-    return "-" if change is None else f"{100 * change:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "-" if change is None else f"{100 * change:+z.1f}".replace("-", "\N{MINUS SIGN}")

@@ -205,4 +205,4 @@ def cell(value: object) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.4f}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.1e}"
+    return f"{value:z.4f}" if value == 0 or 0.001 <= abs(value) < 10_000 else f"{value:.1e}"

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -288,7 +289,10 @@ def _experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> s
                 raise
             experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage == "deleted":
-        raise Refusal(f"the MLflow experiment {name} was deleted: bring it back with `mlflow experiments restore`")
+        # MLflow's command looks in a store of its own unless the environment names another.
+        store = "" if "MLFLOW_TRACKING_URI" in os.environ else f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri())} "
+        restore = f"`{store}mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+        raise Refusal(f"the MLflow experiment {name} was deleted: bring it back with {restore}")
     return str(experiment.experiment_id)
 
 

@@ -163,3 +163,8 @@ def test_scores_of_tiny_models_depend_on_no_number_of_threads(
     (tmp_path / "params.yaml").write_text(text.replace("scale: tiny", f"scale: {scale}"))
     load_params(tmp_path / "params.yaml")
     assert os.environ["OMP_NUM_THREADS"] == threads
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_an_impossible_seed_is_named(content: dict[str, Any], seed: int) -> None:
+    assert "seed must lie from 0 to 2147483647" in refused(content | {"seed": seed})
