@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _OPTION = "MLFLOW_TRACKING_URI"
 _ADDRESSES = "sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+_COPY = "mlflow-read-only-"
 _FAILURE_LENGTH = 250
 _QUIET = {
     # Its usage reports go to the network.
@@ -70,6 +71,11 @@ def readable_uri() -> str:
     return _copy_of(database.resolve())
 
 
+def _is_copy(database: Path) -> bool:
+    # MLflow puts the address that it is given into the environment.
+    return database.parent.name.startswith(_COPY)
+
+
 def open_store() -> "MlflowClient":
     """A client of the store at `tracking_uri`, which is made if it is new: seconds, as MLflow replays its migrations.
 
@@ -89,7 +95,7 @@ def open_store() -> "MlflowClient":
     uri = readable_uri()
     _require_address(uri)
     database = sqlite_file(uri)
-    if database is None or uri != tracking_uri():
+    if database is None or _is_copy(database):
         with refusing():
             return MlflowClient(uri)
     # Two processes that both find no tables would both make them, and the second would fail.
@@ -130,12 +136,16 @@ def _require_address(uri: str) -> None:
 @cache
 def _copy_of(database: Path) -> str:
     """The address of a copy that lasts as long as this process, and that nobody may write either."""
-    folder = tempfile.TemporaryDirectory(prefix="mlflow-")
+    folder = tempfile.TemporaryDirectory(prefix=_COPY)
     atexit.register(folder.cleanup)
     copy = Path(folder.name) / database.name
     shutil.copyfile(database, copy)
     _follow_move(copy, database.parent)
-    return f"sqlite:///file:{copy}?mode=ro&uri=true"
+    with copy.open("r+b") as file:
+        # SQLite only reads a file whose write version it does not know. MLflow would take mode=ro for a folder's name.
+        file.seek(18)
+        file.write(b"\x03")
+    return f"sqlite:///{copy}"
 
 
 def location_of(folder: Path) -> str:
