@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path) -> tuple[ToneModel, Labelled, Labelled]:
-    reading = mvsa.read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None)
+    reading = mvsa.read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None, hashes=False)
     part_of = stratified(reading.posts, 0.2, 0.2, seed=7)
     checkpoint = resolve("tinyllava", "tiny", folder / "checkpoint", [post.caption for post in reading.posts])
     model = load_model("tinyllava", checkpoint)

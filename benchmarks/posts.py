@@ -43,7 +43,7 @@ def read(folder: Path = SAMPLE, num_posts: int | None = None, seed: int = 7, num
     share = _share_of_test(len(labels), num_posts, num_test)
     chosen = set(labels if num_posts is None else _draw(labels, round(num_posts / (1 - share)), seed))
     few = replace(found, pairs={key: pair for key, pair in found.pairs.items() if key in chosen})
-    posts = mvsa.read_folder(few, "agreement", MAX_PIXELS, lambda: None).posts
+    posts = mvsa.read_folder(few, "agreement", MAX_PIXELS, lambda: None, hashes=False).posts
     part_of = stratified(posts, (1 - share) * VAL_SHARE, share, seed)
     train, val, test = (tuple(post for post in posts if part_of[post.id] == part) for part in ("train", "val", "test"))
     return Parts(train, val, test)

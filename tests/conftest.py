@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("there is no GPU that torch can see")
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     return Path(__file__).parents[1]
@@ -72,7 +80,7 @@ def posts(repo_root: Path) -> "list[Post]":
     from src.data.images import MAX_PIXELS
     from src.data.mvsa import read_folder, survey
 
-    found = read_folder(survey(repo_root / "sample"), "agreement", MAX_PIXELS, lambda: None)
+    found = read_folder(survey(repo_root / "sample"), "agreement", MAX_PIXELS, lambda: None, hashes=False)
     return [post for post in found.posts if post.label]
 
 

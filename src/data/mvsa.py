@@ -115,7 +115,9 @@ def survey(root: Path) -> Survey:
     return Survey(root, labels.num_annotators, whole, tuple(dropped), len(labels.undecided), files, variants)
 
 
-def read_folder(found: Survey, protocol: str, max_pixels: int, on_post: Callable[[], None]) -> Reading:
+def read_folder(
+    found: Survey, protocol: str, max_pixels: int, on_post: Callable[[], None], *, hashes: bool = True
+) -> Reading:
     """Read every surveyed post and decode its image, to know that it can be.
 
     Args:
@@ -123,6 +125,7 @@ def read_folder(found: Survey, protocol: str, max_pixels: int, on_post: Callable
         protocol: one of `PROTOCOLS`, which makes the label; empty where it leaves the post out.
         max_pixels: the largest image that is decoded, width times height.
         on_post: called once a post.
+        hashes: whether to compute perceptual hashes. Only the search for near-duplicates needs them.
 
     Raises:
         Refusal: no post can be read, or a tone has none under the protocol.
@@ -130,7 +133,7 @@ def read_folder(found: Survey, protocol: str, max_pixels: int, on_post: Callable
 
     def attempt(key: str) -> "_Entry | Dropped":
         try:
-            return _read_post(found, key, protocol, max_pixels)
+            return _read_post(found, key, protocol, max_pixels, hashes)
         except images.UnreadableImage as error:
             return Dropped(key, f"the image is {error.reason}")
         except OSError as error:
@@ -172,11 +175,12 @@ class _Entry:
     size: tuple[int, int]
 
 
-def _read_post(found: Survey, key: str, protocol: str, max_pixels: int) -> _Entry:
+def _read_post(found: Survey, key: str, protocol: str, max_pixels: int, hashes: bool) -> _Entry:
     path, caption_path = found.files[key]
     content = path.read_bytes()
     picture = images.open_image(content, max_pixels)
-    fingerprint = Fingerprint(key, hashlib.sha256(content).hexdigest(), images.perceptual_hash(picture))
+    image_hash = images.perceptual_hash(picture) if hashes else ""
+    fingerprint = Fingerprint(key, hashlib.sha256(content).hexdigest(), image_hash)
     caption, encoding = decode_caption(caption_path.read_bytes())
     pair = found.pairs[key]
     label = label_of(protocol, *pair) or ""

@@ -113,7 +113,7 @@ class _Training:
         decay, eps = settings.weight_decay, settings.adam_eps
         self.optimizer = AdamW(self.weights, lr=settings.lr, eps=eps, weight_decay=decay, fused=True)
         self.schedule = LambdaLR(self.optimizer, _cosine(settings, data.posts))
-        set_checkpointing(model, settings)
+        model.set_checkpointing(settings.checkpointing)
         self.loss = Loss.of(settings, data.labels(range(len(data.posts))))
         self.micro = micro_batch(model, data, settings, self.loss, parallel)
 
@@ -212,17 +212,6 @@ def _validate(
 def _require_number(value: float, settings: FitParams) -> None:
     if not math.isfinite(value):
         raise Diverged(f"the loss is no longer a number at lr {settings.lr:g}: try a smaller one")
-
-
-def set_checkpointing(model: ToneModel, settings: FitParams) -> None:
-    """Keep activations or, with `settings.checkpointing`, a layer's inputs alone and run it again on the way back."""
-    if settings.checkpointing:
-        # The non-reentrant form reaches adapters inside a frozen base (transformers issue 42489).
-        model.backbone.activation_checkpointing_enable({"use_reentrant": False})
-        # It needs no gradient at the embeddings, and the hooks that transformers sets there would outlive the trial.
-        model.backbone.disable_input_require_grads()
-    else:
-        model.backbone.activation_checkpointing_disable()
 
 
 def _cosine(settings: FitParams, posts: Sequence[Post]) -> "Cosine":

@@ -120,7 +120,7 @@ class Adapter:
         weights = dict(self.model.backbone.named_parameters())
         for name, original in self.originals.items():
             put_back(weights[name], original)
-        self.model.backbone.activation_checkpointing_disable()
+        self.model.set_checkpointing(False)
         self.model.requires_grad_(False).zero_grad(set_to_none=True)
         self.model.eval()
 

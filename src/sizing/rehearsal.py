@@ -21,9 +21,9 @@ Nobody counts the CUDA context, cuBLAS's workspaces and what the allocator loses
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,7 +33,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from src.core.settings import FitParams
-from src.learning.fitting import set_checkpointing
 from src.learning.losses import Loss
 from src.models.base import Features, ToneModel
 
@@ -59,7 +58,7 @@ def rehearse_step(model: ToneModel, features: Features, settings: FitParams, che
     (num_posts,) = {len(value) for value in features.values()}
     labels_B = torch.zeros(num_posts, dtype=torch.long)
     loss, blank_B = Loss.of(settings, labels_B), labels_B.to(model.device)
-    set_checkpointing(model, replace(settings, checkpointing=checkpointing))
+    model.set_checkpointing(checkpointing)
     model.train()
     for weight in model.parameters():
         if weight.requires_grad:
@@ -127,6 +126,18 @@ def _held(model: ToneModel) -> list[Tensor]:
     return [*weights, *model.buffers(), *(weight.grad for weight in weights if weight.grad is not None)]
 
 
+def _with_equal_heads(func: Any, args: Sequence[Any]) -> list[Any]:
+    """Give attention as many heads of keys and values as of queries, for torch 2.11's formula knows no other."""
+    if "attention" not in func.overloadpacket.__name__:
+        return list(args)
+    of_heads = [value for value in args if isinstance(value, Tensor) and value.dim() == 4]
+    heads = max(value.shape[1] for value in of_heads)
+    return [
+        value.new_empty(value.shape[0], heads, *value.shape[2:]) if any(value is one for one in of_heads) else value
+        for value in args
+    ]
+
+
 class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that are alive, and the operations."""
 
@@ -145,7 +156,7 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+            self.flops += formula(*_with_equal_heads(func, args), **(kwargs or {}), out_val=result)
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
                 self._count(tensor)

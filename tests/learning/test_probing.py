@@ -76,7 +76,7 @@ def test_a_cpu_takes_the_settings_as_they_are(
         assert micro_batch(model, data, SETTINGS, Loss.of(SETTINGS, data.labels(range(8)))) == 4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_takes_the_whole_step_where_it_fits_and_leaves_no_trace(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: object
 ) -> None:

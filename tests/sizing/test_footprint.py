@@ -15,7 +15,6 @@ from torch.profiler import ProfilerActivity, profile
 from src.core.records import Post
 from src.core.settings import FitParams
 from src.learning.features import FeatureStore
-from src.learning.fitting import set_checkpointing
 from src.learning.lora import put_on
 from src.learning.losses import Loss
 from src.models.base import Features, ToneModel
@@ -110,7 +109,7 @@ def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = MET
 
 def peak_of_a_step(model: ToneModel, features: Features, settings: FitParams) -> int:
     """The peak of what torch's allocator on the CPU gave out during a step, besides weights and their gradients."""
-    set_checkpointing(model, settings)
+    model.set_checkpointing(settings.checkpointing)
     model.train()
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
@@ -156,7 +155,7 @@ def test_memory_and_computation_grow_with_the_batch(name: str, tiny_model: Calla
         assert 0.97 * 6 * one.peak_bytes < six.peak_bytes <= 6 * one.peak_bytes
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["clip", "llava"])
 def test_a_gpu_takes_the_memory_foretold(name: str) -> None:
     """At full size, with random weights: one optimiser step in bfloat16 with checkpointing."""
@@ -176,7 +175,7 @@ def peak_at_full_size(name: str, settings: FitParams, device: torch.device) -> i
         tensor.data.zero_()
     batch = {key: torch.zeros(4, *value.shape[1:], dtype=value.dtype, device=device) for key, value in features.items()}
     batch["length"] += torch.arange(len(batch["tokens"][0]) - 4, len(batch["tokens"][0]), device=device)
-    set_checkpointing(model, settings)
+    model.set_checkpointing(settings.checkpointing)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     loss = Loss.of(settings, torch.zeros(4, dtype=torch.long))
     for _ in range(2):
