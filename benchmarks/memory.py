@@ -7,10 +7,9 @@ The first part takes one step and compares the peak of what torch's allocator ga
 `rehearsal`, on which the dry run of `tune` rests, counts without running it. Without dropout, of which a CPU keeps more
 than a GPU. The second trains thirty adapters of different ranks in turn on one base and prints the process's memory
 (resident, and of the GPU) after some of them, the growth from the fifth to the thirtieth, and whether the base is bit
-for bit what it was. Last comes one line of JSON.
+for bit what it was. Lines of JSON come after the step, after every fifth trial and at the end.
 """
 
-import copy
 import ctypes
 import gc
 import hashlib
@@ -25,6 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import ours, posts, sizes
+from benchmarks.foretold import batch_bytes
 from benchmarks.task import Task, fixed_trials
 from src.core.config import load_params
 from src.core.paths import SAMPLE
@@ -35,8 +35,6 @@ from src.learning.scoring import Labelled
 from src.models.base import Features, ToneModel
 from src.models.catalog import MODELS
 from src.services.terminal import command, model_option, say, table
-from src.sizing.outline import META
-from src.sizing.rehearsal import rehearse_step
 
 TRIALS = 30
 SETTLED = 5  # By then every rank has been there once, and what is made once and kept is there.
@@ -53,11 +51,13 @@ def main(model: str, size: str, folder: Path, batch_size: int) -> None:
     params = load_params()
     settings = params.fit_of(model, batch_size=batch_size, dropout=0.0, epochs=1)
     parts = posts.read(folder, max(20, batch_size * 8 // 3), params.seed)
+    head = {"benchmark": "memory", "model": model, "size": size, "batch_size": batch_size}
     with TemporaryDirectory() as place:
         sized = sizes.make(model, size, Path(place), [post.caption for post in parts.train])
         task = Task(sized, parts, params.seed, torch.get_num_threads())
         base = sized.load()
         foretold, peak = _one_step(base, task, settings, Path(place) / "cache")
+        say(json.dumps({**head, "foretold_bytes": foretold, "peak_bytes": peak}))
         sizes_mb, same = _thirty_trials(base, task, settings, Path(place) / "cache")
     growth = sizes_mb[-1] / sizes_mb[SETTLED - 1] - 1
     table(
@@ -69,8 +69,7 @@ def main(model: str, size: str, folder: Path, batch_size: int) -> None:
     table("The process after each trial", ["trial", "MB"], rows)
     say(f"foretold / held {foretold / peak:.3f}")
     say(f"growth from trial {SETTLED} to {TRIALS}: {growth:.2%}; the base is the same: {same}")
-    figures = {"foretold_bytes": foretold, "peak_bytes": peak, "growth": round(growth, 5), "base_same": same}
-    say(json.dumps({"benchmark": "memory", "model": model, "size": size, "batch_size": batch_size, **figures}))
+    say(json.dumps({**head, "trials": TRIALS, "growth": round(growth, 5), "base_same": same}))
 
 
 def _one_step(model: ToneModel, task: Task, settings: FitParams, cache: Path) -> tuple[int, int]:
@@ -79,9 +78,8 @@ def _one_step(model: ToneModel, task: Task, settings: FitParams, cache: Path) ->
         batch = list(range(settings.batch_size))
         features = data.batch(batch, model.device)
         peak = _peak(model, data, batch, features, settings)
-        blank = {name: value.to(META) for name, value in features.items()}
-        foretold = rehearse_step(copy.deepcopy(model).to(META), blank, settings, checkpointing=False)
-    return foretold.peak_bytes, peak
+        foretold = batch_bytes(model, features, settings)
+    return foretold, peak
 
 
 def _peak(model: ToneModel, data: Labelled, batch: list[int], features: Features, settings: FitParams) -> int:
@@ -111,9 +109,11 @@ def _highest(profiler: Any, bytes_now: int) -> int:
 
 def _thirty_trials(model: ToneModel, task: Task, settings: FitParams, cache: Path) -> tuple[list[float], bool]:
     before, megabytes = _digest(model), []
-    for trial in fixed_trials(settings, TRIALS):
+    for number, trial in enumerate(fixed_trials(settings, TRIALS), start=1):
         ours.run_trial(model, task, trial, cache)
         megabytes.append(_held_mb())
+        if number % SETTLED == 0:
+            say(json.dumps({"trials": number, "held_mb": [round(held, 1) for held in megabytes]}))
     return megabytes, _digest(model) == before
 
 

@@ -1,10 +1,10 @@
-"""What of a trial is not training, the time of a search's trials that is spent outside of `fit`; and of an epoch of it.
+"""What of a trial is not training, the time of a search's trials that is spent outside of `fit`.
 
 python -m benchmarks.overhead --model tinyllava --size medium --num-posts 100
 
 One process runs trials as `tune` does: settings are drawn from a study on SQLite, an adapter is put on and taken off,
 the adapter is saved and the study told, and a thread beside it draws MLflow. `fit`, which trains and validates, is
-timed within. The first trial, which builds the cache, does not count; pruning is off. An epoch includes its validation.
+timed within. The first trial, which builds the cache, does not count; pruning is off.
 """
 
 import json
@@ -33,15 +33,15 @@ from src.services.terminal import command, model_option, say, table
 
 
 @contextmanager
-def timed_fits() -> Iterator[list[tuple[float, int]]]:
-    """The seconds and the epochs of every training that a trial does as long as the context lasts."""
+def timed_fits() -> Iterator[list[float]]:
+    """The seconds of every training that a trial does as long as the context lasts."""
     module: Any = trial
-    original, fits = module.fit, list[tuple[float, int]]()
+    original, fits = module.fit, list[float]()
 
     def timed(*arguments: Any, **options: Any) -> Any:
         begun = time.perf_counter()
         found = original(*arguments, **options)
-        fits.append((time.perf_counter() - begun, len(found.history)))
+        fits.append(time.perf_counter() - begun)
         return found
 
     module.fit = timed
@@ -67,20 +67,17 @@ def main(model: str, size: str, source: Path, num_posts: int | None, trials: int
         both = {"train": list(parts.train), "val": list(parts.val)}
         workspace = Workspace(sized.load(), both, Path(folder) / "cache")
         wholes, fits = _search(params, workspace, Path(folder), trials)
-    rest = [whole - fit_s for whole, (fit_s, _) in zip(wholes, fits, strict=True)][1:]
+    rest = [whole - fit_s for whole, fit_s in zip(wholes, fits, strict=True)][1:]
     figures = {"trial_s": median(wholes[1:]), "rest_s": median(rest), "longest_rest_s": max(rest)}
     figures["share"] = figures["rest_s"] / figures["trial_s"]
-    figures["epoch_s"] = median(fit_s / epochs for fit_s, epochs in fits[1:])
     title = f"{model}, {size}, {len(parts.train)} + {len(parts.val)} posts, medians of {trials - 1} trials"
-    table(title, ["trial s", "not training s", "at most", "share", "an epoch s"], [list(figures.values())])
+    table(title, ["trial s", "not training s", "at most", "share"], [list(figures.values())])
     rounded = {name: round(value, 4) for name, value in figures.items()}
     say(json.dumps({"benchmark": "overhead", "model": model, "size": size, "trials": trials, **rounded}))
 
 
-def _search(
-    params: Params, workspace: Workspace, folder: Path, trials: int
-) -> tuple[list[float], list[tuple[float, int]]]:
-    """The seconds of each trial, and the seconds and epochs of the training in it."""
+def _search(params: Params, workspace: Workspace, folder: Path, trials: int) -> tuple[list[float], list[float]]:
+    """The seconds of each trial, and those of the training in it."""
     model = workspace.model.spec.name
     plan = StudyPlan(
         name="overhead",

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import posts, sizes
-from benchmarks.step import Product, Products, peer_step, stepping
+from benchmarks.products import Product, Products
+from benchmarks.step import peer_steps, stepping
 from benchmarks.task import Task
 from src.core.config import load_params
 
@@ -20,7 +21,8 @@ LINEAR = Product(1, 6, 5, 3).flops  # six rows of five numbers, to three
 def flops(work: Callable[[], object]) -> float:
     with Products() as found:
         work()
-    return float(sum(product.flops * count for product, count in found.counts.items()))
+    flops: float = found.flops
+    return flops
 
 
 def test_a_multiplication_and_an_addition_are_two_operations() -> None:
@@ -73,10 +75,10 @@ def test_a_step_of_ours_has_none_of_the_frozen_tower_s_products(tmp_path: Path) 
     with Products() as vision, torch.no_grad():
         tower(torch.randn(4, 3, tower.config.image_size, tower.config.image_size))
 
-    with stepping(task, settings, tmp_path / "cache") as step, Products() as ours:
-        step()
+    with stepping(task, settings, tmp_path / "cache") as side, Products() as ours:
+        side.run()
     with Products() as peers:
-        peer_step(task, settings)()
+        peer_steps(task, settings, side.plan)(settings.batch_size)()
 
     assert vision.counts.keys() <= peers.counts.keys()
     assert not vision.counts.keys() & ours.counts.keys()

@@ -1,0 +1,98 @@
+"""The seconds of an epoch of training, its validation included, on as many posts as the agreement protocol gives.
+
+python -m benchmarks.epoch --model clip --size tiny
+
+Posts beyond those of the folder are the same ones again. The cache is built before; the first epoch warms up and does
+not count. A line of JSON comes after every epoch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import click
+import torch
+from transformers.utils.logging import set_verbosity_error
+
+from benchmarks import ours, posts, sizes
+from benchmarks.task import Task
+from src.core.config import load_params
+from src.core.paths import SAMPLE
+from src.core.settings import FitParams
+from src.learning.features import FeatureTable
+from src.learning.fitting import fit
+from src.learning.lora import adapted
+from src.learning.scoring import Labelled
+from src.models.catalog import MODELS
+from src.services.terminal import command, model_option, say
+
+# Train and validation of MVSA-Single under the agreement protocol.
+TRAIN_POSTS, VAL_POSTS = 1555, 518
+
+
+@dataclass
+class Stopwatch:
+    """A training's reporter that notes and prints the seconds of epochs."""
+
+    head: Mapping[str, Any]
+    began: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+
+    def on_step(self) -> None:
+        """Do nothing."""
+
+    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """Note the end of an epoch; the first one starts the watch."""
+        now = perf_counter()
+        if epoch > 1:
+            self.seconds.append(now - self.began)
+            rounded = [round(seconds, 3) for seconds in self.seconds]
+            say(json.dumps({**self.head, "epoch_s": round(median(self.seconds), 3), "epochs_s": rounded}))
+        self.began = now
+        return True
+
+
+@command(example="python -m benchmarks.epoch --model clip --size tiny")
+@model_option(MODELS)
+@click.option("--size", type=click.Choice(sizes.SIZES), default="tiny")
+@click.option("--posts", "folder", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
+@click.option("--train-posts", type=click.IntRange(min=1), default=TRAIN_POSTS)
+@click.option("--val-posts", type=click.IntRange(min=1), default=VAL_POSTS)
+@click.option("--epochs", type=click.IntRange(min=1), default=4, help="That count.")
+def main(model: str, size: str, folder: Path, train_posts: int, val_posts: int, epochs: int) -> None:
+    """Time epochs of training."""
+    set_verbosity_error()
+    params = load_params()
+    settings = params.fit_of(model, epochs=epochs + 1, patience=epochs + 1)
+    parts = posts.read(folder, train_posts + val_posts, params.seed)
+    counts = {"train": train_posts, "val": val_posts, "distinct": len(parts.train) + len(parts.val)}
+    watch = Stopwatch({"benchmark": "epoch", "model": model, "size": size, "posts": counts})
+    with TemporaryDirectory() as place:
+        sized = sizes.make(model, size, Path(place), [post.caption for post in parts.train])
+        task = Task(sized, parts, params.seed, torch.get_num_threads())
+        _train(task, settings, (train_posts, val_posts), watch, Path(place) / "cache")
+
+
+def _train(task: Task, settings: FitParams, counts: tuple[int, int], watch: Stopwatch, cache: Path) -> None:
+    model = task.sized.load()
+    with adapted(model, settings, task.seed):
+        data = ours.features(model, (*task.posts.train, *task.posts.val), cache)
+        places = (range(len(task.posts.train)), range(len(task.posts.train), len(data.posts)))
+        train, val = (_repeated(data, part, count) for part, count in zip(places, counts, strict=True))
+        fit(model, train, val, settings, task.seed, watch)
+
+
+def _repeated(data: Labelled, places: range, count: int) -> Labelled:
+    chosen = list(islice(cycle(places), count))
+    rows = [data.features.rows[place] for place in chosen]
+    return Labelled([data.posts[place] for place in chosen], FeatureTable(rows))
+
+
+if __name__ == "__main__":
+    main()
