@@ -29,6 +29,7 @@ from src.learning.probing import micro_batch
 from src.learning.scoring import Labelled, logits, losses, mean_loss, predictions
 from src.learning.sharding import gathered, scatter
 from src.models.base import ToneModel
+from src.models.layers import set_checkpointing
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class _Training:
         decay, eps = settings.weight_decay, settings.adam_eps
         self.optimizer = AdamW(self.weights, lr=settings.lr, eps=eps, weight_decay=decay, fused=True)
         self.schedule = LambdaLR(self.optimizer, _cosine(settings, data.posts))
-        model.set_checkpointing(settings.checkpointing)
+        set_checkpointing(model.backbone, settings.checkpointing)
         self.loss = Loss.of(settings, data.labels(range(len(data.posts))))
         self.micro = micro_batch(model, data, settings, self.loss, parallel)
 

@@ -37,6 +37,7 @@ from src.learning.dropout import Dropout
 from src.learning.heads import ClassifierHead
 from src.learning.sharding import fill, put_back, whole
 from src.models.base import ToneModel
+from src.models.layers import set_checkpointing
 from src.models.segments import Segment
 
 ADAPTER_FILE = "adapter_model.safetensors"  # peft's own name, so that PeftModel.from_pretrained finds it
@@ -120,7 +121,7 @@ class Adapter:
         weights = dict(self.model.backbone.named_parameters())
         for name, original in self.originals.items():
             put_back(weights[name], original)
-        self.model.set_checkpointing(False)
+        set_checkpointing(self.model.backbone, False)
         self.model.requires_grad_(False).zero_grad(set_to_none=True)
         self.model.eval()
 

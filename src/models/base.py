@@ -278,18 +278,6 @@ class ToneModel(nn.Module, ABC):
         """
         return None
 
-    def set_checkpointing(self, on: bool) -> None:
-        """Keep the activations of all layers or, if `on`, their inputs alone and run them again on the way back."""
-        # transformers 5.23 has renamed gradient_checkpointing to activation_checkpointing.
-        kind = "activation" if hasattr(self.backbone, "activation_checkpointing_enable") else "gradient"
-        if on:
-            # The non-reentrant form reaches adapters inside a frozen base (transformers issue 42489).
-            getattr(self.backbone, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-            # It needs no gradient at the embeddings, and transformers' hooks there would outlive the trial.
-            self.backbone.disable_input_require_grads()
-        else:
-            getattr(self.backbone, f"{kind}_checkpointing_disable")()
-
     def _run(self, segments: Sequence[Segment], features: Features, wanted: Sequence[str]) -> Features:
         known = dict(features)
         for segment in joined(segments):

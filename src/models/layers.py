@@ -1,4 +1,4 @@
-"""The last layer of a stack, computed where it is read: at one position of each row.
+"""The last layer of a stack, computed where it is read: at one position of each row. And checkpointing of all layers.
 
 What is pooled is one token's state, and of the other tokens the last layer needs keys and values alone. Their queries,
 their attention and their feed-forward network, five sixths of a layer, would be computed for nobody.
@@ -86,3 +86,16 @@ class LayerParts:
 
     def _dropped(self, added_BD: Tensor) -> Tensor:
         return dropout(added_BD, self.dropout, self.norm.training)
+
+
+def set_checkpointing(backbone: Any, on: bool) -> None:
+    """Keep the activations of all layers or, if `on`, their inputs alone and run them again on the way back."""
+    # transformers 5.23 has renamed gradient_checkpointing to activation_checkpointing.
+    kind = "activation" if hasattr(backbone, "activation_checkpointing_enable") else "gradient"
+    if on:
+        # The non-reentrant form reaches adapters inside a frozen base (transformers issue 42489).
+        getattr(backbone, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+        # It needs no gradient at the embeddings, and transformers' hooks there would outlive the trial.
+        backbone.disable_input_require_grads()
+    else:
+        getattr(backbone, f"{kind}_checkpointing_disable")()

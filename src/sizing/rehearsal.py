@@ -35,6 +35,7 @@ from torch.utils.flop_counter import flop_registry
 from src.core.settings import FitParams
 from src.learning.losses import Loss
 from src.models.base import Features, ToneModel
+from src.models.layers import set_checkpointing
 
 R = TypeVar("R")
 
@@ -58,7 +59,7 @@ def rehearse_step(model: ToneModel, features: Features, settings: FitParams, che
     (num_posts,) = {len(value) for value in features.values()}
     labels_B = torch.zeros(num_posts, dtype=torch.long)
     loss, blank_B = Loss.of(settings, labels_B), labels_B.to(model.device)
-    model.set_checkpointing(checkpointing)
+    set_checkpointing(model.backbone, checkpointing)
     model.train()
     for weight in model.parameters():
         if weight.requires_grad:

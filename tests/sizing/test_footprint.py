@@ -19,6 +19,7 @@ from src.learning.lora import put_on
 from src.learning.losses import Loss
 from src.models.base import Features, ToneModel
 from src.models.catalog import MODELS, model_class
+from src.models.layers import set_checkpointing
 from src.sizing.footprint import FREE_SHARE, Footprint, Plan, footprint, trained_parameters
 from src.sizing.outline import META, blank_inputs, outline
 from src.sizing.rehearsal import Cost, as_on_a_gpu, measure, rehearse_encode, rehearse_step
@@ -109,7 +110,7 @@ def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = MET
 
 def peak_of_a_step(model: ToneModel, features: Features, settings: FitParams) -> int:
     """The peak of what torch's allocator on the CPU gave out during a step, besides weights and their gradients."""
-    model.set_checkpointing(settings.checkpointing)
+    set_checkpointing(model.backbone, settings.checkpointing)
     model.train()
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
@@ -175,7 +176,7 @@ def peak_at_full_size(name: str, settings: FitParams, device: torch.device) -> i
         tensor.data.zero_()
     batch = {key: torch.zeros(4, *value.shape[1:], dtype=value.dtype, device=device) for key, value in features.items()}
     batch["length"] += torch.arange(len(batch["tokens"][0]) - 4, len(batch["tokens"][0]), device=device)
-    model.set_checkpointing(settings.checkpointing)
+    set_checkpointing(model.backbone, settings.checkpointing)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     loss = Loss.of(settings, torch.zeros(4, dtype=torch.long))
     for _ in range(2):
