@@ -77,7 +77,7 @@ DOORS = {
     "tokenizers": ["src/models/*.py"],
     "torch": ["src/learning/*.py", "src/models/*.py", "src/sizing/*.py", "src/tuned/*.py"],
     "transformers": ["src/models/*.py"],
-    "yaml": ["src/core/config.py", "src/services/repository.py"],
+    "yaml": ["src/core/parsing.py", "src/services/repository.py"],
 }
 # The type of a picture may be named by all who pass one on.
 FREE = {"PIL.Image.Image"}

@@ -2,16 +2,13 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from src.core.errors import Refusal, UsageRefusal
-from src.core.parsing import build, require
+from src.core.parsing import build, load_yaml, require
 from src.core.paths import PARAMS
 from src.core.recipes import ALL, Recipe, recipes_of
 from src.core.settings import FitParams, Setting
@@ -22,14 +19,6 @@ Objective = Literal["macro_f1", "parameters"]
 Scale = Literal["tiny", "full"]
 # Some generators take no larger one, and trials count on from it.
 MAX_SEED = 2**31 - 1
-
-
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 with the floats of 1.2, which DVC writes: 1e-05 is a number."""
-
-
-_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
-_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,11 +281,9 @@ def load_params(path: Path = PARAMS) -> Params:
         UsageRefusal: a key is unknown or missing, or a value makes no sense.
     """
     try:
-        content = _Yaml(path.read_text(encoding="utf-8")).get_single_data()
+        content = load_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise Refusal(f"{path} is missing: run commands from the repository's root") from error
-    except yaml.YAMLError as error:
-        raise UsageRefusal(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     params = build(Params, content, str(path))
     if params.scale == "tiny":
         os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,14 +1,37 @@
 """Frozen dataclasses from plain mappings, every value checked against its annotation."""
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
+import yaml
+
 from src.core.errors import UsageRefusal, unknown
 
 T = TypeVar("T")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 with the floats of 1.2, which DVC writes: 1e-05 is a number."""
+
+
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """What a text in YAML says.
+
+    Raises:
+        UsageRefusal: it is not YAML.
+    """
+    try:
+        return _Yaml(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise UsageRefusal(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def build(kind: type[T], content: Any, where: str) -> T:

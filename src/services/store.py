@@ -153,6 +153,12 @@ def location_of(folder: Path) -> str:
     return str(folder) if quote(str(folder)) == str(folder) else folder.as_uri()
 
 
+def artifact_location(experiment: str) -> str | None:
+    """Beside the database, whatever the working directory; a server knows its own place."""
+    database = sqlite_file(tracking_uri())
+    return location_of(database.resolve().parent / experiment) if database else None
+
+
 def folder_of(location: str) -> Path | None:
     """The folder on this machine at a location of MLflow's; None if it is a server's."""
     parts = urlsplit(location)

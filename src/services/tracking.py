@@ -15,10 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from src.core.errors import Refusal
-from src.core.locks import sqlite_file
 from src.services.datasets import Dataset
 from src.services.notes import with_section
-from src.services.store import folder_of, location_of, one_line, open_store, refusing, tracking_uri
+from src.services.store import artifact_location, folder_of, one_line, open_store, refusing, tracking_uri
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -282,7 +281,7 @@ def _experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> s
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name, _artifact_location(name), dict(tags)))
+            return str(client.create_experiment(name, artifact_location(name), dict(tags)))
         except MlflowException as error:
             # Another process was faster.
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -294,9 +293,3 @@ def _experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> s
         restore = f"`{store}mlflow experiments restore --experiment-id {experiment.experiment_id}`"
         raise Refusal(f"the MLflow experiment {name} was deleted: bring it back with {restore}")
     return str(experiment.experiment_id)
-
-
-def _artifact_location(experiment: str) -> str | None:
-    """Beside the database, whatever the working directory; a server knows its own place."""
-    database = sqlite_file(tracking_uri())
-    return location_of(database.resolve().parent / experiment) if database else None
