@@ -94,7 +94,7 @@ class Range:
             return
         require(self.low is not None and self.high is not None and self.low <= self.high, "low must not be above high")
         require(self.scale != "log" or (self.low or 0) > 0, "a log scale needs low above 0")
-        powers = all(map(_is_power_of_two, (self.low, self.high)))
+        powers = all(isinstance(end, int) and end > 0 and end.bit_count() == 1 for end in self.ends())
         require(self.scale != "log2" or powers, "a log2 scale needs powers of two as low and high, such as 1 and 16")
 
     def listed(self) -> tuple[Setting, ...] | None:
@@ -117,10 +117,6 @@ class Range:
 def exponent_of(power_of_two: Setting) -> int:
     """Return the exponent of a power of two."""
     return int(power_of_two).bit_length() - 1
-
-
-def _is_power_of_two(value: Setting | None) -> bool:
-    return isinstance(value, int) and value > 0 and 2 ** exponent_of(value) == value
 
 
 Space = Mapping[str, Range]

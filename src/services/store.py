@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import shlex
 import shutil
 import sqlite3
 import tempfile
@@ -74,6 +75,16 @@ def readable_uri() -> str:
 def _is_copy(database: Path) -> bool:
     # MLflow puts the address that it is given into the environment.
     return database.parent.name.startswith(_COPY)
+
+
+def restore_command(experiment_id: str) -> str:
+    """Return the command that brings a deleted experiment back.
+
+    MLflow's command takes a server from the environment, as this process does, but a file has to be named to it.
+    """
+    uri = tracking_uri()
+    store = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} " if sqlite_file(uri) else ""
+    return f"{store}mlflow experiments restore --experiment-id {experiment_id}"
 
 
 def open_store() -> "MlflowClient":

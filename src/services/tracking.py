@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shlex
 import shutil
 import tempfile
 import time
@@ -17,7 +16,15 @@ from typing import TYPE_CHECKING, Any, Self
 from src.core.errors import Refusal
 from src.services.datasets import Dataset
 from src.services.notes import with_section
-from src.services.store import artifact_location, folder_of, one_line, open_store, refusing, tracking_uri
+from src.services.store import (
+    artifact_location,
+    folder_of,
+    one_line,
+    open_store,
+    refusing,
+    restore_command,
+    tracking_uri,
+)
 
 if TYPE_CHECKING:
     import mlflow.entities
@@ -288,8 +295,6 @@ def _experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> s
                 raise
             experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage == "deleted":
-        # MLflow's command looks in a store of its own unless the environment names another.
-        store = "" if "MLFLOW_TRACKING_URI" in os.environ else f"MLFLOW_TRACKING_URI={shlex.quote(tracking_uri())} "
-        restore = f"`{store}mlflow experiments restore --experiment-id {experiment.experiment_id}`"
-        raise Refusal(f"the MLflow experiment {name} was deleted: bring it back with {restore}")
+        remedy = restore_command(experiment.experiment_id)
+        raise Refusal(f"the MLflow experiment {name} was deleted: bring it back with `{remedy}`")
     return str(experiment.experiment_id)
