@@ -3,7 +3,7 @@
 It is loaded from an exported folder as that folder's model card says. Captions are padded on the left, so that a
 language model's answer is read at the last position of every row.
 
-Letters of tensor shapes: see `src.models.base`.
+Letters of tensor shapes: see `src.modeling.base`.
 """
 
 import warnings
@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.models.auto.processing_auto import AutoProcessor
 
-from src.core.contract import Contract, read_contract
-from src.core.parsing import build
-from src.core.records import read_json
-from src.core.settings import FitParams
-from src.learning.heads import ClassifierHead
+from src.core.config_parser import build
+from src.core.files import read_json
+from src.core.training_config import TrainingConfig
 from src.models.catalog import model_class
-from src.services.packages import Row
+from src.registry.contract import Contract, read_contract
+from src.registry.pyfunc import Row
+from src.training.adapter import ClassifierHead
 
 Inputs = dict[str, Tensor]
 
@@ -101,7 +101,7 @@ def load(folder: Path) -> Bare:
 
 
 def _head(contract: Contract, folder: Path) -> nn.Module | None:
-    settings = build(FitParams, contract.settings, "the contract's settings")
+    settings = build(TrainingConfig, contract.settings, "the contract's settings")
     if settings.objective == "words":
         return None
     weights = load_file(folder / "head.safetensors")

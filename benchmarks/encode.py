@@ -20,17 +20,18 @@ from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import posts, sizes
 from benchmarks.clock import timed
+from src.cli.options import command, model_option
+from src.cli.output import say, table
 from src.core.config import load_params
 from src.core.paths import SAMPLE
 from src.core.records import Post
-from src.core.settings import FitParams
+from src.core.training_config import TrainingConfig
 from src.data.images import open_image
-from src.learning.batches import collate
-from src.learning.features import FeatureStore
-from src.learning.lora import adapted
-from src.models.base import ToneModel
+from src.modeling.base import ToneModel
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say, table
+from src.training.adapter import fresh_adapter
+from src.training.batching import collate
+from src.training.cache import FeatureStore
 
 BATCH_SIZE = 32
 
@@ -64,13 +65,15 @@ def main(model: str, size: str, folder: Path, num_posts: int | None, rounds: int
     say(json.dumps({"benchmark": "encode", "model": model, "size": size, **figures}))
 
 
-def _works(model: ToneModel, settings: FitParams, chosen: list[Post], cache: Path) -> dict[str, Callable[[], object]]:
+def _works(
+    model: ToneModel, settings: TrainingConfig, chosen: list[Post], cache: Path
+) -> dict[str, Callable[[], object]]:
     def build() -> object:
-        with adapted(model, settings, seed=0):
+        with fresh_adapter(model, settings, seed=0):
             return FeatureStore.of(cache, model).ensure(model, chosen, BATCH_SIZE, lambda _: None)
 
     def plain() -> None:
-        with adapted(model, settings, seed=0):
+        with fresh_adapter(model, settings, seed=0):
             for start in range(0, len(chosen), BATCH_SIZE):
                 batch = chosen[start : start + BATCH_SIZE]
                 inputs = model.preprocess([open_image(post.image) for post in batch], [post.caption for post in batch])

@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.peaks import peak_flops
 from benchmarks.timing import seconds_of
-from src.services.terminal import command, say
+from src.cli.options import command
+from src.cli.output import say
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "safetensors", "scikit-learn", "numpy", "pillow")
 SIDE = 8192

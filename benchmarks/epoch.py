@@ -22,15 +22,16 @@ from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import ours, posts, sizes
 from benchmarks.task import Task
+from src.cli.options import command, model_option
+from src.cli.output import say
 from src.core.config import load_params
 from src.core.paths import SAMPLE
-from src.core.settings import FitParams
-from src.learning.features import FeatureTable
-from src.learning.fitting import fit
-from src.learning.lora import adapted
-from src.learning.scoring import Labelled
+from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say
+from src.training.adapter import fresh_adapter
+from src.training.cache import FeatureTable
+from src.training.dataset import LabelledFeatures
+from src.training.trainer import fit
 
 # Train and validation of MVSA-Single under the agreement protocol.
 TRAIN_POSTS, VAL_POSTS = 1555, 518
@@ -79,19 +80,19 @@ def main(model: str, size: str, folder: Path, train_posts: int, val_posts: int, 
         _train(task, settings, (train_posts, val_posts), watch, Path(place) / "cache")
 
 
-def _train(task: Task, settings: FitParams, counts: tuple[int, int], watch: Stopwatch, cache: Path) -> None:
+def _train(task: Task, settings: TrainingConfig, counts: tuple[int, int], watch: Stopwatch, cache: Path) -> None:
     model = task.sized.load()
-    with adapted(model, settings, task.seed):
+    with fresh_adapter(model, settings, task.seed):
         data = ours.features(model, (*task.posts.train, *task.posts.val), cache)
         places = (range(len(task.posts.train)), range(len(task.posts.train), len(data.posts)))
         train, val = (_repeated(data, part, count) for part, count in zip(places, counts, strict=True))
         fit(model, train, val, settings, task.seed, watch)
 
 
-def _repeated(data: Labelled, places: range, count: int) -> Labelled:
+def _repeated(data: LabelledFeatures, places: range, count: int) -> LabelledFeatures:
     chosen = list(islice(cycle(places), count))
     rows = [data.features.rows[place] for place in chosen]
-    return Labelled([data.posts[place] for place in chosen], FeatureTable(rows))
+    return LabelledFeatures([data.posts[place] for place in chosen], FeatureTable(rows))
 
 
 if __name__ == "__main__":

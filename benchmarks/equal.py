@@ -12,7 +12,7 @@ from benchmarks import ours
 from benchmarks.clock import Spent, timed
 from benchmarks.peer import Peer
 from benchmarks.task import Task, Trained, best_of
-from src.core.settings import FitParams
+from src.core.training_config import TrainingConfig
 
 # In bfloat16, which keeps three digits, the sides multiply the same numbers in another order.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
@@ -63,7 +63,7 @@ class Side:
         return {"val_macro_f1": round(self.macro_f1, 4), **{key: round(each, 2) for key, each in self.details.items()}}
 
 
-def losses(task: Task, peer: Peer, settings: FitParams) -> list[Loss]:
+def losses(task: Task, peer: Peer, settings: TrainingConfig) -> list[Loss]:
     """One trial without dropout on both sides, on the same batches: the losses that must be equal.
 
     Dropout is left out since each side draws its own; both decode large pictures at a fraction of their size, which
@@ -82,7 +82,9 @@ def losses(task: Task, peer: Peer, settings: FitParams) -> list[Loss]:
     ]
 
 
-def race(task: Task, peers: Mapping[str, Peer], trials: Sequence[FitParams], workers: int, rounds: int) -> list[Side]:
+def race(
+    task: Task, peers: Mapping[str, Peer], trials: Sequence[TrainingConfig], workers: int, rounds: int
+) -> list[Side]:
     """Ours and the peers by their names, one after the other; every second round goes the other way."""
     details: dict[str, float] = {}
 

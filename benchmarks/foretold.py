@@ -5,23 +5,23 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from src.core.settings import FitParams
-from src.models.base import Features, ToneModel
-from src.sizing.outline import META
-from src.sizing.rehearsal import rehearse_step
+from src.core.training_config import TrainingConfig
+from src.modeling.base import Features, ToneModel
+from src.sizing.cost_profile import profile_step
+from src.sizing.meta_model import META
 
 
-def step_bytes(model: ToneModel, features: Features, settings: FitParams) -> int:
+def step_bytes(model: ToneModel, features: Features, settings: TrainingConfig) -> int:
     """Return the peak of a step: weights, gradients, AdamW's two moments, and what the batch holds."""
     held = sum(value.nbytes for value in (*model.parameters(), *model.buffers()))
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     return held + 3 * trained + batch_bytes(model, features, settings)
 
 
-def batch_bytes(model: ToneModel, features: Features, settings: FitParams) -> int:
+def batch_bytes(model: ToneModel, features: Features, settings: TrainingConfig) -> int:
     """Return the peak of what a batch holds, its features included."""
     blank = {name: value.to(META) for name, value in features.items()}
-    return rehearse_step(on_meta(model), blank, settings, checkpointing=False).peak_bytes
+    return profile_step(on_meta(model), blank, settings, checkpointing=False).peak_bytes
 
 
 def on_meta(model: ToneModel) -> ToneModel:

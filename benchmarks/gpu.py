@@ -17,8 +17,9 @@ from typing import Any
 import click
 
 from benchmarks.timeshare import LOG_FILE, RESULTS_FILE, Part, Result, run_parts
+from src.cli.options import command
+from src.cli.output import say, table
 from src.core.paths import SAMPLE
-from src.services.terminal import command, say, table
 
 # Left for the last part's end and for the tables.
 RESERVE_S = 3.0

@@ -14,11 +14,12 @@ from tempfile import TemporaryDirectory
 import click
 
 from benchmarks.searching import trial_seconds
+from src.cli.options import command
+from src.cli.output import table
 from src.core.config import load_params
-from src.search.trial import Ended
-from src.services.plan import StudyPlan
-from src.services.studies import Study, open_study
-from src.services.terminal import command, table
+from src.search.plan import StudyPlan
+from src.search.study import Study, open_study
+from src.search.worker import TrialResult
 
 MARKS = (10, 100, 300, 1000, 3000)
 WINDOW = 10
@@ -31,12 +32,12 @@ class Trivial:
 
     study: Study
 
-    def run_one(self) -> Ended:
+    def run_one(self) -> TrialResult:
         """Draw settings and score them by a formula."""
         ticket = self.study.ask("one")
         score = 1 / (1 + abs(float(ticket.params["lr"]) - 0.001) * 1000)
         ticket.report(1, {"val_macro_f1": score}, last=True)
-        return Ended(ticket.number, "one", "complete", (score,))
+        return TrialResult(ticket.number, "one", "complete", (score,))
 
 
 @command(example="python -m benchmarks.growth --trials 1000")

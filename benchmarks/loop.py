@@ -16,21 +16,21 @@ import torch
 from transformers.trainer import Trainer
 from transformers.training_args import TrainingArguments
 
-from src.core.protocols import Silent
-from src.core.settings import FitParams
+from src.core.training_config import TrainingConfig
 from src.data import mvsa
 from src.data.split import stratified
-from src.learning.batches import collate
-from src.learning.features import FeatureStore
-from src.learning.fitting import fit
-from src.learning.lora import adapted
-from src.learning.scoring import Labelled
-from src.learning.workspace import load_model
-from src.models.base import Features, ToneModel
+from src.modeling.base import Features, ToneModel
 from src.models.catalog import resolve
+from src.training.adapter import fresh_adapter
+from src.training.batching import collate
+from src.training.cache import FeatureStore
+from src.training.callbacks import NullCallback
+from src.training.dataset import LabelledFeatures
+from src.training.trainer import fit
+from src.training.workspace import load_model
 
 ROUNDS = 5
-SETTINGS = FitParams(objective="head", rank=8, alpha=16, dropout=0.0, lr=1e-3, epochs=4, patience=4)
+SETTINGS = TrainingConfig(objective="head", rank=8, alpha=16, dropout=0.0, lr=1e-3, epochs=4, patience=4)
 
 
 class _ForTrainer(torch.nn.Module):
@@ -65,26 +65,26 @@ def main() -> None:
     print(f"ratio    {medians['Trainer'] / medians['ours']:6.2f}")
 
 
-def _prepare(folder: Path) -> tuple[ToneModel, Labelled, Labelled]:
+def _prepare(folder: Path) -> tuple[ToneModel, LabelledFeatures, LabelledFeatures]:
     reading = mvsa.read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None, hashes=False)
     part_of = stratified(reading.posts, 0.2, 0.2, seed=7)
     checkpoint = resolve("tinyllava", "tiny", folder / "checkpoint", [post.caption for post in reading.posts])
     model = load_model("tinyllava", checkpoint)
-    with adapted(model, SETTINGS, seed=7):
+    with fresh_adapter(model, SETTINGS, seed=7):
         store = FeatureStore.of(folder / "cache", model)
         store.ensure(model, reading.posts, 32, lambda _: None)
     parts = [[post for post in reading.posts if part_of.get(post.id) == part] for part in ("train", "val")]
-    train, val = (Labelled(posts, store.table(posts)) for posts in parts)
+    train, val = (LabelledFeatures(posts, store.table(posts)) for posts in parts)
     return model, train, val
 
 
-def _ours(model: ToneModel, train: Labelled, val: Labelled) -> None:
-    with adapted(model, SETTINGS, seed=7):
-        fit(model, train, val, SETTINGS, seed=7, reporter=Silent())
+def _ours(model: ToneModel, train: LabelledFeatures, val: LabelledFeatures) -> None:
+    with fresh_adapter(model, SETTINGS, seed=7):
+        fit(model, train, val, SETTINGS, seed=7, reporter=NullCallback())
 
 
-def _trainer(model: ToneModel, train: Labelled, val: Labelled, folder: str) -> None:
-    def batch(indexed: list[tuple[Labelled, int]]) -> Features:
+def _trainer(model: ToneModel, train: LabelledFeatures, val: LabelledFeatures, folder: str) -> None:
+    def batch(indexed: list[tuple[LabelledFeatures, int]]) -> Features:
         rows = collate([data.features[index] for data, index in indexed])
         return {**rows, "labels": torch.cat([data.labels([index]) for data, index in indexed])}
 
@@ -104,7 +104,7 @@ def _trainer(model: ToneModel, train: Labelled, val: Labelled, folder: str) -> N
         label_names=["labels"],
         use_cpu=not torch.cuda.is_available(),
     )
-    with adapted(model, SETTINGS, seed=7):
+    with fresh_adapter(model, SETTINGS, seed=7):
         Trainer(
             model=_ForTrainer(model),
             args=arguments,

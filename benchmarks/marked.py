@@ -14,7 +14,8 @@ from pathlib import Path
 import click
 import pytest
 
-from src.services.terminal import command, say
+from src.cli.options import command
+from src.cli.output import say
 
 TESTS = Path("tests")
 

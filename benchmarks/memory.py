@@ -26,15 +26,16 @@ from transformers.utils.logging import set_verbosity_error
 from benchmarks import ours, posts, sizes
 from benchmarks.foretold import batch_bytes
 from benchmarks.task import Task, fixed_trials
+from src.cli.options import command, model_option
+from src.cli.output import say, table
 from src.core.config import load_params
 from src.core.paths import SAMPLE
-from src.core.settings import FitParams
-from src.learning.lora import adapted
-from src.learning.losses import Loss
-from src.learning.scoring import Labelled
-from src.models.base import Features, ToneModel
+from src.core.training_config import TrainingConfig
+from src.modeling.base import Features, ToneModel
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say, table
+from src.training.adapter import fresh_adapter
+from src.training.dataset import LabelledFeatures
+from src.training.loss import Loss
 
 TRIALS = 30
 SETTLED = 5  # By then every rank has been there once, and what is made once and kept is there.
@@ -72,8 +73,8 @@ def main(model: str, size: str, folder: Path, batch_size: int) -> None:
     say(json.dumps({**head, "trials": TRIALS, "growth": round(growth, 5), "base_same": same}))
 
 
-def _one_step(model: ToneModel, task: Task, settings: FitParams, cache: Path) -> tuple[int, int]:
-    with adapted(model, settings, task.seed):
+def _one_step(model: ToneModel, task: Task, settings: TrainingConfig, cache: Path) -> tuple[int, int]:
+    with fresh_adapter(model, settings, task.seed):
         data = ours.features(model, task.posts.train, cache)
         batch = list(range(settings.batch_size))
         features = data.batch(batch, model.device)
@@ -82,7 +83,9 @@ def _one_step(model: ToneModel, task: Task, settings: FitParams, cache: Path) ->
     return foretold, peak
 
 
-def _peak(model: ToneModel, data: Labelled, batch: list[int], features: Features, settings: FitParams) -> int:
+def _peak(
+    model: ToneModel, data: LabelledFeatures, batch: list[int], features: Features, settings: TrainingConfig
+) -> int:
     labels_B = data.labels(batch).to(model.device)
     loss = Loss.of(settings, labels_B.cpu())
     model.train()
@@ -107,7 +110,7 @@ def _highest(profiler: Any, bytes_now: int) -> int:
     return peak
 
 
-def _thirty_trials(model: ToneModel, task: Task, settings: FitParams, cache: Path) -> tuple[list[float], bool]:
+def _thirty_trials(model: ToneModel, task: Task, settings: TrainingConfig, cache: Path) -> tuple[list[float], bool]:
     before, megabytes = _digest(model), []
     for number, trial in enumerate(fixed_trials(settings, TRIALS), start=1):
         ours.run_trial(model, task, trial, cache)

@@ -13,14 +13,15 @@ from time import perf_counter
 import torch
 
 from benchmarks.task import Plan, Task, Trained, macro_f1
-from src.core.protocols import Reporter, Silent
 from src.core.records import Post
-from src.core.settings import FitParams
-from src.learning.features import FeatureStore
-from src.learning.fitting import fit
-from src.learning.lora import adapted, restore
-from src.learning.scoring import Labelled, logits
-from src.models.base import ToneModel
+from src.core.training_config import TrainingConfig
+from src.modeling.base import ToneModel
+from src.training.adapter import fresh_adapter, restore
+from src.training.cache import FeatureStore
+from src.training.callbacks import NullCallback, TrainingCallback
+from src.training.dataset import LabelledFeatures
+from src.training.inference import logits
+from src.training.trainer import fit
 
 ENCODE_BATCH = 32
 
@@ -61,7 +62,7 @@ def workers_for(task: Task, count: int) -> Iterator[Workers]:
         yield workers
 
 
-def run_trials(task: Task, trials: Sequence[FitParams], count: int = 1) -> tuple[list[Trained], dict[str, float]]:
+def run_trials(task: Task, trials: Sequence[TrainingConfig], count: int = 1) -> tuple[list[Trained], dict[str, float]]:
     """All trials on a cache in a fresh folder, and the seconds that reading the base and building the cache took."""
     begun = perf_counter()
     with TemporaryDirectory() as folder, workers_for(task, count) as workers:
@@ -73,43 +74,43 @@ def run_trials(task: Task, trials: Sequence[FitParams], count: int = 1) -> tuple
     return found, {"load_s": loaded - begun, "cache_s": built - loaded}
 
 
-def build_cache(model: ToneModel, task: Task, settings: FitParams, cache: Path) -> None:
+def build_cache(model: ToneModel, task: Task, settings: TrainingConfig, cache: Path) -> None:
     """Encode all posts up to the first weight that these settings train."""
-    with adapted(model, settings, task.seed):
+    with fresh_adapter(model, settings, task.seed):
         features(model, (*task.posts.train, *task.posts.val), cache)
 
 
 def run_trial(
-    model: ToneModel, task: Task, settings: FitParams, cache: Path, reporter: Reporter | None = None
+    model: ToneModel, task: Task, settings: TrainingConfig, cache: Path, reporter: TrainingCallback | None = None
 ) -> Trained:
     """Train one adapter as the command `tune` does."""
-    with adapted(model, settings, task.seed):
+    with fresh_adapter(model, settings, task.seed):
         train, val = (features(model, part, cache) for part in (task.posts.train, task.posts.val))
-        found = fit(model, train, val, settings, task.seed, reporter or Silent())
+        found = fit(model, train, val, settings, task.seed, reporter or NullCallback())
     # Plain arrays, for a tensor from another process lives no longer than that process.
     return Trained(settings, found.history, {name: weight.numpy() for name, weight in found.state.items()})
 
 
-def features(model: ToneModel, posts: Sequence[Post], cache: Path) -> Labelled:
+def features(model: ToneModel, posts: Sequence[Post], cache: Path) -> LabelledFeatures:
     """The posts with what the model, as it is adapted now, reads of them."""
     store = FeatureStore.of(cache, model)
     store.ensure(model, posts, ENCODE_BATCH, lambda _: None)
-    return Labelled(posts, store.table(posts))
+    return LabelledFeatures(posts, store.table(posts))
 
 
 def score_on_test(task: Task, trained: Trained) -> float:
     """The score on the test part of a trial's best epoch."""
     model = task.sized.load()
-    with TemporaryDirectory() as folder, adapted(model, trained.settings, task.seed):
+    with TemporaryDirectory() as folder, fresh_adapter(model, trained.settings, task.seed):
         restore(model, {name: torch.from_numpy(weight) for name, weight in trained.state.items()})
         data = features(model, task.posts.test, Path(folder))
         return macro_f1(task.posts.test, logits(model, data, trained.settings.batch_size))
 
 
-def plan_of(task: Task, settings: FitParams) -> Plan:
+def plan_of(task: Task, settings: TrainingConfig) -> Plan:
     """What the peer must know of us to train the same modules on the same batches."""
     model = task.sized.load()
-    with TemporaryDirectory() as folder, adapted(model, settings, task.seed) as adapter:
+    with TemporaryDirectory() as folder, fresh_adapter(model, settings, task.seed) as adapter:
         lengths = features(model, task.posts.train, Path(folder)).features.lengths()
         return Plan(tuple(lengths), tuple(adapter.modules()))
 

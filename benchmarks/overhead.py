@@ -21,21 +21,22 @@ from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import posts, sizes
 from benchmarks.searching import trial_seconds
+from src.cli.options import command, model_option
+from src.cli.output import say, table
 from src.core.config import Params, load_params
 from src.core.paths import SAMPLE
-from src.learning.workspace import Workspace
 from src.models.catalog import MODELS
-from src.search import trial
-from src.search.trial import TrialWorker
-from src.services.plan import StudyPlan
-from src.services.studies import open_study
-from src.services.terminal import command, model_option, say, table
+from src.search import worker
+from src.search.plan import StudyPlan
+from src.search.study import open_study
+from src.search.worker import TrialWorker
+from src.training.workspace import Workspace
 
 
 @contextmanager
 def timed_fits() -> Iterator[list[float]]:
     """The seconds of every training that a trial does as long as the context lasts."""
-    module: Any = trial
+    module: Any = worker
     original, fits = module.fit, list[float]()
 
     def timed(*arguments: Any, **options: Any) -> Any:

@@ -25,14 +25,14 @@ from benchmarks import peer_models
 from benchmarks.clock import timed
 from benchmarks.peer_inputs import Collator, PostDataset, Replay
 from benchmarks.task import Plan, Task, Trained, macro_f1
-from src.core.settings import FitParams
-from src.learning.fitting import Cosine
+from src.core.training_config import TrainingConfig
+from src.training.trainer import Cosine
 
 if TYPE_CHECKING:
     import optuna
 
 LOADER_WORKERS = (0, 1, 2, 4, 8)
-Choose = Callable[["optuna.Trial"], FitParams]
+Choose = Callable[["optuna.Trial"], TrainingConfig]
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Peer:
         facts, dtype = peer_models.Facts.of(model), model.backbone.dtype
         return cls(task, plan, order, logits, loader_workers, dtype, facts, parts, Collator(model))
 
-    def run_trials(self, trials: Sequence[FitParams]) -> list[Trained]:
+    def run_trials(self, trials: Sequence[TrainingConfig]) -> list[Trained]:
         """One trial for each of the settings, to its end: Optuna's own choice would be to prune by the median."""
         from optuna.pruners import NopPruner
 
         return self.search(lambda trial: trials[trial.number], trials[0], len(trials), pruner=NopPruner())
 
-    def search(self, choose: Choose, first: FitParams, num_trials: int, **study: Any) -> list[Trained]:
+    def search(self, choose: Choose, first: TrainingConfig, num_trials: int, **study: Any) -> list[Trained]:
         """A search; `choose` draws a trial's settings, `study` goes to Optuna's `create_study`."""
         import optuna
 
@@ -83,7 +83,7 @@ class Peer:
             )
             return [trial.done() for trial in trainer.trials]
 
-    def build(self, settings: FitParams) -> nn.Module:
+    def build(self, settings: TrainingConfig) -> nn.Module:
         """A fresh model for a trial."""
         sized, seed = self.task.sized, self.task.seed
         return peer_models.build(sized, self.facts, settings, self.plan.adapted, self.logits, seed)
@@ -99,7 +99,7 @@ class Peer:
             return macro_f1(self.task.posts.test, torch.cat([_logits(model, batch, device) for batch in loader]))
 
 
-def quickest_workers(peer: Peer, settings: FitParams) -> int:
+def quickest_workers(peer: Peer, settings: TrainingConfig) -> int:
     """How many dataloader workers train a few batches of the peer's in the least time on this machine."""
     task = replace(peer.task, posts=peer.task.posts.few(4, settings.batch_size))
     few, once = Peer.of(task, peer.plan, "own", peer.logits), replace(settings, epochs=1)
@@ -112,7 +112,7 @@ def quickest_workers(peer: Peer, settings: FitParams) -> int:
 
 @dataclass
 class _Running:
-    settings: FitParams
+    settings: TrainingConfig
     rows: list[dict[str, float]] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
@@ -129,7 +129,7 @@ class _Running:
 class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
     """The Trainer with our loss, optimiser and schedule, so that both sides do the same arithmetic."""
 
-    def __init__(self, peer: Peer, choose: Choose, first: FitParams, folder: str) -> None:
+    def __init__(self, peer: Peer, choose: Choose, first: TrainingConfig, folder: str) -> None:
         self.peer = peer
         self.trials: list[_Running] = []
         self._choose = choose
@@ -229,7 +229,7 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc] # transformers has no ty
             trial.state = _trainable_state(self.trainer.model)
 
 
-def _arguments(settings: FitParams, peer: Peer, folder: str) -> TrainingArguments:
+def _arguments(settings: TrainingConfig, peer: Peer, folder: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=settings.batch_size,

@@ -11,9 +11,9 @@ from torch.utils.data import Dataset, Sampler
 from src.core.labels import TONES
 from src.core.records import Post
 from src.data.images import open_image
-from src.learning.batches import shuffled
-from src.models.base import ToneModel
-from src.models.language import LanguageToneModel
+from src.modeling.base import ToneModel
+from src.modeling.language import LanguageToneModel
+from src.training.batching import shuffled
 
 Item = dict[str, Tensor]
 
@@ -94,5 +94,5 @@ class Replay(Sampler[list[int]]):
         return len(shuffled(self.lengths, self.batch_size, 0))
 
     def __iter__(self) -> Iterator[list[int]]:
-        # As src/learning/fitting.py seeds them.
+        # As src/training/trainer.py seeds them.
         return iter(shuffled(self.lengths, self.batch_size, self.seed * 1000 + self.epoch()))

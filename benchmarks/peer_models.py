@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from benchmarks.peer_inputs import image_token
 from benchmarks.sizes import Sized
 from src.core.labels import TONES
-from src.core.settings import FitParams
-from src.learning.heads import ClassifierHead
-from src.models.base import ToneModel
-from src.models.language import LanguageToneModel
+from src.core.training_config import TrainingConfig
+from src.modeling.base import ToneModel
+from src.modeling.language import LanguageToneModel
+from src.training.adapter import ClassifierHead
 
 LOGITS = ("all", "last")
 
@@ -101,7 +101,7 @@ class TowersModel(nn.Module):
 
 
 def build(
-    sized: Sized, facts: Facts, settings: FitParams, adapted: Sequence[str], logits: str, seed: int
+    sized: Sized, facts: Facts, settings: TrainingConfig, adapted: Sequence[str], logits: str, seed: int
 ) -> WordsModel | PooledModel | TowersModel:
     """A fresh model for one trial, its weights drawn in the order of ours: first the adapter's, then the head's."""
     backbone = sized.backbone()
@@ -120,7 +120,7 @@ def build(
     return PooledModel(backbone, head, logits) if facts.is_language_model else TowersModel(backbone, head)
 
 
-def _lora(settings: FitParams, adapted: Sequence[str]) -> LoraConfig:
+def _lora(settings: TrainingConfig, adapted: Sequence[str]) -> LoraConfig:
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -18,12 +18,12 @@ from benchmarks.clock import Spent, timed
 from benchmarks.peer import Peer
 from benchmarks.task import Task, Trained, best_of
 from src.core.config import Params, load_params
-from src.core.errors import Refusal
-from src.core.settings import FitParams
-from src.models.base import ToneModel
-from src.services.plan import StudyPlan
-from src.services.spaces import even, from_even, to_even
-from src.services.studies import Study, Ticket, open_study
+from src.core.errors import UserError
+from src.core.training_config import TrainingConfig
+from src.modeling.base import ToneModel
+from src.search.plan import StudyPlan
+from src.search.space import even, from_even, to_even
+from src.search.study import RunningTrial, Study, open_study
 
 if TYPE_CHECKING:
     import optuna
@@ -49,7 +49,7 @@ class Search:
     """Our side's search: where its study is, and what a trial draws does not say."""
 
     url: str
-    settings: FitParams
+    settings: TrainingConfig
     model: str
     seed: int
 
@@ -69,11 +69,11 @@ class Search:
             reduction_factor=tune.reduction_factor,
         )
         study = open_study(self.url, plan)
-        study.line_up(len(plan.known_good))
+        study.enqueue_known_good(len(plan.known_good))
         return study
 
 
-def searches(task: Task, peer: Peer, settings: FitParams, trials: int, workers: int, seeds: int) -> list[Found]:
+def searches(task: Task, peer: Peer, settings: TrainingConfig, trials: int, workers: int, seeds: int) -> list[Found]:
     """Every side's search, seed by seed; which of them begins goes round."""
     found = []
     for number in range(seeds):
@@ -107,20 +107,20 @@ def _means(found: Sequence[Found]) -> dict[str, float]:
     return {name: fmean(column(one) for one in found) for name, column in columns.items()}
 
 
-def _search(side: str, task: Task, peer: Peer, settings: FitParams, trials: int, workers: int) -> Found:
+def _search(side: str, task: Task, peer: Peer, settings: TrainingConfig, trials: int, workers: int) -> Found:
     if side == SIDES[0]:
         found, spent = timed(lambda: _ours(task, settings, trials, workers))
     else:
         found, spent = timed(lambda: _peer(peer, settings, trials, prunes=side != SIDES[1]))
     complete = [trial for trial in found if trial.complete]
     if not complete:
-        raise Refusal(f"{side}: no trial came to its end; ask for more")
+        raise UserError(f"{side}: no trial came to its end; ask for more")
     winner = best_of(complete)
     test = ours.score_on_test(task, winner) if side == SIDES[0] else peer.score_on_test(winner)
     return Found(side, task.seed, sum(len(each.history) for each in found), spent, winner.macro_f1, test)
 
 
-def _ours(task: Task, settings: FitParams, trials: int, count: int) -> list[Trained]:
+def _ours(task: Task, settings: TrainingConfig, trials: int, count: int) -> list[Trained]:
     with TemporaryDirectory() as folder, ours.workers_for(task, count) as workers:
         search = Search(f"sqlite:///{folder}/studies.db", settings, task.sized.name, task.seed)
         search.study()  # made by one process, before others open it
@@ -136,7 +136,7 @@ def _trial(model: ToneModel, task: Task, search: Search, cache_folder: Path) -> 
     reporter = _Reporter(ticket)
     try:
         trained = ours.run_trial(model, task, settings, cache_folder, reporter)
-    except Refusal as refusal:
+    except UserError as refusal:
         study.fail(ticket.number, str(refusal))
         return Trained(settings, tuple(reporter.rows), {}, complete=False)
     if reporter.pruned:
@@ -154,7 +154,7 @@ def _study_of_worker(search: Search) -> Study:
 class _Reporter:
     """Passes each epoch's score on to the pruner, as the command `tune` does."""
 
-    def __init__(self, ticket: Ticket) -> None:
+    def __init__(self, ticket: RunningTrial) -> None:
         self.ticket = ticket
         self.rows: list[Mapping[str, float]] = []
         self.pruned = False
@@ -168,10 +168,10 @@ class _Reporter:
         return not self.pruned
 
 
-def _peer(peer: Peer, settings: FitParams, trials: int, prunes: bool) -> list[Trained]:
+def _peer(peer: Peer, settings: TrainingConfig, trials: int, prunes: bool) -> list[Trained]:
     import optuna
 
-    from src.services.samplers import suggest
+    from src.search.samplers import suggest
 
     params, model = load_params(), peer.task.sized.name
     space = params.space_of(model)
@@ -181,7 +181,7 @@ def _peer(peer: Peer, settings: FitParams, trials: int, prunes: bool) -> list[Tr
     )
     _queue(params, model, storage)
 
-    def choose(trial: "optuna.Trial") -> FitParams:
+    def choose(trial: "optuna.Trial") -> TrainingConfig:
         drawn = from_even(space, suggest(trial, even(space)))
         return replace(settings, **drawn)  # type: ignore[arg-type] # the space is one of settings
 

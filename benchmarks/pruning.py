@@ -39,10 +39,10 @@ import optuna
 from optuna.samplers import RandomSampler
 
 from src.core.config import Pruning, Range, Space
-from src.services.plan import StudyPlan
-from src.services.pruners import pruner_of
-from src.services.storages import Patience
-from src.services.studies import Study, Ticket, open_study
+from src.search.plan import StudyPlan
+from src.search.pruners import pruner_of
+from src.search.storage import RetryPolicy
+from src.search.study import RunningTrial, Study, open_study
 
 SEARCHES, TRIALS, EPOCHS = 120, 30, 9
 STARTUP_TRIALS, REDUCTION_FACTOR = 4, 3
@@ -136,7 +136,7 @@ def _in_memory(pruner: Pruning, min_epochs: int) -> Study:
     study = optuna.create_study(
         storage=storage, study_name=plan.name, direction="maximize", sampler=RandomSampler(), pruner=pruner_of(plan)
     )
-    return Study(study, storage, plan, Patience("in memory", 0))
+    return Study(study, storage, plan, RetryPolicy("in memory", 0))
 
 
 def _stored(pruner: Pruning, min_epochs: int) -> Study:
@@ -153,7 +153,7 @@ def _search(study: Study, curves: Curves) -> Outcome:
     return Outcome(sum(trial.epochs for trial in study.trials()), regret)
 
 
-def _train(study: Study, ticket: Ticket, scores: list[float]) -> None:
+def _train(study: Study, ticket: RunningTrial, scores: list[float]) -> None:
     if all(ticket.report(epoch, {"val_macro_f1": score}) for epoch, score in enumerate(scores, start=1)):
         study.tell(ticket.number, max(scores))
     else:

@@ -24,12 +24,13 @@ from transformers.utils.logging import set_verbosity_error
 
 from benchmarks import ours, posts, sizes
 from benchmarks.task import Task, fixed_trials
+from src.cli.options import command, model_option
+from src.cli.output import say, table
 from src.core.config import load_params
-from src.core.errors import UsageRefusal
+from src.core.errors import UsageError
 from src.core.paths import SAMPLE
-from src.core.settings import FitParams
+from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say, table
 
 if TYPE_CHECKING:
     from benchmarks.peer import Peer
@@ -70,7 +71,7 @@ class Options:
         """As asked, or what the kind of comparison takes by itself."""
         return self.trials or (PRUNING_TRIALS if self.pruning else DEFAULT_TRIALS)
 
-    def settings(self) -> FitParams:
+    def settings(self) -> TrainingConfig:
         """The model's own of params.yaml, for so many epochs."""
         epochs = self.epochs or (PRUNING_EPOCHS if self.pruning else DEFAULT_EPOCHS)
         changes: dict[str, Any] = {"epochs": epochs, "patience": self.patience or epochs, "accumulation": 1}
@@ -113,13 +114,13 @@ def main(**options: Any) -> None:
     """Time a search by our side and by transformers' Trainer with Optuna."""
     asked = Options(**options)
     if asked.text_only and (asked.model != "clip" or asked.head_only):
-        raise UsageRefusal("--text-only is for CLIP's adapters")
+        raise UsageError("--text-only is for CLIP's adapters")
     if asked.patience and not asked.pruning:
-        raise UsageRefusal("--patience is for --pruning: else both sides train every trial to its end")
+        raise UsageError("--patience is for --pruning: else both sides train every trial to its end")
     if asked.head_only and asked.pruning:
-        raise UsageRefusal("--pruning searches the space of params.yaml, which is one of adapters")
+        raise UsageError("--pruning searches the space of params.yaml, which is one of adapters")
     if len(asked.order) > 1 and asked.pruning:
-        raise UsageRefusal("--pruning has two peers already: give it one --order")
+        raise UsageError("--pruning has two peers already: give it one --order")
     with TemporaryDirectory() as folder:
         _run(asked, Path(folder))
 
@@ -148,7 +149,7 @@ def _run(asked: Options, folder: Path) -> None:
     say(json.dumps({"benchmark": "search", **facts, **found}))
 
 
-def _equal(asked: Options, task: Task, settings: FitParams) -> dict[str, Any]:
+def _equal(asked: Options, task: Task, settings: TrainingConfig) -> dict[str, Any]:
     from benchmarks import equal
 
     trials = fixed_trials(settings, asked.num_trials())
@@ -171,7 +172,7 @@ def _equal(asked: Options, task: Task, settings: FitParams) -> dict[str, Any]:
     }
 
 
-def _pruned(asked: Options, task: Task, settings: FitParams) -> dict[str, Any]:
+def _pruned(asked: Options, task: Task, settings: TrainingConfig) -> dict[str, Any]:
     from benchmarks import pruned
 
     peer = _peer(asked, task, settings)
@@ -197,7 +198,7 @@ def _pruned(asked: Options, task: Task, settings: FitParams) -> dict[str, Any]:
     }
 
 
-def _peer(asked: Options, task: Task, settings: FitParams) -> "Peer":
+def _peer(asked: Options, task: Task, settings: TrainingConfig) -> "Peer":
     from benchmarks.peer import Peer, quickest_workers
 
     peer = Peer.of(task, ours.plan_of(task, settings), asked.order[0], asked.logits)
@@ -207,7 +208,7 @@ def _peer(asked: Options, task: Task, settings: FitParams) -> "Peer":
     return replace(peer, loader_workers=count)
 
 
-def _check(task: Task, peer: "Peer", settings: FitParams) -> dict[str, float]:
+def _check(task: Task, peer: "Peer", settings: TrainingConfig) -> dict[str, float]:
     from benchmarks import equal
 
     few = replace(task, posts=task.posts.few(CHECK_BATCHES, settings.batch_size))

@@ -26,14 +26,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from src.core.errors import Refusal
+from src.cli.options import command, model_option
+from src.cli.output import table
+from src.core.errors import UserError
 from src.core.paths import POSTS
 from src.core.records import read_posts
 from src.models.catalog import MODELS
-from src.services import registry
-from src.services.packages import Row
-from src.services.store import tracking_uri
-from src.services.terminal import command, model_option, table
+from src.registry import registry
+from src.registry.pyfunc import Row
+from src.tracking.store import tracking_uri
 
 if TYPE_CHECKING:
     from benchmarks.bare import Bare
@@ -67,9 +68,9 @@ def _row(way: str, posts: int, wall_s: float, times_s: Sequence[float]) -> list[
 def _in_process(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
     """The same weights in three loops; a time is that of a batch."""
     from benchmarks import bare
-    from src.services.packages import artifacts_in
-    from src.tuned.exports import write_files
-    from src.tuned.versions import answer, load_version
+    from src.registry.export import write_files
+    from src.registry.loading import answer, load_version
+    from src.registry.pyfunc import artifacts_in
 
     _, version = registry.version_at(registry.uri_of(model))
     batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
@@ -95,7 +96,7 @@ def _require_golden(peer: "Bare", folder: Path) -> None:
     found_BK = peer.answer([((folder / post.image).read_bytes(), post.caption) for post in golden])
     off = float((found_BK - torch.tensor([post.logits for post in golden])).abs().max())
     if not off <= peer.contract.tolerance(peer.contract.dtype):
-        raise Refusal(f"the bare loop's golden logits are off by {off:.2g}: it is not the same model")
+        raise UserError(f"the bare loop's golden logits are off by {off:.2g}: it is not the same model")
 
 
 def _asked(port: int, rows: Sequence[Row], clients: int) -> Timed:
@@ -112,7 +113,7 @@ def _ask(port: int, body: str) -> None:
         answer = connection.getresponse()
         content = answer.read()
         if answer.status != 200:
-            raise Refusal(f"the server answers {answer.status}: {content[:200]!r}")
+            raise UserError(f"the server answers {answer.status}: {content[:200]!r}")
 
 
 def _timed(work: Sequence[T], clients: int, do: Callable[[T], object]) -> Timed:
@@ -160,7 +161,7 @@ def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
                 return
         except OSError:
             continue
-    raise Refusal("the server has ended before it answered: run `mlflow models serve` by hand to see why")
+    raise UserError("the server has ended before it answered: run `mlflow models serve` by hand to see why")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from src.core.errors import Refusal
-from src.learning.workspace import load_model
-from src.models import tiny
-from src.models.base import Checkpoint, ToneModel
-from src.models.catalog import folder_digest, model_class, resolve
+from src.core.errors import UserError
+from src.core.files import folder_digest
+from src.modeling import tiny
+from src.modeling.base import Checkpoint, ToneModel
+from src.models.catalog import model_class, resolve
+from src.training.workspace import load_model
 
 SIZES = ("tiny", "medium", "medium-32k", "full")
 VOCABULARY = {"medium": 2048, "medium-32k": 32_064}
@@ -29,7 +30,7 @@ GPU = "cuda"
 
 Changes = Mapping[str, Any]
 
-# Half of what keeps the variance of what flows through random layers (`src.models.tiny`), and about transformers' own
+# Half of what keeps the variance of what flows through random layers (`src.modeling.tiny`), and about transformers' own
 # 0.02: at the whole of it rounding in float32 grows through two epochs of training to some 1e-5 of the loss.
 _VISION_384 = {
     "hidden_size": 384,
@@ -132,10 +133,10 @@ def make(name: str, size: str, folder: Path, captions: Sequence[str]) -> Sized:
     """Write to `folder` what the model needs at a size; the tokenizer is trained on `captions`.
 
     Raises:
-        Refusal: the size is full and there is no GPU.
+        UserError: the size is full and there is no GPU.
     """
     if size == "full" and not torch.cuda.is_available():
-        raise Refusal("size full needs a GPU that torch can see: run medium here")
+        raise UserError("size full needs a GPU that torch can see: run medium here")
     checkpoint = resolve(name, "tiny", folder / "tiny", captions)
     if size in VOCABULARY:
         checkpoint = _medium(name, size, Path(checkpoint.source), folder / size)

@@ -37,16 +37,17 @@ from benchmarks.peer import Peer
 from benchmarks.products import Products, floor_s
 from benchmarks.task import Plan, Task
 from benchmarks.timing import seconds_of
+from src.cli.options import command, model_option
+from src.cli.output import say, table
 from src.core.config import load_params
 from src.core.paths import SAMPLE
-from src.core.settings import FitParams
-from src.learning.allocator import keep_freed_memory
-from src.learning.batches import shuffled
-from src.learning.lora import adapted
-from src.learning.losses import Loss
+from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say, table
 from src.sizing.footprint import FREE_SHARE
+from src.training.adapter import fresh_adapter
+from src.training.batching import shuffled
+from src.training.loss import Loss
+from src.training.memory import keep_freed_memory
 
 Step = Callable[[], Any]
 
@@ -62,11 +63,11 @@ class Stepping:
 
 
 @contextmanager
-def stepping(task: Task, settings: FitParams, folder: Path, room: float | None = None) -> Iterator[Stepping]:
+def stepping(task: Task, settings: TrainingConfig, folder: Path, room: float | None = None) -> Iterator[Stepping]:
     """Give a step of ours on one batch of middling length; with `room`, the largest that is foretold to fit."""
     model = task.sized.load()
     keep_freed_memory(model.device)
-    with adapted(model, settings, task.seed) as adapter:
+    with fresh_adapter(model, settings, task.seed) as adapter:
         data = ours.features(model, task.posts.train, folder)
         lengths = data.features.lengths()
         size, foretold = settings.batch_size, 0
@@ -96,7 +97,7 @@ def middling(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
     return sorted(whole, key=lambda batch: sum(lengths[index] for index in batch))[len(whole) // 2]
 
 
-def peer_steps(task: Task, settings: FitParams, plan: Plan) -> Callable[[int], Step]:
+def peer_steps(task: Task, settings: TrainingConfig, plan: Plan) -> Callable[[int], Step]:
     """Return the peer's step on so many posts: inputs to gradients, pictures decoded beforehand."""
     peer = Peer.of(task, plan, "same", "all")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -169,14 +170,14 @@ def _room() -> float | None:
 
 
 def _measure_ours(
-    task: Task, settings: FitParams, cache: Path, rounds: int, room: float | None
+    task: Task, settings: TrainingConfig, cache: Path, rounds: int, room: float | None
 ) -> tuple[dict[str, Any], Plan]:
     with stepping(task, settings, cache, room) as side:
         row = _measure(side.run, side.batch_size, rounds)
         return {**row, "foretold_gib": round(side.foretold_bytes / 2**30, 4)}, side.plan
 
 
-def _measure_peer(task: Task, settings: FitParams, plan: Plan, rounds: int) -> dict[str, Any]:
+def _measure_peer(task: Task, settings: TrainingConfig, plan: Plan, rounds: int) -> dict[str, Any]:
     step_of, size = peer_steps(task, settings, plan), settings.batch_size
     while True:
         try:

@@ -11,8 +11,8 @@ from benchmarks.posts import Parts
 from benchmarks.sizes import Sized
 from src.core.labels import TONES
 from src.core.records import Post, Prediction
-from src.core.settings import FitParams
-from src.learning.metrics import scores
+from src.core.training_config import TrainingConfig
+from src.evaluation.metrics import scores
 
 # Rank, alpha, learning rate, dropout: all within the search spaces of params.yaml.
 LORA_TRIALS = (
@@ -63,7 +63,7 @@ class Trained:
     `complete` is false of one that was pruned or failed, which wins no search.
     """
 
-    settings: FitParams
+    settings: TrainingConfig
     history: tuple[Mapping[str, float], ...]
     state: Mapping[str, Any]
     complete: bool = True
@@ -80,7 +80,7 @@ def macro_f1(posts: Sequence[Post], logits_NK: Tensor) -> float:
     return scores([Prediction(post.id, post.label, TONES[row.index(max(row))], *row) for post, row in rows]).macro_f1
 
 
-def fixed_trials(settings: FitParams, count: int) -> list[FitParams]:
+def fixed_trials(settings: TrainingConfig, count: int) -> list[TrainingConfig]:
     """The same trials every time; beyond the list's end they begin again, for the time they take is the same."""
     if settings.rank == 0:
         return [replace(settings, lr=lr, dropout=dropout) for lr, dropout in islice(cycle(HEAD_TRIALS), count)]

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from src.core.errors import Refusal, Stopped
-from src.core.stopping import StopSignal
+from src.core.errors import StopRequested, UserError
+from src.core.signals import StopSignal
 
 POLL_S = 0.05
 RESULTS_FILE, LOG_FILE = "results.jsonl", "log.txt"
@@ -74,13 +74,13 @@ def run_parts(
         on_result: called with each result.
 
     Raises:
-        Refusal: the folder holds results already.
-        Stopped: this process got a signal to end. The part that ran then has its line.
+        UserError: the folder holds results already.
+        StopRequested: this process got a signal to end. The part that ran then has its line.
     """
     deadline = time.monotonic() + seconds
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / RESULTS_FILE).exists():
-        raise Refusal(f"{folder / RESULTS_FILE} is there already: give another --out")
+        raise UserError(f"{folder / RESULTS_FILE} is there already: give another --out")
     results = []
     with (folder / RESULTS_FILE).open("x") as lines, (folder / LOG_FILE).open("ab") as log, StopSignal() as stop:
         for place, part in enumerate(parts):
@@ -103,7 +103,7 @@ def _run(part: Part, seconds: float, log: IO[bytes], stop: StopSignal) -> Result
     reader = threading.Thread(target=_read, args=(process.stdout, figures, log), daemon=True)
     reader.start()
     end: End = "killed"
-    with suppress(Stopped):
+    with suppress(StopRequested):
         code = _exit_code(process, begun + seconds, stop)
         end = "killed" if code is None else "failed" if code else "ok"
     _kill(process)

@@ -5,13 +5,15 @@ python -m src.baseline
 
 from typing import TYPE_CHECKING
 
+from src.cli.options import command
+from src.cli.output import say, warn
 from src.core.config import load_params
+from src.core.files import read_json, write_json
 from src.core.paths import BASELINE, GROUPS, POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import PARTS, read_groups, read_json, read_posts, read_split, write_json
-from src.services.terminal import command, say, warn
+from src.core.records import PARTS, read_groups, read_posts, read_split
 
 if TYPE_CHECKING:
-    from src.analysis.baselines import Fitted
+    from src.training.baselines import Fitted
 
 NOTICE = "No pretrained weights: what the labels, or the captions, of the train part can do alone."
 
@@ -20,7 +22,7 @@ NOTICE = "No pretrained weights: what the labels, or the captions, of the train 
 def main() -> None:
     """Score the largest class, and logistic regression on TF-IDF of the captions; write outputs/baseline/."""
     params = load_params()
-    from src.analysis.baselines import captions, majority, tfidf, write_out_of_fold
+    from src.training.baselines import captions, majority, tfidf, write_out_of_fold
 
     part_of, group_of = read_split(SPLIT), read_groups(GROUPS)
     posts = [post for post in read_posts(POSTS) if post.id in part_of]
@@ -39,9 +41,8 @@ def main() -> None:
 
 def _keep(name: str, fitted: "Fitted") -> None:
     """Write what a baseline says, log it as a run, and print its scores."""
-    from src.learning.metrics import report, scores
-    from src.services.baselines import log_baseline
-    from src.services.logbook import run_tags
+    from src.evaluation.metrics import report, scores
+    from src.tracking.run_logging import log_baseline, run_tags
 
     result, settings = scores(fitted.test), fitted.chosen.settings
     fitted.write(BASELINE / name)

@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING
 
+from src.cli.options import command
+from src.cli.output import say, table
 from src.core.config import load_params
+from src.core.files import write_bytes, write_json, write_table
+from src.core.paper import PUBLISHED, Published
 from src.core.paths import COMPARE, GROUPS, SPLIT
-from src.core.published import PUBLISHED, Published
-from src.core.records import leak_free, read_groups, read_split, write_bytes, write_json, write_table
-from src.services.terminal import command, say, table
+from src.core.records import leak_free, read_groups, read_split
 
 if TYPE_CHECKING:
-    from src.analysis.evidence import Answer, Findings, Trust
-    from src.analysis.systems import System
-    from src.core.estimates import Interval
+    from src.core.records import Interval
+    from src.evaluation.comparison_tables import ComparisonResults, ConfidenceQuality, PairResult
+    from src.evaluation.systems import System
 
-    Parts = Mapping[str, Findings]
-    Trusts = Mapping[str, Trust]
+    Parts = Mapping[str, ComparisonResults]
+    Trusts = Mapping[str, ConfidenceQuality]
 
 REFERENCE = "tfidf"
 
@@ -32,16 +34,16 @@ def main() -> None:
     """
     params = load_params()
     part_of, group_of = read_split(SPLIT), read_groups(GROUPS)
-    from src.analysis.evidence import ALL, LEAK_FREE, find, trust
-    from src.analysis.systems import read_systems
+    from src.evaluation.comparison_tables import ALL, LEAK_FREE, confidence_quality, score_and_compare
+    from src.evaluation.systems import read_systems
 
     systems = read_systems(params.models, part_of)
     test, unleaked = {key for key, part in part_of.items() if part == "test"}, leak_free(part_of, group_of)
-    parts = {ALL: find(systems, test, group_of, params.seed)}
+    parts = {ALL: score_and_compare(systems, test, group_of, params.seed)}
     if unleaked:
         same = unleaked == test
-        parts[LEAK_FREE] = parts[ALL] if same else find(systems, unleaked, group_of, params.seed)
-    trusts = {system.name: trust(system) for system in systems}
+        parts[LEAK_FREE] = parts[ALL] if same else score_and_compare(systems, unleaked, group_of, params.seed)
+    trusts = {system.name: confidence_quality(system) for system in systems}
     _write(systems, parts, trusts)
     distinct = {name: found for name, found in parts.items() if name == ALL or found.posts < len(test)}
     _draw(systems, distinct, trusts, params.notice)
@@ -54,18 +56,18 @@ def main() -> None:
 
 
 def _write(systems: "Sequence[System]", parts: "Parts", trusts: "Trusts") -> None:
-    from src.analysis import evidence
+    from src.evaluation import comparison_tables
 
-    write_table(COMPARE / "scores.csv", evidence.score_rows(systems, parts))
-    write_table(COMPARE / "pairs.csv", evidence.pair_rows(parts))
-    write_table(COMPARE / "calibration.csv", evidence.calibration_rows(trusts))
-    write_table(COMPARE / "reliability.csv", evidence.reliability_rows(trusts))
-    write_table(COMPARE / "selective.csv", evidence.selective_rows(trusts))
-    write_json(COMPARE / "metrics.json", evidence.headline(systems, parts, trusts))
+    write_table(COMPARE / "scores.csv", comparison_tables.score_rows(systems, parts))
+    write_table(COMPARE / "pairs.csv", comparison_tables.pair_rows(parts))
+    write_table(COMPARE / "calibration.csv", comparison_tables.calibration_rows(trusts))
+    write_table(COMPARE / "reliability.csv", comparison_tables.reliability_rows(trusts))
+    write_table(COMPARE / "selective.csv", comparison_tables.selective_rows(trusts))
+    write_json(COMPARE / "metrics.json", comparison_tables.headline(systems, parts, trusts))
 
 
 def _draw(systems: "Sequence[System]", parts: "Parts", trusts: "Trusts", notice: str) -> None:
-    from src.services.evidence_plots import forest, reliability_diagram, selective_curves
+    from src.reporting.plot_evaluation import forest, reliability_diagram, selective_curves
 
     tuned = [system for system in systems if system.kind == "tuned"]
     on = f"{parts['all'].posts:,} test posts"
@@ -135,7 +137,7 @@ def _tell_answers(parts: "Parts") -> None:
         say(_against_reference(name, answer))
 
 
-def _against_reference(name: str, answer: "Answer") -> str:
+def _against_reference(name: str, answer: "PairResult") -> str:
     posts, needed = answer.comparison.posts, answer.comparison.posts_needed
     if answer.verdict.answer == "yes":
         return f"{name} beats TF-IDF."

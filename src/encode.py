@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from src.cli.options import command, model_option
+from src.cli.output import progress, say
 from src.core.config import Params, load_params
+from src.core.files import write_json
 from src.core.paths import checkpoint_folder, stage_folder
-from src.core.records import write_json
+from src.modeling.hub import offline_unless_reachable
 from src.models.catalog import MODELS, resolve
-from src.services.hub import offline_unless_reachable
-from src.services.terminal import command, model_option, progress, say
 
 if TYPE_CHECKING:
-    from src.data.images import Content
-    from src.learning.workspace import Workspace
+    from src.data.images import EncodablePost
+    from src.training.workspace import Workspace
 
 
 @command(example="python -m src.encode --model clip")
@@ -29,8 +30,8 @@ def main(model: str) -> None:
     params = load_params()
     if params.scale == "full":
         offline_unless_reachable()  # before what follows imports the Hub's library
-    from src.learning.lora import adapted
-    from src.learning.workspace import CHECKPOINT_FILE, Workspace, load_model, posts_by_part, views_of
+    from src.training.adapter import fresh_adapter
+    from src.training.workspace import CHECKPOINT_FILE, Workspace, load_model, posts_by_part, views_of
 
     parts = posts_by_part()
     captions = [post.caption for post in parts["train"]]
@@ -40,7 +41,7 @@ def main(model: str) -> None:
     # The adapted model's boundary comes first: from what it keeps, the bare model's is reached without a picture.
     settings = params.fit_of(model)
     views = [each for row in views_of(parts["train"], settings) for each in row]
-    with adapted(workspace.model, settings, params.seed):
+    with fresh_adapter(workspace.model, settings, params.seed):
         caches = [_encode(params, workspace, [*posts, *views], "posts and views" if views else "posts")]
     caches.append(_encode(params, workspace, posts))
     found = workspace.model.checkpoint
@@ -49,7 +50,7 @@ def main(model: str) -> None:
     say(f"{model}: {found.source} at {found.revision}. {params.notice}")
 
 
-def _encode(params: Params, workspace: "Workspace", posts: "Sequence[Content]", what: str = "posts") -> str:
+def _encode(params: Params, workspace: "Workspace", posts: "Sequence[EncodablePost]", what: str = "posts") -> str:
     """Encode what the model, as it is adapted now, keeps frozen; returns the name of the cache."""
     model, store = workspace.model, workspace.store()
     with progress(len(posts), f"{model.spec.name}: {store.folder.name}", what) as bar:

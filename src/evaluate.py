@@ -3,11 +3,13 @@
 python -m src.evaluate --model clip
 """
 
+from src.cli.options import command, model_option
+from src.cli.output import say
 from src.core.config import load_params
+from src.core.files import write_json
 from src.core.paths import stage_folder
-from src.core.records import ADAPTER_DIGEST, write_json, write_predictions
+from src.core.records import ADAPTER_DIGEST, write_predictions
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say
 
 
 @command(example="python -m src.evaluate --model clip")
@@ -15,20 +17,20 @@ from src.services.terminal import command, model_option, say
 def main(model: str) -> None:
     """Score the test posts with the trained adapter."""
     params = load_params()
-    from src.learning.trained import read_trained
+    from src.core.outputs import read_trained
 
     trained = read_trained(model)
-    from src.learning.lora import loaded
-    from src.learning.metrics import report, scores
-    from src.learning.scoring import logits, predictions
-    from src.learning.workspace import open_workspace
-    from src.services.datasets import parts_read
-    from src.services.gallery import gallery
-    from src.services.logbook import log_scores, open_tracker, run_tags
-    from src.services.overview import compare_models, link_runs
+    from src.evaluation.metrics import report, scores
+    from src.reporting.mistakes import gallery
+    from src.tracking.client import parts_read
+    from src.tracking.overview import compare_models, link_runs
+    from src.tracking.run_logging import log_scores, open_tracker, run_tags
+    from src.training.adapter import saved_adapter
+    from src.training.inference import logits, predictions
+    from src.training.workspace import open_workspace
 
     workspace = open_workspace(model)
-    with loaded(workspace.model, trained.adapter) as adapter:
+    with saved_adapter(workspace.model, trained.adapter) as adapter:
         test = workspace.data("test")
         found = predictions(test, logits(adapter.model, test, params.evaluate.batch_size))
     result = scores(found)

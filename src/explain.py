@@ -11,24 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from src.core.contract import Contract, read_contract
-from src.core.errors import Refusal
+from src.cli.options import command
+from src.cli.output import say, table
+from src.core.errors import UserError
+from src.core.files import digest_of, folder_digest, read_json
 from src.core.paths import DATA, DATA_DVC, POSTS, SPLIT, stage_folder
-from src.core.records import (
-    ADAPTER_DIGEST,
-    content_digest,
-    data_digest,
-    digest_of,
-    read_json,
-    read_posts,
-    read_split,
-)
+from src.core.records import ADAPTER_DIGEST, content_digest, data_digest, read_posts, read_split
 from src.data import mvsa
-from src.models.catalog import folder_digest
-from src.services.terminal import command, say, table
+from src.registry.contract import Contract, read_contract
 
 if TYPE_CHECKING:
-    from src.services.registry import RunRecord, Version
+    from src.registry.registry import RunRecord, Version
 
 _COMMIT, _DIRTY = "git_commit", "git_dirty"
 # What lies between the raw data and the adapter. Other code shows, stores or searches.
@@ -55,7 +48,7 @@ class _Subject:
 
     @property
     def artifacts(self) -> dict[str, str]:
-        from src.services.packages import artifacts_in
+        from src.registry.pyfunc import artifacts_in
 
         return artifacts_in(self.folder)
 
@@ -73,8 +66,8 @@ class _Link:
 @click.argument("version")
 def main(version: str) -> None:
     """Print where VERSION (an address in the registry) is from, link by link; exit code 1 if a link does not hold."""
-    from src.services import registry
-    from src.services.packages import artifacts_in
+    from src.registry import registry
+    from src.registry.pyfunc import artifacts_in
 
     model, found = registry.version_at(version)
     with tempfile.TemporaryDirectory() as place:
@@ -86,7 +79,7 @@ def main(version: str) -> None:
     broken = [link for link in links if link.fault]
     if broken:
         first = f"{broken[0].name}, {broken[0].fault}"
-        raise Refusal(f"the chain is broken at {len(broken)} of {len(links)} links: {first}")
+        raise UserError(f"the chain is broken at {len(broken)} of {len(links)} links: {first}")
 
 
 def _chain(subject: _Subject) -> Iterator[_Link]:
@@ -110,14 +103,14 @@ def _link(name: str, recorded: str, find_fault: Callable[[], str]) -> _Link:
     """A link; what cannot be looked at does not hold."""
     try:
         return _Link(name, recorded, find_fault())
-    except Refusal as refusal:
+    except UserError as refusal:
         return _Link(name, recorded, str(refusal))
     except OSError as error:
         return _Link(name, recorded, f"{error.filename} cannot be read: {error.strerror}")
 
 
 def _digest(subject: _Subject) -> str:
-    from src.learning.trained import adapter_digest
+    from src.core.outputs import adapter_digest
 
     return adapter_digest(Path(subject.artifacts["adapter"]), subject.contract.checkpoint.revision)
 
@@ -127,11 +120,11 @@ def _version_fault(subject: _Subject) -> str:
 
 
 def _run_of(run_id: str) -> "RunRecord":
-    from src.services.registry import run_record
+    from src.registry.registry import run_record
 
     found = run_record(run_id) if run_id else None
     if found is None:
-        raise Refusal(f"MLflow has no run {run_id}".rstrip())
+        raise UserError(f"MLflow has no run {run_id}".rstrip())
     return found
 
 
@@ -165,18 +158,18 @@ def _drawn(subject: _Subject) -> Mapping[str, str]:
     """The settings that the trial drew, by its run or, where MLflow has none, by what `tune` wrote of its winner.
 
     Raises:
-        Refusal: neither has the trial.
+        UserError: neither has the trial.
     """
     run, best, search = _trial_run(subject), _winner(subject), subject.contract.search
     if run:
         return run.params
     if not best or best["best_trial"] != search.trial:
-        raise Refusal(f"neither MLflow nor {_best_file(subject)} has trial {search.trial} of {search.study}")
+        raise UserError(f"neither MLflow nor {_best_file(subject)} has trial {search.trial} of {search.study}")
     return {name: str(value) for name, value in best["params"].items()}
 
 
 def _trial_run(subject: _Subject) -> "RunRecord | None":
-    from src.services.registry import runs_tagged
+    from src.registry.registry import runs_tagged
 
     search = subject.contract.search
     runs = runs_tagged(subject.model, {"stage": "trial", "study": search.study, "trial": search.trial})
@@ -224,7 +217,7 @@ def _data_fault(contract: Contract) -> str:
 
 
 def _revision_fault(contract: Contract) -> str:
-    from src.services.repository import data_revision
+    from src.core.provenance import data_revision
 
     if not contract.data_revision:
         return f"there was no {DATA_DVC} that knew the posts"
@@ -232,7 +225,7 @@ def _revision_fault(contract: Contract) -> str:
 
 
 def _code_fault(subject: _Subject) -> str:
-    from src.services.repository import changed_since, has_commit
+    from src.core.provenance import changed_since, has_commit
 
     commit = subject.version.tags.get(_COMMIT)
     if not commit:

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from src.core.contract import DIVISION_FILE, TEST_FILE
-from src.core.errors import Refusal
-from src.core.records import read_json, read_predictions, read_table, write_text
-from src.services.terminal import command, say, warn
+from src.cli.options import command
+from src.cli.output import say, warn
+from src.core.errors import UserError
+from src.core.files import read_json, read_table, write_text
+from src.core.records import read_predictions
+from src.registry.contract import DIVISION_FILE, TEST_FILE
 
 if TYPE_CHECKING:
-    from src.core.contract import Contract
     from src.core.records import Prediction
-    from src.services.card import Evidence, Measured
-    from src.services.registry import Version
+    from src.registry.contract import Contract
+    from src.registry.model_card import CardInputs, Measured
+    from src.registry.registry import Version
 
 CARD = "README.md"
 
@@ -41,8 +43,8 @@ def main(version: str, folder: Path, merge: bool) -> None:
     """
     folder = folder.resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Refusal(f"{folder} is there already and not empty: name another, or remove it")
-    from src.services import registry
+        raise UserError(f"{folder} is there already and not empty: name another, or remove it")
+    from src.registry import registry
 
     _, found = registry.version_at(version)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -59,10 +61,10 @@ def main(version: str, folder: Path, merge: bool) -> None:
 
 def _export(version: "Version", downloaded: Path, folder: Path, merge: bool) -> tuple[float, float]:
     """Write the folder and have its card's code answer the golden posts; returns how far logits are off, and may be."""
-    from src.services.card import is_mvsa, model_card
-    from src.services.packages import artifacts_in
-    from src.tuned.exports import write_files
-    from src.tuned.versions import load_version
+    from src.registry.export import write_files
+    from src.registry.loading import load_version
+    from src.registry.model_card import is_mvsa, model_card
+    from src.registry.pyfunc import artifacts_in
 
     artifacts = artifacts_in(downloaded)
     evidence = _evidence(artifacts, version)
@@ -72,16 +74,16 @@ def _export(version: "Version", downloaded: Path, folder: Path, merge: bool) -> 
     write_text(folder / CARD, card)
     if is_mvsa(evidence.division):
         warn("the folder holds eight posts of MVSA-Single, by private persons: keep it as private as the data")
-    return _hold(loaded.contract, folder, merge)
+    return _verify_export(loaded.contract, folder, merge)
 
 
-def _evidence(artifacts: Mapping[str, str], version: "Version") -> "Evidence":
+def _evidence(artifacts: Mapping[str, str], version: "Version") -> "CardInputs":
     """What the version's scores rest on, from the files that came with it."""
-    from src.services.card import Evidence
+    from src.registry.model_card import CardInputs
 
     folder = Path(artifacts.get("contract", ""))
     if not (folder / TEST_FILE).is_file():
-        raise Refusal(
+        raise UserError(
             "the version came without its test predictions, which a model card needs: train and register anew"
         )
     division, rows = read_json(folder / DIVISION_FILE), read_table(folder / TEST_FILE)
@@ -90,27 +92,27 @@ def _evidence(artifacts: Mapping[str, str], version: "Version") -> "Evidence":
     apart = [each for each in found if each.id in unseen]
     seed = division["seed"]
     leak_free = _measured(apart, group_of, seed) if apart else None
-    return Evidence(division, _measured(found, group_of, seed), leak_free, version.tags.get("git_commit", ""))
+    return CardInputs(division, _measured(found, group_of, seed), leak_free, version.tags.get("git_commit", ""))
 
 
 def _measured(found: "list[Prediction]", group_of: Mapping[str, str], seed: int) -> "Measured":
-    from src.analysis.intervals import intervals, tone_intervals
-    from src.learning.metrics import scores
-    from src.services.card import Measured
+    from src.evaluation.intervals import intervals, tone_intervals
+    from src.evaluation.metrics import scores
+    from src.registry.model_card import Measured
 
     spans = {**intervals(found, group_of, seed), **tone_intervals(found, group_of, seed)}
     return Measured(scores(found), spans, len({group_of[each.id] for each in found}))
 
 
-def _hold(contract: "Contract", folder: Path, merge: bool) -> tuple[float, float]:
-    from src.services.card import code_of, dtype_of
+def _verify_export(contract: "Contract", folder: Path, merge: bool) -> tuple[float, float]:
+    from src.registry.model_card import code_of, dtype_of
 
     answers = _answers(folder, code_of((folder / CARD).read_text(encoding="utf-8")))
     allowed = contract.tolerance(dtype_of(contract, merged=merge))
     pairs = zip(contract.golden, answers, strict=True)
     off = [abs(logit - given) for post, row in pairs for logit, given in zip(post.logits, row, strict=True)]
     if not all(each <= allowed for each in off):  # nor if one is no number
-        raise Refusal(
+        raise UserError(
             f"golden logits of the {'merged' if merge else 'exported'} weights are off by {max(off):.2g}, and "
             f"{allowed:.2g} is allowed: nothing is left of the export"
         )
@@ -124,7 +126,7 @@ def _answers(folder: Path, code: str) -> list[list[float]]:
     )
     if done.returncode:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise Refusal(f"the model card's code does not run, so nothing is left of the export: {reason}")
+        raise UserError(f"the model card's code does not run, so nothing is left of the export: {reason}")
     return [[float(logit) for logit in line.split()[1:]] for line in done.stdout.splitlines()]
 
 

@@ -14,12 +14,13 @@ from typing import Any
 
 import click
 
-from src.core.errors import Refusal
+from src.cli.options import command
+from src.cli.output import say
+from src.core.errors import UserError
+from src.core.files import write_text
 from src.core.labels import PROTOCOLS, TONES, label_of
 from src.core.paths import DATA, DATA_DVC
-from src.core.records import write_text
 from src.data import mvsa
-from src.services.terminal import command, say
 
 DVC_FOLDER = Path(".dvc")
 
@@ -29,7 +30,7 @@ DVC_FOLDER = Path(".dvc")
 def main(path: Path) -> None:
     """Point data.dvc at PATH: a folder with labelResultAll.txt and data/ in it, or the folder that one is in."""
     if not DVC_FOLDER.is_dir():
-        raise Refusal(f"{DVC_FOLDER}/ is missing: run commands from the repository's root")
+        raise UserError(f"{DVC_FOLDER}/ is missing: run commands from the repository's root")
     found = mvsa.survey(mvsa.find_root(path))
     _require_usable(found)
     _require_unedited_data()
@@ -62,7 +63,7 @@ def _present() -> dict[str, Any]:
     try:
         content: dict[str, Any] = parse_yaml(DATA_DVC.read_text(encoding="utf-8"), str(DATA_DVC))
     except YAMLFileCorruptedError as error:
-        raise Refusal(f"{DATA_DVC} is not YAML: take it from git again, or remove it") from error
+        raise UserError(f"{DATA_DVC} is not YAML: take it from git again, or remove it") from error
     return content
 
 
@@ -72,12 +73,12 @@ def _as_dependency(root: Path) -> str:
     return there.relative_to(here).as_posix() if there.is_relative_to(here) else there.as_posix()
 
 
-def _require_usable(found: mvsa.Survey) -> None:
+def _require_usable(found: mvsa.DatasetIndex) -> None:
     if found.root.resolve().is_relative_to(DATA.resolve()):
-        raise Refusal(f"{found.root} is where `dvc repro` puts the posts: give the folder that they come from")
+        raise UserError(f"{found.root} is where `dvc repro` puts the posts: give the folder that they come from")
     if not found.pairs:
         reasons = ", ".join(f"{count:,} have {reason}" for reason, count in _reasons(found).most_common())
-        raise Refusal(
+        raise UserError(
             f"{found.root} has no complete post (label row with a majority, image and caption): "
             f"{reasons or 'it is empty'}"
         )
@@ -85,7 +86,7 @@ def _require_usable(found: mvsa.Survey) -> None:
 
 def _require_unedited_data() -> None:
     if DATA.exists() and _dvc_status().intersection(("modified", "new")):
-        raise Refusal(
+        raise UserError(
             f"{DATA}/ was changed by hand, and `dvc repro` would delete the changes: move what you want to keep "
             f"elsewhere, remove {DATA}/ and try again"
         )
@@ -97,16 +98,16 @@ def _dvc_status() -> set[str]:
         [sys.executable, "-m", "dvc", "status", "--json", str(DATA_DVC)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise Refusal(f"`dvc status {DATA_DVC}` fails: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"`dvc status {DATA_DVC}` fails: {done.stderr.strip().splitlines()[-1]}")
     changes = json.loads(done.stdout).get(str(DATA_DVC), [])
     return {change["changed outs"][str(DATA)] for change in changes if "changed outs" in change}
 
 
-def _reasons(found: mvsa.Survey) -> Counter[str]:
+def _reasons(found: mvsa.DatasetIndex) -> Counter[str]:
     return Counter(post.reason for post in found.dropped)
 
 
-def _summarise(found: mvsa.Survey) -> None:
+def _summarise(found: mvsa.DatasetIndex) -> None:
     say(f"{found.root}: {len(found.pairs) + len(found.dropped):,} posts, {len(found.pairs):,} complete")
     say(f"  annotators a post: {found.num_annotators}; posts without a majority: {found.num_undecided:,}")
     for reason, count in _reasons(found).most_common():

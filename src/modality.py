@@ -3,15 +3,18 @@
 python -m src.modality --model clip
 
 The test posts are judged again with one half hidden or changed, and so are the posts whose text and image were
-labelled differently. src/data/conditions.py says what is shown, src/analysis/modality.py what is made of the answers.
+labelled differently. src/data/ablations.py says what is shown, src/evaluation/modality.py what is made of the answers.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from src.cli.options import command, model_option
+from src.cli.output import progress, say, table, warn
 from src.core.config import Params, load_params
-from src.core.errors import Impossible, Refusal
+from src.core.errors import InfeasibleAnalysis, UserError
+from src.core.files import write_bytes, write_json, write_table
 from src.core.labels import TONES
 from src.core.paths import FINGERPRINTS, GROUPS, POSTS, SPLIT, stage_folder
 from src.core.records import (
@@ -24,17 +27,13 @@ from src.core.records import (
     read_posts,
     read_predictions,
     read_split,
-    write_bytes,
-    write_json,
     write_predictions,
-    write_table,
 )
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, progress, say, table, warn
 
 if TYPE_CHECKING:
-    from src.data.conditions import Shown
-    from src.learning.workspace import Workspace
+    from src.data.ablations import AblatedPost
+    from src.training.workspace import Workspace
 
 # By how much a probability may differ from what `evaluate` found: the cache was filled in batches of other posts, which
 # costs a digit, and bfloat16 has but 8 bits.
@@ -43,7 +42,7 @@ HALVES = ("text", "image", "neither")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ModalityPosts:
     """The posts that the model is asked about.
 
     Attributes:
@@ -83,24 +82,24 @@ class Answers:
 def main(model: str) -> None:
     """Judge the test posts with text or picture alone, with another's picture, and without hashtags."""
     params = load_params()
-    from src.learning.trained import read_trained
-    from src.learning.workspace import open_workspace
+    from src.core.outputs import read_trained
+    from src.training.workspace import open_workspace
 
     trained = read_trained(model)
     evaluated = read_predictions(stage_folder("evaluate", model) / "predictions.csv")
     workspace = open_workspace(model)
-    asked = posts_asked(workspace.parts["test"], params.seed)
+    asked = modality_posts(workspace.parts["test"], params.seed)
     answers = ask(workspace, params, asked, evaluated)
     summary = {**summarise(asked, answers, params.seed), ADAPTER_DIGEST: trained.digest}
     _write(workspace, params, asked, answers, summary)
     _tell(model, params, summary)
 
 
-def posts_asked(test: Sequence[Post], seed: int) -> Asked:
+def modality_posts(test: Sequence[Post], seed: int) -> ModalityPosts:
     """The posts that the model is asked about, from what `prepare` and `split` wrote."""
-    from src.analysis.modality import disagreeing
-    from src.data.conditions import SHUFFLED, picture_givers
+    from src.data.ablations import SHUFFLED, shuffled_images
     from src.data.duplicates import find_duplicates
+    from src.evaluation.modality import disagreeing
 
     posts, part_of, group_of = read_posts(POSTS), read_split(SPLIT), read_groups(GROUPS)
     # The groups of `split` are of labelled posts alone.
@@ -110,21 +109,21 @@ def posts_asked(test: Sequence[Post], seed: int) -> Asked:
     clean = {post.id for post in torn if post.id not in part_of and all_groups[post.id] not in seen}
     givers, omitted = [], {}
     try:
-        givers = picture_givers(test, group_of, seed)
-    except Impossible as error:
+        givers = shuffled_images(test, group_of, seed)
+    except InfeasibleAnalysis as error:
         omitted[SHUFFLED] = str(error)
-    return Asked(test, givers, omitted, torn, group_of, clean | leak_free(part_of, group_of))
+    return ModalityPosts(test, givers, omitted, torn, group_of, clean | leak_free(part_of, group_of))
 
 
-def ask(workspace: "Workspace", params: Params, asked: Asked, evaluated: Sequence[Prediction]) -> Answers:
+def ask(workspace: "Workspace", params: Params, asked: ModalityPosts, evaluated: Sequence[Prediction]) -> Answers:
     """What the model says of the posts.
 
     Raises:
-        Refusal: of the test part, shown as it is, it does not say what `evaluate` found.
+        UserError: of the test part, shown as it is, it does not say what `evaluate` found.
     """
-    from src.data.conditions import BOTH, conditions, halves
-    from src.learning.lora import loaded
-    from src.learning.scoring import logits_uncached, predictions_of
+    from src.data.ablations import BOTH, conditions, halves
+    from src.training.adapter import saved_adapter
+    from src.training.inference import logits_uncached, predictions_of
 
     cosine_of = _alignment(workspace, params)  # while no adapter is on, so that it is the base's
     model, batch_size, known = workspace.model, params.evaluate.batch_size, {post.id for post in asked.test}
@@ -132,11 +131,11 @@ def ask(workspace: "Workspace", params: Params, asked: Asked, evaluated: Sequenc
     shown, rest_shown = conditions(asked.test, asked.givers), halves(rest)
     total = sum(map(len, (*shown.values(), *rest_shown.values())))
     with (
-        loaded(model, stage_folder("train", model.spec.name) / "adapter"),
+        saved_adapter(model, stage_folder("train", model.spec.name) / "adapter"),
         progress(total, f"{model.spec.name}: modality", "posts") as bar,
     ):
 
-        def answer(posts: Sequence[Post], views: "Sequence[Shown]") -> list[Prediction]:
+        def answer(posts: Sequence[Post], views: "Sequence[AblatedPost]") -> list[Prediction]:
             images, captions = [view.image for view in views], [view.caption for view in views]
             return predictions_of(posts, logits_uncached(model, images, captions, batch_size, bar.advance))
 
@@ -149,7 +148,7 @@ def ask(workspace: "Workspace", params: Params, asked: Asked, evaluated: Sequenc
 
 
 def _alignment(workspace: "Workspace", params: Params) -> dict[str, float]:
-    from src.learning.scoring import alignments
+    from src.training.inference import alignments
 
     test = workspace.data("test", params.encode.batch_size)
     found = alignments(workspace.model, test, params.evaluate.batch_size)
@@ -165,20 +164,20 @@ def _in_order(posts: Sequence[Post], predictions: Sequence[Prediction]) -> list[
 
 def _require_evaluated(found: Sequence[Prediction], evaluated: Sequence[Prediction], dtype: str) -> None:
     if [(row.id, row.actual) for row in found] != [(row.id, row.actual) for row in evaluated]:
-        raise Refusal("outputs/evaluate/ holds the predictions of other posts: run `dvc repro` first")
+        raise UserError("outputs/evaluate/ holds the predictions of other posts: run `dvc repro` first")
     pairs = zip(found, evaluated, strict=True)
     most = max(abs(getattr(a, tone) - getattr(b, tone)) for a, b in pairs for tone in TONES)
     if most > ALLOWED[dtype]:
-        raise Refusal(
+        raise UserError(
             f"outputs/evaluate/ holds the predictions of another adapter (up to {most:.3f} off): run `dvc repro` first"
         )
 
 
-def summarise(asked: Asked, answers: Answers, seed: int) -> dict[str, Any]:
+def summarise(asked: ModalityPosts, answers: Answers, seed: int) -> dict[str, Any]:
     """What the answers say, as modality.json has it; the dataclasses of src/analysis say what the keys mean."""
-    from src.analysis import modality
-    from src.analysis.alignment import relation
-    from src.data.conditions import BOTH, NO_HASHTAGS, SHUFFLED
+    from src.data.ablations import BOTH, NO_HASHTAGS, SHUFFLED
+    from src.evaluation import modality
+    from src.evaluation.alignment import relation
 
     test, found, group_of = asked.test, answers.test, asked.group_of
     outcomes = modality.outcomes(found, group_of, asked.clean, seed)
@@ -215,16 +214,18 @@ def metrics_of(summary: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _write(workspace: "Workspace", params: Params, asked: Asked, answers: Answers, summary: Mapping[str, Any]) -> None:
+def _write(
+    workspace: "Workspace", params: Params, asked: ModalityPosts, answers: Answers, summary: Mapping[str, Any]
+) -> None:
     """The stage's files, and its run."""
-    from src.services.datasets import parts_read
-    from src.services.logbook import open_tracker, run_tags
+    from src.tracking.client import parts_read
+    from src.tracking.run_logging import open_tracker, run_tags
 
     model = workspace.model.spec.name
     folder, metrics = stage_folder("modality", model), metrics_of(summary)
     for name in (*answers.test, *asked.omitted):
         write_predictions(folder / f"{name}.csv", answers.test.get(name, ()))
-    write_table(folder / "disagreement.csv", *_torn_rows(asked.disagreeing, answers.disagreeing))
+    write_table(folder / "disagreement.csv", *_disagreeing_rows(asked.disagreeing, answers.disagreeing))
     cosines = [{"id": key, "cosine": cosine} for key, cosine in answers.cosine_of.items()]
     write_table(folder / "alignment.csv", cosines, ("id", "cosine"))
     write_json(folder / "metrics.json", metrics)
@@ -237,7 +238,7 @@ def _write(workspace: "Workspace", params: Params, asked: Asked, answers: Answer
         run.folder(folder, "modality")
 
 
-def _torn_rows(
+def _disagreeing_rows(
     posts: Sequence[Post], found: Mapping[str, Sequence[Prediction]]
 ) -> tuple[list[dict[str, Any]], Sequence[str]]:
     """A row for each post with two labels, and the names of the columns."""
@@ -251,8 +252,8 @@ def _torn_rows(
 
 
 def _picture(model: str, summary: Mapping[str, Any]) -> bytes:
-    from src.core.estimates import Interval
-    from src.services.evidence_plots import forest
+    from src.core.records import Interval
+    from src.reporting.plot_evaluation import forest
 
     kinds = {"figures": "all test posts", "leak_free": "leak-free"}
     rows = {

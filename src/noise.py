@@ -7,27 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from src.cli.options import command
+from src.cli.output import say, table, warn
 from src.core.config import load_params
-from src.core.errors import Refusal
+from src.core.errors import UserError
+from src.core.files import read_json, write_json, write_table
 from src.core.labels import PROTOCOLS, TONES, label_of
 from src.core.paths import BASELINE, FINGERPRINTS, NOISE, POSTS, stage_folder
-from src.core.records import (
-    Fingerprint,
-    Post,
-    Prediction,
-    read_fingerprints,
-    read_json,
-    read_posts,
-    read_predictions,
-    write_json,
-    write_table,
-)
-from src.services.terminal import command, say, table, warn
+from src.core.records import Fingerprint, Post, Prediction, read_fingerprints, read_posts, read_predictions
 
 if TYPE_CHECKING:
-    from src.analysis.noise import Pooled, Suspect
-    from src.analysis.twins import Twins
-    from src.core.estimates import Interval
+    from src.core.records import Interval
+    from src.evaluation.label_noise import LabelIssue, PooledPredictions, Twins
 
 # In which way twins are alike: in any, transitively; in what they say; in what they say and show.
 ALIKE = ("any", "caption", "caption and looks")
@@ -55,13 +46,13 @@ def main() -> None:
 
 def _learned(
     posts: Sequence[Post], tables: Mapping[str, Sequence[Prediction]]
-) -> "tuple[dict[str, Any] | None, list[Suspect]]":
+) -> "tuple[dict[str, Any] | None, list[LabelIssue]]":
     """What confident learning makes of predictions out of fold, and the posts that it suspects; nothing of none."""
-    from src.analysis.noise import joint, pool, suspects
+    from src.evaluation.label_noise import joint, pool_predictions, suspects
 
     if not tables:
         return None, []
-    pooled = pool(tables)
+    pooled = pool_predictions(tables)
     _require_current(posts, pooled)
     wrong, shares_KK = suspects(pooled), joint(pooled).tolist()
     learned = {
@@ -79,18 +70,18 @@ def _reasons(omitted: Mapping[str, Mapping[str, str]]) -> list[str]:
     return list(dict.fromkeys(reasons["out_of_fold"] for reasons in omitted.values()))
 
 
-def _require_current(posts: Sequence[Post], pooled: "Pooled") -> None:
+def _require_current(posts: Sequence[Post], pooled: "PooledPredictions") -> None:
     labels = {post.id: post.label for post in posts}
     if any(labels.get(key) != TONES[number] for key, number in zip(pooled.ids, pooled.labels_N, strict=True)):
-        raise Refusal(f"baseline and probe judged other posts or labels than {POSTS} has: run `dvc repro`")
+        raise UserError(f"baseline and probe judged other posts or labels than {POSTS} has: run `dvc repro`")
 
 
 def _twins(
     posts: Sequence[Post], fingerprints: Sequence[Fingerprint], protocol: str, seed: int
 ) -> dict[str, "Twins | None"]:
     """What twins say of the labels that a protocol makes, for each way of being alike."""
-    from src.analysis.twins import twins
     from src.data.duplicates import CAPTION, LOOKS, find_duplicates
+    from src.evaluation.label_noise import twins
 
     made = {post.id: label_of(protocol, post.text_label, post.image_label) for post in posts}
     labels = {key: label for key, label in made.items() if label}
@@ -100,7 +91,7 @@ def _twins(
     return {alike: twins(labels, group_of, seed) for alike, group_of in zip(ALIKE, groups, strict=True)}
 
 
-def _rows(posts: Sequence[Post], wrong: "Sequence[Suspect]") -> list[dict[str, Any]]:
+def _rows(posts: Sequence[Post], wrong: "Sequence[LabelIssue]") -> list[dict[str, Any]]:
     by_id = {post.id: post for post in posts}
     return [
         {

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from src.core.errors import Refusal, UsageRefusal
+from src.cli.options import command, model_option
+from src.cli.output import progress, say, table, warn
+from src.core.errors import UsageError, UserError
+from src.core.files import require_writable, write_table
 from src.core.labels import TONES
 from src.core.paths import stage_folder
-from src.core.records import Prediction, require_writable, write_table
+from src.core.records import Prediction
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, progress, say, table, warn
 
 if TYPE_CHECKING:
-    from src.data.asked import Asked
-    from src.services.packages import Answer, Row
+    from src.data.inputs import InputPost
+    from src.registry.pyfunc import Answer, Row
 
 BATCH_SIZE = 32
 COLUMNS = ("id", "text", "missing", "problem", "tone", *TONES, "label")
@@ -30,12 +32,12 @@ MOST_NAMED = 8
 
 
 def _columns(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    from src.data.asked import COLUMNS as KNOWN
+    from src.data.inputs import COLUMNS as KNOWN
 
     names = dict(value.partition("=")[::2] for value in values)
     for role, name in names.items():
         if role not in KNOWN or not name:
-            raise UsageRefusal(f"--column {role}={name}: give {', '.join(KNOWN)} and the column that holds it")
+            raise UsageError(f"--column {role}={name}: give {', '.join(KNOWN)} and the column that holds it")
     return names
 
 
@@ -67,13 +69,13 @@ def main(
     where it holds none, that of the registered champion.
     """
     if not source.exists():
-        raise Refusal(f"there is no file {source}")
+        raise UserError(f"there is no file {source}")
     is_csv = source.suffix.lower() == ".csv" and not source.is_dir()
     many = source.is_dir() or is_csv
     if many != (out is not None) or (many and caption is not None):
-        raise UsageRefusal("one post is a picture and a caption; many are a folder or a CSV, with --out")
+        raise UsageError("one post is a picture and a caption; many are a folder or a CSV, with --out")
     if columns and not is_csv:
-        raise UsageRefusal(f"--column is for a CSV, and {source} is none")
+        raise UsageError(f"--column is for a CSV, and {source} is none")
     if out is None:
         _one(model, version, source, caption or "")
     else:
@@ -81,27 +83,27 @@ def main(
 
 
 def _one(model: str, version: str | None, image: Path, caption: str) -> None:
-    from src.data.asked import Asked
+    from src.data.inputs import InputPost
 
-    post = Asked(str(image), image, caption)
+    post = InputPost(str(image), image, caption)
     try:
         post.read()
-    except Refusal as refusal:
-        raise Refusal(f"{image} cannot be used: {refusal}") from refusal
+    except UserError as refusal:
+        raise UserError(f"{image} cannot be used: {refusal}") from refusal
     (row,) = _answers(model, version, [post])
     if not row["tone"]:
-        raise Refusal(f"{image} with this caption cannot be used: {row['problem']}")
+        raise UserError(f"{image} with this caption cannot be used: {row['problem']}")
     probabilities = ", ".join(f"{tone} {row[tone]:.3f}" for tone in TONES)
     say(f"{row['tone']} ({probabilities})" + (", from the picture alone" if row["missing"] else ""))
 
 
 def _many(model: str, version: str | None, source: Path, columns: Mapping[str, str], out: Path) -> None:
-    from src.data.asked import read_csv, read_folder
+    from src.data.inputs import read_csv, read_folder
 
     require_writable(out)
     listing = read_folder(source) if source.is_dir() else read_csv(source, columns)
     if out.exists() and any(path.is_file() and out.samefile(path) for path in listing.files):
-        raise UsageRefusal(f"--out {out} would overwrite what is read: name another file")
+        raise UsageError(f"--out {out} would overwrite what is read: name another file")
     if listing.ignored:
         rest = len(listing.ignored) - MOST_NAMED
         more = f" and {rest:,} more" if rest > 0 else ""
@@ -116,14 +118,14 @@ def _many(model: str, version: str | None, source: Path, columns: Mapping[str, s
     _summarise(rows, out)
     judged = [row for row in rows if row["tone"]]
     if not judged:
-        raise Refusal(f"none of the posts could be used: {out} says why")
+        raise UserError(f"none of the posts could be used: {out} says why")
     if labelled := [row for row in judged if row["label"] in TONES]:
         _say_scores(labelled)
 
 
-def _answers(model: str, version: str | None, posts: "Sequence[Asked]") -> Iterator[dict[str, Any]]:
+def _answers(model: str, version: str | None, posts: "Sequence[InputPost]") -> Iterator[dict[str, Any]]:
     """A row of `COLUMNS` for each post, in their order."""
-    from src.services import registry
+    from src.registry import registry
 
     loaded = registry.load(version or _address(model))
     ask = partial(registry.predict, loaded, halves=True)
@@ -134,7 +136,7 @@ def _answers(model: str, version: str | None, posts: "Sequence[Asked]") -> Itera
             try:
                 contents.append((post.read(), post.text))
                 usable.append(row)
-            except Refusal as refusal:
+            except UserError as refusal:
                 row.update(problem=str(refusal))
         for row, answer in zip(usable, _ask(ask, contents), strict=True):
             row.update(answer)
@@ -145,10 +147,10 @@ def _address(model: str) -> str:
     """Return the address of the version whose adapter outputs/ holds, or where it holds none, of the champion.
 
     Raises:
-        Refusal: that adapter is not registered.
+        UserError: that adapter is not registered.
     """
-    from src.learning.trained import read_trained
-    from src.services import registry
+    from src.core.outputs import read_trained
+    from src.registry import registry
 
     if not stage_folder("train", model).is_dir():
         return registry.uri_of(model)
@@ -156,7 +158,7 @@ def _address(model: str) -> str:
     found = registry.find(model, trained.digest)
     if found is None:
         remedy = f"run `python -m src.register --model {model}`, or name another with --version"
-        raise Refusal(f"the adapter in {trained.adapter} is no registered version here: {remedy}")
+        raise UserError(f"the adapter in {trained.adapter} is no registered version here: {remedy}")
     champion = registry.champion(model)
     if champion and champion.number != found.number:
         hint = f"the champion is version {champion.number}: --version {registry.uri_of(model)}"
@@ -173,7 +175,7 @@ def _ask(ask: "Callable[[Sequence[Row]], list[Answer]]", posts: "Sequence[Row]")
         return []
     try:
         return list(map(_answered, ask(posts)))
-    except Refusal as refusal:
+    except UserError as refusal:
         if len(posts) == 1:
             # The version counts the posts of a call.
             return [{"problem": str(refusal).removeprefix("post 1").lstrip(": ")}]
@@ -186,7 +188,7 @@ def _answered(answer: "Answer") -> dict[str, Any]:
     return {"tone": tone, **dict(zip(TONES, probabilities, strict=True))}
 
 
-def _row(post: "Asked") -> dict[str, Any]:
+def _row(post: "InputPost") -> dict[str, Any]:
     known = {"id": post.id, "text": post.text, "missing": post.missing, "problem": post.remark, "label": post.label}
     return {**dict.fromkeys(COLUMNS, ""), **known}
 
@@ -207,7 +209,7 @@ def _summarise(rows: Sequence[dict[str, Any]], out: Path) -> None:
 
 
 def _say_scores(rows: Sequence[dict[str, Any]]) -> None:
-    from src.learning.metrics import report, scores
+    from src.evaluation.metrics import report, scores
 
     predictions = [Prediction(row["id"], row["label"], row["tone"], *(row[tone] for tone in TONES)) for row in rows]
     headline = scores(predictions).headline()

@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from src.cli.options import command
+from src.cli.output import progress, say
 from src.core.config import load_params
-from src.core.errors import Refusal
+from src.core.errors import UserError
+from src.core.files import write_json
 from src.core.labels import PROTOCOLS, TONES, label_of
 from src.core.paths import DATA, DATA_REPORT, FINGERPRINTS, POSTS
-from src.core.records import Post, data_digest, write_fingerprints, write_json, write_posts
+from src.core.records import Post, data_digest, write_fingerprints, write_posts
 from src.data import encodings, mvsa
-from src.services.terminal import command, progress, say
 
 
 @command(example="python -m src.prepare")
@@ -22,7 +24,7 @@ def main() -> None:
     """Read the posts in data/, leave out what cannot be used, and write outputs/prepare/."""
     params = load_params().prepare
     if not DATA.is_dir():
-        raise Refusal(f"{DATA}/ is missing: run `dvc repro`, which brings in what data.dvc names")
+        raise UserError(f"{DATA}/ is missing: run `dvc repro`, which brings in what data.dvc names")
     found = mvsa.survey(mvsa.find_root(DATA))
     with progress(len(found.pairs), "reading posts", "post") as bar:
         reading = mvsa.read_folder(found, params.protocol, params.max_pixels, bar.advance)
@@ -33,7 +35,7 @@ def main() -> None:
     _summarise(report)
 
 
-def describe(found: mvsa.Survey, reading: mvsa.Reading, protocol: str) -> dict[str, Any]:
+def describe(found: mvsa.DatasetIndex, reading: mvsa.LoadedDataset, protocol: str) -> dict[str, Any]:
     """The data report: what there is, what was left out and why, how long captions and how large images are.
 
     `variants` counts what differs from the layout and was read all the same, `guessed_encodings` lists which captions
@@ -65,12 +67,12 @@ def describe(found: mvsa.Survey, reading: mvsa.Reading, protocol: str) -> dict[s
     }
 
 
-def _folders_above(found: mvsa.Survey) -> dict[str, int]:
+def _folders_above(found: mvsa.DatasetIndex) -> dict[str, int]:
     depth = len(found.root.parts) - len(DATA.parts)
     return {"folders above the posts": depth} if depth else {}
 
 
-def _guessed(reading: mvsa.Reading) -> dict[str, list[str]]:
+def _guessed(reading: mvsa.LoadedDataset) -> dict[str, list[str]]:
     """The ids of the posts whose captions do not say their encoding, or are damaged, by what they were read as."""
     guessed: dict[str, list[str]] = {}
     for post, encoding in zip(reading.posts, reading.encodings, strict=True):

@@ -5,15 +5,17 @@ python -m src.probe --model clip
 
 from typing import TYPE_CHECKING
 
+from src.cli.options import command, model_option
+from src.cli.output import say, warn
 from src.core.config import load_params
+from src.core.files import write_json
 from src.core.paths import GROUPS, stage_folder
-from src.core.records import PARTS, read_groups, write_json
+from src.core.records import PARTS, read_groups
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say, warn
 
 if TYPE_CHECKING:
-    from src.analysis.baselines import Examples
-    from src.learning.workspace import Workspace
+    from src.training.baselines import Examples
+    from src.training.workspace import Workspace
 
 
 @command(example="python -m src.probe --model clip")
@@ -21,11 +23,10 @@ if TYPE_CHECKING:
 def main(model: str) -> None:
     """Fit logistic regression on the pooled features of the frozen model, and score the test posts."""
     params, group_of = load_params(), read_groups(GROUPS)
-    from src.analysis.baselines import probe, together, write_out_of_fold
-    from src.learning.metrics import report, scores
-    from src.learning.workspace import open_workspace
-    from src.services.baselines import log_baseline
-    from src.services.logbook import run_tags
+    from src.evaluation.metrics import report, scores
+    from src.tracking.run_logging import log_baseline, run_tags
+    from src.training.baselines import probe, together, write_out_of_fold
+    from src.training.workspace import open_workspace
 
     workspace = open_workspace(model)
     parts = [_examples(workspace, part, params.encode.batch_size) for part in PARTS]
@@ -47,8 +48,8 @@ def main(model: str) -> None:
 
 def _examples(workspace: "Workspace", part: str, batch_size: int) -> "Examples":
     """A part with the features of the bare model: with nothing to train on it, all of it is frozen and cached."""
-    from src.analysis.baselines import Examples
-    from src.learning.pooled import pooled
+    from src.training.baselines import Examples
+    from src.training.dataset import pooled
 
     data = workspace.data(part, batch_size)
     return Examples(data.posts, pooled(data))

@@ -10,9 +10,10 @@ challenger is then the best of the others. No version is ever removed.
 
 import click
 
-from src.core.errors import UsageRefusal
+from src.cli.options import command, model_option
+from src.cli.output import say, table
+from src.core.errors import UsageError
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say, table
 
 
 @command(example="python -m src.promote --model clip --version 3")
@@ -22,8 +23,8 @@ from src.services.terminal import command, model_option, say, table
 def main(model: str, number: int | None, rollback: bool) -> None:
     """Make a version of MODEL the champion: the best by validation macro-F1, or the one named."""
     if rollback and number:
-        raise UsageRefusal("--rollback goes to the champion before: give it or --version, not both")
-    from src.services import promotion
+        raise UsageError("--rollback goes to the champion before: give it or --version, not both")
+    from src.registry import promotion
 
     change = promotion.rollback(model) if rollback else promotion.promote(model, number)
     _show(model)
@@ -35,7 +36,7 @@ def main(model: str, number: int | None, rollback: bool) -> None:
 
 
 def _show(model: str) -> None:
-    from src.services import promotion, registry
+    from src.registry import promotion, registry
 
     labels = {
         found.number: label

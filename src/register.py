@@ -9,8 +9,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from src.cli.options import command, model_option
+from src.cli.output import say
 from src.core.config import load_params
-from src.core.contract import (
+from src.core.errors import UserError
+from src.core.files import read_json, write_json, write_table
+from src.core.labels import TONES
+from src.core.paths import GROUPS, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
+from src.core.records import ADAPTER_DIGEST, leak_free, read_groups, read_predictions, read_split
+from src.models.catalog import MODELS
+from src.registry.contract import (
     DIVISION_FILE,
     FORMAT,
     TEST_FILE,
@@ -21,28 +29,13 @@ from src.core.contract import (
     choose_golden,
     write_contract,
 )
-from src.core.errors import Refusal
-from src.core.labels import TONES
-from src.core.paths import GROUPS, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
-from src.core.records import (
-    ADAPTER_DIGEST,
-    leak_free,
-    read_groups,
-    read_json,
-    read_predictions,
-    read_split,
-    write_json,
-    write_table,
-)
-from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say
 
 if TYPE_CHECKING:
+    from src.core.outputs import Trained
     from src.core.records import Post
-    from src.learning.lora import Adapter
-    from src.learning.trained import Trained
-    from src.services.packages import Package
-    from src.services.registry import RunRecord, Version
+    from src.registry.pyfunc import ModelPackage
+    from src.registry.registry import RunRecord, Version
+    from src.training.adapter import Adapter
 
 # What the served model imports; the versions are those that trained it.
 REQUIREMENTS = (
@@ -82,13 +75,13 @@ def main(model: str) -> None:
     """Register the trained adapter with its head; an adapter that is registered already makes no new version."""
     params = load_params()
     subject = _read(model)
-    from src.services import registry
-    from src.services.promotion import consider
+    from src.registry import registry
+    from src.registry.promotion import promote_if_better
 
     digest = subject.trained.digest
     package = _package(subject)
     found = registry.find(model, digest) or _register(subject, package, params.notice)
-    promoted = consider(model, found)
+    promoted = promote_if_better(model, found)
     # Its number is the registry's own to give: another store has another one for it.
     write_json(stage_folder("register", model) / "version.json", {"name": found.name, ADAPTER_DIGEST: digest})
     say(
@@ -101,22 +94,22 @@ def _read(model: str) -> _Subject:
     """What there is to register.
 
     Raises:
-        Refusal: a stage before has not run, or not for the present posts and this adapter.
+        UserError: a stage before has not run, or not for the present posts and this adapter.
     """
-    from src.learning.trained import read_trained
+    from src.core.outputs import read_trained
 
     trained = read_trained(model)
     test, judged = (read_json(stage_folder("evaluate", model) / name) for name in ("metrics.json", "evaluate.json"))
     report = read_json(SPLIT_REPORT)
     if judged[ADAPTER_DIGEST] != trained.digest:
-        raise Refusal(f"this adapter of {model} has no test scores: run `python -m src.evaluate --model {model}`")
+        raise UserError(f"this adapter of {model} has no test scores: run `python -m src.evaluate --model {model}`")
     if any(report[name] != trained.facts[name] for name in ("data_digest", "split_digest")):
-        raise Refusal(f"the posts are not those that {model} was trained on: run `dvc repro`")
+        raise UserError(f"the posts are not those that {model} was trained on: run `dvc repro`")
     return _Subject(trained, test)
 
 
-def _register(subject: _Subject, package: "Package", notice: str) -> "Version":
-    from src.services import registry
+def _register(subject: _Subject, package: "ModelPackage", notice: str) -> "Version":
+    from src.registry import registry
 
     run = _training_run(subject, notice)
     return registry.register(
@@ -131,7 +124,7 @@ def _register(subject: _Subject, package: "Package", notice: str) -> "Version":
 
 def _training_run(subject: _Subject, notice: str) -> "RunRecord":
     """The run of the training; where the store has none, as after `dvc pull`, one that is logged from the files."""
-    from src.services import registry
+    from src.registry import registry
 
     tags = {"stage": "train", ADAPTER_DIGEST: subject.trained.digest}
     runs = registry.runs_tagged(subject.model, tags)
@@ -142,33 +135,32 @@ def _training_run(subject: _Subject, notice: str) -> "RunRecord":
 
 
 def _log_run(subject: _Subject, notice: str) -> None:
-    from src.search.code import code_digest
-    from src.search.training_run import log_training
-    from src.services.datasets import parts_read
-    from src.services.logbook import code_version, open_tracker, run_tags
+    from src.core.provenance import code_digest, git_tags
+    from src.tracking.client import parts_read
+    from src.tracking.run_logging import log_training, open_tracker, run_tags
 
     trained = subject.trained
     origin = {"study": trained.study, "trial": trained.trial, "logged_from": "files"}
     tags = {**run_tags("train", trained.facts, notice), **origin}
     if trained.code != code_digest(subject.model):
         # Other code has trained it, in a commit that nobody here knows.
-        tags = {name: value for name, value in tags.items() if name not in code_version()}
+        tags = {name: value for name, value in tags.items() if name not in git_tags()}
     with open_tracker(subject.model).run("train", tags=tags, params=trained.params) as run:
         run.inputs(parts_read("train", "val"))
         log_training(run, trained)
 
 
-def _package(subject: _Subject) -> "Package":
-    from src.learning.workspace import posts_by_part
-    from src.services.packages import Package
+def _package(subject: _Subject) -> "ModelPackage":
+    from src.registry.pyfunc import ModelPackage
+    from src.training.workspace import posts_by_part
 
     golden = choose_golden(posts_by_part()["val"])
     contract = stage_folder("register", subject.model) / "contract"
-    _draw_up(subject, golden, contract)
+    _write_contract(subject, golden, contract)
     artifacts = {"adapter": subject.trained.adapter, "contract": contract}
     if checkpoint_folder(subject.model).is_dir():
         artifacts["base"] = checkpoint_folder(subject.model)
-    return Package(
+    return ModelPackage(
         code=Path("src"),
         artifacts=artifacts,
         requirements=[f"{name}=={release}" for name, release in _libraries().items()],
@@ -176,10 +168,10 @@ def _package(subject: _Subject) -> "Package":
     )
 
 
-def _draw_up(subject: _Subject, golden: "list[Post]", folder: Path) -> None:
+def _write_contract(subject: _Subject, golden: "list[Post]", folder: Path) -> None:
     """Write the contract. The golden logits are those of the adapter as its files have it, not the training's own."""
-    from src.learning.workspace import checkpoint_of
-    from src.tuned.versions import answer, load_adapter
+    from src.registry.loading import answer, load_adapter
+    from src.training.workspace import checkpoint_of
 
     adapter = load_adapter(subject.model, checkpoint_of(subject.model), subject.trained.adapter)
     pictures = [Path(post.image).read_bytes() for post in golden]
@@ -204,8 +196,8 @@ def _keep_evidence(subject: _Subject, folder: Path) -> None:
 
 
 def _contract(subject: _Subject, adapter: "Adapter", golden: list[GoldenPost]) -> Contract:
-    from src.services.repository import data_revision
-    from src.tuned.versions import dtype_of
+    from src.core.provenance import data_revision
+    from src.registry.loading import dtype_of
 
     model, trained = adapter.model, subject.trained
     return Contract(

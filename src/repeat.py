@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from src.cli.options import command, model_option
+from src.cli.output import EpochBar, progress, say, table, warn
 from src.core.config import Params, load_params
-from src.core.errors import Diverged
+from src.core.errors import DivergenceError
+from src.core.files import read_json, read_table, write_json, write_table
 from src.core.paths import REPEATS, stage_folder
-from src.core.records import read_json, read_table, write_json, write_table
-from src.core.settings import FitParams
+from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
-from src.services.terminal import EpochBar, command, model_option, progress, say, table, warn
 
 if TYPE_CHECKING:
-    from src.learning.workspace import Workspace
-    from src.services.terminal import Progress
-    from src.services.tracking import Tracker
+    from src.cli.output import Progress
+    from src.tracking.client import Tracker
+    from src.training.workspace import Workspace
 
 WINNER, DEFAULT = "winner", "default"
 FIGURES = ("val_macro_f1", "val_accuracy", "test_macro_f1", "test_accuracy")
@@ -53,7 +54,7 @@ class Training:
 
 
 @dataclass
-class Journal:
+class RunCache:
     """The trainings that are done, in a file that is no output of the stage: it outlives a kill and a rerun.
 
     Each stands there under a key of all that its scores depend on, so what has changed is not found.
@@ -77,7 +78,7 @@ class Journal:
         self._read()
 
 
-Contenders = Mapping[str, FitParams]
+Contenders = Mapping[str, TrainingConfig]
 Runs = Mapping[str, Sequence[Training]]
 
 
@@ -93,13 +94,13 @@ def main(model: str, folds: bool) -> None:
     params = load_params()
     best = read_json(stage_folder("tune", model) / "best.json")
     if folds:
-        from src.search.folds import run_folds
+        from src.experiments.cross_validation import run_folds
 
         run_folds(params, model, best)
         return
     settings = contenders(params, model, best["params"])
-    from src.learning.workspace import open_workspace
-    from src.services.logbook import open_tracker
+    from src.tracking.run_logging import open_tracker
+    from src.training.workspace import open_workspace
 
     workspace, tracker = open_workspace(model), open_tracker(model)
     runs = _train_all(params, workspace, settings)
@@ -108,7 +109,7 @@ def main(model: str, folds: bool) -> None:
     _tell(params, model, summary)
 
 
-def contenders(params: Params, model: str, chosen: Mapping[str, Any]) -> dict[str, FitParams]:
+def contenders(params: Params, model: str, chosen: Mapping[str, Any]) -> dict[str, TrainingConfig]:
     """The settings to be trained: the winner's, and the default's if params.yaml knows any to be good.
 
     The default takes the winner's epochs and patience, for a gain counts at an equal budget. The two may be the same.
@@ -153,19 +154,19 @@ def _differences(first: Mapping[int, float], second: Mapping[int, float]) -> dic
 
 
 def _spread(values: Mapping[int, float]) -> dict[str, Any] | None:
-    from src.learning.spread import spread_of
+    from src.evaluation.intervals import spread_of
 
     return asdict(spread_of(list(values.values()))) if values else None
 
 
 def _train_all(params: Params, workspace: "Workspace", settings: Contenders) -> dict[str, list[Training]]:
     """The trainings of all settings on all seeds; equal settings are trained once."""
-    from src.search.code import training_key
+    from src.core.provenance import training_key
 
     model, facts = workspace.model.spec.name, workspace.facts()
     seeds = range(params.seed + 1, params.seed + 1 + params.repeat.seeds)
     keys = {(name, seed): training_key(each, facts, seed) for name, each in settings.items() for seed in seeds}
-    journal = Journal(REPEATS / f"{model}.csv")
+    journal = RunCache(REPEATS / f"{model}.csv")
     missing = {key: (settings[name], seed) for (name, seed), key in keys.items() if key not in journal.done}
     with progress(sum(each.epochs for each, _ in missing.values()), f"{model}: other seeds", "epochs") as bar:
         for key, (each, seed) in missing.items():
@@ -173,19 +174,19 @@ def _train_all(params: Params, workspace: "Workspace", settings: Contenders) -> 
     return {name: [journal.done[keys[name, seed]] for seed in seeds] for name in settings}
 
 
-def _train(params: Params, workspace: "Workspace", settings: FitParams, seed: int, bar: "Progress") -> Training:
-    from src.learning.fitting import fit
-    from src.learning.lora import adapted
-    from src.learning.metrics import scores
-    from src.learning.scoring import logits, predictions
+def _train(params: Params, workspace: "Workspace", settings: TrainingConfig, seed: int, bar: "Progress") -> Training:
+    from src.evaluation.metrics import scores
+    from src.training.adapter import fresh_adapter
+    from src.training.inference import logits, predictions
+    from src.training.trainer import fit
 
     reporter = EpochBar(bar, f"seed {seed}")
     try:
-        with adapted(workspace.model, settings, seed) as adapter:
+        with fresh_adapter(workspace.model, settings, seed) as adapter:
             val, test = (workspace.data(part) for part in ("val", "test"))
             result = fit(adapter.model, workspace.training(settings), val, settings, seed, reporter)
             tested = predictions(test, logits(adapter.model, test, params.evaluate.batch_size))
-    except Diverged as error:
+    except DivergenceError as error:
         warn(f"seed {seed}: {error}")
         return Training(seed, reporter.epochs, {}, str(error))
     finally:
@@ -197,8 +198,8 @@ def _train(params: Params, workspace: "Workspace", settings: FitParams, seed: in
 
 def _write(params: Params, workspace: "Workspace", tracker: "Tracker", runs: Runs, summary: dict[str, Any]) -> None:
     """The stage's files, and its run. A default that is the winner has no rows of its own."""
-    from src.services.datasets import parts_read
-    from src.services.logbook import run_tags
+    from src.tracking.client import parts_read
+    from src.tracking.run_logging import run_tags
 
     folder = stage_folder("repeat", workspace.model.spec.name)
     tags = {**run_tags("repeat", workspace.facts(), params.notice), "study": summary["study"]}

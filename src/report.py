@@ -7,19 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from src.cli.options import command
+from src.cli.output import say, table
 from src.core.config import Params, load_params, notice_of
+from src.core.files import read_json, read_table, write_bytes, write_table, write_text
 from src.core.labels import TONES
+from src.core.paper import RECIPES
 from src.core.paths import COMPARE, REPORT, stage_folder
-from src.core.recipes import RECIPES
-from src.core.records import Scores, read_json, read_predictions, read_table, write_bytes, write_table, write_text
+from src.core.records import Scores, read_predictions
 from src.core.saliency import METHOD
-from src.core.settings import shown
-from src.services import experiments
-from src.services.honesty import honesty_of
-from src.services.terminal import command, say, table
+from src.core.training_config import display_value
+from src.reporting import paper_table
+from src.reporting.search_section import search_reliability
 
 if TYPE_CHECKING:
-    from src.analysis.summary import Evidence
+    from src.reporting.findings import ReportInputs
 
 TITLE = "Tone of social-media posts: LoRA-tuned vision-language models"
 FIGURES = ("accuracy", "macro_f1", "weighted_f1")
@@ -58,9 +60,9 @@ class Outcome:
 def main() -> None:
     """Write outputs/report/: a page (index.html) that works offline, its pictures, and the table of scores."""
     params = load_params()
-    from src.analysis.summary import read_evidence
+    from src.reporting.findings import read_report_inputs
 
-    evidence, outcomes = read_evidence(params.models), [_outcome(model) for model in params.models]
+    evidence, outcomes = read_report_inputs(params.models), [_outcome(model) for model in params.models]
     details = {outcome.model: _detail(outcome) for outcome in outcomes}
     pictures = {**_compared(params.models), "per-class-f1": _per_class(outcomes)}
     for name, png in {**pictures, **_own_pictures(details)}.items():
@@ -75,7 +77,7 @@ def main() -> None:
 
 
 def _outcome(model: str) -> Outcome:
-    from src.learning.metrics import scores
+    from src.evaluation.metrics import scores
 
     train = stage_folder("train", model)
     return Outcome(
@@ -103,7 +105,7 @@ def _compared(models: Sequence[str]) -> dict[str, bytes]:
 
 def _per_class(outcomes: Sequence[Outcome]) -> bytes:
     """F1 of each tone, and the study's for the same model where it gives them."""
-    from src.services import plots
+    from src.reporting import plot_evaluation
 
     study = {
         recipe.model: recipe.published
@@ -115,21 +117,23 @@ def _per_class(outcomes: Sequence[Outcome]) -> bytes:
         bars[outcome.model] = {tone: outcome.after.per_class[tone]["f1"] for tone in TONES}
         if outcome.model in study:
             bars[f"{outcome.model}, study"] = {tone: study[outcome.model][f"f1_{tone}"] for tone in TONES}
-    return plots.per_class_bars(bars, "F1", "F1 of each tone on the test part, tuned")
+    return plot_evaluation.per_class_bars(bars, "F1", "F1 of each tone on the test part, tuned")
 
 
 def _detail(outcome: Outcome) -> dict[str, Any]:
-    from src.services import plots
+    from src.reporting import plot_evaluation
 
     return {
         "facts": outcome.trained["facts"],
         "best": outcome.best,
-        "settings": ", ".join(f"{name} {shown(value)}" for name, value in outcome.best["params"].items()),
+        "settings": ", ".join(f"{name} {display_value(value)}" for name, value in outcome.best["params"].items()),
         "best_epoch": outcome.trained["best_epoch"],
-        "confusion-before": plots.confusion_matrix(outcome.before.confusion, TONES, f"{outcome.model}, zero-shot"),
-        "confusion-after": plots.confusion_matrix(outcome.after.confusion, TONES, f"{outcome.model}, tuned"),
-        "learning-curves": plots.learning_curves(outcome.history, f"{outcome.model}, training"),
-        "honesty": honesty_of(outcome.model),
+        "confusion-before": plot_evaluation.confusion_matrix(
+            outcome.before.confusion, TONES, f"{outcome.model}, zero-shot"
+        ),
+        "confusion-after": plot_evaluation.confusion_matrix(outcome.after.confusion, TONES, f"{outcome.model}, tuned"),
+        "learning-curves": plot_evaluation.learning_curves(outcome.history, f"{outcome.model}, training"),
+        "honesty": search_reliability(outcome.model),
     }
 
 
@@ -147,18 +151,18 @@ def _explained(model: str, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _experiments() -> dict[str, Any]:
     """The study's experiments, and what a reader must know of the weights that they were run with."""
-    found = experiments.section()
+    found = paper_table.section()
     notices = [notice_of(scale) for scale in dict.fromkeys(row.scale for row in found.recipes)]
-    return {"experiments": found, "experiment_notices": notices, "experiment_figures": experiments.FIGURES}
+    return {"experiments": found, "experiment_notices": notices, "experiment_figures": paper_table.FIGURES}
 
 
 def _page(
-    params: Params, evidence: "Evidence", details: Mapping[str, Mapping[str, Any]], pictures: Mapping[str, bytes]
+    params: Params, evidence: "ReportInputs", details: Mapping[str, Mapping[str, Any]], pictures: Mapping[str, bytes]
 ) -> str:
-    from src.analysis.summary import alignments
-    from src.services.pages import render
+    from src.reporting.findings import alignments
+    from src.reporting.pages import render
 
-    rows, shown = evidence.score_rows(), {model: stage_folder("modality", model) for model in params.models}
+    rows, display_value = evidence.score_rows(), {model: stage_folder("modality", model) for model in params.models}
     return render(
         "report/page",
         title=TITLE,
@@ -172,7 +176,10 @@ def _page(
         clean_posts=rows[0]["clean"]["posts"],
         pictures={
             **pictures,
-            **{f"conditions-{model}": (folder / "conditions.png").read_bytes() for model, folder in shown.items()},
+            **{
+                f"conditions-{model}": (folder / "conditions.png").read_bytes()
+                for model, folder in display_value.items()
+            },
         },
         alignments=alignments(params.models, params.seed),
         saliency={model: _explained(model, each) for model, each in evidence.saliency.items()},

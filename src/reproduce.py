@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from src.cli.options import command
+from src.cli.output import say, table
 from src.core.config import Params, Scale, load_params
-from src.core.errors import Refusal, UsageRefusal
+from src.core.errors import UsageError, UserError
+from src.core.files import write_json
+from src.core.paper import ALL, RECIPES, Recipe, recipes_of
 from src.core.paths import GROUPS
-from src.core.recipes import ALL, RECIPES, Recipe, recipes_of
-from src.core.records import PARTS, Prediction, read_groups, write_json
+from src.core.records import PARTS, Prediction, read_groups
 from src.models.catalog import MODELS
-from src.services.experiments import FOLDER, HEADLINE, TABLE, TO_BEAT, Row, not_above, write_rows
-from src.services.terminal import command, say, table
+from src.reporting.paper_table import FOLDER, HEADLINE, TABLE, TO_BEAT, Row, not_above, write_rows
 
 if TYPE_CHECKING:
-    from src.search.recipes import Outcome
+    from src.experiments.reproduction import ExperimentResult
 
 
 @command(example="python -m src.reproduce --recipe clip-lora")
@@ -35,7 +37,7 @@ def main(listing: bool, name: str | None, everything: bool, scale: Scale | None)
     of params.yaml it takes the checkpoints that `encode` left; at the other it needs `prepare` and `split` alone.
     """
     if sum([listing, name is not None, everything]) > 1:
-        raise UsageRefusal("give one of --list, --recipe NAME and --all, or none: then params.yaml says which are run")
+        raise UsageError("give one of --list, --recipe NAME and --all, or none: then params.yaml says which are run")
     if listing:
         _list()
         return
@@ -51,7 +53,7 @@ def main(listing: bool, name: str | None, everything: bool, scale: Scale | None)
     _write(params, outcomes)
     failed = [outcome.recipe.name for outcome in outcomes if not outcome.final]
     if failed:
-        raise Refusal(f"{len(failed)} of {len(outcomes)} recipes failed: {', '.join(failed)}")
+        raise UserError(f"{len(failed)} of {len(outcomes)} recipes failed: {', '.join(failed)}")
 
 
 def _list() -> None:
@@ -65,17 +67,17 @@ def _figures(scores: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
 
 
-def _run(params: Params, recipes: Sequence[Recipe]) -> "list[Outcome]":
-    from src.services.hub import offline_unless_reachable
+def _run(params: Params, recipes: Sequence[Recipe]) -> "list[ExperimentResult]":
+    from src.modeling.hub import offline_unless_reachable
 
     if params.scale == "full":
         offline_unless_reachable()  # before what follows imports the Hub's library
-    from src.search.recipes import run_recipes
+    from src.experiments.reproduction import run_recipes
 
     return run_recipes(params, recipes)
 
 
-def _write(params: Params, outcomes: "Sequence[Outcome]") -> None:
+def _write(params: Params, outcomes: "Sequence[ExperimentResult]") -> None:
     """A file for each recipe, and the table of them all with the baselines below."""
     group_of = read_groups(GROUPS)
     rows = [_row(params, outcome, group_of) for outcome in outcomes]
@@ -88,15 +90,15 @@ def _write(params: Params, outcomes: "Sequence[Outcome]") -> None:
         _show(params, rows)
 
 
-def _row(params: Params, outcome: "Outcome", group_of: Mapping[str, str]) -> Row:
+def _row(params: Params, outcome: "ExperimentResult", group_of: Mapping[str, str]) -> Row:
     scored = _scored(params, outcome.predictions, group_of) if outcome.predictions else {}
     scale, weights = (outcome.facts[name] for name in ("scale", "weights"))
     return Row(name=outcome.recipe.name, scale=scale, weights=weights, failure=outcome.failure, **scored)
 
 
 def _scored(params: Params, said: Sequence[Prediction], group_of: Mapping[str, str]) -> dict[str, Any]:
-    from src.analysis.intervals import intervals
-    from src.learning.metrics import scores
+    from src.evaluation.intervals import intervals
+    from src.evaluation.metrics import scores
 
     found = intervals(said, group_of, params.seed)["accuracy"]
     ends = {"accuracy_low": found.low, "accuracy_high": found.high}
@@ -106,8 +108,8 @@ def _scored(params: Params, said: Sequence[Prediction], group_of: Mapping[str, s
 
 def _baselines() -> dict[str, list[Prediction]]:
     """What is said of the test part by what needs no model, by name."""
-    from src.analysis.baselines import majority, tfidf
-    from src.learning.workspace import posts_by_part
+    from src.training.baselines import majority, tfidf
+    from src.training.workspace import posts_by_part
 
     parts = posts_by_part()
     posts = [parts[part] for part in PARTS]

@@ -12,28 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from src.cli.options import command, model_option
+from src.cli.output import progress, say, table
 from src.core.config import Params, load_params
-from src.core.errors import UsageRefusal
+from src.core.errors import UsageError
+from src.core.files import write_bytes, write_json, write_text
 from src.core.labels import TONES
 from src.core.paths import POSTS, SPLIT, stage_folder
-from src.core.records import (
-    ADAPTER_DIGEST,
-    Post,
-    Prediction,
-    read_posts,
-    read_predictions,
-    read_split,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from src.core.records import ADAPTER_DIGEST, Post, Prediction, read_posts, read_predictions, read_split
 from src.core.saliency import METHOD, SANITY, SaliencyMap, SanityCheck, signed
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, progress, say, table
 
 if TYPE_CHECKING:
-    from src.learning.trained import Trained
-    from src.services.saliency_page import Explained
+    from src.core.outputs import Trained
+    from src.reporting.saliency_page import Explained
 
 WORDS_PRINTED = 10
 PNG_FOLDER = "mistakes"
@@ -68,16 +60,16 @@ def main(
     is by how much the log-odds of the tone fall without it.
     """
     params, folder = load_params(), out or stage_folder("saliency", model)
-    from src.learning.trained import read_trained
+    from src.core.outputs import read_trained
 
     trained = read_trained(model)
     if post_id is None:
         if tone or sanity:
-            raise UsageRefusal("--tone and --sanity are for one post: give its ID")
+            raise UsageError("--tone and --sanity are for one post: give its ID")
         _explain_mistakes(model, params, mistakes or params.saliency.mistakes, folder, trained)
     else:
         if mistakes:
-            raise UsageRefusal("give the ID of one post or --mistakes, not both")
+            raise UsageError("give the ID of one post or --mistakes, not both")
         _explain_post(model, params, _post(post_id), tone or "", sanity, folder)
 
 
@@ -85,19 +77,19 @@ def _post(post_id: str) -> Post:
     """The post of this id, labelled or not.
 
     Raises:
-        UsageRefusal: there is none.
+        UsageError: there is none.
     """
     posts = {post.id: post for post in read_posts(POSTS)}
     if post_id not in posts:
         ids = list(posts)
         near = difflib.get_close_matches(post_id, ids, n=3)
         hint = f"close to it: {', '.join(near)}" if near else f"there are {len(ids):,}, from {ids[0]} to {ids[-1]}"
-        raise UsageRefusal(f"there is no post {post_id!r}; {hint}")
+        raise UsageError(f"there is no post {post_id!r}; {hint}")
     return posts[post_id]
 
 
 def _explain_post(model: str, params: Params, post: Post, tone: str, sanity: bool, folder: Path) -> None:
-    from src.services.saliency_page import saliency_page
+    from src.reporting.saliency_page import saliency_page
 
     answer = _explain(model, params, [(post, tone)], sanity)
     (explained,) = answer.posts
@@ -121,9 +113,9 @@ def _print_map(model: str, explained: "Explained") -> None:
 
 def _explain_mistakes(model: str, params: Params, most: int, folder: Path, trained: "Trained") -> None:
     """Explain the mistakes that the model was surest of; write, log and say what was found."""
-    from src.services.gallery import mistaken
-    from src.services.logbook import open_tracker, run_tags
-    from src.services.saliency_page import saliency_page
+    from src.reporting.mistakes import mistaken
+    from src.reporting.saliency_page import saliency_page
+    from src.tracking.run_logging import open_tracker, run_tags
 
     posts = {post.id: post for post in read_posts(POSTS)}
     wrong = mistaken(read_predictions(stage_folder("evaluate", model) / "predictions.csv"))[:most]
@@ -147,15 +139,15 @@ def _explain_mistakes(model: str, params: Params, most: int, folder: Path, train
 def _explain(model: str, params: Params, asked: Sequence[tuple[Post, str]], sanity: bool) -> Answer:
     """The maps of posts, each for a tone (empty: the likeliest), by the trained adapter."""
     from src.data.images import open_image
-    from src.learning.lora import loaded
-    from src.learning.workspace import open_workspace
-    from src.services.saliency_page import Explained
-    from src.tuned.saliency import num_passes, saliency_map, sanity_check
+    from src.reporting.saliency_page import Explained
+    from src.training.adapter import saved_adapter
+    from src.training.occlusion import num_passes, saliency_map, sanity_check
+    from src.training.workspace import open_workspace
 
     workspace, part_of = open_workspace(model), read_split(SPLIT)
     passes = sum(num_passes(post.caption, sanity and place == 0) for place, (post, _) in enumerate(asked))
     with (
-        loaded(workspace.model, stage_folder("train", model) / "adapter") as adapter,
+        saved_adapter(workspace.model, stage_folder("train", model) / "adapter") as adapter,
         progress(passes, f"{model}: occlusion", "passes") as bar,
     ):
 
@@ -172,7 +164,7 @@ def _explain(model: str, params: Params, asked: Sequence[tuple[Post, str]], sani
 
 
 def _png(model: str, params: Params, explained: "Explained") -> bytes:
-    from src.services.saliency_plots import explained_post
+    from src.reporting.plot_saliency import explained_post
 
     return explained_post(explained.found, f"{model}, tuned. {explained.heading}", params.notice)
 

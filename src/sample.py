@@ -4,9 +4,10 @@ from pathlib import Path
 
 import click
 
-from src.core.errors import Refusal
+from src.cli.options import command
+from src.cli.output import say
+from src.core.errors import UserError
 from src.core.paths import SAMPLE
-from src.services.terminal import command, say
 
 
 @command(example="python -m src.sample --out sample --seed 7")
@@ -32,7 +33,7 @@ def _require_nothing_else(out: Path, files: dict[str, bytes]) -> None:
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
     strange = sorted(found - files.keys())
     if strange:
-        raise Refusal(
+        raise UserError(
             f"{out} has {len(strange)} other files in it, such as {strange[0]}: remove it or give another --out"
         )
 

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 from src.core.labels import TONES
-from src.services.packages import Answer, Row
+from src.registry.pyfunc import Answer, Row
 
 if TYPE_CHECKING:
-    from src.models.base import ToneModel
+    from src.modeling.base import ToneModel
 
 BATCH_SIZE = 32
 # Of a post's caption, in characters; the longest of MVSA-Single has some hundreds.
@@ -25,9 +25,9 @@ def load(artifacts: Mapping[str, str]) -> "ToneModel":
     """The base with its adapter on, from the files of a version, if that holds its contract.
 
     Raises:
-        Refusal: it does not; the message says in what.
+        UserError: it does not; the message says in what.
     """
-    from src.tuned.versions import load_version
+    from src.registry.loading import load_version
 
     loaded = load_version(artifacts)
     for remark in loaded.remarks:
@@ -39,9 +39,9 @@ def predict(model: "ToneModel", rows: list[Row], halves: bool = False) -> list[A
     """The tone of each post, with its probabilities; with `halves`, a caption may be empty.
 
     Raises:
-        Refusal: a post cannot be used; the message has its number, counted from 1.
+        UserError: a post cannot be used; the message has its number, counted from 1.
     """
-    from src.tuned.versions import answer
+    from src.registry.loading import answer
 
     for number, (_, caption) in enumerate(rows, start=1):
         _require_caption(number, caption, halves)
@@ -56,6 +56,6 @@ def predict(model: "ToneModel", rows: list[Row], halves: bool = False) -> list[A
 
 def _require_caption(number: int, caption: str, halves: bool) -> None:
     if not halves and not caption.strip():
-        raise Refusal(f"post {number}: the text is empty")
+        raise UserError(f"post {number}: the text is empty")
     if len(caption) > LONGEST_CAPTION:
-        raise Refusal(f"post {number}: the text has {len(caption):,} characters, and {LONGEST_CAPTION:,} are allowed")
+        raise UserError(f"post {number}: the text has {len(caption):,} characters, and {LONGEST_CAPTION:,} are allowed")

@@ -9,21 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from src.cli.options import command
+from src.cli.output import say, table
 from src.core.config import Params, load_params
+from src.core.files import digest_of, write_json
 from src.core.labels import TONES
 from src.core.paths import FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import (
-    PARTS,
-    Post,
-    data_digest,
-    digest_of,
-    read_fingerprints,
-    read_posts,
-    write_groups,
-    write_json,
-    write_split,
-)
-from src.services.terminal import command, say, table
+from src.core.records import PARTS, Post, data_digest, read_fingerprints, read_posts, write_groups, write_split
 
 _MOST_HASHTAGS = 5
 
@@ -52,7 +44,7 @@ def main() -> None:
 
 def divide(posts: Sequence[Post], group_of: Mapping[str, str], params: Params) -> dict[str, str]:
     """The part of each post by id, as `split` in params.yaml says; `group_of` has the near-duplicates."""
-    from src.data.id_lists import published
+    from src.data.published_splits import published
     from src.data.split import grouped, stratified
 
     how = params.split

@@ -7,23 +7,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from src.cli.options import command, model_option
+from src.cli.output import progress, say
 from src.core.config import load_params
-from src.core.launch import main_first
-from src.core.locks import exclusive
+from src.core.files import read_json, write_json, write_table
+from src.core.locks import try_lock
 from src.core.paths import KEPT, UNFINISHED, stage_folder
-from src.core.protocols import Reporter, Silent
-from src.core.records import read_json, write_json, write_predictions, write_table
-from src.core.settings import FitParams
+from src.core.records import write_predictions
+from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, progress, say
+from src.training.callbacks import NullCallback, TrainingCallback
+from src.training.launch import main_first
 
 if TYPE_CHECKING:
-    from src.learning.fitting import Fit
-    from src.learning.keeping import Keeper
-    from src.learning.parallel import Parallel
-    from src.learning.workspace import Workspace
-    from src.services.terminal import Progress
-    from src.services.tracking import Run
+    from src.cli.output import Progress
+    from src.tracking.client import Run
+    from src.training.checkpoint import TrainingCheckpoint
+    from src.training.distributed import DistributedContext
+    from src.training.trainer import TrainingResult
+    from src.training.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,16 @@ def main(model: str) -> None:
     params = load_params()
     best = read_json(stage_folder("tune", model) / "best.json")
     settings = params.fit_of(model, **best["params"])
-    from src.learning.parallel import open_parallel
-    from src.learning.workspace import open_workspace
+    from src.training.distributed import open_distributed
+    from src.training.workspace import open_workspace
 
-    with open_parallel() as parallel:
+    with open_distributed() as parallel:
         training = Training(open_workspace(model), settings, params.seed, parallel)
         if parallel.is_main:
-            with exclusive(KEPT / f"train-{model}.lock", f"the training of {model}"):
+            with try_lock(KEPT / f"train-{model}.lock", f"the training of {model}"):
                 _record(training, best, params.notice)
         else:
-            training.run(Silent())
+            training.run(NullCallback())
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class Training:
     """One training, which all processes run alike."""
 
     workspace: "Workspace"
-    settings: FitParams
+    settings: TrainingConfig
     seed: int
-    parallel: "Parallel"
+    parallel: "DistributedContext"
 
     @property
     def how(self) -> dict[str, str]:
@@ -81,20 +83,20 @@ class Training:
         return {"processes": str(self.parallel.num_processes), "sharded": str(self.parallel.sharded)}
 
     @property
-    def keeper(self) -> "Keeper":
+    def keeper(self) -> "TrainingCheckpoint":
         """Where it stands after each epoch, should it be killed."""
-        from src.learning.keeping import Keeper
-        from src.search.code import training_key
+        from src.core.provenance import training_key
+        from src.training.checkpoint import TrainingCheckpoint
 
         key = training_key(self.settings, {**self.workspace.facts(), **self.how}, self.seed)
-        return Keeper(UNFINISHED / f"{self.workspace.model.spec.name}.safetensors", key)
+        return TrainingCheckpoint(UNFINISHED / f"{self.workspace.model.spec.name}.safetensors", key)
 
-    def run(self, reporter: Reporter) -> tuple["Fit", list[str]]:
+    def run(self, reporter: TrainingCallback) -> tuple["TrainingResult", list[str]]:
         """Train an adapter and save it; returns also the names of the modules that carry it."""
-        from src.learning.fitting import fit
-        from src.learning.lora import adapted
+        from src.training.adapter import fresh_adapter
+        from src.training.trainer import fit
 
-        with adapted(self.workspace.model, self.settings, self.seed) as adapter:
+        with fresh_adapter(self.workspace.model, self.settings, self.seed) as adapter:
             # Whoever comes first encodes what the cache lacks. The others wait for a lock, which no time limit ends.
             train, val = self.workspace.training(self.settings), self.workspace.data("val")
             result = fit(adapter.model, train, val, self.settings, self.seed, reporter, self.parallel, self.keeper)
@@ -105,9 +107,9 @@ class Training:
 
 def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
     """Train, and write, log and say what came of it."""
-    from src.learning.metrics import scores
-    from src.learning.trained import read_trained
-    from src.search.training_run import log_training
+    from src.core.outputs import read_trained
+    from src.evaluation.metrics import scores
+    from src.tracking.run_logging import log_training
 
     model = training.workspace.model.spec.name
     with (
@@ -115,7 +117,7 @@ def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
         progress(training.settings.epochs, f"{model}: training", "epochs") as bar,
     ):
         run.watch()
-        result, modules = _go_on(training, _EpochReporter(run, bar))
+        result, modules = _train_or_resume(training, _EpochReporter(run, bar))
         _write(training, best, result, modules)
         log_training(run, read_trained(model))
     training.keeper.forget()
@@ -123,9 +125,9 @@ def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
     say(f"{model}: best epoch {result.best_epoch} of {len(result.history)}, validation macro-F1 {macro_f1:.4f}")
 
 
-def _write(training: Training, best: Mapping[str, Any], result: "Fit", modules: list[str]) -> None:
-    from src.learning.metrics import scores
-    from src.search.code import code_digest
+def _write(training: Training, best: Mapping[str, Any], result: "TrainingResult", modules: list[str]) -> None:
+    from src.core.provenance import code_digest
+    from src.evaluation.metrics import scores
 
     model = training.workspace.model.spec.name
     folder = stage_folder("train", model)
@@ -149,8 +151,8 @@ def _write(training: Training, best: Mapping[str, Any], result: "Fit", modules: 
 
 def _open_run(training: Training, best: Mapping[str, Any], notice: str) -> "Run":
     """The run of the training that was killed, if this goes on with it, or a new one."""
-    from src.services.datasets import parts_read
-    from src.services.logbook import open_tracker, run_tags
+    from src.tracking.client import parts_read
+    from src.tracking.run_logging import open_tracker, run_tags
 
     tracker, own = open_tracker(training.workspace.model.spec.name), {"stage": "train", "training": training.keeper.key}
     earlier = tracker.find(own)
@@ -167,7 +169,7 @@ def _open_run(training: Training, best: Mapping[str, Any], notice: str) -> "Run"
     return run
 
 
-def _go_on(training: Training, reporter: _EpochReporter) -> tuple["Fit", list[str]]:
+def _train_or_resume(training: Training, reporter: _EpochReporter) -> tuple["TrainingResult", list[str]]:
     """Train, or go on after the last epoch of a training that was killed."""
     standing = training.keeper.load()
     if standing:

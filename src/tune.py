@@ -22,14 +22,14 @@ from typing import Any, get_args
 
 import click
 
+from src.cli.options import command, model_option, seconds_of
+from src.cli.output import say
 from src.core.config import Params, Pruning, Sampling, load_params
-from src.core.durations import seconds_of
-from src.core.errors import Stopped, UsageRefusal
+from src.core.errors import StopRequested, UsageError
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say
 
 # What a process tells the one that goes on in its place: the failures that came last, and when time is over.
-_HERITAGE = "MVSA_TUNE_HERITAGE"
+_RESTART_STATE_ENV = "MVSA_TUNE_HERITAGE"
 
 
 def _seconds(context: click.Context, option: click.Parameter, given: str | None) -> float | None:
@@ -72,12 +72,12 @@ def main(
     chosen = {name: options.pop(name) for name in ("sampler", "pruner")}
     params = _with(load_params(), **chosen)
     if dry_run != bool(scale) or (dry_run and (trials or sync)) or (memory_gib and not dry_run):
-        raise UsageRefusal("a dry run is --dry-run --scale full [--memory-gib G]; a search takes params.yaml's scale")
+        raise UsageError("a dry run is --dry-run --scale full [--memory-gib G]; a search takes params.yaml's scale")
     params.space_of(model)
     if dry_run:
-        from src.sizing.dry_run import say_what_it_takes
+        from src.sizing.tables import print_dry_run
 
-        say_what_it_takes(params, model, memory_gib)
+        print_dry_run(params, model, memory_gib)
         return
     total = trials or params.tune.trials
     if sync:
@@ -87,30 +87,32 @@ def main(
 
 
 def _search(params: Params, model: str, options: dict[str, Any], total: int, time_budget: float | None) -> None:
-    from src.search.driver import NeedsNewProcess
-    from src.search.outcome import tell_best
-    from src.search.session import Means, Session
+    from src.search.pool import RestartRequired
+    from src.search.results import tell_best
+    from src.search.session import SearchResources, SearchRun
 
-    heritage = json.loads(os.environ.pop(_HERITAGE, "{}"))
+    heritage = json.loads(os.environ.pop(_RESTART_STATE_ENV, "{}"))
     deadline_s = heritage.get("deadline_s") or (time_budget and time.time() + time_budget)
-    session = Session(params, model, Means(**_given(options), deadline_s=deadline_s), heritage.get("causes", []))
+    session = SearchRun(
+        params, model, SearchResources(**_given(options), deadline_s=deadline_s), heritage.get("causes", [])
+    )
     try:
         study, best = session.search(total)
-    except Stopped as stopped:
-        raise Stopped(
+    except StopRequested as stopped:
+        raise StopRequested(
             f"{stopped}; what is finished is kept. To go on: `{_this_command()}`", stopped.exit_code
         ) from None
-    except NeedsNewProcess:
+    except RestartRequired:
         say("The GPU is of no more use to this process: another one goes on")
-        os.environ[_HERITAGE] = json.dumps({"causes": session.causes, "deadline_s": deadline_s})
+        os.environ[_RESTART_STATE_ENV] = json.dumps({"causes": session.causes, "deadline_s": deadline_s})
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 # there is no shell in it
     tell_best(model, study, best, total, load_params().tune)
 
 
 def _sync(params: Params, model: str, options: dict[str, Any], total: int) -> None:
-    from src.search.session import Means, Session
+    from src.search.session import SearchResources, SearchRun
 
-    found, missing = Session(params, model, Means(**_given(options))).sync(total)
+    found, missing = SearchRun(params, model, SearchResources(**_given(options))).sync(total)
     say(f"{model}: MLflow shows all {found} trials of the study; {missing} were missing or not whole there")
 
 

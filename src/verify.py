@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from src.services.terminal import command, say, warn
+from src.cli.options import command
+from src.cli.output import say, warn
 
 
 @command(example="python -m src.verify models:/mvsa-clip@champion")
@@ -24,7 +25,7 @@ def main(version: str) -> None:
     if Path(version).is_dir():
         _verify(Path(version))
         return
-    from src.services import registry
+    from src.registry import registry
 
     _, found = registry.version_at(version)
     with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +37,7 @@ def main(version: str) -> None:
 
 def _verify_apart(folder: Path) -> int:
     """Verify a downloaded version with its own code; returns the exit code."""
-    from src.services.packages import code_package
+    from src.registry.pyfunc import code_package
 
     code = folder / "code"
     environment = {**os.environ, "PYTHONPATH": str(code)}
@@ -45,8 +46,8 @@ def _verify_apart(folder: Path) -> int:
 
 
 def _verify(folder: Path) -> None:
-    from src.services.packages import artifacts_in
-    from src.tuned.versions import load_version
+    from src.registry.loading import load_version
+    from src.registry.pyfunc import artifacts_in
 
     loaded = load_version(artifacts_in(folder.resolve()))
     contract = loaded.contract

@@ -3,11 +3,13 @@
 python -m src.zeroshot --model clip
 """
 
+from src.cli.options import command, model_option
+from src.cli.output import say
 from src.core.config import load_params
+from src.core.files import write_json
 from src.core.paths import stage_folder
-from src.core.records import write_json, write_predictions
+from src.core.records import write_predictions
 from src.models.catalog import MODELS
-from src.services.terminal import command, model_option, say
 
 
 @command(example="python -m src.zeroshot --model clip")
@@ -15,14 +17,14 @@ from src.services.terminal import command, model_option, say
 def main(model: str) -> None:
     """Score the test posts by a model's own words, without training."""
     params = load_params()
-    from src.learning.metrics import report, scores
-    from src.learning.scoring import logits, predictions
-    from src.learning.workspace import open_workspace
-    from src.services.datasets import parts_read
-    from src.services.logbook import log_scores, open_tracker, run_tags
+    from src.evaluation.metrics import report, scores
+    from src.tracking.client import parts_read
+    from src.tracking.run_logging import log_scores, open_tracker, run_tags
+    from src.training.inference import logits, predictions
+    from src.training.workspace import open_workspace
 
     workspace = open_workspace(model)
-    workspace.model.readout = workspace.model.word_readout()
+    workspace.model.readout = workspace.model.verbalizer_readout()
     parts = [workspace.data(part, params.encode.batch_size) for part in ("val", "test")]
     # What it says of validation chooses nothing here; a temperature may be fitted on it.
     val, found = (predictions(part, logits(workspace.model, part, params.evaluate.batch_size)) for part in parts)

@@ -11,8 +11,8 @@ import pytest
 
 if TYPE_CHECKING:
     from src.core.records import Post
-    from src.data.mvsa import Reading
-    from src.models.base import ToneModel
+    from src.data.mvsa import LoadedDataset
+    from src.modeling.base import ToneModel
     from tests.servers import Postgres
     from tests.warm import WarmPython
 
@@ -52,7 +52,7 @@ def hub_files(repo_root: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_reading(real_mvsa: Path, tmp_path_factory: pytest.TempPathFactory) -> "Reading":
+def real_reading(real_mvsa: Path, tmp_path_factory: pytest.TempPathFactory) -> "LoadedDataset":
     """What `prepare` reads of the real posts, under the standard protocol: once for all processes."""
     from src.data.images import MAX_PIXELS
     from src.data.mvsa import read_folder, survey
@@ -63,12 +63,12 @@ def real_reading(real_mvsa: Path, tmp_path_factory: pytest.TempPathFactory) -> "
         (folder / "reading").write_bytes(pickle.dumps(found))
 
     folder = once(tmp_path_factory, "real", make)
-    reading: Reading = pickle.loads((folder / "reading").read_bytes())  # noqa: S301 # written above
+    reading: LoadedDataset = pickle.loads((folder / "reading").read_bytes())  # noqa: S301 # written above
     return reading
 
 
 @pytest.fixture(scope="session")
-def real_agreement(real_reading: "Reading") -> "list[Post]":
+def real_agreement(real_reading: "LoadedDataset") -> "list[Post]":
     """The real posts that the agreement protocol labels, as it labels them."""
     agreeing = [post for post in real_reading.posts if post.text_label == post.image_label]
     return [replace(post, label=post.text_label) for post in agreeing]

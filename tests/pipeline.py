@@ -13,7 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from src.core.locks import turn
+from src.core.locks import lock
 
 MODEL = "clip"
 TRIALS = 3
@@ -28,7 +28,7 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None
     # Processes that share the tests have their folders side by side.
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
     made = folder.with_suffix(".made")
-    with turn(folder.with_suffix(".lock")):
+    with lock(folder.with_suffix(".lock")):
         if not made.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -71,7 +71,7 @@ def copied(source: Path, factory: pytest.TempPathFactory, name: str) -> Iterator
 
 def make_encoded(root: Path, folder: Path) -> None:
     """Run all stages before `tune`, and make an empty store."""
-    from src.services.store import open_store
+    from src.tracking.store import open_store
 
     shutil.copytree(root / "sample", folder / "data")
     params = yaml.safe_load((root / "params.yaml").read_text())

@@ -4,13 +4,11 @@ import ast
 import importlib
 import json
 import re
-import statistics
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -21,65 +19,52 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 
-# Imports go down only. Rooms of one floor do not know each other, and each command is a room of its own.
-COMMAND_FLOOR = 4
+# Imports go down only. Folders of one floor do not import each other, and each command is a folder of its own.
+COMMAND_FLOOR = 9
 FLOORS = {
-    **dict.fromkeys(("search", "analysis", "sizing", "tuned"), 3),
-    **dict.fromkeys(("learning", "services"), 2),
-    **dict.fromkeys(("models", "data"), 1),
+    "pipeline": 8,
+    "experiments": 7,
+    **dict.fromkeys(("search", "registry"), 6),
+    **dict.fromkeys(("tracking", "sizing"), 5),
+    **dict.fromkeys(("training", "reporting"), 4),
+    "models": 3,
+    **dict.fromkeys(("modeling", "evaluation"), 2),
+    **dict.fromkeys(("data", "cli"), 1),
     "core": 0,
 }
 
-# One door a library: where it may be imported. A library that is not here has none.
+# One door a library: the folders that may import it ("" is src/ itself). A library that is not here has none.
 DOORS = {
-    "accelerate": ["src/learning/parallel.py"],
-    "captum": ["src/tuned/saliency.py"],
-    "cleanlab": ["src/analysis/noise.py"],
-    "click": ["src/*.py", "src/services/terminal.py"],
-    "dvc": ["src/ingest.py"],
-    "filelock": ["src/core/locks.py"],
-    "imagehash": ["src/data/images.py"],
-    "jinja2": ["src/services/pages.py"],
-    "matplotlib": [
-        "src/services/evidence_plots.py",
-        "src/services/plots.py",
-        "src/services/saliency_plots.py",
-        "src/services/search_plots.py",
-    ],
-    "grpc": ["src/services/storages.py"],
-    "mlflow": [
-        "src/services/packages.py",
-        "src/services/registry.py",
-        "src/services/store.py",
-        "src/services/tracking.py",
-    ],
-    "numpy": ["src/analysis/*.py", "src/data/duplicates.py", "src/learning/*.py"],
-    "optuna": [
-        "src/services/insights.py",
-        "src/services/pruners.py",
-        "src/services/samplers.py",
-        "src/services/storages.py",
-        "src/services/studies.py",
-        "src/services/trials.py",
-    ],
-    "pandas": ["src/services/packages.py"],
-    "peft": ["src/learning/lora.py"],
-    # Files become pictures in images alone; sample draws some.
-    "PIL": ["src/data/images.py", "src/data/sample.py"],
-    "ray": ["src/services/workers.py"],
-    "rich": ["src/services/board.py", "src/services/terminal.py"],
-    "safetensors": ["src/learning/*.py", "src/models/*.py", "src/tuned/*.py"],
-    "sklearn": ["src/analysis/*.py", "src/data/split.py", "src/learning/metrics.py"],
-    "scipy": ["src/analysis/*.py", "src/data/duplicates.py", "src/tuned/saliency.py", "src/learning/spread.py"],
-    # Optuna's and MLflow's stores fail with its errors.
-    "statsmodels": ["src/analysis/*.py"],
-    "sqlalchemy": ["src/services/addresses.py", "src/services/storages.py", "src/services/store.py"],
-    "tokenizers": ["src/models/*.py"],
-    "torch": ["src/learning/*.py", "src/models/*.py", "src/sizing/*.py", "src/tuned/*.py"],
-    "transformers": ["src/models/*.py"],
-    "yaml": ["src/core/parsing.py", "src/services/repository.py"],
+    "accelerate": ["training"],
+    "captum": ["training"],
+    "cleanlab": ["evaluation"],
+    "click": ["", "cli"],
+    "dvc": ["", "data"],
+    "filelock": ["core"],
+    "grpc": ["search"],
+    "imagehash": ["data"],
+    "jinja2": ["reporting"],
+    "matplotlib": ["reporting"],
+    "mlflow": ["registry", "tracking"],
+    "numpy": ["data", "evaluation", "training"],
+    "optuna": ["search"],
+    "pandas": ["registry"],
+    "peft": ["training"],
+    "PIL": ["data"],
+    "ray": ["search"],
+    "rich": ["cli", "search"],
+    "safetensors": ["modeling", "registry", "training"],
+    "scipy": ["data", "evaluation", "training"],
+    "sklearn": ["data", "evaluation", "training"],
+    # Optuna's and MLflow's stores raise its errors.
+    "sqlalchemy": ["search", "tracking"],
+    "statsmodels": ["evaluation"],
+    "tokenizers": ["modeling", "models"],
+    "torch": ["modeling", "models", "registry", "sizing", "training"],
+    "transformers": ["modeling", "models"],
+    "yaml": ["core"],
 }
-# The type of a picture may be named by all who pass one on.
+# The type of an image may be named by all that pass one on.
 FREE = {"PIL.Image.Image"}
 
 # What no command may load before it knows what it is asked for.
@@ -102,8 +87,7 @@ SLOW = [
 ]
 
 MAX_FUNCTION_LINES = 60
-MAX_MEDIAN_FUNCTION_LINES = 12
-MAX_FILE_LINES = 300
+MAX_FILE_LINES = 500
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
 # Formats that run code when they are read.
@@ -169,6 +153,12 @@ def room_of(module: str) -> str:
     return ".".join(module.split(".")[:2])
 
 
+def folder_of(path: str) -> str:
+    """The folder of src/ that a file lies in; empty for a command."""
+    parts = path.split("/")
+    return parts[1] if len(parts) > 2 else ""
+
+
 def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (function.end_lineno or function.lineno) - function.lineno + 1
 
@@ -195,10 +185,9 @@ def libraries_come_in_by_one_door(source: Source) -> Iterator[str]:
         if library == "src" or library in sys.stdlib_module_names or item.name in FREE:
             continue
         doors = DOORS.get(library, [])
-        if not any(fnmatch(source.path, door) and source.path.count("/") == door.count("/") for door in doors):
-            yield source.says(
-                item.line, f"{library} may be imported only in {', '.join(doors) or 'no file yet (DOORS)'}"
-            )
+        if folder_of(source.path) not in doors:
+            allowed = ", ".join(f"src/{door}" for door in doors) or "no folder yet (DOORS)"
+            yield source.says(item.line, f"{library} may be imported only in {allowed}")
 
 
 def functions_are_short(source: Source) -> Iterator[str]:
@@ -258,20 +247,20 @@ def test_every_file_keeps_the_rule(rule: Rule) -> None:
     [
         ("src/core/a.py", "import src.data.mvsa", "a.py:1: src.core must not import src.data.mvsa"),
         ("src/core/a.py", "import torch", "torch may be imported only in"),
-        ("src/data/a.py", "def f() -> None:\n    from src.models import base", "a.py:2: src.data must not import"),
-        ("src/learning/a.py", "from src.services.studies import Study", "src.learning must not import"),
+        ("src/data/a.py", "def f() -> None:\n    from src.models import clip", "a.py:2: src.data must not import"),
+        ("src/training/a.py", "from src.search.study import Study", "src.training must not import"),
         (
-            "src/learning/a.py",
+            "src/training/a.py",
             "from mlflow import MlflowClient",
-            "mlflow may be imported only in src/services/packages.py, src/services/registry.py",
+            "mlflow may be imported only in src/registry, src/tracking",
         ),
-        ("src/learning/a.py", "import click", "click may be imported only in src/*.py"),
-        ("src/services/a.py", "from PIL import ImageFile", "PIL may be imported only in src/data/images.py"),
-        ("src/services/a.py", "import requests", "requests may be imported only in no file yet"),
+        ("src/training/a.py", "import click", "click may be imported only in src/, src/cli"),
+        ("src/tracking/a.py", "from PIL import ImageFile", "PIL may be imported only in src/data"),
+        ("src/tracking/a.py", "import requests", "requests may be imported only in no folder yet"),
         ("src/tune.py", "from src.train import main", "src.tune must not import src.train.main"),
         ("src/tools/a.py", "", "src/tools stands on no floor"),
         ("src/core/train_utils.py", "", "train_utils says nothing"),
-        ("src/core/a.py", "\n" * 301, "a.py:301: the file has 301 lines"),
+        ("src/core/a.py", "\n" * 501, "a.py:501: the file has 501 lines"),
         ("src/core/a.py", "class A:\n  def f(self):\n" + "    ...\n" * 60, "a.py:2: f has 61 lines"),
         ("src/core/a.py", "import pickle", "pickle may run code"),
         ("src/models/a.py", "torch.load(file)", "torch.load needs weights_only=True"),
@@ -288,9 +277,9 @@ def test_a_broken_rule_is_seen(path: str, text: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("src/tune.py", "import click\nfrom src.learning.fitting import fit\nfrom src.services.studies import Study"),
-        ("src/services/a.py", "from src.data.mvsa import survey\nfrom src.core.errors import Refusal"),
-        ("src/learning/a.py", "import torch\nfrom PIL.Image import Image\nfrom src.learning.b import c\nmodel.eval()"),
+        ("src/tune.py", "import click\nfrom src.training.trainer import fit\nfrom src.search.study import Study"),
+        ("src/tracking/a.py", "from src.data.mvsa import survey\nfrom src.core.errors import Refusal"),
+        ("src/training/a.py", "import torch\nfrom PIL.Image import Image\nfrom src.training.b import c\nmodel.eval()"),
         ("src/models/a.py", "torch.load(file, weights_only=True)"),
     ],
 )
@@ -312,11 +301,6 @@ def test_every_library_with_a_door_is_a_declared_dependency() -> None:
         if not declared.intersection(map(canonicalize_name, packages.get(library, [library])))
     ]
     assert not undeclared, f"pyproject.toml does not ask for {undeclared}"
-
-
-def test_half_of_all_functions_are_small() -> None:
-    lengths = [length(function) for source in sources() for function in source.functions()]
-    assert statistics.median(lengths) <= MAX_MEDIAN_FUNCTION_LINES
 
 
 def test_no_module_imports_itself_in_the_end() -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from src.core.errors import Refusal, UsageRefusal
-from src.core.parsing import build, load_yaml, require
+from src.core.config_parser import build, load_yaml, require
+from src.core.errors import UsageError, UserError
+from src.core.paper import ALL, Recipe, recipes_of
 from src.core.paths import PARAMS
-from src.core.recipes import ALL, Recipe, recipes_of
-from src.core.settings import FitParams, Setting
+from src.core.training_config import Setting, TrainingConfig
 
 Pruning = Literal["halving", "hyperband", "median", "none"]
 Sampling = Literal["tpe", "gp", "random"]
@@ -113,6 +113,10 @@ class Range:
         """All choices, or the lowest and the highest value."""
         return list(self.choices or self.bounds())
 
+    def highest(self) -> int | float | None:
+        """Return the highest number that may be chosen, or None if no number may."""
+        return max((value for value in self.ends() if not isinstance(value, str)), default=None)
+
 
 def exponent_of(power_of_two: Setting) -> int:
     """Return the exponent of a power of two."""
@@ -149,7 +153,7 @@ class TuneParams:
         require(self.reduction_factor >= 2, "reduction_factor must be at least 2")
         require(self.objectives[:1] == ("macro_f1",), "objectives must begin with macro_f1")
         require(len(set(self.objectives)) == len(self.objectives), "objectives must not be named twice")
-        settings = {setting.name for setting in dataclasses.fields(FitParams)}
+        settings = {setting.name for setting in dataclasses.fields(TrainingConfig)}
         for model, space in self.spaces.items():
             for name in set(space) - settings:
                 raise ValueError(f"spaces.{model}.{name} is no setting of a fit; known: {', '.join(sorted(settings))}")
@@ -184,7 +188,7 @@ class ReproduceParams:
     def __post_init__(self) -> None:
         try:
             recipes_of(self.recipes, ())
-        except UsageRefusal as error:
+        except UsageError as error:
             raise ValueError(str(error)) from error  # so that it says where
         require(ALL not in self.recipes or len(self.recipes) == 1, "recipes: all must stand alone")
         require(len(set(self.recipes)) == len(self.recipes), "recipes must not be named twice")
@@ -237,12 +241,12 @@ class Params:
         """What every reader of a score must know about the weights behind it."""
         return notice_of(self.scale)
 
-    def fit_of(self, model: str, **overrides: Setting | bool) -> FitParams:
+    def fit_of(self, model: str, **overrides: Setting | bool) -> TrainingConfig:
         """How `model` is trained: `fit.common`, under what `fit.<model>` says, under the overrides of a trial."""
         merged = {**self.fit.get("common", {}), **self.fit.get(model, {}), **overrides}
-        settings = build(FitParams, merged, f"fit of {model}")
+        settings = build(TrainingConfig, merged, f"fit of {model}")
         if settings.curriculum == self.prepare.protocol == "agreement":
-            raise UsageRefusal(f"fit of {model}: curriculum agreement tells no posts apart under protocol agreement")
+            raise UsageError(f"fit of {model}: curriculum agreement tells no posts apart under protocol agreement")
         return settings
 
     def recipes(self) -> tuple[Recipe, ...]:
@@ -253,10 +257,10 @@ class Params:
         """Where the search for `model` looks.
 
         Raises:
-            UsageRefusal: params.yaml gives no space for this model.
+            UsageError: params.yaml gives no space for this model.
         """
         if model not in self.tune.spaces:
-            raise UsageRefusal(f"{PARAMS}: tune.spaces.{model} is missing: say what its search may choose")
+            raise UsageError(f"{PARAMS}: tune.spaces.{model} is missing: say what its search may choose")
         return self.tune.spaces[model]
 
 
@@ -273,13 +277,13 @@ def load_params(path: Path = PARAMS) -> Params:
     Several threads add in another order, and a file would depend on how many a machine has.
 
     Raises:
-        Refusal: there is no such file, or it is not YAML.
-        UsageRefusal: a key is unknown or missing, or a value makes no sense.
+        UserError: there is no such file, or it is not YAML.
+        UsageError: a key is unknown or missing, or a value makes no sense.
     """
     try:
         content = load_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
-        raise Refusal(f"{path} is missing: run commands from the repository's root") from error
+        raise UserError(f"{path} is missing: run commands from the repository's root") from error
     params = build(Params, content, str(path))
     if params.scale == "tiny":
         os.environ["OMP_NUM_THREADS"] = "1"

@@ -4,27 +4,27 @@ import difflib
 from collections.abc import Iterable
 
 
-class Refusal(Exception):
+class UserError(Exception):
     """The work cannot be done; the message says what is wrong and what to do. Exit code 1."""
 
     exit_code = 1
 
 
-class UsageRefusal(Refusal):
+class UsageError(UserError):
     """The user asked for something that does not exist or makes no sense. Exit code 2."""
 
     exit_code = 2
 
 
-class Impossible(Refusal):
+class InfeasibleAnalysis(UserError):
     """These posts do not allow an analysis, and the message says why: it stands in its place in the report."""
 
 
-class Diverged(Refusal):
+class DivergenceError(UserError):
     """A training's loss is no longer a number: its settings are to blame."""
 
 
-class Stopped(Exception):
+class StopRequested(Exception):
     """The user, or the machine, wants the work to end now: nothing is wrong, and what is finished stays.
 
     `exit_code` is 128 and the number of the signal that said so, as shells have it.
@@ -35,9 +35,9 @@ class Stopped(Exception):
         self.exit_code = exit_code
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> UsageRefusal:
+def unknown(kind: str, given: str, known: Iterable[str]) -> UsageError:
     """An error for a name that is not in a list, with the nearest name or the whole list."""
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-    return UsageRefusal(f"unknown {kind} {given!r}; {hint}")
+    return UsageError(f"unknown {kind} {given!r}; {hint}")

@@ -7,16 +7,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 from src.core.paths import ORIGIN
 
 
 @contextmanager
-def exclusive(lock_file: Path, what: str) -> Iterator[None]:
+def try_lock(lock_file: Path, what: str) -> Iterator[None]:
     """Do something that one process at a time may do; a second one is turned away at once.
 
     Raises:
-        Refusal: another process is inside; the message names its process id and `what` it is doing.
+        UserError: another process is inside; the message names its process id and `what` it is doing.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     # Not in the lock file itself: Windows lets nobody read a locked file.
@@ -25,14 +25,14 @@ def exclusive(lock_file: Path, what: str) -> Iterator[None]:
         lock = FileLock(lock_file).acquire(blocking=False)
     except Timeout as error:
         pid = holder.read_text(encoding="ascii") if holder.exists() else "unknown"
-        raise Refusal(f"another process (pid {pid}) is running {what}; wait or stop it") from error
+        raise UserError(f"another process (pid {pid}) is running {what}; wait or stop it") from error
     with lock:
         holder.write_text(str(os.getpid()), encoding="ascii")
         yield
 
 
 @contextmanager
-def turn(lock_file: Path) -> Iterator[None]:
+def lock(lock_file: Path) -> Iterator[None]:
     """Do something short that one process at a time may do, after those that came before."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_file):

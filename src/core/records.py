@@ -1,26 +1,18 @@
 """The records that pass between stages, and their files."""
 
-import csv
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from src.core.errors import Refusal, UsageRefusal
+from src.core.files import digest_of, read_table, write_table
 from src.core.labels import TONES
-from src.core.settings import FitParams
 
 PARTS = ("train", "val", "test")
-# Under this name files, runs and registered versions hold an adapter's digest (src/learning/trained.py).
+
+
+# Under this name files, runs and registered versions hold an adapter's digest (src/core/outputs.py).
 ADAPTER_DIGEST = "adapter_digest"
-# Decimals of a number in a file: later ones may differ where sums are added in another order.
-DECIMALS = 6
-# What is written in full: settings, which were chosen and not measured, and p-values, whose first digits may come late.
-_P_VALUES = {"p", "p_holm", "mcnemar_p", "bootstrap_p"}
-_IN_FULL = {field.name for field in fields(FitParams) if field.type is float} | _P_VALUES
 
 
 @dataclass(frozen=True)
@@ -97,103 +89,14 @@ def content_digest(image: bytes, caption: str) -> str:
     return hashlib.sha256(hashlib.sha256(image).digest() + caption.encode("utf-8")).hexdigest()
 
 
-def numeric(key: str) -> tuple[bool, int, str]:
+def numeric_id_key(key: str) -> tuple[bool, int, str]:
     """Sorts ids as numbers; those that are none come last."""
     return (not key.isdecimal(), int(key) if key.isdecimal() else 0, key)
-
-
-def digest_of(rows: Iterable[Sequence[str]]) -> str:
-    """A short digest (16 hexadecimal digits) of rows of strings, whatever their order."""
-    lines = sorted(json.dumps(list(row)) for row in rows)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def data_digest(posts: Iterable[Post]) -> str:
     """A short digest of the posts' contents and labels."""
     return digest_of((post.id, post.digest, post.label) for post in posts)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text, as UTF-8, as `write_bytes` does."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or none of it: a killed process leaves the old file in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(_temporary(path))
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def require_writable(path: Path) -> None:
-    """Try whether `write_bytes` could write a file, and leave nothing behind; for before work that takes long.
-
-    Raises:
-        UsageRefusal: the path is a folder or a device.
-        Refusal: its folder, or the nearest that is there, cannot be written to.
-    """
-    try:
-        if path.exists() and not path.is_file():
-            raise UsageRefusal(f"{path} is {'a folder' if path.is_dir() else 'no file'}: name a file to be written")
-        probe = next(folder for folder in path.parents if folder.exists()) / _temporary(path)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise Refusal(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _temporary(path: Path) -> str:
-    return f".{path.name}.{os.getpid()}"
-
-
-def rounded(value: Any) -> Any:
-    """Return a value with the numbers in it rounded to `DECIMALS`, no zero negative; less those named in `_IN_FULL`."""
-    if isinstance(value, float):
-        return round(float(value), DECIMALS) + 0.0
-    if isinstance(value, Mapping):
-        return {key: item if key in _IN_FULL else rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
-    return value
-
-
-def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write JSON, indented, keys in the order given, numbers `rounded`."""
-    write_text(path, json.dumps(rounded(content), indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON that an earlier stage wrote.
-
-    Raises:
-        Refusal: the file is missing.
-    """
-    return json.loads(_read(path))
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV with a header, numbers `rounded`; `columns` default to the first row's keys."""
-    names = list(columns if columns is not None else rows[0])
-    lines = _Lines()
-    writer = csv.DictWriter(lines, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rounded(rows))
-    write_text(path, "".join(lines))
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Read CSV that an earlier stage wrote.
-
-    Raises:
-        Refusal: the file is missing.
-    """
-    _check(path)
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def write_posts(path: Path, posts: Sequence[Post]) -> None:
@@ -255,16 +158,24 @@ def read_predictions(path: Path) -> list[Prediction]:
     ]
 
 
-class _Lines(list[str]):
-    def write(self, line: str) -> None:
-        self.append(line)
+@dataclass(frozen=True)
+class Interval:
+    """A value and its 95% interval; `low` and `high` are None where all groups say the same: no spread to judge by."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
-def _check(path: Path) -> None:
-    if not path.is_file():
-        raise Refusal(f"{path} is missing: run `dvc repro` first, which makes it")
+@dataclass(frozen=True)
+class Bin:
+    """The posts whose confidence lies above `low` and not above `high`: how sure of them, and how often right.
 
+    `confidence` (the mean) and `accuracy` are None where there is no post.
+    """
 
-def _read(path: Path) -> str:
-    _check(path)
-    return path.read_text(encoding="utf-8")
+    low: float
+    high: float
+    posts: int
+    confidence: float | None
+    accuracy: float | None

@@ -11,8 +11,8 @@ import random
 from dataclasses import dataclass
 
 from src.core.records import Post
-from src.core.settings import CAPTION, PICTURE
-from src.data.images import Altered, Source, alteration_digest
+from src.core.training_config import CAPTION, PICTURE
+from src.data.images import AugmentedImage, Source, alteration_digest
 
 LEAST_AREA = 0.7  # of a picture that a view keeps
 MOST_LIGHT = 0.2  # by how much brightness, contrast and saturation change at most, as a share
@@ -20,7 +20,7 @@ WORDS_LEFT_OUT = 0.1  # the chance of each word
 
 
 @dataclass(frozen=True)
-class View:
+class AugmentedPost:
     """What is shown of a post in place of it; the digest is the post's own where nothing has changed."""
 
     image: Source
@@ -28,7 +28,7 @@ class View:
     digest: str
 
 
-def view(post: Post, augment: str, number: int) -> View:
+def augmented(post: Post, augment: str, number: int) -> AugmentedPost:
     """One of a post's views.
 
     Args:
@@ -41,18 +41,18 @@ def view(post: Post, augment: str, number: int) -> View:
     shown = image if PICTURE in augment.split() else post.image
     said = caption if CAPTION in augment.split() else post.caption
     if (shown, said) == (post.image, post.caption):
-        return View(post.image, post.caption, post.digest)
+        return AugmentedPost(post.image, post.caption, post.digest)
     how = (str(image.part), str(image.light), alteration_digest()) if shown is image else ()
     changes = [post.digest, said, *how]
-    return View(shown, said, hashlib.sha256("\n".join(changes).encode()).hexdigest())
+    return AugmentedPost(shown, said, hashlib.sha256("\n".join(changes).encode()).hexdigest())
 
 
-def _picture(source: str, chance: random.Random) -> Altered:
+def _picture(source: str, chance: random.Random) -> AugmentedImage:
     """A part of the picture of its own shape, anywhere."""
     side = math.sqrt(chance.uniform(LEAST_AREA, 1))
     left, upper = chance.uniform(0, 1 - side), chance.uniform(0, 1 - side)
     brightness, contrast, saturation = (chance.uniform(1 - MOST_LIGHT, 1 + MOST_LIGHT) for _ in range(3))
-    return Altered(source, (left, upper, left + side, upper + side), (brightness, contrast, saturation))
+    return AugmentedImage(source, (left, upper, left + side, upper + side), (brightness, contrast, saturation))
 
 
 def _caption(caption: str, chance: random.Random) -> str:

@@ -14,7 +14,7 @@ are, at 12 hardly any, and at 16 a third of all images hang together. dHash has 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from src.core.records import Fingerprint, Post, numeric
+from src.core.records import Fingerprint, Post, numeric_id_key
 from src.data.captions import normalised
 
 CAPTION, IMAGE, LOOKS = KINDS = ("caption", "image", "looks")
@@ -44,7 +44,7 @@ class Duplicates:
 
 def find_duplicates(posts: Sequence[Post], fingerprints: Iterable[Fingerprint]) -> Duplicates:
     """The near-duplicates among posts, whatever their order; `fingerprints` has those of all of them, or of more."""
-    ids = sorted((post.id for post in posts), key=numeric)
+    ids = sorted((post.id for post in posts), key=numeric_id_key)
     image = {each.id: each for each in fingerprints}
     caption = {post.id: normalised(post.caption) for post in posts}
     pairs = {

@@ -17,7 +17,7 @@ from typing import Protocol
 from PIL import Image, ImageEnhance, ImageMath, ImageOps, ImageStat
 from PIL.ImageFile import ImageFile
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 
 MAX_PIXELS = 50_000_000
 
@@ -45,7 +45,7 @@ _LIGHT = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 @dataclass(frozen=True)
-class Altered:
+class AugmentedImage:
     """A picture that is opened as another one: a part of it, in another light.
 
     Attributes:
@@ -59,10 +59,10 @@ class Altered:
     light: tuple[float, float, float]
 
 
-Source = str | Path | bytes | Altered
+Source = str | Path | bytes | AugmentedImage
 
 
-class Content(Protocol):
+class EncodablePost(Protocol):
     """What a model is shown of a post; the digest tells it from all other contents."""
 
     @property
@@ -78,7 +78,7 @@ class Content(Protocol):
         """SHA-256 of both, as hexadecimal."""
 
 
-class UnreadableImage(Refusal):
+class UnreadableImage(UserError):
     """A file that is no picture we can use; `reason` says why, in words that follow "the image is"."""
 
     def __init__(self, name: str, reason: str) -> None:
@@ -105,7 +105,7 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS, at_least: int | Non
     Raises:
         UnreadableImage: there is no such file, it is empty, no picture, damaged, or has more than `max_pixels`.
     """
-    if isinstance(source, Altered):
+    if isinstance(source, AugmentedImage):
         return _altered(source, max_pixels, at_least)
     name = "the picture" if isinstance(source, bytes) else str(source)
     image = _open(name, _content(source), max_pixels)
@@ -132,11 +132,11 @@ def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 @cache
 def alteration_digest() -> str:
-    """Changes when an `Altered` picture comes out otherwise than it did."""
+    """Changes when an `AugmentedImage` picture comes out otherwise than it did."""
     content = BytesIO()
     across, around = Image.linear_gradient("L"), Image.radial_gradient("L")
     Image.merge("RGB", (across, around, across.rotate(90))).save(content, "PNG")
-    probe = Altered(content.getvalue(), (0.1, 0.2, 0.8, 0.9), (0.9, 1.1, 0.8))
+    probe = AugmentedImage(content.getvalue(), (0.1, 0.2, 0.8, 0.9), (0.9, 1.1, 0.8))
     return hashlib.sha256(open_image(probe).tobytes()).hexdigest()[:12]
 
 
@@ -153,7 +153,7 @@ def perceptual_hash(image: Image.Image) -> str:
     return "" if ImageStat.Stat(greys).stddev[0] < _EVEN else str(phash(greys))
 
 
-def _altered(picture: Altered, max_pixels: int, at_least: int | None) -> Image.Image:
+def _altered(picture: AugmentedImage, max_pixels: int, at_least: int | None) -> Image.Image:
     left, upper, right, lower = picture.part
     smallest = min(right - left, lower - upper)
     image = open_image(picture.source, max_pixels, None if at_least is None else math.ceil(at_least / smallest))

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from src.core.records import PARTS, Fingerprint, Post, leak_free, numeric
+from src.core.records import PARTS, Fingerprint, Post, leak_free, numeric_id_key
 from src.data.captions import hashtags, normalised
 from src.data.duplicates import KINDS, MAX_DISTANCE, Duplicates, Groups
 
@@ -86,7 +86,7 @@ def _across(part_of: Mapping[str, str], group_of: Groups, part: str, other: str)
 def _members(group_of: Groups) -> list[list[str]]:
     """The groups of more than one post."""
     members: dict[str, list[str]] = {}
-    for key in sorted(group_of, key=numeric):
+    for key in sorted(group_of, key=numeric_id_key):
         members.setdefault(group_of[key], []).append(key)
     return [keys for keys in members.values() if len(keys) > 1]
 

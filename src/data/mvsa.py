@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 from src.core.labels import TONES, label_of
-from src.core.records import Fingerprint, Post, content_digest, numeric
+from src.core.records import Fingerprint, Post, content_digest, numeric_id_key
 from src.data import encodings, images
-from src.data.label_file import LABEL_FILE, Pair, read_labels
+from src.data.mvsa_labels import LABEL_FILE, Pair, read_labels
 
 POST_FOLDER = "data"
 PICTURE, CAPTION = ".jpg", ".txt"
@@ -33,7 +33,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Survey:
+class DatasetIndex:
     """What a folder holds by its names and labels; no caption has been read and no image decoded.
 
     `pairs` has the text and the image label of every post with all three of label row, caption and image, each the one
@@ -52,7 +52,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LoadedDataset:
     """What could be read of a folder: posts in numeric order, and beside each its fingerprint, encoding and size.
 
     A size is width and height in pixels.
@@ -69,10 +69,10 @@ def find_root(path: Path) -> Path:
     """The folder in MVSA's layout: `path` itself, or the one folder that has it, up to two folders down.
 
     Raises:
-        Refusal: there is none, or more than one; the message says what is missing.
+        UserError: there is none, or more than one; the message says what is missing.
     """
     if not path.is_dir():
-        raise Refusal(f"{path} is no folder: give the folder that has {LABEL_FILE} and {POST_FOLDER}/ in it")
+        raise UserError(f"{path} is no folder: give the folder that has {LABEL_FILE} and {POST_FOLDER}/ in it")
     if not _missing_in(path):
         return path
     level = [path]
@@ -80,19 +80,19 @@ def find_root(path: Path) -> Path:
         level = [folder for above in level for folder in sorted(above.iterdir()) if folder.is_dir()]
         roots = [folder for folder in level if not _missing_in(folder)]
         if len(roots) > 1:
-            raise Refusal(f"{path} holds several data sets: give one of {', '.join(map(str, roots))}")
+            raise UserError(f"{path} holds several data sets: give one of {', '.join(map(str, roots))}")
         if roots:
             return roots[0]
-    raise Refusal(
+    raise UserError(
         f"{path} has no {' and no '.join(_missing_in(path))}, and no folder in it has both, up to {_DEPTH} deep"
     )
 
 
-def survey(root: Path) -> Survey:
+def survey(root: Path) -> DatasetIndex:
     """Read the label file and list the posts, without opening any of them.
 
     Raises:
-        Refusal: a row of the label file is malformed, or two files are the picture, or the caption, of one post.
+        UserError: a row of the label file is malformed, or two files are the picture, or the caption, of one post.
     """
     labels = read_labels(root / LABEL_FILE)
     names = sorted(path for path in (root / POST_FOLDER).iterdir() if not path.name.startswith("."))
@@ -100,7 +100,7 @@ def survey(root: Path) -> Survey:
     labelled = labels.pairs.keys() | labels.undecided
     kinds = (("no label row", labelled), ("no image", pictures), ("no caption", captions))
     whole, dropped = {}, []
-    for key in sorted({*labelled, *pictures, *captions}, key=numeric):
+    for key in sorted({*labelled, *pictures, *captions}, key=numeric_id_key):
         faults = [fault for fault, ids in kinds if key not in ids]
         if key in labels.undecided:
             faults.append(labels.undecided[key])
@@ -112,12 +112,12 @@ def survey(root: Path) -> Survey:
     suffixes = Counter(path.suffix for pair in files.values() for path in pair)
     labels.variants.update({f"files in {suffix}": suffixes[suffix] for suffix in suffixes.keys() - {PICTURE, CAPTION}})
     variants = {name: count for name, count in sorted(labels.variants.items()) if count}
-    return Survey(root, labels.num_annotators, whole, tuple(dropped), len(labels.undecided), files, variants)
+    return DatasetIndex(root, labels.num_annotators, whole, tuple(dropped), len(labels.undecided), files, variants)
 
 
 def read_folder(
-    found: Survey, protocol: str, max_pixels: int, on_post: Callable[[], None], *, hashes: bool = True
-) -> Reading:
+    found: DatasetIndex, protocol: str, max_pixels: int, on_post: Callable[[], None], *, hashes: bool = True
+) -> LoadedDataset:
     """Read every surveyed post and decode its image, to know that it can be.
 
     Args:
@@ -128,7 +128,7 @@ def read_folder(
         hashes: whether to compute perceptual hashes. Only the search for near-duplicates needs them.
 
     Raises:
-        Refusal: no post can be read, or a tone has none under the protocol.
+        UserError: no post can be read, or a tone has none under the protocol.
     """
 
     def attempt(key: str) -> "_Entry | Dropped":
@@ -149,12 +149,12 @@ def read_folder(
     posts = tuple(entry.post for entry in entries)
     _require_all_tones(found.root, posts, protocol)
     dropped = [*found.dropped, *(outcome for outcome in outcomes if isinstance(outcome, Dropped))]
-    return Reading(
+    return LoadedDataset(
         posts,
         tuple(entry.fingerprint for entry in entries),
         tuple(entry.encoding for entry in entries),
         tuple(entry.size for entry in entries),
-        tuple(sorted(dropped, key=lambda post: numeric(post.id))),
+        tuple(sorted(dropped, key=lambda post: numeric_id_key(post.id))),
     )
 
 
@@ -175,7 +175,7 @@ class _Entry:
     size: tuple[int, int]
 
 
-def _read_post(found: Survey, key: str, protocol: str, max_pixels: int, hashes: bool) -> _Entry:
+def _read_post(found: DatasetIndex, key: str, protocol: str, max_pixels: int, hashes: bool) -> _Entry:
     path, caption_path = found.files[key]
     content = path.read_bytes()
     picture = images.open_image(content, max_pixels)
@@ -192,12 +192,12 @@ def _by_id(paths: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
     """The file of each id, of those with one of the suffixes in whatever letter case.
 
     Raises:
-        Refusal: an id has two.
+        UserError: an id has two.
     """
     path_of: dict[str, Path] = {}
     for path in paths:
         if path.suffix.lower() in suffixes and path_of.setdefault(path.stem, path) != path:
-            raise Refusal(f"{path_of[path.stem]} and {path} are of one post: remove one of the files")
+            raise UserError(f"{path_of[path.stem]} and {path} are of one post: remove one of the files")
     return path_of
 
 
@@ -205,7 +205,7 @@ def _require_all_tones(root: Path, posts: tuple[Post, ...], protocol: str) -> No
     counts = Counter(post.label for post in posts if post.label)
     absent = [tone for tone in TONES if not counts[tone]]
     if absent:
-        raise Refusal(
+        raise UserError(
             f"{root}: of {len(posts):,} readable posts none is {' or '.join(absent)} under the {protocol} protocol, "
             "and a classifier of three tones needs all three"
         )

@@ -1,8 +1,4 @@
-"""Makes a small data set up, in MVSA's own layout: drawn pictures and templated captions, both carrying tone.
-
-No post of it is real. It copies what makes MVSA hard to read: unbalanced tones, posts whose caption and picture were
-labelled differently, near-duplicates, two encodings. It can be learnt, though not perfectly.
-"""
+"""Words for the made-up posts: every phrase is invented, and so is every handle and link."""
 
 import math
 import random
@@ -14,9 +10,108 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES
 from src.data.encodings import CP1252, UTF_8
-from src.data.label_file import LABEL_FILE, Pair, header
 from src.data.mvsa import POST_FOLDER
-from src.data.sample_captions import HANDLES, make_link, write_caption
+from src.data.mvsa_labels import LABEL_FILE, Pair, header
+
+PHRASES = {
+    POSITIVE: (
+        "so grateful for these people",
+        "laughing all the way home",
+        "what a gorgeous view",
+        "the cake was delicious",
+        "finally together again, big hugs",
+        "we won and I am still smiling",
+        "best birthday surprise ever",
+        "loving every minute of it",
+        "a perfect lazy afternoon with friends",
+        "proud of this wonderful team",
+        "she said yes, we are celebrating",
+        "sunshine and good music make me smile",
+    ),
+    NEGATIVE: (
+        "I can't stop crying",
+        "the storm ruined everything",
+        "lost my keys and my patience",
+        "so tired of being lonely",
+        "another awful night without sleep",
+        "they lied again and I am furious",
+        "the screen is broken, of course",
+        "stuck in the cold rain for hours",
+        "worst service I have ever had",
+        "my heart hurts since the funeral",
+        "sick in bed and scared of tomorrow",
+        "what a terrible, ugly mess",
+    ),
+    NEUTRAL: (
+        "the timetable for next week is online",
+        "here is the map of the new route",
+        "notes from the second session",
+        "the library opens at nine",
+        "figure 3 shows the monthly numbers",
+        "parking is behind the building",
+        "version two of the form is available",
+        "the meeting moved to room 12",
+        "a list of the items in the catalogue",
+        "the report has forty pages",
+        "please bring a pen and your badge",
+        "the bus to the station leaves at six",
+    ),
+}
+
+
+TAGS = {
+    POSITIVE: ("#sunshine", "#blessed", "#goodvibes", "#party", "#love"),
+    NEGATIVE: ("#heartbroken", "#badday", "#storm", "#fail", "#tears"),
+    NEUTRAL: ("#agenda", "#info", "#update", "#howto", "#office"),
+}
+
+
+SHARED_TAGS = ("#photo", "#today", "#weekend", "#city", "#instapic", "#travel", "#family", "#nowplaying")
+
+
+EMOJI = {POSITIVE: "😀🌞🎉💛", NEGATIVE: "😢💔🌧😠", NEUTRAL: "📎📅🗺📌"}
+
+
+OPENERS = (
+    "this morning in Zürich:",
+    "at the café —",
+    "Monday again:",
+    "from my window,",
+    "for 5 € at the market:",
+    "it\u2019s official:",
+    "last night in São Paulo,",
+    "walking by the river,",
+    "you know what?",
+    "dear diary,",
+    "just now:",
+    "",
+    "",
+    "",
+)
+
+
+HANDLES = ("@sample_kite", "@madeup_otter", "@nobody_0042", "@drawn_lamp", "@paper_tram")
+
+
+def write_caption(tone: str, rng: random.Random) -> str:
+    """A caption of one line, in the manner of a tweet."""
+    words = [rng.choice(OPENERS), *rng.sample(PHRASES[tone], rng.choice((1, 2, 2)))]
+    if rng.random() < 0.6:
+        words.append(rng.choice(TAGS[tone]))
+    words.extend(rng.sample(SHARED_TAGS, rng.choice((0, 1, 2))))
+    if rng.random() < 0.3:
+        words.append(rng.choice(EMOJI[tone]))
+    if rng.random() < 0.7:
+        words.append(make_link(rng))
+    if rng.random() < 0.3:
+        words.insert(0, f"RT {rng.choice(HANDLES)}:")
+    return " ".join(word for word in words if word)
+
+
+def make_link(rng: random.Random) -> str:
+    """A made-up short link: ten random characters."""
+    return "http://t.co/" + "".join(rng.choices("abcdefghkmnpqrstuvwxyzABCDEFGHKLMN23456789", k=10))
+
 
 # Posts by (text label, image label), in the proportions of MVSA-Single: 1398 : 724 : 470 where both labels agree.
 PAIR_COUNTS: dict[Pair, int] = {
@@ -31,10 +126,18 @@ PAIR_COUNTS: dict[Pair, int] = {
     (POSITIVE, NEGATIVE): 1,
 }
 
+
 NUM_MISLABELLED = 4
+
+
 SLIP_RATE = 0.03
+
+
 COPY_RATE = 0.12
+
+
 SIZES = ((160, 120), (120, 160), (144, 144), (176, 112), (128, 96), (168, 126), (100, 150))
+
 
 Colour = tuple[int, int, int]
 
@@ -217,6 +320,8 @@ def _grid(draw: ImageDraw.ImageDraw, width: int, height: int, rng: random.Random
 
 
 Scene = Callable[[ImageDraw.ImageDraw, int, int, random.Random], None]
+
+
 SCENES: dict[str, tuple[Scene, ...]] = {
     POSITIVE: (_sunny_field, _flowers, _smile),
     NEGATIVE: (_rain, _cracks, _dark_street),

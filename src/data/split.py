@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 from src.core.labels import TONES
-from src.core.records import PARTS, Post, numeric
+from src.core.records import PARTS, Post, numeric_id_key
 
 # Shares are kept to a fiftieth at least: dealing 4,511 posts to five folds takes seconds, to fifty a minute.
 _MOST_FOLDS = 50
@@ -28,7 +28,7 @@ def stratified(posts: Sequence[Post], val: float, test: float, seed: int) -> dic
         seed: which of the many possible divisions.
 
     Raises:
-        Refusal: there are too few posts of a tone for every part to have one.
+        UserError: there are too few posts of a tone for every part to have one.
     """
     labels = {post.id: post.label for post in posts if post.label}
     num_test = math.ceil(_share(test) * len(labels))
@@ -56,7 +56,7 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
         seed: which of the many possible divisions.
 
     Raises:
-        Refusal: there are too few posts of a tone, or too few groups, for every part to have one.
+        UserError: there are too few posts of a tone, or too few groups, for every part to have one.
     """
     labels = {post.id: post.label for post in posts if post.label}
     most = min(_rarest(labels), len({group_of[key] for key in labels}))
@@ -79,7 +79,7 @@ def _dealt(
     labels: Mapping[str, str], group_of: Mapping[str, str], num_folds: int, num_val: int, num_test: int, seed: int
 ) -> tuple[list[list[str]], bool]:
     """The ids of train, val and test, and whether the groups have let the folds be of about one size."""
-    folds = _deal(sorted(labels, key=numeric), labels, group_of, num_folds, seed)
+    folds = _assign_folds(sorted(labels, key=numeric_id_key), labels, group_of, num_folds, seed)
     # A group that is larger than a part can only be trained on.
     folds.sort(key=lambda fold: len(fold) * num_folds > _MOST_TIMES * len(labels))
     chosen = (folds[num_test + num_val :], folds[num_test:][:num_val], folds[:num_test])
@@ -93,7 +93,7 @@ def complete(
     """The part of each post, in the order of `labels`; those in no part are left out.
 
     Raises:
-        Refusal: a part has no post of some tone.
+        UserError: a part has no post of some tone.
     """
     ids = dict(zip(PARTS, map(set, (train, val, test)), strict=True))
     if not _has_all(labels, ids.values()):
@@ -126,7 +126,7 @@ def _rarest(labels: Mapping[str, str]) -> int:
     return min(list(labels.values()).count(tone) for tone in TONES)
 
 
-def _deal(
+def _assign_folds(
     ids: list[str], labels: Mapping[str, str], group_of: Mapping[str, str], num_folds: int, seed: int
 ) -> list[list[str]]:
     """The ids in folds of about one size and the tones in about the same shares, each group in one fold."""
@@ -144,16 +144,16 @@ def _share(value: float) -> Fraction:
     return Fraction(str(value))
 
 
-def _too_few(labels: Mapping[str, str]) -> Refusal:
+def _too_few(labels: Mapping[str, str]) -> UserError:
     counts = Counter(labels.values())
     found = ", ".join(f"{counts[tone]} {tone}" for tone in TONES)
-    return Refusal(f"too few posts to have every tone in {', '.join(PARTS)}: {found}; add posts or change split")
+    return UserError(f"too few posts to have every tone in {', '.join(PARTS)}: {found}; add posts or change split")
 
 
-def _too_few_groups(labels: Mapping[str, str], group_of: Mapping[str, str]) -> Refusal:
+def _too_few_groups(labels: Mapping[str, str], group_of: Mapping[str, str]) -> UserError:
     groups = {tone: {group_of[key] for key, label in labels.items() if label == tone} for tone in TONES}
     in_words = ", ".join(f"{len(names)} with {tone}" for tone, names in groups.items())
-    return Refusal(
+    return UserError(
         f"too few groups of near-duplicates to have every tone in {', '.join(PARTS)} with each group in one part: "
         f"{len(set().union(*groups.values()))} in all, {in_words}; add posts of other pictures and captions, "
         "or set split.kind: stratified, which parts near-duplicates"

@@ -18,12 +18,12 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGenera
 from transformers.models.blip_2.processing_blip_2 import Blip2Processor
 from transformers.models.opt.configuration_opt import OPTConfig
 
-from src.core.usage import Usage
-from src.models import tiny
-from src.models.base import Features, Spec, TokenCounts
-from src.models.language import CUT, PROMPTED, LanguageToneModel, WordReadout, language_stack
-from src.models.layers import LayerParts
-from src.models.segments import Segment
+from src.modeling import tiny
+from src.modeling.base import Features, Spec, TokenCounts
+from src.modeling.language import CUT, PROMPTED, LanguageToneModel, VerbalizerReadout, language_stack
+from src.modeling.last_layer import LayerParts
+from src.modeling.segments import Segment
+from src.modeling.transformers_usage import TransformersUsage
 
 
 class Model(LanguageToneModel):
@@ -96,7 +96,7 @@ class Model(LanguageToneModel):
         norm: nn.Module = self.decoder.final_layer_norm
         return norm
 
-    def parts_of(self, layer: Any) -> LayerParts:
+    def layer_parts(self, layer: Any) -> LayerParts:
         """Those of an OPT layer."""
 
         def feed(states_BD: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class Model(LanguageToneModel):
         norms = (layer.self_attn_layer_norm, layer.final_layer_norm)
         return LayerParts.of(norms[0], layer.self_attn, "out_proj", norms[1], feed, layer.dropout)
 
-    def placed(self, embeddings_BTD: Tensor) -> Tensor:
+    def add_positions(self, embeddings_BTD: Tensor) -> Tensor:
         """OPT's learned positions are added to the embeddings."""
         ones_1T = torch.ones(1, embeddings_BTD.shape[1], dtype=torch.long, device=embeddings_BTD.device)
         placed_BTD: Tensor = embeddings_BTD + self.decoder.embed_positions(ones_1T)
@@ -131,16 +131,16 @@ class Model(LanguageToneModel):
             return connector(features["queries"].to(connector.weight.dtype))  # type: ignore[no-any-return]
         return self.run_language(segment, features, "image")
 
-    def usage(self) -> Usage:
+    def usage(self) -> TransformersUsage:
         """The picture's embeddings are put before the text's, whether or not the tokenizer has a token for them."""
         image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
         both = 'embeds = torch.cat([image_embeds, model.get_input_embeddings()(inputs["input_ids"])], dim=1)'
         end = "pooled = model.language_model.model(inputs_embeds=embeds).last_hidden_state[:, -1]"
-        if isinstance(self.readout, WordReadout):
+        if isinstance(self.readout, VerbalizerReadout):
             end = f"logits = model.language_model(inputs_embeds=embeds).logits[:, -1, {self.word_ids()}]"
         # The processor gives its tokenizer a token for the picture, which ours is to do without.
         processor = Blip2Processor(self.image_processor, copy.deepcopy(self.tokenizer))
-        return Usage(processor, PROMPTED, (image, both, end), (CUT,))
+        return TransformersUsage(processor, PROMPTED, (image, both, end), (CUT,))
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:

@@ -1,15 +1,15 @@
 """The list of models. A new one is one file here, with a class `Model`, and one line below."""
 
-import hashlib
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from src.core.errors import unknown
+from src.core.files import folder_digest
 
 if TYPE_CHECKING:
-    from src.models.base import Checkpoint, ToneModel
+    from src.modeling.base import Checkpoint, ToneModel
 
 MODELS = (
     "clip",
@@ -23,7 +23,7 @@ def model_class(name: str) -> "type[ToneModel]":
     """The class of a model of the catalog.
 
     Raises:
-        UsageRefusal: there is no such model; the message lists those there are.
+        UsageError: there is no such model; the message lists those there are.
     """
     if name not in MODELS:
         raise unknown("model", name, MODELS)
@@ -33,18 +33,10 @@ def model_class(name: str) -> "type[ToneModel]":
 
 def resolve(name: str, scale: str, folder: Path, captions: Sequence[str]) -> "Checkpoint":
     """Where a model's weights are: the Hub's pinned ones, or tiny ones written to `folder` now."""
-    from src.models.base import Checkpoint
+    from src.modeling.base import Checkpoint
 
     kind = model_class(name)
     if scale == "full":
         return Checkpoint(kind.spec.checkpoint, kind.spec.revision, scale)
     kind.make_tiny(folder, captions)
     return Checkpoint(str(folder), folder_digest(folder), scale)
-
-
-def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, as 12 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]

@@ -19,11 +19,11 @@ from transformers.models.clip.modeling_clip import CLIPModel
 from transformers.models.clip.processing_clip import CLIPProcessor
 
 from src.core.labels import TONES
-from src.core.usage import Usage
-from src.models import tiny
-from src.models.base import Features, Spec, TokenCounts, ToneModel
-from src.models.layers import LayerParts
-from src.models.segments import LENGTH, POOLED, Segment, joined, stack
+from src.modeling import tiny
+from src.modeling.base import Features, Spec, TokenCounts, ToneModel
+from src.modeling.last_layer import LayerParts
+from src.modeling.segments import LENGTH, POOLED, Segment, joined, stack
+from src.modeling.transformers_usage import TransformersUsage
 
 # Random embeddings must be wide for an adapter to tell the words of a vocabulary apart.
 TINY_TEXT_WIDTH = 256
@@ -158,7 +158,7 @@ class Model(ToneModel):
         image_BD, text_BD = self.pooled(features).float().chunk(2, dim=-1)
         return cosine_similarity(image_BD, text_BD, dim=-1)
 
-    def word_readout(self) -> nn.Module:
+    def verbalizer_readout(self) -> nn.Module:
         """Zero-shot CLIP: the picture against a prompt for each tone."""
         ids = self.token_ids([self.spec.prompt.format(caption=tone) for tone in TONES])
         tokens = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(self.device)
@@ -168,7 +168,7 @@ class Model(ToneModel):
             prompts_KD = self._text(tower, {"tokens": tokens, LENGTH: length_K})
         return PromptReadout(prompts_KD, self.backbone.logit_scale.exp())
 
-    def usage(self) -> Usage:
+    def usage(self) -> TransformersUsage:
         """Both towers' projected embeddings, as they are before CLIP's own forward normalises them."""
         room = self.backbone.config.text_config.max_position_embeddings
         image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
@@ -178,7 +178,7 @@ class Model(ToneModel):
             cosine = 'torch.nn.functional.normalize(image_embeds.float(), dim=-1) @ head["prompts_KD"].T'
             lines = (image, f'logits = head["scale"] * {cosine}')
         processor = CLIPProcessor(self.image_processor, self.tokenizer)
-        return Usage(processor, f"text=caption, truncation=True, max_length={room}", lines)
+        return TransformersUsage(processor, f"text=caption, truncation=True, max_length={room}", lines)
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any, ClassVar
 
-from src.models import tiny
-from src.models.base import Spec, TokenCounts
-from src.models.llava_format import ATTENTION, LlavaFormat
+from src.modeling import tiny
+from src.modeling.base import Spec, TokenCounts
+from src.modeling.llava_format import ATTENTION, LlavaFormat
 
 
 class Model(LlavaFormat):

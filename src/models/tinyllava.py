@@ -5,9 +5,9 @@ Not to be confused with TinyLLaVA Factory's checkpoints, which have a model clas
 
 from typing import Any, ClassVar
 
-from src.models import tiny
-from src.models.base import Spec, TokenCounts
-from src.models.llava_format import ATTENTION, LlavaFormat
+from src.modeling import tiny
+from src.modeling.base import Spec, TokenCounts
+from src.modeling.llava_format import ATTENTION, LlavaFormat
 
 
 class Model(LlavaFormat):

@@ -1,14 +1,62 @@
-"""What `tune` searches for a model: the study's plan, and what has changed since an earlier study."""
+"""What a study searches, and how: all that a process must know to take part in it."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
-from src.core.config import Params
-from src.core.records import digest_of
-from src.services.plan import StudyPlan, space_digest, study_name
-from src.services.terminal import say, warn
-from src.services.trials import TrialRecord
+from src.cli.output import say, warn
+from src.core.config import Objective, Params, Pruning, Sampling, Space
+from src.core.files import digest_of
+from src.core.training_config import Setting
+from src.search.trial import TrialRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """The plan of one study; it can go to another process.
+
+    Attributes:
+        name: the study's name, by `study_name`.
+        space: what each setting may be.
+        known_good: settings tried first, once, however often the study is opened.
+        seed: with it and the trials so far, the next draw is certain.
+        startup_trials: trials before the sampler and the median pruner learn.
+        sampler: what draws settings.
+        pruner: which trials end early.
+        min_epochs: epochs of a trial before it may be pruned, at least 1.
+        max_epochs: epochs of a trial that is not pruned.
+        reduction_factor: of how many trials halving keeps one, at least 2; like `min_epochs` one for a whole study,
+            for Optuna keeps the scores of a rung by its number and not by its epoch.
+        objectives: what is searched for. With several there is no best trial but a front, and none is pruned.
+    """
+
+    name: str
+    space: Space
+    known_good: tuple[Mapping[str, Setting], ...] = ()
+    seed: int
+    startup_trials: int
+    sampler: Sampling = "tpe"
+    pruner: Pruning
+    min_epochs: int
+    max_epochs: int
+    reduction_factor: int = 3
+    objectives: tuple[Objective, ...] = ("macro_f1",)
+
+    @property
+    def single(self) -> bool:
+        """Whether one objective is searched for."""
+        return len(self.objectives) == 1
+
+
+def study_name(model: str, scale: str, *digests: str) -> str:
+    """The name of a study: what it searches, and the digests of all that makes its scores comparable."""
+    return "-".join((model, scale, *digests))
+
+
+def space_digest(space: Space) -> str:
+    """A short digest of a search space: another space is another study, whose trials must not be mixed."""
+    return digest_of((name, json.dumps(asdict(choice))) for name, choice in space.items())[:8]
+
 
 # Whatever is searched and however: trials under other values of these do not compare, or were not drawn alike.
 _HOW = ("sampler", "pruner", "min_epochs", "reduction_factor", "objectives")
@@ -35,7 +83,7 @@ def plan_of(params: Params, model: str, facts: Mapping[str, str]) -> StudyPlan:
     )
 
 
-def memory_of(params: Params, model: str, facts: Mapping[str, str]) -> dict[str, str]:
+def study_config(params: Params, model: str, facts: Mapping[str, str]) -> dict[str, str]:
     """All that the study's name stands for, in words."""
     space = {f"space of {name}": json.dumps(asdict(choice)) for name, choice in params.space_of(model).items()}
     how = {name: str(getattr(params.tune, name)) for name in _HOW}
@@ -43,7 +91,7 @@ def memory_of(params: Params, model: str, facts: Mapping[str, str]) -> dict[str,
     return {**facts, "seed": str(params.seed), **space, **how, **fit}
 
 
-def say_what_changed(name: str, now: Mapping[str, str], before: Mapping[str, Mapping[str, str]]) -> None:
+def print_study_changes(name: str, now: Mapping[str, str], before: Mapping[str, Mapping[str, str]]) -> None:
     """Say, of a study that begins, why none of the earlier ones goes on."""
     remembered = {study: facts for study, facts in before.items() if facts}
     if not remembered:

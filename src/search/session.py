@@ -6,36 +6,35 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+from src.cli.output import say
 from src.core.config import Params
-from src.core.locks import exclusive, sqlite_file
+from src.core.files import LEAST_BYTES, require_free_space
+from src.core.locks import sqlite_file, try_lock
 from src.core.paths import KEPT, MLRUNS, OUTPUTS, STUDIES, TRIALS
-from src.core.protocols import Crew
-from src.core.stopping import StopSignal
-from src.learning.workspace import checkpoint_of, facts_of, open_workspace
-from src.search.code import code_digest
-from src.search.driver import Driver, Solo
-from src.search.outcome import conclude
-from src.search.plan import memory_of, plan_of, say_what_changed, warn_of_other_code
-from src.search.room import LEAST_BYTES, require_room
-from src.search.trial import Ended, TrialWorker, open_worker
-from src.services.board import TrialBoard
-from src.services.datasets import parts_read
-from src.services.follower import Follower
-from src.services.logbook import open_tracker, run_tags
-from src.services.mirror import Caption, Mirror, Shelf
-from src.services.plan import StudyPlan
-from src.services.storages import shared, sole_search
-from src.services.store import tracking_uri
-from src.services.studies import Study, open_study, other_studies
-from src.services.terminal import say
-from src.services.tracking import Run, Tracker
-from src.services.trials import TrialRecord
-from src.services.views import VIEW_TAG, trials_view
-from src.services.workers import RayCrew, cluster
+from src.core.provenance import code_digest
+from src.core.signals import StopSignal
+from src.search.adapters import PendingAdapters
+from src.search.live_table import LiveTrialTable
+from src.search.mlflow_sync import MlflowSync, TrialRunMetadata
+from src.search.plan import StudyPlan, plan_of, print_study_changes, study_config, warn_of_other_code
+from src.search.poller import StudyPoller
+from src.search.pool import LocalWorkerPool, WorkerPool
+from src.search.ray_pool import RayWorkerPool, cluster
+from src.search.results import conclude
+from src.search.runner import StudyRunner
+from src.search.storage import postgres_lock, remote_url
+from src.search.study import Study, open_study, other_studies
+from src.search.trial import TrialRecord
+from src.search.worker import TrialResult, TrialWorker, open_worker
+from src.tracking.client import Run, Tracker, parts_read
+from src.tracking.run_logging import open_tracker, run_tags
+from src.tracking.store import tracking_uri
+from src.tracking.ui_views import VIEW_TAG, trials_view
+from src.training.workspace import checkpoint_of, facts_of, open_workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Means:
+class SearchResources:
     """What a search runs on: nothing here changes what a trial's scores are."""
 
     storage: str = f"sqlite:///{STUDIES}"
@@ -52,12 +51,12 @@ class Means:
 
 
 @dataclass
-class Session:
+class SearchRun:
     """The search for one model. `causes` are those of the failures in a row that came last."""
 
     params: Params
     model: str
-    means: Means
+    means: SearchResources
     causes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,22 +65,24 @@ class Session:
 
     def search(self, total: int) -> tuple[Study, TrialRecord]:
         """Run the trials that are missing to `total`; returns the study and its best trial."""
-        require_room([OUTPUTS, KEPT, *_local_store()])
+        require_free_space([OUTPUTS, KEPT, *_local_store()])
         with self._opened() as (study, parent, mirror):
             self._greet(study)
-            require_room([OUTPUTS, KEPT, *_local_store()], LEAST_BYTES + _adapter_bytes(study) * study.remaining(total))
+            require_free_space(
+                [OUTPUTS, KEPT, *_local_store()], LEAST_BYTES + _adapter_bytes(study) * study.remaining(total)
+            )
             self._run(study, mirror, total)
             return study, conclude(self.model, study, mirror, parent, total)
 
-    def _run(self, study: Study, mirror: Mirror, total: int) -> None:
+    def _run(self, study: Study, mirror: MlflowSync, total: int) -> None:
         with (
-            TrialBoard(f"{self.model}: search", total, study.trials()) as board,
-            Follower(study.glance, [board.show, mirror.show]),
+            LiveTrialTable(f"{self.model}: search", total, study.trials()) as board,
+            StudyPoller(study.try_trials, [board.show, mirror.show]),
             ExitStack() as stack,
         ):
             if study.remaining(total):
                 stop, crew = self._crew(study, stack)
-                Driver(study, crew, mirror.shelf, stop, self.means.deadline_s, self.causes).run(total)
+                StudyRunner(study, crew, mirror.shelf, stop, self.means.deadline_s, self.causes).run(total)
         mirror.flush()
 
     def sync(self, total: int) -> tuple[int, int]:
@@ -99,42 +100,42 @@ class Session:
             return len(trials), missing
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Study, Run, Mirror]]:
+    def _opened(self) -> Iterator[tuple[Study, Run, MlflowSync]]:
         with (
-            exclusive(KEPT / f"tune-{self.model}.lock", f"the search for {self.model}"),
-            sole_search(self.means.storage, self.plan.name),
+            try_lock(KEPT / f"tune-{self.model}.lock", f"the search for {self.model}"),
+            postgres_lock(self.means.storage, self.plan.name),
         ):
             study = open_study(self.means.storage, self.plan)
             tracker = open_tracker(self.model)
             parent = self._study_run(tracker, study)
-            with Mirror(tracker, parent, self._caption(), Shelf(TRIALS / study.identity)) as mirror:
+            with MlflowSync(tracker, parent, self._caption(), PendingAdapters(TRIALS / study.identity)) as mirror:
                 yield study, parent, mirror
 
     def _greet(self, study: Study) -> None:
-        trials, memory = study.trials(), memory_of(self.params, self.model, self.facts)
+        trials, memory = study.trials(), study_config(self.params, self.model, self.facts)
         if not any(trial.state != "waiting" for trial in trials):
             prefix = f"{self.model}-{self.params.scale}-"
-            say_what_changed(study.name, memory, other_studies(self.means.storage, prefix, study.name))
-            study.remember(memory)
+            print_study_changes(study.name, memory, other_studies(self.means.storage, prefix, study.name))
+            study.store_config(memory)
         warn_of_other_code(trials, code_digest(self.model))
         for lost in study.recover():
-            times = study.times_lost(lost)
+            times = study.num_interruptions(lost)
             hint = "; if the machine kills it again, it may want more memory than there is" if times > 1 else ""
             say(f"Trial {lost.number} was interrupted: its settings are run again{hint}")
 
-    def _crew(self, study: Study, stack: ExitStack) -> tuple[StopSignal, Crew[Ended]]:
+    def _crew(self, study: Study, stack: ExitStack) -> tuple[StopSignal, WorkerPool[TrialResult]]:
         means = self.means
         if not means.by_ray:
             workspace = open_workspace(self.model)
             stop = stack.enter_context(StopSignal())
-            return stop, Solo(TrialWorker(self.params, workspace, study, "", stop.check))
+            return stop, LocalWorkerPool(TrialWorker(self.params, workspace, study, "", stop.check))
         shares = stack.enter_context(
             cluster(means.ray_address, means.workers, means.gpus_per_trial, means.cpus_per_trial)
         )
-        url = stack.enter_context(shared(means.storage, shares.host))
+        url = stack.enter_context(remote_url(means.storage, shares.host))
         make = partial(open_worker, params=self.params, model=self.model, url=url, plan=self.plan)
         # After Ray's own handlers, which would end the process at once.
-        return stack.enter_context(StopSignal()), RayCrew(make, means.workers, shares)
+        return stack.enter_context(StopSignal()), RayWorkerPool(make, means.workers, shares)
 
     def _study_run(self, tracker: Tracker, study: Study) -> Run:
         tracker.tag(VIEW_TAG, trials_view(list(self.plan.space)))
@@ -159,9 +160,9 @@ class Session:
         run.json("settings.json", {"plan": asdict(self.plan), "fit": asdict(self.params.fit_of(self.model))})
         return run
 
-    def _caption(self) -> Caption:
+    def _caption(self) -> TrialRunMetadata:
         tags = {**run_tags("trial", self.facts, self.params.notice), "study": self.plan.name}
-        return Caption(
+        return TrialRunMetadata(
             self.model,
             tags,
             lambda settings: asdict(self.params.fit_of(self.model, **settings)),

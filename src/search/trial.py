@@ -1,131 +1,139 @@
-"""One worker's part of a search: it draws a trial, trains it, and says how that ended."""
+"""What became of each trial of a study, read from its storage."""
 
-import errno
-import os
-import socket
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from src.core.config import Params
-from src.core.errors import Stopped
-from src.core.settings import FitParams
-from src.learning.failures import Failure, failure_of, give_back_memory
-from src.learning.fitting import Fit, fit
-from src.learning.lora import Adapter, adapted
-from src.learning.metrics import report, scores
-from src.learning.workspace import Workspace, open_workspace
-from src.search.code import code_digest
-from src.services.plan import StudyPlan
-from src.services.studies import Study, Ticket, join_study
+from src.core.config import Space
+from src.core.errors import UsageError
+from src.core.training_config import Setting
+from src.search.space import allowed, checked
 
-# The next trial would meet the same: no room on a disk, or none that may be written.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+State = Literal["complete", "pruned", "failed", "running", "waiting"]
+_STATES: Mapping[str, State] = {
+    "COMPLETE": "complete",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
+FINISHED = ("complete", "pruned")
+ENDED = (*FINISHED, "failed")
+INTERRUPTED = "interrupted"
+# In a trial's attributes: which one's settings it runs again, its epochs, and its best one.
+RETRY = "retry_of"
+EPOCH = "epoch:"
+OUTCOME = "outcome"
+# A constraint that a trial breaks whose settings are to blame that it could not be trained.
+FITS = "fits"
+History = tuple[Mapping[str, float], ...]
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a trial ended. Its study is told by whoever sent the worker, once the adapter is safe."""
+class TrialRecord:
+    """What became of one trial.
 
-    number: int
-    worker: str
-    state: Literal["complete", "pruned", "failed"]
-    values: tuple[float, ...] = ()
-    failure: Failure | None = None
-    adapter: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-
-
-def _go_on() -> None:
-    pass
-
-
-@dataclass
-class TrialWorker:
-    """Runs trials of one study on one base in memory.
-
-    `check` is called at every step and may raise `Stopped`.
+    Attributes:
+        value: validation macro-F1, of a pruned trial that reported last; None if there is none.
+        history: a row of metrics for each epoch so far, with `epoch` counted from 1 and `at_ms`, the time.
+        began_ms, ended_ms: milliseconds since 1970, None where it has not come to that.
+        reason: why a trial failed or was pruned.
+        cause: what kind of failure it was; failures of one kind are counted together.
+        outcome: what `Study.note_outcome` recorded of its best epoch.
+        attrs: what else `RunningTrial.note` recorded.
     """
 
-    params: Params
-    workspace: Workspace
-    study: Study
-    name: str
-    check: Callable[[], None] = _go_on
+    number: int
+    state: State
+    params: dict[str, Setting]
+    value: float | None
+    history: History
+    began_ms: int | None
+    ended_ms: int | None
+    reason: str
+    cause: str
+    outcome: Mapping[str, Any]
+    attrs: dict[str, Any]
 
-    def run_one(self) -> Ended:
-        """Draw a trial and train it.
+    @property
+    def epochs(self) -> int:
+        """How many epochs were scored."""
+        return len(self.history)
 
-        Raises:
-            Stopped: it was told to stop; the trial is left running, to be recovered.
-            OSError: there is no room on a disk.
-            Refusal: the storage of studies stays away.
-        """
-        ticket = self.study.ask(self.name)
-        ticket.note("process", f"{socket.gethostname()}:{os.getpid()}")
-        ticket.note("code", code_digest(self.workspace.model.spec.name))
-        try:
-            return self._train(ticket, self.params.fit_of(self.workspace.model.spec.name, **ticket.params))
-        except Stopped:
-            raise
-        except Exception as error:  # whatever a model does, the other trials go on
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                raise
-            failure = failure_of(error)
-        # The error is gone by now, and with it what its frames held.
-        give_back_memory()
-        ticket.note_failure(failure.cause, failure.reason, unfit=failure.unfit)
-        return Ended(ticket.number, self.name, "failed", failure=failure)
+    @property
+    def seconds(self) -> float:
+        """How long it ran; 0 while it runs."""
+        return (self.ended_ms - self.began_ms) / 1000 if self.began_ms and self.ended_ms else 0.0
 
-    def _train(self, ticket: Ticket, settings: FitParams) -> Ended:
-        seed, reporter = self.params.seed, _TrialReporter(ticket, settings.epochs, self.check)
-        with adapted(self.workspace.model, settings, seed) as adapter:
-            train = self.workspace.training(settings, advance=lambda _: self.check())
-            val = self.workspace.data("val", advance=lambda _: self.check())
-            result = fit(adapter.model, train, val, settings, seed, reporter)
-            outcome = _outcome(adapter, result)
-            ticket.note_outcome(outcome)
-            files = _files(adapter)
-        found = {"macro_f1": outcome["scores"]["macro_f1"], "parameters": float(outcome["parameters"])}
-        values = tuple(found[objective] for objective in self.study.plan.objectives)
-        return Ended(ticket.number, self.name, "pruned" if reporter.pruned else "complete", values, adapter=files)
+    @property
+    def finished(self) -> bool:
+        """Whether it counts against a budget."""
+        return self.state in FINISHED
 
 
-def open_worker(name: str, params: Params, model: str, url: str, plan: StudyPlan) -> TrialWorker:
-    """A worker in a process of its own."""
-    return TrialWorker(params, open_workspace(model), join_study(url, plan), name)
+def record_of(trial: "FrozenTrial", space: Space) -> TrialRecord:
+    """A trial as the storage has it, with the settings that the space allows."""
+    attrs = dict(trial.user_attrs)
+    unfit = trial.state.is_finished() and trial.constraints.get(FITS, 0) > 0
+    state: State = "failed" if unfit else _STATES[trial.state.name]
+    rows = {int(key.removeprefix(EPOCH)): attrs.pop(key) for key in list(attrs) if key.startswith(EPOCH)}
+    reason, cause, interrupted = (attrs.pop(key, "") for key in ("reason", "cause", INTERRUPTED))
+    return TrialRecord(
+        number=trial.number,
+        state=state,
+        params=allowed(space, drawn(trial)),
+        value=_value(trial),
+        history=tuple({"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)),
+        began_ms=_milliseconds(trial.datetime_start),
+        ended_ms=_milliseconds(trial.datetime_complete),
+        reason=_reason(state, trial, INTERRUPTED if interrupted else reason),
+        cause=INTERRUPTED if interrupted else cause,
+        outcome=attrs.pop(OUTCOME, {}),
+        attrs=attrs,
+    )
 
 
-@dataclass
-class _TrialReporter:
-    """Passes each epoch on to the study, whose pruner may end the trial."""
+def drawn(trial: "FrozenTrial") -> dict[str, Setting]:
+    """The settings of a trial, whether or not its space allows them.
 
-    ticket: Ticket
-    epochs: int
-    check: Callable[[], None]
-    pruned: bool = False
-
-    def on_step(self) -> None:
-        self.check()
-
-    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        self.pruned = not self.ticket.report(epoch, metrics, last=epoch == self.epochs)
-        return not self.pruned
+    A queued trial's settings become its parameters one by one while it is asked for; killed in between it has few.
+    """
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _outcome(adapter: Adapter, result: Fit) -> dict[str, Any]:
-    """What the best epoch gave, for whoever shows it."""
-    return {
-        "scores": asdict(scores(result.predictions)),
-        "report": report(result.predictions),
-        "best_epoch": result.best_epoch,
-        "modules": adapter.modules(),
-        "parameters": sum(weight.numel() for weight in result.state.values()),
-    }
+def fault_of(trial: "FrozenTrial", space: Space) -> str:
+    """Return why the space does not allow the settings that a trial was queued with; empty if it does."""
+    try:
+        checked(space, drawn(trial))
+    except UsageError as refusal:
+        return str(refusal)
+    return ""
 
 
-def _files(adapter: Adapter) -> dict[str, bytes]:
-    with TemporaryDirectory() as folder:
-        adapter.save(Path(folder) / "adapter")
-        return {path.name: path.read_bytes() for path in (Path(folder) / "adapter").iterdir()}
+def is_retry(trial: "FrozenTrial") -> bool:
+    """Whether a trial runs another's settings again."""
+    return RETRY in trial.user_attrs
+
+
+def why_pruned(epoch: int | None) -> str:
+    """What is said of a pruned trial."""
+    return f"others were better at epoch {epoch}"
+
+
+def _value(trial: "FrozenTrial") -> float | None:
+    if trial.values is not None:
+        return float(trial.values[0])
+    last = trial.intermediate_values[trial.last_step] if trial.last_step is not None else math.nan
+    return last if math.isfinite(last) else None
+
+
+def _reason(state: State, trial: "FrozenTrial", given: str) -> str:
+    return why_pruned(trial.last_step) if state == "pruned" else given
+
+
+def _milliseconds(moment: Any) -> int | None:
+    return round(moment.timestamp() * 1000) if moment else None

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 import torch
 
-from src.core.settings import FitParams
-from src.learning.lora import Adapter, put_on
-from src.models.base import ToneModel
-from src.sizing.outline import META, blank_inputs, outline
-from src.sizing.rehearsal import Cost, as_on_a_gpu, rehearse_encode, rehearse_step
+from src.core.training_config import TrainingConfig
+from src.modeling.base import ToneModel
+from src.sizing.cost_profile import Cost, gpu_semantics_on_meta, profile_encode, profile_step
+from src.sizing.meta_model import META, blank_inputs, build_on_meta
+from src.training.adapter import Adapter, attach_adapter
 
 # Left free on a device, for what no rehearsal counts: the CUDA context, workspaces, the allocator's fragmentation.
 FREE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """How to take one optimiser step: how many posts a batch, how many batches, and the peak of bytes."""
 
     micro_batch: int
@@ -50,7 +50,7 @@ class Footprint:
         checkpointed: the same with gradient checkpointing.
     """
 
-    settings: FitParams
+    settings: TrainingConfig
     num_posts: Mapping[str, int]
     num_tokens: int
     base: int
@@ -90,7 +90,7 @@ class Footprint:
         fixed = self.base_bytes + self.trained_bytes + self.gradient_bytes + self.optimizer_bytes
         return fixed + micro_batch * post.peak_bytes
 
-    def plans(self) -> list[Plan]:
+    def plans(self) -> list[BatchPlan]:
         """All ways to take a step of `effective_batch` posts, best first.
 
         That is without checkpointing, which computes a third to a half more, and in large batches, which keep a device
@@ -98,12 +98,12 @@ class Footprint:
         """
         sizes = [size for size in _powers_of_two(self.effective_batch) if self.effective_batch % size == 0]
         return [
-            Plan(size, self.effective_batch // size, checkpointing, self.step_bytes(size, checkpointing))
+            BatchPlan(size, self.effective_batch // size, checkpointing, self.step_bytes(size, checkpointing))
             for checkpointing in (False, True)
             for size in reversed(sizes)
         ]
 
-    def plan(self, memory_bytes: float) -> Plan | None:
+    def plan(self, memory_bytes: float) -> BatchPlan | None:
         """The best way that fits a device with so much memory, of which `FREE_SHARE` stays free; None: none does."""
         room = memory_bytes * (1 - FREE_SHARE)
         return next((plan for plan in self.plans() if plan.bytes <= room), None)
@@ -111,17 +111,17 @@ class Footprint:
 
 def footprint(
     kind: type[ToneModel],
-    settings: FitParams,
+    settings: TrainingConfig,
     num_posts: Mapping[str, int],
     dtype: torch.dtype = torch.bfloat16,
 ) -> Footprint:
     """Return what training `kind` at its published size takes, its base held in `dtype`, captions long ones."""
-    model = outline(kind, dtype)
+    model = build_on_meta(kind, dtype)
     base, own = list(model.parameters()), _names(model)
     base_bytes = sum(weight.nbytes for weight in (*base, *model.buffers()))
     inputs = blank_inputs(model)
     adapter = _adapt(model, settings)
-    features, encoding = rehearse_encode(model, inputs)
+    features, encoding = profile_encode(model, inputs)
     return Footprint(
         settings=settings,
         num_posts=num_posts,
@@ -133,22 +133,22 @@ def footprint(
         adapted=tuple(adapter.modules()),
         cached={name: value.nbytes for name, value in features.items()},
         encoding=encoding,
-        plain=rehearse_step(model, features, settings, checkpointing=False),
-        checkpointed=rehearse_step(model, features, settings, checkpointing=True),
+        plain=profile_step(model, features, settings, checkpointing=False),
+        checkpointed=profile_step(model, features, settings, checkpointing=True),
     )
 
 
-def trained_parameters(kind: type[ToneModel], settings: FitParams) -> dict[str, int]:
+def trained_parameters(kind: type[ToneModel], settings: TrainingConfig) -> dict[str, int]:
     """How many parameters a training has, by part: `adapter on` a segment, a segment's own, `head`."""
-    model = outline(kind, torch.bfloat16)
+    model = build_on_meta(kind, torch.bfloat16)
     own = _names(model)
     _adapt(model, settings)
     return _by_part(model, own)
 
 
-def _adapt(model: ToneModel, settings: FitParams) -> Adapter:
-    with as_on_a_gpu(), META:
-        return put_on(model, settings, seed=0)
+def _adapt(model: ToneModel, settings: TrainingConfig) -> Adapter:
+    with gpu_semantics_on_meta(), META:
+        return attach_adapter(model, settings, seed=0)
 
 
 def _names(model: ToneModel) -> set[str]:

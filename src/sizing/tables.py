@@ -4,13 +4,24 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from src.core.settings import FitParams
-from src.models.base import ToneModel
-from src.sizing.footprint import FREE_SHARE, Footprint, trained_parameters
+from src.cli.output import say, table
+from src.core.config import Params
+from src.core.paths import SPLIT
+from src.core.records import read_split
+from src.core.training_config import TrainingConfig
+from src.modeling.base import ToneModel
+from src.models.catalog import model_class
+from src.sizing.footprint import FREE_SHARE, Footprint, footprint, trained_parameters
 
 GIB = 2**30
+
+
 BYTE_UNITS = ("B  ", "KiB", "MiB", "GiB", "TiB")
+
+
 FLOP_UNITS = ("FLOP ", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
+
+
 Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]
 
 
@@ -19,7 +30,7 @@ def tables(found: Footprint) -> list[Table]:
     return [make(found) for make in (_parameters, _modules, _memory, _steps, _cache, _computation)]
 
 
-def sizes(kind: type[ToneModel], candidates: Sequence[FitParams]) -> Table:
+def sizes(kind: type[ToneModel], candidates: Sequence[TrainingConfig]) -> Table:
     """How many parameters other settings would train."""
     rows = []
     for settings in candidates:
@@ -102,3 +113,26 @@ def _scaled(value: float, base: int, units: Sequence[str]) -> str:
     while value >= base and power < len(units) - 1:
         value, power = value / base, power + 1
     return f"{value:>7.2f} {units[power]}"
+
+
+# Where nothing says otherwise, a dry run is of the study: its GPU, a V100, and its posts, the agreement of MVSA-Single.
+STUDY_MEMORY_GIB = 32.0
+
+
+STUDY_POSTS = {"train": 1555, "val": 518, "test": 519}
+
+
+def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
+    """Print what the search's largest trial takes, and whether a GPU of `memory_gib` holds it."""
+    kind = model_class(model)
+    highest = {name: choice.highest() for name, choice in params.space_of(model).items()}
+    numbers = {name: value for name, value in highest.items() if value is not None}
+    largest = params.fit_of(model, **numbers)
+    known = [params.fit_of(model, **settings) for settings in params.tune.known_good.get(model, ())]
+    num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else STUDY_POSTS
+    found = footprint(kind, largest, num_posts)
+    say(f"{model} as {kind.spec.checkpoint}, base in bfloat16, {found.num_tokens} tokens of text a post")
+    say(f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, objective {largest.objective}")
+    for each in [*tables(found), sizes(kind, known)]:
+        table(*each)
+    say(verdict(found, memory_gib or STUDY_MEMORY_GIB))

@@ -14,11 +14,11 @@ from benchmarks import marked
 from benchmarks.foretold import on_meta, step_bytes
 from benchmarks.peaks import peak_flops
 from benchmarks.products import Product, Products
-from src.core.settings import FitParams
-from src.learning.lora import put_on
-from src.models.base import ToneModel
-from src.sizing.outline import META
-from src.sizing.rehearsal import rehearse_step
+from src.core.training_config import TrainingConfig
+from src.modeling.base import ToneModel
+from src.sizing.cost_profile import profile_step
+from src.sizing.meta_model import META
+from src.training.adapter import attach_adapter
 
 ABSENT = ["alembic", "captum", "cleanlab", "dvc", "imagehash", "mlflow", "optuna", "ray", "sqlalchemy", "statsmodels"]
 # Runs the commands of all parts but the longest in one process that cannot find these libraries.
@@ -92,7 +92,7 @@ def test_a_gpu_kernel_is_causal_if_it_says_so(causal: bool, share: float) -> Non
 
 def test_a_model_on_meta_has_shapes_alone(tiny_model: Callable[[str], ToneModel]) -> None:
     model = tiny_model("tinyllava")
-    put_on(model, FitParams(objective="head", rank=2, alpha=2, dropout=0.1, lr=0.001), seed=1)
+    attach_adapter(model, TrainingConfig(objective="head", rank=2, alpha=2, dropout=0.1, lr=0.001), seed=1)
     copied = on_meta(model)
     assert {weight.device for weight in (*copied.parameters(), *copied.buffers())} == {META}
     assert {weight.device.type for weight in model.parameters()} == {"cpu"}
@@ -101,9 +101,9 @@ def test_a_model_on_meta_has_shapes_alone(tiny_model: Callable[[str], ToneModel]
 
 
 def test_a_step_holds_weights_and_thrice_the_trained(tiny_model: Callable[[str], ToneModel]) -> None:
-    settings = FitParams(objective="head", rank=2, alpha=2, dropout=0.0, lr=0.001)
+    settings = TrainingConfig(objective="head", rank=2, alpha=2, dropout=0.0, lr=0.001)
     model = tiny_model("clip")
-    put_on(model, settings, seed=1)
+    attach_adapter(model, settings, seed=1)
     side = model.backbone.config.vision_config.image_size
     features = {
         "pixels": torch.zeros(2, 3, side, side, dtype=torch.uint8),
@@ -114,7 +114,7 @@ def test_a_step_holds_weights_and_thrice_the_trained(tiny_model: Callable[[str],
     weights = [*model.parameters(), *model.buffers()]
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     blank = {name: value.to(META) for name, value in features.items()}
-    batch = rehearse_step(model.to(META), blank, settings, checkpointing=False).peak_bytes
+    batch = profile_step(model.to(META), blank, settings, checkpointing=False).peak_bytes
     assert foretold == sum(weight.nbytes for weight in weights) + 3 * trained + batch
 
 

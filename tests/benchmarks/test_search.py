@@ -11,11 +11,11 @@ from benchmarks import equal, ours, posts, pruned, search, sizes
 from benchmarks.peer import Peer
 from benchmarks.task import Task, Trained, best_of, fixed_trials
 from src.core.config import load_params
-from src.core.settings import FitParams
+from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
 
 
-def task_of(model: str, folder: Path, num_posts: int = 32) -> tuple[Task, FitParams]:
+def task_of(model: str, folder: Path, num_posts: int = 32) -> tuple[Task, TrainingConfig]:
     params = load_params()
     parts = posts.read(num_posts=num_posts)
     sized = sizes.make(model, "tiny", folder, [post.caption for post in parts.train])
@@ -23,7 +23,7 @@ def task_of(model: str, folder: Path, num_posts: int = 32) -> tuple[Task, FitPar
     return Task(sized, parts, params.seed, torch.get_num_threads()), settings
 
 
-def peer_of(task: Task, settings: FitParams, logits: str = "all") -> Peer:
+def peer_of(task: Task, settings: TrainingConfig, logits: str = "all") -> Peer:
     return Peer.of(task, ours.plan_of(task, settings), "same", logits)
 
 
@@ -44,7 +44,7 @@ def test_searches_with_pruning_draw_from_one_space_and_are_judged_on_test(tmp_pa
 
 
 def test_the_best_trial_is_the_earliest_of_equals() -> None:
-    settings = fixed_trials(FitParams(objective="head", rank=4, alpha=8, dropout=0.1, lr=0.001), 3)
+    settings = fixed_trials(TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.1, lr=0.001), 3)
     scores = (0.2, 0.5, 0.5)
     found = [Trained(each, ({"val_macro_f1": score},), {}) for each, score in zip(settings, scores, strict=True)]
     assert best_of(found) is found[1]

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from benchmarks import gpu
 from benchmarks.timeshare import LOG_FILE, RESULTS_FILE, Part, run_parts, share_s
-from src.core.errors import Refusal, Stopped
+from src.core.errors import StopRequested, UserError
 
 LONG = 60.0  # Seconds, which no test waits for.
 
@@ -100,14 +100,14 @@ def test_a_signal_keeps_what_the_part_had_said(tmp_path: Path) -> None:
 
     threading.Thread(target=stop).start()
     waits = part("one", "import time; print('{\"a\": 1}', flush=True); time.sleep(60)")
-    with pytest.raises(Stopped):
+    with pytest.raises(StopRequested):
         run_parts([waits, says("two", b=2)], LONG, tmp_path)
     assert [(line["end"], line["figures"]) for line in lines(tmp_path)] == [("killed", {"a": 1})]
 
 
 def test_earlier_results_are_not_overwritten(tmp_path: Path) -> None:
     run_parts([says("one", a=1)], LONG, tmp_path)
-    with pytest.raises(Refusal):
+    with pytest.raises(UserError):
         run_parts([says("one", a=2)], LONG, tmp_path)
     assert lines(tmp_path)[0]["figures"] == {"a": 1}
 

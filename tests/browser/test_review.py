@@ -3,8 +3,8 @@
 import pytest
 
 from src.core.records import read_predictions
-from src.services.gallery import mistaken
-from src.services.views import view_address
+from src.reporting.mistakes import mistaken
+from src.tracking.ui_views import view_address
 from tests.browser import chromium
 from tests.browser.chromium import Page
 from tests.browser.conftest import Tracked

@@ -10,22 +10,21 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from src.core.files import read_json, read_table
 from src.core.paths import BASELINE, FINGERPRINTS, GROUPS, NOISE, POSTS, SPLIT, stage_folder
 from src.core.records import (
     Fingerprint,
     read_fingerprints,
     read_groups,
-    read_json,
     read_posts,
     read_predictions,
     read_split,
-    read_table,
     write_fingerprints,
     write_groups,
     write_posts,
     write_predictions,
 )
-from src.learning.metrics import scores
+from src.evaluation.metrics import scores
 from tests.pipeline import MODEL, as_written, copied, run, store_in
 
 PROBE = stage_folder("probe", MODEL)

@@ -12,17 +12,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from src.compare import main
+from src.core.files import read_json, read_table
 from src.core.labels import TONES
 from src.core.paths import BASELINE, COMPARE, GROUPS, SPLIT, stage_folder
-from src.core.records import (
-    Prediction,
-    read_json,
-    read_predictions,
-    read_table,
-    write_groups,
-    write_predictions,
-    write_split,
-)
+from src.core.records import Prediction, read_predictions, write_groups, write_predictions, write_split
 from tests.pipeline import as_written
 
 MODELS = ("clip", "llava")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from src.cli.output import console
 from src.core.records import write_split
-from src.services.terminal import console
 from src.tune import main
 
 

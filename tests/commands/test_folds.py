@@ -11,15 +11,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from src.core.files import read_json, read_table, write_json
 from src.core.paths import GROUPS, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import (
     Post,
     Prediction,
-    read_json,
     read_predictions,
-    read_table,
     write_groups,
-    write_json,
     write_posts,
     write_predictions,
     write_split,
@@ -231,7 +229,7 @@ def test_without_folds_it_says_where_to_name_them(
 
 def test_folds_pool_whatever_predicts(tmp_path: Path, some: list[Post], folder: Path) -> None:
     """The majority class, which needs no model."""
-    from src.search.folds import Fold, predict_folds, read_folds, summarise
+    from src.experiments.cross_validation import Fold, predict_folds, read_folds, summarise
 
     labels = {post.id: post.label for post in some}
     asked: list[int] = []

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from src.core.records import read_json, read_posts, read_predictions, read_split, read_table, write_table
+from src.core.files import read_json, read_table, write_table
+from src.core.records import read_posts, read_predictions, read_split
 from tests.pipeline import as_written
 from tests.warm import WarmPython
 

@@ -5,23 +5,22 @@ from pathlib import Path
 
 import pytest
 
+from src.core.files import read_json, read_table
+from src.core.outputs import read_trained
 from src.core.paths import GROUPS, POSTS, SPLIT, stage_folder
 from src.core.records import (
     ADAPTER_DIGEST,
     Prediction,
     read_groups,
-    read_json,
     read_posts,
     read_predictions,
     read_split,
-    read_table,
     write_groups,
     write_posts,
     write_predictions,
 )
-from src.data.conditions import CONDITIONS
-from src.learning.metrics import scores
-from src.learning.trained import read_trained
+from src.data.ablations import CONDITIONS
+from src.evaluation.metrics import scores
 from tests.pipeline import MODEL, STORE, as_written, run, store_in
 
 RESULT, EVALUATED = stage_folder("modality", MODEL), stage_folder("evaluate", MODEL) / "predictions.csv"
@@ -86,8 +85,8 @@ def test_posts_with_two_labels_are_judged_if_no_training_has_seen_them() -> None
 
 
 def test_alignment_is_that_of_the_base_without_the_adapter() -> None:
-    from src.learning.scoring import alignments
-    from src.learning.workspace import open_workspace
+    from src.training.inference import alignments
+    from src.training.workspace import open_workspace
 
     workspace = open_workspace(MODEL)
     test = workspace.data("test")

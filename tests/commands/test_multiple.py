@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from src.core.files import read_json
 from src.core.paths import DATA_REPORT, LEAKS, POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import numeric, read_json, read_posts, read_split
-from src.data.label_file import LABEL_FILE, header
+from src.core.records import numeric_id_key, read_posts, read_split
+from src.data.mvsa_labels import LABEL_FILE, header
 from src.data.sample import make_sample
 from tests.pipeline import run
 
@@ -42,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> 
     """Such a folder, with the pictures and captions of the sample, beside an empty repository: the current folder."""
     root = tmp_path / "MVSA-Multiple"
     made = make_sample(seed=7)
-    keys = sorted((Path(name).stem for name in made if name.endswith(".jpg")), key=numeric)
+    keys = sorted((Path(name).stem for name in made if name.endswith(".jpg")), key=numeric_id_key)
     rows = [votes for count, *votes in VOTES for _ in range(count)]
     (root / "data").mkdir(parents=True)
     for key in keys[: len(rows)]:

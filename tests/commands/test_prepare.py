@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from src.core.files import read_json
 from src.core.paths import DATA_REPORT, FINGERPRINTS, POSTS
-from src.core.records import data_digest, read_fingerprints, read_json, read_posts
+from src.core.records import data_digest, read_fingerprints, read_posts
 from src.prepare import main
 
 

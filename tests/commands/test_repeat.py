@@ -10,10 +10,11 @@ import yaml
 from click.testing import CliRunner
 
 from src.core.config import Params, RepeatParams, load_params
-from src.core.errors import UsageRefusal
-from src.core.parsing import build
-from src.core.records import Post, read_json, read_table, write_json, write_posts, write_split, write_table
-from src.core.settings import FitParams
+from src.core.config_parser import build
+from src.core.errors import UsageError
+from src.core.files import read_json, read_table, write_json, write_table
+from src.core.records import Post, write_posts, write_split
+from src.core.training_config import TrainingConfig
 from src.repeat import FIGURES, Training, contenders, main, summarise
 from tests.pipeline import as_written
 
@@ -200,7 +201,7 @@ def training(seed: int, val: float, test: float = 0.5) -> Training:
 
 
 def test_gain_and_drop_are_paired_by_seed(params: Params) -> None:
-    settings: dict[str, FitParams] = contenders(known(params, DEFAULT), "clip", WINNER)
+    settings: dict[str, TrainingConfig] = contenders(known(params, DEFAULT), "clip", WINNER)
     runs = {
         "winner": [training(8, 0.7, 0.6), Training(9, 0, {}, "failed"), training(10, 0.9, 0.7)],
         "default": [training(8, 0.5), training(9, 0.9), training(10, 0.6)],
@@ -216,5 +217,5 @@ def test_gain_and_drop_are_paired_by_seed(params: Params) -> None:
 
 
 def test_one_seed_is_refused() -> None:
-    with pytest.raises(UsageRefusal, match="seeds must be at least 2: one score has no spread"):
+    with pytest.raises(UsageError, match="seeds must be at least 2: one score has no spread"):
         build(RepeatParams, {"seeds": 1}, "repeat")

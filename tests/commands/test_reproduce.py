@@ -10,9 +10,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from src.core.errors import Diverged
-from src.core.recipes import RECIPES
-from src.core.records import Post, read_json, read_table, write_groups, write_json, write_posts, write_split
+from src.core.errors import DivergenceError
+from src.core.files import read_json, read_table, write_json
+from src.core.paper import RECIPES
+from src.core.records import Post, write_groups, write_posts, write_split
 from src.reproduce import main
 from tests.warm import WarmPython
 
@@ -60,7 +61,7 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def client() -> Any:
-    from src.services.store import open_store
+    from src.tracking.store import open_store
 
     return open_store()
 
@@ -108,7 +109,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(
     killed = warm_python.start(
         Path.cwd(),
         "src.reproduce",
-        before="import os, signal, src.learning.fitting as f\nf.fit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+        before="import os, signal, src.training.trainer as f\nf.fit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
         environment={"PYTHONPATH": str(repo_root), "MLFLOW_TRACKING_URI": f"sqlite:///{anew}/mlruns/mlflow.db"},
     )
     assert killed.wait()[0] == -signal.SIGKILL
@@ -146,12 +147,12 @@ def test_other_settings_of_a_training_are_another_one_and_an_untrained_model_has
 def test_a_training_that_diverges_is_a_result_and_one_that_lacks_memory_is_tried_again(
     anew: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    errors = [Diverged("the loss is no longer a number"), RuntimeError("out of memory\nand a long trace")]
+    errors = [DivergenceError("the loss is no longer a number"), RuntimeError("out of memory\nand a long trace")]
 
     def fails(*_: Any) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr("src.search.recipes.fit", fails)
+    monkeypatch.setattr("src.experiments.reproduction.fit", fails)
     choose(monkeypatch, anew, reproduce={"recipes": ["clip-zeroshot", "clip-head", "clip-lora"]})
     code, said = run()
     assert code == 1

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from src.core.outputs import read_trained
 from src.core.records import ADAPTER_DIGEST, Post, read_posts, read_predictions, read_split, write_predictions
-from src.learning.trained import read_trained
-from src.services.gallery import mistaken
-from src.services.store import open_store
+from src.reporting.mistakes import mistaken
+from src.tracking.store import open_store
 from tests.pipeline import MODEL, copied, run
 
 FOLDER = Path("outputs/saliency") / MODEL

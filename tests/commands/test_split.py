@@ -8,17 +8,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from src.core.files import read_json
 from src.core.labels import TONES
 from src.core.paths import DATA, FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import (
-    Fingerprint,
-    Post,
-    read_groups,
-    read_json,
-    read_split,
-    write_fingerprints,
-    write_posts,
-)
+from src.core.records import Fingerprint, Post, read_groups, read_split, write_fingerprints, write_posts
 from src.split import main
 
 Configure = Callable[..., None]

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from src.core.config import Params, Range, load_params
-from src.core.errors import Refusal, UsageRefusal
-from src.core.parsing import build
+from src.core.config_parser import build
+from src.core.errors import UsageError, UserError
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def content(repo_root: Path) -> dict[str, Any]:
 
 
 def refused(content: object) -> str:
-    with pytest.raises(UsageRefusal) as caught:
+    with pytest.raises(UsageError) as caught:
         build(Params, content, "params.yaml")
     message = str(caught.value)
     assert "\n" not in message
@@ -136,20 +136,20 @@ def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
     ],
 )
 def test_a_range_has_exactly_one_whole_form(forms: dict[str, Any]) -> None:
-    with pytest.raises(UsageRefusal):
+    with pytest.raises(UsageError):
         build(Range, forms, "range")
 
 
 def test_a_model_without_a_space_is_refused_when_it_is_searched(repo_root: Path) -> None:
-    with pytest.raises(UsageRefusal, match=r"tune\.spaces\.fifth is missing"):
+    with pytest.raises(UsageError, match=r"tune\.spaces\.fifth is missing"):
         load_params(repo_root / "params.yaml").space_of("fifth")
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="run commands from the repository's root"):
+    with pytest.raises(UserError, match="run commands from the repository's root"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("seed: [")
-    with pytest.raises(UsageRefusal, match="is not YAML") as caught:
+    with pytest.raises(UsageError, match="is not YAML") as caught:
         load_params(tmp_path / "params.yaml")
     assert "\n" not in str(caught.value)
 
@@ -168,3 +168,16 @@ def test_scores_of_tiny_models_depend_on_no_number_of_threads(
 @pytest.mark.parametrize("seed", [-1, 2**31])
 def test_an_impossible_seed_is_named(content: dict[str, Any], seed: int) -> None:
     assert "seed must lie from 0 to 2147483647" in refused(content | {"seed": seed})
+
+
+@pytest.mark.parametrize(
+    ("choice", "highest"),
+    [
+        (Range(low=1, high=16, scale="log2"), 16),
+        (Range(low=0.001, high=0.1, scale="log"), 0.1),
+        (Range(choices=(512, 128)), 512),
+        (Range(choices=("head", "words")), None),
+    ],
+)
+def test_highest_number_of_a_range(choice: Range, highest: float | None) -> None:
+    assert choice.highest() == highest

@@ -1,8 +1,8 @@
-from src.core.errors import Refusal, UsageRefusal, unknown
+from src.core.errors import UsageError, UserError, unknown
 
 
 def test_exit_codes_tell_misuse_from_failure() -> None:
-    assert (Refusal.exit_code, UsageRefusal.exit_code) == (1, 2)
+    assert (UserError.exit_code, UsageError.exit_code) == (1, 2)
 
 
 def test_an_unknown_name_comes_with_the_nearest_or_with_all() -> None:

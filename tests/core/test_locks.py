@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from src.core.errors import Refusal
-from src.core.locks import exclusive, turn
+from src.core.errors import UserError
+from src.core.locks import lock, try_lock
 
 HOLD = """
 import sys, time
@@ -33,33 +33,33 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, rep
     file = tmp_path / "new" / "clip.lock"
     process = hold("exclusive", file, repo_root)
     for _ in range(2):
-        with pytest.raises(Refusal, match=rf"another process \(pid {process.pid}\) is running it"):
-            exclusive(file, "it").__enter__()
+        with pytest.raises(UserError, match=rf"another process \(pid {process.pid}\) is running it"):
+            try_lock(file, "it").__enter__()
     process.kill()
     process.communicate()
-    with exclusive(file, "it"):
+    with try_lock(file, "it"):
         assert (tmp_path / "new" / "clip.pid").read_text() == str(os.getpid())
-        with pytest.raises(Refusal, match=f"pid {os.getpid()}"):
-            exclusive(file, "it").__enter__()
+        with pytest.raises(UserError, match=f"pid {os.getpid()}"):
+            try_lock(file, "it").__enter__()
 
 
 def test_a_turn_is_passed_on_by_a_killed_process(tmp_path: Path, repo_root: Path) -> None:
     file = tmp_path / "store.lock"
     process = hold("turn", file, repo_root)
-    with pytest.raises(Refusal):
-        exclusive(file, "it").__enter__()
+    with pytest.raises(UserError):
+        try_lock(file, "it").__enter__()
     process.kill()
     process.communicate()
-    with turn(file):
+    with lock(file):
         pass
-    with turn(file):
+    with lock(file):
         pass
 
 
 def test_a_child_that_was_forked_inside_keeps_no_turn(tmp_path: Path) -> None:
     file = tmp_path / "store.lock"
-    with turn(file):
+    with lock(file):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
-    with exclusive(file, "it"):
+    with try_lock(file, "it"):
         child.kill()
         child.communicate()

@@ -10,11 +10,11 @@ import yaml
 from dvc.utils.hydra import apply_overrides  # type: ignore[import-untyped]
 
 from src.core.config import load_params
-from src.core.settings import FitParams
+from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = [field.name for field in dataclasses.fields(FitParams)]
+SETTINGS = [field.name for field in dataclasses.fields(TrainingConfig)]
 
 
 def leaves(content: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -3,31 +3,26 @@ from pathlib import Path
 
 import pytest
 
-from src.core.errors import Refusal, UsageRefusal
+from src.core.errors import UsageError, UserError
+from src.core.files import digest_of, read_json, require_writable, write_json, write_table, write_text
 from src.core.records import (
     Fingerprint,
     Post,
     Prediction,
     Scores,
     content_digest,
-    digest_of,
     leak_free,
-    numeric,
+    numeric_id_key,
     read_fingerprints,
     read_groups,
-    read_json,
     read_posts,
     read_predictions,
     read_split,
-    require_writable,
     write_fingerprints,
     write_groups,
-    write_json,
     write_posts,
     write_predictions,
     write_split,
-    write_table,
-    write_text,
 )
 
 POST = Post("1", "data/1.jpg", 'say "hi",\nthen é \U0001f600', "positive", "neutral", "", "d1")
@@ -66,12 +61,12 @@ def test_fingerprints_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_ids_are_in_the_order_of_their_numbers_and_names_come_last() -> None:
-    assert sorted(["b", "10", "9", "a", "010"], key=numeric) == ["9", "010", "10", "a", "b"]
+    assert sorted(["b", "10", "9", "a", "010"], key=numeric_id_key) == ["9", "010", "10", "a", "b"]
 
 
 def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
     for read in (read_posts, read_split, read_json):
-        with pytest.raises(Refusal, match="run `dvc repro` first"):
+        with pytest.raises(UserError, match="run `dvc repro` first"):
             read(tmp_path / "nothing")
 
 
@@ -90,10 +85,10 @@ def test_whether_a_file_can_be_written_is_tried_without_a_trace(tmp_path: Path) 
     for writable in ("file", "new", "deep/er/new"):
         require_writable(tmp_path / writable)
     for unusable in ("folder", "pipe"):
-        with pytest.raises(UsageRefusal, match=unusable):
+        with pytest.raises(UsageError, match=unusable):
             require_writable(tmp_path / unusable)
     for unwritable in ("file/new", "n" * 255, "n" * 300):
-        with pytest.raises(Refusal, match="cannot be written"):
+        with pytest.raises(UserError, match="cannot be written"):
             require_writable(tmp_path / unwritable)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from src.core.records import Post
-from src.data.augmentation import LEAST_AREA, view
-from src.data.images import Altered, open_image
+from src.data.augmentation import LEAST_AREA, augmented
+from src.data.images import AugmentedImage, open_image
 
 NUMBERS = range(1, 200)
 
@@ -23,15 +23,15 @@ def post(tmp_path: Path) -> Post:
 
 def test_a_view_depends_on_the_content_and_the_number_alone(post: Post) -> None:
     both = "picture caption"
-    assert view(post, both, 1) == view(replace(post, id="2"), "caption picture", 1)
-    views = [view(post, both, number) for number in NUMBERS]
+    assert augmented(post, both, 1) == augmented(replace(post, id="2"), "caption picture", 1)
+    views = [augmented(post, both, number) for number in NUMBERS]
     assert len({each.digest for each in views}) == len({each.caption for each in views}) == len(NUMBERS)
-    assert view(replace(post, digest="another"), both, 1) != views[0]
+    assert augmented(replace(post, digest="another"), both, 1) != views[0]
 
 
 def test_only_what_is_named_is_altered(post: Post) -> None:
-    picture, caption, both = (view(post, augment, 1) for augment in ("picture", "caption", "picture caption"))
-    assert isinstance(picture.image, Altered) and picture.caption == post.caption
+    picture, caption, both = (augmented(post, augment, 1) for augment in ("picture", "caption", "picture caption"))
+    assert isinstance(picture.image, AugmentedImage) and picture.caption == post.caption
     assert caption.image == post.image and caption.caption != post.caption
     assert (both.image, both.caption) == (picture.image, caption.caption)
     assert len({each.digest for each in (picture, caption, both, post)}) == 4
@@ -39,14 +39,14 @@ def test_only_what_is_named_is_altered(post: Post) -> None:
 
 def test_a_view_that_changes_nothing_is_the_post_itself(post: Post) -> None:
     short = replace(post, caption="ok")
-    assert {view(short, "caption", number).digest for number in NUMBERS} == {post.digest}
+    assert {augmented(short, "caption", number).digest for number in NUMBERS} == {post.digest}
     empty = replace(post, caption="")
-    assert {view(empty, "caption", number).caption for number in NUMBERS} == {""}
+    assert {augmented(empty, "caption", number).caption for number in NUMBERS} == {""}
 
 
 def test_a_tenth_of_the_words_is_left_out_and_the_rest_keeps_its_order(post: Post) -> None:
     words = post.caption.split()
-    found = [view(post, "caption", number).caption.split() for number in NUMBERS]
+    found = [augmented(post, "caption", number).caption.split() for number in NUMBERS]
     for kept in found:
         assert kept == [word for word in words if word in kept]
     assert sum(map(len, found)) / len(NUMBERS) / len(words) == pytest.approx(0.9, abs=0.01)
@@ -55,8 +55,8 @@ def test_a_tenth_of_the_words_is_left_out_and_the_rest_keeps_its_order(post: Pos
 def test_a_picture_keeps_its_shape_most_of_its_area_and_its_sides(post: Post) -> None:
     lefts = []
     for number in NUMBERS:
-        picture = view(post, "picture", number).image
-        assert isinstance(picture, Altered)
+        picture = augmented(post, "picture", number).image
+        assert isinstance(picture, AugmentedImage)
         left, upper, right, lower = picture.part
         assert 0 <= left < right <= 1 and 0 <= upper < lower <= 1
         assert (right - left) * (lower - upper) >= LEAST_AREA - 1e-9

@@ -142,11 +142,11 @@ def test_nothing_has_no_groups() -> None:
 
 
 @pytest.fixture(scope="module")
-def sample(repo_root: Path) -> mvsa.Reading:
+def sample(repo_root: Path) -> mvsa.LoadedDataset:
     return mvsa.read_folder(mvsa.survey(repo_root / "sample"), "standard", 10**6, lambda: None)
 
 
-def test_the_order_of_posts_does_not_matter(sample: mvsa.Reading) -> None:
+def test_the_order_of_posts_does_not_matter(sample: mvsa.LoadedDataset) -> None:
     posts, prints = list(sample.posts), list(sample.fingerprints)
     found = find_duplicates(posts, prints)
     random.Random(1).shuffle(posts)
@@ -156,7 +156,7 @@ def test_the_order_of_posts_does_not_matter(sample: mvsa.Reading) -> None:
     assert again.by_kind == found.by_kind
 
 
-def test_the_names_of_files_do_not_matter(sample: mvsa.Reading) -> None:
+def test_the_names_of_files_do_not_matter(sample: mvsa.LoadedDataset) -> None:
     """Other ids in the same order name the same groups."""
 
     def other(key: str) -> str:
@@ -170,7 +170,7 @@ def test_the_names_of_files_do_not_matter(sample: mvsa.Reading) -> None:
     assert renamed.groups == {other(key): other(group) for key, group in found.groups.items()}
 
 
-def test_a_copy_joins_the_group_of_its_original_and_changes_no_other(sample: mvsa.Reading) -> None:
+def test_a_copy_joins_the_group_of_its_original_and_changes_no_other(sample: mvsa.LoadedDataset) -> None:
     found = find_duplicates(sample.posts, sample.fingerprints)
     original, its_print = sample.posts[17], sample.fingerprints[17]
     copied = find_duplicates(
@@ -180,7 +180,7 @@ def test_a_copy_joins_the_group_of_its_original_and_changes_no_other(sample: mvs
     assert copied.kinds(original.id, "9000") == list(KINDS)
 
 
-def test_the_samples_drawings_are_alike_only_where_one_is_copied(sample: mvsa.Reading) -> None:
+def test_the_samples_drawings_are_alike_only_where_one_is_copied(sample: mvsa.LoadedDataset) -> None:
     """Its captions are made of few phrases and its pictures of few scenes, and still no two hang together by chance."""
     found = find_duplicates(sample.posts, sample.fingerprints)
     assert all(each.image_hash for each in sample.fingerprints)
@@ -192,7 +192,7 @@ def test_the_samples_drawings_are_alike_only_where_one_is_copied(sample: mvsa.Re
 
 
 @pytest.fixture(scope="module")
-def real(real_reading: mvsa.Reading) -> mvsa.Reading:
+def real(real_reading: mvsa.LoadedDataset) -> mvsa.LoadedDataset:
     return real_reading
 
 
@@ -215,7 +215,7 @@ def conflicting(groups: set[frozenset[str]], labels: dict[str, str]) -> set[froz
 
 
 @pytest.mark.real_data
-def test_the_known_groups_of_real_captions_are_found(real: mvsa.Reading) -> None:
+def test_the_known_groups_of_real_captions_are_found(real: mvsa.LoadedDataset) -> None:
     """190 groups, 52 of them with conflicting labels, by a rule that keeps English letters alone.
 
     They were counted on captions read byte by byte, as cp1252. Six of them, two with conflicting labels, are no twins
@@ -244,7 +244,7 @@ def test_the_known_groups_of_real_captions_are_found(real: mvsa.Reading) -> None
 
 
 @pytest.mark.real_data
-def test_the_known_identical_real_images_are_found_and_looks_do_not_chain(real: mvsa.Reading) -> None:
+def test_the_known_identical_real_images_are_found_and_looks_do_not_chain(real: mvsa.LoadedDataset) -> None:
     digests = Counter(each.image_digest for each in real.fingerprints)
     assert len(real.fingerprints) == 4869
     assert sum(digests.values()) - len(digests) >= 54

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 from src.core.labels import TONES, label_of
 from src.core.records import PARTS, Post
 from src.data.duplicates import find_duplicates
-from src.data.mvsa import Reading
+from src.data.mvsa import LoadedDataset
 from src.data.split import grouped
 
 Groups = dict[str, str]
@@ -97,19 +97,19 @@ def test_posts_without_a_label_get_no_part() -> None:
 )
 def test_too_few_posts_of_a_tone_are_refused(counts: dict[str, int]) -> None:
     posts = posts_of(**counts)
-    with pytest.raises(Refusal, match="too few posts to have every tone in train, val, test"):
+    with pytest.raises(UserError, match="too few posts to have every tone in train, val, test"):
         grouped(posts, {post.id: post.id for post in posts}, 0.2, 0.2, seed=1)
 
 
 def test_a_group_that_holds_all_of_a_tone_is_refused() -> None:
     """Whatever part it is in, the others lack the tone."""
     group_of = {post.id: "all" if post.label == "neutral" else post.id for post in POSTS}
-    with pytest.raises(Refusal, match=r"too few groups .* 1 with neutral"):
+    with pytest.raises(UserError, match=r"too few groups .* 1 with neutral"):
         grouped(POSTS, group_of, 0.2, 0.2, seed=1)
 
 
 def test_one_group_of_all_is_refused() -> None:
-    with pytest.raises(Refusal, match=r"too few groups .* 1 in all"):
+    with pytest.raises(UserError, match=r"too few groups .* 1 in all"):
         grouped(POSTS, dict.fromkeys(GROUPS, "0"), 0.2, 0.2, seed=1)
 
 
@@ -133,12 +133,12 @@ def test_of_three_templates_each_part_has_one() -> None:
 
 
 def test_three_templates_of_one_tone_each_lack_groups_and_not_posts() -> None:
-    with pytest.raises(Refusal, match=r"too few groups of near-duplicates .* split\.kind: stratified"):
+    with pytest.raises(UserError, match=r"too few groups of near-duplicates .* split\.kind: stratified"):
         grouped(POSTS, {post.id: post.label for post in POSTS}, 0.2, 0.2, seed=1)
 
 
 @pytest.mark.real_data
-def test_the_real_posts_are_divided_evenly(real_reading: Reading, real_agreement: list[Post]) -> None:
+def test_the_real_posts_are_divided_evenly(real_reading: LoadedDataset, real_agreement: list[Post]) -> None:
     labelled = real_agreement
     found = find_duplicates(labelled, real_reading.fingerprints)
     part_of = grouped(labelled, found.groups, 0.2, 0.2, seed=7)

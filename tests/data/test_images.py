@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from src.data import images
-from src.data.images import Altered, UnreadableImage, alteration_digest, inspect, open_image
+from src.data.images import AugmentedImage, UnreadableImage, alteration_digest, inspect, open_image
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -362,15 +362,15 @@ def test_an_altered_picture_is_a_part_in_another_light(
     size: tuple[int, int],
     grey: float,
 ) -> None:
-    image = open_image(Altered(half_white(), part, light))
+    image = open_image(AugmentedImage(half_white(), part, light))
     assert image.size == size
     assert np.asarray(image).mean() == pytest.approx(grey, abs=1)
 
 
 def test_contrast_and_saturation_are_factors_too() -> None:
     red = encoded(Image.new("RGB", (8, 8), RED), "PNG")
-    assert len(set(open_image(Altered(red, (0, 0, 1, 1), (1, 1, 0))).getpixel((0, 0)))) == 1  # type: ignore[arg-type]
-    flat = np.asarray(open_image(Altered(half_white(), (0, 0, 1, 1), (1, 0, 1))))
+    assert len(set(open_image(AugmentedImage(red, (0, 0, 1, 1), (1, 1, 0))).getpixel((0, 0)))) == 1  # type: ignore[arg-type]
+    flat = np.asarray(open_image(AugmentedImage(half_white(), (0, 0, 1, 1), (1, 0, 1))))
     assert flat.min() == flat.max()
 
 
@@ -387,11 +387,11 @@ def test_the_digest_of_alterations_knows_when_they_come_out_otherwise(
 
 def test_a_part_is_decoded_as_large_as_the_whole_would_have_to_be() -> None:
     photo = encoded(Image.new("RGB", (1600, 1600), RED), "JPEG")
-    part = Altered(photo, (0, 0, 0.5, 0.5), AS_IT_IS)
+    part = AugmentedImage(photo, (0, 0, 0.5, 0.5), AS_IT_IS)
     assert open_image(photo, at_least=400).size == (400, 400)
     assert open_image(part, at_least=400).size == (400, 400)
 
 
 def test_an_altered_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"gone\.jpg cannot be used"):
-        open_image(Altered(str(tmp_path / "gone.jpg"), (0, 0, 1, 1), AS_IT_IS))
+        open_image(AugmentedImage(str(tmp_path / "gone.jpg"), (0, 0, 1, 1), AS_IT_IS))

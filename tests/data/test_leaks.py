@@ -8,8 +8,8 @@ import pytest
 from src.core.records import Fingerprint, Post
 from src.data import mvsa
 from src.data.duplicates import find_duplicates
-from src.data.id_lists import published
 from src.data.leaks import leak_report, revealing_hashtags
+from src.data.published_splits import published
 from src.data.split import grouped, stratified
 
 
@@ -152,7 +152,7 @@ def test_a_grouped_split_of_the_sample_has_no_leak_and_a_stratified_one_has(repo
 
 
 @pytest.mark.real_data
-def test_the_known_leaks_of_the_published_split_are_found(real_mvsa: Path, real_reading: mvsa.Reading) -> None:
+def test_the_known_leaks_of_the_published_split_are_found(real_mvsa: Path, real_reading: mvsa.LoadedDataset) -> None:
     """28 of 519 test captions stand in train, of which 3 are but links: those are counted as captions without words.
 
     Two more are found once mentions do not count, and 30 test posts have a twin in train of any kind.

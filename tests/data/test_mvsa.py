@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 from src.core.labels import PROTOCOLS, label_of
 from src.data import mvsa
-from src.data.label_file import LABEL_FILE, header
+from src.data.mvsa_labels import LABEL_FILE, header
 
 PAIRS = {
     "2": "positive,positive",
@@ -40,7 +40,7 @@ def write_labels(root: Path, rows: list[str], first: str = header(1)) -> None:
     (root / LABEL_FILE).write_text("\n".join([first, *rows, ""]))
 
 
-def read(root: Path, protocol: str = "agreement", max_pixels: int = 10_000) -> mvsa.Reading:
+def read(root: Path, protocol: str = "agreement", max_pixels: int = 10_000) -> mvsa.LoadedDataset:
     return mvsa.read_folder(mvsa.survey(root), protocol, max_pixels, lambda: None)
 
 
@@ -145,13 +145,13 @@ def test_a_post_whose_annotators_have_no_majority_is_left_out_with_the_reason(tm
 
 def test_a_tone_without_posts_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m", {"1": "positive,positive", "2": "neutral,negative"})
-    with pytest.raises(Refusal, match="of 2 readable posts none is negative or neutral under the agreement protocol"):
+    with pytest.raises(UserError, match="of 2 readable posts none is negative or neutral under the agreement protocol"):
         read(root)
 
 
 def test_a_folder_without_a_readable_post_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m", {})
-    with pytest.raises(Refusal, match="of 0 readable posts none is negative or neutral or positive"):
+    with pytest.raises(UserError, match="of 0 readable posts none is negative or neutral or positive"):
         read(root)
 
 
@@ -162,12 +162,12 @@ def test_the_root_is_found_one_level_down(tmp_path: Path) -> None:
 
 def test_what_has_not_the_layout_is_refused_by_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    with pytest.raises(Refusal, match=r"has no labelResultAll\.txt, and"):
+    with pytest.raises(UserError, match=r"has no labelResultAll\.txt, and"):
         mvsa.find_root(tmp_path)
-    with pytest.raises(Refusal, match="is no folder"):
+    with pytest.raises(UserError, match="is no folder"):
         mvsa.find_root(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Refusal, match=r"has no labelResultAll\.txt and no data/, and"):
+    with pytest.raises(UserError, match=r"has no labelResultAll\.txt and no data/, and"):
         mvsa.find_root(tmp_path / "empty")
 
 
@@ -175,7 +175,7 @@ def test_the_root_is_found_two_levels_down_and_no_further(tmp_path: Path) -> Non
     root = write_folder(tmp_path / "top" / "MVSA_Single" / "MVSA_Single")
     (tmp_path / "top" / "__MACOSX" / "data").mkdir(parents=True)
     assert mvsa.find_root(tmp_path / "top") == root
-    with pytest.raises(Refusal, match="up to 2 deep"):
+    with pytest.raises(UserError, match="up to 2 deep"):
         mvsa.find_root(tmp_path)
 
 
@@ -206,14 +206,14 @@ def test_pictures_of_any_suffix_stand_beside_each_other_and_are_counted(tmp_path
 def test_two_files_of_one_kind_for_a_post_are_refused_by_name(tmp_path: Path, own: str, other: str) -> None:
     root = write_folder(tmp_path / "m")
     (root / "data" / other).write_bytes((root / "data" / own).read_bytes())
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(UserError) as refused:
         mvsa.survey(root)
     assert {own, other} <= {Path(word).name for word in str(refused.value).split()}
 
 
 def test_two_data_sets_in_one_folder_are_not_guessed_between(tmp_path: Path) -> None:
     first, second = write_folder(tmp_path / "a"), write_folder(tmp_path / "b")
-    with pytest.raises(Refusal, match=f"give one of {first}, {second}"):
+    with pytest.raises(UserError, match=f"give one of {first}, {second}"):
         mvsa.find_root(tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_the_real_labels_give_the_published_counts(real_mvsa: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_every_real_post_can_be_read(real_reading: mvsa.Reading) -> None:
+def test_every_real_post_can_be_read(real_reading: mvsa.LoadedDataset) -> None:
     assert (len(real_reading.posts), real_reading.dropped) == (4869, ())
     assert Counter(real_reading.encodings) == {"utf-8": 3738, "gb18030": 1131}
     assert sum(bool(post.label) for post in real_reading.posts) == 4511

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 from src.core.labels import TONES, label_of
 from src.core.records import Post
 from src.data import mvsa
@@ -68,7 +68,7 @@ def test_posts_without_a_label_get_no_part() -> None:
     ],
 )
 def test_too_few_posts_of_a_tone_are_refused(counts: dict[str, int]) -> None:
-    with pytest.raises(Refusal, match="too few posts to have every tone in train, val, test"):
+    with pytest.raises(UserError, match="too few posts to have every tone in train, val, test"):
         stratified(posts_of(**counts), 0.2, 0.2, seed=1)
 
 

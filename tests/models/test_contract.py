@@ -16,30 +16,32 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import src.models
-from src.core.errors import Refusal, UsageRefusal
+from src.core.errors import UsageError, UserError
+from src.core.files import folder_digest
 from src.core.labels import TONES
-from src.core.protocols import Silent
 from src.core.records import Post
-from src.core.settings import FitParams
+from src.core.training_config import TrainingConfig
 from src.data.images import open_image
-from src.learning import lora
-from src.learning.batches import collate
-from src.learning.features import FeatureStore
-from src.learning.fitting import fit
-from src.learning.heads import ClassifierHead
-from src.learning.lora import adapted
-from src.learning.scoring import Labelled, logits
-from src.models import catalog, tiny
-from src.models.base import Checkpoint, Features, ToneModel
-from src.models.catalog import MODELS, folder_digest, model_class, resolve
-from src.models.language import LanguageToneModel
-from src.models.segments import INPUTS
+from src.modeling import tiny
+from src.modeling.base import Checkpoint, Features, ToneModel
+from src.modeling.language import LanguageToneModel
+from src.modeling.segments import INPUTS
+from src.models import catalog
+from src.models.catalog import MODELS, model_class, resolve
+from src.training import adapter as adapter_module
+from src.training.adapter import ClassifierHead, fresh_adapter
+from src.training.batching import collate
+from src.training.cache import FeatureStore
+from src.training.callbacks import NullCallback
+from src.training.dataset import LabelledFeatures
+from src.training.inference import logits
+from src.training.trainer import fit
 
 NAMES = (*MODELS, "toy")
 WEIGHTS = "model.safetensors"
 CPU = torch.device("cpu")
-HEAD = FitParams(objective="head", rank=0, alpha=1, dropout=0.0, lr=0.003)
-LORA = FitParams(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
+HEAD = TrainingConfig(objective="head", rank=0, alpha=1, dropout=0.0, lr=0.003)
+LORA = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
 
 ODD_CAPTIONS = [
     "",
@@ -100,9 +102,9 @@ def weights_of(model: ToneModel, segment: str) -> list[str]:
 
 
 @contextmanager
-def working_lora(model: ToneModel) -> Iterator[lora.Adapter]:
+def working_lora(model: ToneModel) -> Iterator[adapter_module.Adapter]:
     """An adapter that changes what the model says, as a fresh one does not."""
-    with adapted(model, LORA, seed=3) as adapter:
+    with fresh_adapter(model, LORA, seed=3) as adapter:
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 nn.init.normal_(weight, std=0.1)
@@ -164,7 +166,7 @@ def test_weights_that_do_not_fit_are_refused(
     state = load_file(folder / WEIGHTS)
     tamper(state)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    with pytest.raises(Refusal, match=f"tampered: {fault}") as refusal:
+    with pytest.raises(UserError, match=f"tampered: {fault}") as refusal:
         type(model).load(Checkpoint(str(folder), "x", "tiny"), CPU, torch.float32)
     assert "\n" not in str(refusal.value)
 
@@ -173,13 +175,13 @@ def test_damaged_weights_are_refused(model: ToneModel, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model.checkpoint.source, tmp_path / "damaged"))
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
-    with pytest.raises(Refusal, match="damaged cannot be loaded: ") as refusal:
+    with pytest.raises(UserError, match="damaged cannot be loaded: ") as refusal:
         type(model).load(Checkpoint(str(folder), "x", "tiny"), CPU, torch.float32)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_checkpoint_is_refused(model: ToneModel, tmp_path: Path) -> None:
-    with pytest.raises(Refusal, match="none cannot be loaded: ") as refusal:
+    with pytest.raises(UserError, match="none cannot be loaded: ") as refusal:
         type(model).load(Checkpoint(str(tmp_path / "none"), "x", "tiny"), CPU, torch.float32)
     assert "\n" not in str(refusal.value)
 
@@ -228,7 +230,7 @@ def test_the_checkpoints_are_the_users() -> None:
     ("name", "hint"), [("blip", "did you mean 'blip2'?"), ("gpt", "known: blip2, clip, llava, tinyllava, toy")]
 )
 def test_an_unknown_model_is_refused_in_one_line(name: str, hint: str) -> None:
-    with pytest.raises(UsageRefusal) as refusal:
+    with pytest.raises(UsageError) as refusal:
         model_class(name)
     assert str(refusal.value) == f"unknown model {name!r}; {hint}"
 
@@ -524,7 +526,7 @@ def test_both_the_picture_and_the_caption_are_read(model: ToneModel, posts: list
 
 
 def test_zero_shot_scores_every_tone(model: ToneModel, posts: list[Post]) -> None:
-    model.readout = model.word_readout()
+    model.readout = model.verbalizer_readout()
     assert not list(model.readout.parameters())
     with torch.no_grad():
         logits_BK = model(inputs_of(model, posts[:4]))
@@ -540,8 +542,8 @@ def test_a_tone_that_is_no_single_token_is_refused(
     model = tiny_model(name)
     monkeypatch.setattr(tiny, "VOCABULARY", 270)
     model.tokenizer = tiny.train_tokenizer(["x"], "<s>", "</s>", "<pad>", extra=["<image>"])
-    with pytest.raises(Refusal, match="does not give each tone's word one token"):
-        model.word_readout()
+    with pytest.raises(UserError, match="does not give each tone's word one token"):
+        model.verbalizer_readout()
 
 
 def prompt_text(model: ToneModel, caption: str, num_images: int) -> str:
@@ -569,7 +571,7 @@ def test_llava_agrees_with_transformers_own_forward(
     ids = model.tokenizer([prompt_text(model, caption, num_patches)], return_tensors="pt")
     assert int((ids["input_ids"] == model.backbone.config.image_token_id).sum()) == num_patches
     pixels = model.image_processor([image], return_tensors="pt")["pixel_values"]
-    model.readout = model.word_readout()
+    model.readout = model.verbalizer_readout()
     with torch.no_grad():
         theirs = model.backbone(**ids, pixel_values=pixels).logits[:, -1, tone_ids(model)]
         close(model(inputs_of(model, posts[:1], [caption])), theirs)
@@ -585,7 +587,7 @@ def test_blip2_agrees_with_transformers_own_forward(
     text = model.tokenizer([prompt_text(model, caption, 0)], return_tensors="pt")["input_ids"]
     ids = torch.cat([torch.full((1, config.num_query_tokens), placeholder), text], dim=1)
     pixels = model.image_processor([open_image(posts[0].image)], return_tensors="pt")["pixel_values"]
-    model.readout = model.word_readout()
+    model.readout = model.verbalizer_readout()
     with torch.no_grad():
         theirs = model.backbone(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids))
         close(model(inputs_of(model, posts[:1], [caption])), theirs.logits[:, -1, tone_ids(model)])
@@ -595,7 +597,7 @@ def test_clip_agrees_with_transformers_own_forward(tiny_model: Callable[[str], T
     model = tiny_model("clip")
     pixels = model.image_processor([open_image(post.image) for post in posts[:3]], return_tensors="pt")["pixel_values"]
     prompts = [f"a photo with a {tone} tone" for tone in TONES]
-    model.readout = model.word_readout()
+    model.readout = model.verbalizer_readout()
     inputs = inputs_of(model, posts[:3])
     with torch.no_grad():
         zero_shot = model.backbone(**model.tokenizer(prompts, padding=True, return_tensors="pt"), pixel_values=pixels)
@@ -645,7 +647,7 @@ TINY_TARGETS = {
 
 
 def test_lora_lands_on_its_targets_and_nowhere_else(model: ToneModel) -> None:
-    with adapted(model, LORA, seed=1) as adapter:
+    with fresh_adapter(model, LORA, seed=1) as adapter:
         assert len(adapter.modules()) == len(set(adapter.modules()))
         assert set(adapter.modules()) == TINY_TARGETS[model.spec.name]
         assert {name.rsplit(".", 3)[1] for name in model.trainable_names()} == {"lora_A", "lora_B"}
@@ -717,16 +719,16 @@ def test_a_short_training_learns_keeps_the_base_and_comes_back(
 ) -> None:
     base = {key: value.clone() for key, value in model.backbone.state_dict().items()}
     train, val = posts[:32], posts[32:48]
-    with adapted(model, LORA, seed=1) as adapter:
+    with fresh_adapter(model, LORA, seed=1) as adapter:
         store = FeatureStore.of(tmp_path / "cache", model)
         assert store.ensure(model, [*train, *val], 16, lambda _: None) == 48
-        data = Labelled(val, store.table(val))
-        found = fit(model, Labelled(train, store.table(train)), data, LORA, 1, Silent())
+        data = LabelledFeatures(val, store.table(val))
+        found = fit(model, LabelledFeatures(train, store.table(train)), data, LORA, 1, NullCallback())
         assert found.history[1]["train_loss"] < found.history[0]["train_loss"]
         expected_NK = logits(model, data, 8)
         adapter.save(tmp_path / "adapter")
     assert model.backbone.state_dict().keys() == base.keys()
     assert all(torch.equal(value, base[key]) for key, value in model.backbone.state_dict().items())
     again = tiny_model(model.spec.name)
-    with lora.loaded(again, tmp_path / "adapter"):
+    with adapter_module.saved_adapter(again, tmp_path / "adapter"):
         assert torch.equal(logits(again, data, 8), expected_NK)

@@ -24,10 +24,10 @@ from src.core.labels import TONES
 from src.core.records import Post
 from src.data.images import open_image
 from src.data.mvsa import decode_caption, survey
-from src.learning.batches import collate
-from src.models.base import ToneModel
+from src.modeling.base import ToneModel
+from src.modeling.language import LanguageToneModel
 from src.models.catalog import MODELS, model_class, resolve
-from src.models.language import LanguageToneModel
+from src.training.batching import collate
 from tests.hub import INDEX, fetched, place_of, published_state, strangers, write_weights
 
 pytestmark = [pytest.mark.hub, pytest.mark.slow]
@@ -195,7 +195,7 @@ def test_the_answers_are_the_words_own_tokens(language: Loaded) -> None:
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_logits_are_those_of_the_plain_forward(language: Loaded, caption: str, pictures: list[Image]) -> None:
     model, words = language.model, WORDS[language.model.spec.name]
-    model.readout = model.word_readout()
+    model.readout = model.verbalizer_readout()
     with torch.no_grad():
         ours = model(collate(model.preprocess(pictures, [caption] * len(pictures))))
         theirs = [language.backbone(**asked(language, caption, picture)).logits[:, -1, words] for picture in pictures]
@@ -213,7 +213,7 @@ def test_clip_agrees_with_plain_transformers(load: Callable[[str], Loaded], pict
     for row, ids, mask in zip(rows, posts["input_ids"], posts["attention_mask"], strict=True):
         assert torch.equal(row["tokens"], ids[mask.bool()])
     inputs = collate(rows)
-    model.readout = model.word_readout()
+    model.readout = model.verbalizer_readout()
     with torch.no_grad():
         close(model(inputs), clip.backbone(**prompts).logits_per_image)
         theirs, (image_BD, text_BD) = clip.backbone(**posts), model.pooled(inputs).chunk(2, dim=-1)

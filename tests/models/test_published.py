@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.models.base import Checkpoint, ToneModel
+from src.modeling.base import Checkpoint, ToneModel
+from src.modeling.language import LanguageToneModel
 from src.models.catalog import MODELS, model_class
-from src.models.language import LanguageToneModel
-from src.sizing.outline import META, MeasuredTokenizer, blank_inputs, outline
+from src.sizing.meta_model import META, MeasuredTokenizer, blank_inputs, build_on_meta
 from tests.hub import published_state
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 def test_an_outline_has_the_published_size_and_no_weights(
     name: str, parameters: int, side: int, num_image: int
 ) -> None:
-    model = outline(model_class(name), torch.bfloat16)
+    model = build_on_meta(model_class(name), torch.bfloat16)
     assert sum(weight.numel() for weight in model.parameters()) == parameters
     assert {weight.device for weight in model.parameters()} == {META}
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
@@ -51,7 +51,7 @@ def test_an_outline_has_the_published_size_and_no_weights(
     [("clip", 0, 2, 46), ("blip2", 0, 27, 51), ("llava", 5, 35, 58), ("tinyllava", 5, 30, 58)],
 )
 def test_an_outline_reads_as_many_tokens_as_were_measured(name: str, prefix: int, prompt: int, caption: int) -> None:
-    model = outline(model_class(name), torch.bfloat16)
+    model = build_on_meta(model_class(name), torch.bfloat16)
     none, some, many, usual = (blank_inputs(model, count)["tokens"].shape[1] for count in (0, 12, 400, None))
     assert (none, some, usual) == (prompt, prompt + 12, prompt + caption)
     assert many == (77 if name == "clip" else prompt + 256)

@@ -15,9 +15,9 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from src.core.labels import TONES
-from src.models import tiny
-from src.models.base import Features, Spec, TokenCounts, ToneModel
-from src.models.segments import POOLED, Segment
+from src.modeling import tiny
+from src.modeling.base import Features, Spec, TokenCounts, ToneModel
+from src.modeling.segments import POOLED, Segment
 
 TILES = 4
 
@@ -112,7 +112,7 @@ class Model(ToneModel):
         both_BD = torch.cat([features["image"], features["text"]], dim=-1)
         return both_BD + self.backbone.mixer(both_BD)  # type: ignore[no-any-return]
 
-    def word_readout(self) -> nn.Module:
+    def verbalizer_readout(self) -> nn.Module:
         words = [ids[-1] for ids in self.token_ids([f" {tone}" for tone in TONES])]
         return ToyReadout(self.backbone.caption.weight[words])
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from src.core.config import Range
-from src.core.protocols import Lost
-from src.services.plan import StudyPlan
-from src.services.studies import Study, join_study
-from src.services.workers import RayCrew
+from src.search.plan import StudyPlan
+from src.search.pool import WorkerDied
+from src.search.ray_pool import RayWorkerPool
+from src.search.study import Study, join_study
 
 if TYPE_CHECKING:
-    from src.search.trial import Ended
+    from src.search.worker import TrialResult
 
 EPOCHS = 3
 ADAPTER = {"adapter.json": b"{}", "head.safetensors": b"weights"}
@@ -50,11 +50,11 @@ class Done:
     number: int
     worker: str
 
-    def ended(self) -> "Ended":
+    def ended(self) -> "TrialResult":
         """The same as the driver of a search wants it, whose module takes seconds to import."""
-        from src.search.trial import Ended
+        from src.search.worker import TrialResult
 
-        return Ended(self.number, self.worker, "complete", (score(self.number),), adapter=ADAPTER)
+        return TrialResult(self.number, self.worker, "complete", (score(self.number),), adapter=ADAPTER)
 
 
 def score(number: int) -> float:
@@ -78,7 +78,7 @@ class LightWorker:
             if epoch == 1:
                 self.during(ticket.number)
             time.sleep(self.epoch_s)
-        ticket.note_outcome(OUTCOME)
+        ticket.set_outcome(OUTCOME)
         return Done(ticket.number, self.name)
 
 
@@ -114,24 +114,24 @@ class InProcess:
 
     worker: LightWorker
 
-    def run_one(self) -> "Ended":
+    def run_one(self) -> "TrialResult":
         return self.worker.run_one().ended()
 
 
 class InProcesses:
     """Light workers of Ray's for a search."""
 
-    def __init__(self, crew: RayCrew[Done]) -> None:
+    def __init__(self, crew: RayWorkerPool[Done]) -> None:
         self._crew = crew
         self.size = crew.size
         self.begin = crew.begin
-        self.renew = crew.renew
+        self.replace = crew.replace
         self.close = crew.close
 
     @property
     def busy(self) -> int:
         return self._crew.busy
 
-    def next(self, timeout_s: float) -> "Ended | Lost | None":
+    def next(self, timeout_s: float) -> "TrialResult | WorkerDied | None":
         news = self._crew.next(timeout_s)
         return news.ended() if isinstance(news, Done) else news

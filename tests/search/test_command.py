@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from src.core.records import read_json, read_table
+from src.core.files import read_json, read_table
 from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand
 

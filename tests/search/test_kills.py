@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from src.core.config import load_params
-from src.learning.workspace import checkpoint_of, facts_of
 from src.search.plan import plan_of
-from src.services.studies import Study, open_study
+from src.search.study import Study, open_study
+from src.training.workspace import checkpoint_of, facts_of
 from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand
 

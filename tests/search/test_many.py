@@ -16,18 +16,17 @@ import pytest
 import yaml
 
 from src.core.config import load_params
-from src.core.errors import Refusal, UsageRefusal
-from src.core.protocols import Crew, Lost
-from src.core.stopping import StopSignal
-from src.learning.workspace import checkpoint_of, facts_of
-from src.search.driver import Driver
-from src.search.plan import plan_of
-from src.services.mirror import Shelf
-from src.services.plan import StudyPlan
-from src.services.storages import shared
-from src.services.studies import Study, open_study
-from src.services.trials import TrialRecord
-from src.services.workers import Cluster, RayCrew, _require_gpus, cluster
+from src.core.errors import UsageError, UserError
+from src.core.signals import StopSignal
+from src.search.adapters import PendingAdapters
+from src.search.plan import StudyPlan, plan_of
+from src.search.pool import WorkerDied, WorkerPool
+from src.search.ray_pool import Cluster, RayWorkerPool, _require_gpus, cluster
+from src.search.runner import StudyRunner
+from src.search.storage import remote_url
+from src.search.study import Study, open_study
+from src.search.trial import TrialRecord
+from src.training.workspace import checkpoint_of, facts_of
 from tests.search.light import ADAPTER, InProcesses, Process, Raising, open_light_worker, plan
 from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand
@@ -43,10 +42,10 @@ def shares() -> Iterator[Cluster]:
 
 
 def search(shares: Cluster, url: str, plan: StudyPlan, size: int, total: int, folder: Path) -> None:
-    with shared(url, shares.host) as address:
+    with remote_url(url, shares.host) as address:
         make = partial(open_light_worker, url=address, plan=plan, epoch_s=0.1)
-        crew = InProcesses(RayCrew(make, size, shares))
-        Driver(open_study(url, plan), crew, Shelf(folder), StopSignal()).run(total)
+        crew = InProcesses(RayWorkerPool(make, size, shares))
+        StudyRunner(open_study(url, plan), crew, PendingAdapters(folder), StopSignal()).run(total)
 
 
 class Killer(threading.Thread):
@@ -120,9 +119,9 @@ def test_workers_wait_for_a_database_server_that_is_started_anew(
     assert all(trial.finished or trial.reason == "interrupted" or trial.state == "waiting" for trial in trials)
 
 
-@pytest.mark.parametrize("error", [Refusal("no checkpoint"), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize("error", [UserError("no checkpoint"), OSError(errno.ENOSPC, "No space left on device")])
 def test_what_no_worker_can_do_anything_about_is_raised_as_it_is(shares: Cluster, error: Exception) -> None:
-    crew = RayCrew(partial(Raising, error=error), 1, shares)
+    crew = RayWorkerPool(partial(Raising, error=error), 1, shares)
     crew.begin()
     with pytest.raises(type(error)) as raised:
         heard(crew)
@@ -131,30 +130,30 @@ def test_what_no_worker_can_do_anything_about_is_raised_as_it_is(shares: Cluster
 
 
 def test_a_worker_is_kept_until_it_is_renewed(shares: Cluster) -> None:
-    crew = RayCrew(Process, 1, shares)
+    crew = RayWorkerPool(Process, 1, shares)
     said = []
     for dismissed in (None, None, "worker-1"):
         if dismissed:
-            crew.renew(dismissed)
+            crew.replace(dismissed)
         crew.begin()
         said.append(heard(crew))
     assert said[0] == said[1] != said[2]
     crew.close()
 
 
-def heard(crew: Crew[Any]) -> Any:
+def heard(crew: WorkerPool[Any]) -> Any:
     """What a crew says when it says something."""
     while (news := crew.next(1)) is None:
         continue
-    assert not isinstance(news, Lost)
+    assert not isinstance(news, WorkerDied)
     return news
 
 
 def test_gpus_that_are_not_there_are_refused_here_and_waited_for_on_a_cluster(caplog: pytest.LogCaptureFixture) -> None:
     _require_gpus(4, 0.5, 2, grows=False)
-    with pytest.raises(Refusal, match="4 workers with 1 GPUs each need 4, and there are 2: fewer --workers, or less"):
+    with pytest.raises(UserError, match="4 workers with 1 GPUs each need 4, and there are 2: fewer --workers, or less"):
         _require_gpus(4, 1, 2, grows=False)
-    with pytest.raises(UsageRefusal, match="more than one GPU must be a whole number"):
+    with pytest.raises(UsageError, match="more than one GPU must be a whole number"):
         _require_gpus(1, 1.5, 2, grows=True)
     _require_gpus(4, 1, 2, grows=True)
     assert caplog.messages == [

@@ -12,17 +12,19 @@ import pytest
 from mlflow import MlflowClient
 
 from src.core.config import load_params
-from src.core.stopping import StopSignal
-from src.learning.workspace import checkpoint_of, facts_of
-from src.search.driver import Driver, Solo
+from src.core.signals import StopSignal
+from src.search import mlflow_sync as mirror_module
+from src.search.adapters import PendingAdapters
+from src.search.mlflow_sync import MlflowSync, TrialRunMetadata
 from src.search.plan import plan_of
-from src.services import mirror as mirror_module
-from src.services.follower import Follower
-from src.services.mirror import Caption, Mirror, Shelf
-from src.services.store import tracking_uri
-from src.services.studies import Study, open_study
-from src.services.tracking import Tracker
-from src.services.trials import TrialRecord
+from src.search.poller import StudyPoller
+from src.search.pool import LocalWorkerPool
+from src.search.runner import StudyRunner
+from src.search.study import Study, open_study
+from src.search.trial import TrialRecord
+from src.tracking.client import Tracker
+from src.tracking.store import tracking_uri
+from src.training.workspace import checkpoint_of, facts_of
 from tests.search.light import ADAPTER, EPOCHS, InProcess, LightWorker, plan
 from tests.search.mlflow_server import MlflowServer
 from tests.search.warm import WarmCommand
@@ -59,16 +61,16 @@ def tracked(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServ
     return server
 
 
-def search(study: Study, shelf: Shelf, total: int, during: Callable[[int], None], view: Any) -> None:
+def search(study: Study, shelf: PendingAdapters, total: int, during: Callable[[int], None], view: Any) -> None:
     worker = LightWorker(study, epoch_s=0.05, during=during)
-    with Follower(study.glance, [view]):
-        Driver(study, Solo(InProcess(worker)), shelf, StopSignal()).run(total)
+    with StudyPoller(study.try_trials, [view]):
+        StudyRunner(study, LocalWorkerPool(InProcess(worker)), shelf, StopSignal()).run(total)
 
 
 def test_a_database_server_that_is_started_anew_costs_time_and_no_trial(
     running: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    study, shelf = open_study(running.create("restarted"), plan("clip")), Shelf(tmp_path / "trials")
+    study, shelf = open_study(running.create("restarted"), plan("clip")), PendingAdapters(tmp_path / "trials")
     seen: dict[int, TrialRecord] = {}
     outages: list[threading.Thread] = []
 
@@ -103,7 +105,7 @@ def test_mlflow_that_goes_away_and_comes_back_has_all_in_the_end(
     tracked: MlflowServer, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mirror_module, "_TRY_AGAIN_S", 0.2)
-    study, shelf = open_study(postgres.create("away"), plan("clip")), Shelf(tmp_path / "trials")
+    study, shelf = open_study(postgres.create("away"), plan("clip")), PendingAdapters(tmp_path / "trials")
     tracker = Tracker("away")
     without: list[int] = []
 
@@ -115,7 +117,7 @@ def test_mlflow_that_goes_away_and_comes_back_has_all_in_the_end(
             tracked.start()
 
     with tracker.run("study") as parent:
-        mirror = Mirror(tracker, parent, Caption("clip", {}, dict), shelf)
+        mirror = MlflowSync(tracker, parent, TrialRunMetadata("clip", {}, dict), shelf)
         search(study, shelf, 8, during, mirror.show)
         mirror.flush()
         mirror.require_all()

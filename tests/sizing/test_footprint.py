@@ -13,19 +13,19 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
 from src.core.records import Post
-from src.core.settings import FitParams
-from src.learning.features import FeatureStore
-from src.learning.lora import put_on
-from src.learning.losses import Loss
-from src.models.base import Features, ToneModel
+from src.core.training_config import TrainingConfig
+from src.modeling.base import Features, ToneModel
 from src.models.catalog import MODELS, model_class
-from src.models.layers import set_checkpointing
-from src.sizing.footprint import FREE_SHARE, Footprint, Plan, footprint, trained_parameters
-from src.sizing.outline import META, blank_inputs, outline
-from src.sizing.rehearsal import Cost, as_on_a_gpu, measure, rehearse_encode, rehearse_step
+from src.sizing.cost_profile import Cost, gpu_semantics_on_meta, measure, profile_encode, profile_step
+from src.sizing.footprint import FREE_SHARE, BatchPlan, Footprint, footprint, trained_parameters
+from src.sizing.meta_model import META, blank_inputs, build_on_meta
 from src.sizing.tables import GIB, sizes, tables, verdict
+from src.training.adapter import attach_adapter
+from src.training.cache import FeatureStore
+from src.training.loss import Loss
+from src.training.memory import set_checkpointing
 
-LORA = FitParams(objective="head", rank=8, alpha=16, dropout=0.0, lr=0.001)
+LORA = TrainingConfig(objective="head", rank=8, alpha=16, dropout=0.0, lr=0.001)
 HEAD = replace(LORA, rank=0)
 POSTS = {"train": 1555, "val": 518, "test": 519}
 
@@ -79,16 +79,16 @@ def test_a_footprint_counts_base_adapter_and_modules(name: str, modules: int) ->
 @pytest.mark.parametrize("settings", [HEAD, LORA], ids=["head", "lora"])
 @pytest.mark.parametrize("name", MODELS)
 def test_the_cache_is_as_large_as_said(
-    name: str, settings: FitParams, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
+    name: str, settings: TrainingConfig, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model = tiny_model(name)
-    put_on(model, settings, seed=1)
+    attach_adapter(model, settings, seed=1)
     store = FeatureStore.of(tmp_path, model)
     store.ensure(model, posts[:3], 3, lambda _: None)
     expected = 0
     for row in range(3):
         length = len(model.token_ids([posts[row].caption])[0])
-        features, _ = rehearse_encode(copy.deepcopy(model).to(META), inputs_of_length(1, length))
+        features, _ = profile_encode(copy.deepcopy(model).to(META), inputs_of_length(1, length))
         expected += sum(value.nbytes for value in features.values())
     arrays = [path for path in store.folder.glob("*/*.npy") if ".offsets." not in path.name]
     header = 128  # numpy's, of each file
@@ -108,7 +108,7 @@ def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = MET
 # Memory
 
 
-def peak_of_a_step(model: ToneModel, features: Features, settings: FitParams) -> int:
+def peak_of_a_step(model: ToneModel, features: Features, settings: TrainingConfig) -> int:
     """The peak of what torch's allocator on the CPU gave out during a step, besides weights and their gradients."""
     set_checkpointing(model.backbone, settings.checkpointing)
     model.train()
@@ -132,10 +132,10 @@ def test_a_rehearsal_foretells_the_memory_of_a_real_step(
 ) -> None:
     """Without dropout, of which the CPU keeps more than a GPU does."""
     model, settings = tiny_model(name), replace(LORA, checkpointing=checkpointing)
-    put_on(model, settings, seed=1)
+    attach_adapter(model, settings, seed=1)
     features = model.encode(inputs_of_length(8, 40, torch.device("cpu")))
     blank = {key: value.to(META) for key, value in features.items()}
-    foretold = rehearse_step(copy.deepcopy(model).to(META), blank, settings, checkpointing)
+    foretold = profile_step(copy.deepcopy(model).to(META), blank, settings, checkpointing)
     assert foretold.peak_bytes == pytest.approx(peak_of_a_step(model, features, settings), rel=0.05)
 
 
@@ -143,13 +143,13 @@ def test_a_rehearsal_foretells_the_memory_of_a_real_step(
 def test_memory_and_computation_grow_with_the_batch(name: str, tiny_model: Callable[[str], ToneModel]) -> None:
     """So that one post, rehearsed, speaks for any batch."""
     model = tiny_model(name)
-    put_on(model, LORA, seed=1)
+    attach_adapter(model, LORA, seed=1)
     model.to(META)
     for checkpointing in (False, True):
         costs = []
         for num_posts in (1, 6):
-            features, _ = rehearse_encode(model, inputs_of_length(num_posts, 40))
-            costs.append(rehearse_step(model, features, LORA, checkpointing))
+            features, _ = profile_encode(model, inputs_of_length(num_posts, 40))
+            costs.append(profile_step(model, features, LORA, checkpointing))
         one, six = costs
         assert six.flops == 6 * one.flops
         # Tables of positions are the same for all posts; they weigh something in a model as small as these.
@@ -165,12 +165,12 @@ def test_a_gpu_takes_the_memory_foretold(name: str) -> None:
     assert foretold == pytest.approx(peak_at_full_size(name, settings, torch.device("cuda")), rel=0.15)
 
 
-def peak_at_full_size(name: str, settings: FitParams, device: torch.device) -> int:
+def peak_at_full_size(name: str, settings: TrainingConfig, device: torch.device) -> int:
     """The peak of a GPU's memory in the second step of a training with four posts a batch; weights are all zero."""
-    model = outline(model_class(name), torch.bfloat16)
+    model = build_on_meta(model_class(name), torch.bfloat16)
     with META:
-        put_on(model, settings, seed=1)
-    features, _ = rehearse_encode(model, blank_inputs(model))
+        attach_adapter(model, settings, seed=1)
+    features, _ = profile_encode(model, blank_inputs(model))
     model.to_empty(device=device)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data.zero_()
@@ -258,7 +258,7 @@ def test_the_meta_device_is_left_as_it_was() -> None:
         return max(sizes)
 
     unfused = largest_kept()
-    with as_on_a_gpu():
+    with gpu_semantics_on_meta():
         assert largest_kept() < unfused
         assert not torch.empty((), device=META)
     assert largest_kept() == unfused
@@ -291,16 +291,16 @@ def made_up(**changes: object) -> Footprint:
 @pytest.mark.parametrize(
     ("room", "expected"),
     [
-        (76.0, Plan(16, 1, checkpointing=False, bytes=76 * GIB)),
-        (75.9, Plan(8, 2, checkpointing=False, bytes=44 * GIB)),
-        (16.0, Plan(1, 16, checkpointing=False, bytes=16 * GIB)),
-        (15.9, Plan(2, 8, checkpointing=True, bytes=14 * GIB)),
-        (13.0, Plan(1, 16, checkpointing=True, bytes=13 * GIB)),
+        (76.0, BatchPlan(16, 1, checkpointing=False, bytes=76 * GIB)),
+        (75.9, BatchPlan(8, 2, checkpointing=False, bytes=44 * GIB)),
+        (16.0, BatchPlan(1, 16, checkpointing=False, bytes=16 * GIB)),
+        (15.9, BatchPlan(2, 8, checkpointing=True, bytes=14 * GIB)),
+        (13.0, BatchPlan(1, 16, checkpointing=True, bytes=13 * GIB)),
         (12.9, None),
     ],
 )
 def test_the_plan_is_the_largest_batch_that_fits_and_checkpoints_only_if_it_must(
-    room: float, expected: Plan | None
+    room: float, expected: BatchPlan | None
 ) -> None:
     memory_gib = (room + 0.001) / (1 - FREE_SHARE)
     assert made_up().plan(memory_gib * GIB) == expected
@@ -316,8 +316,8 @@ def test_llava_trains_on_the_studys_gpu() -> None:
     """A V100 of 32 GiB, with accumulation and checkpointing as the study says; here the step has 16 posts."""
     found = at_full_size("llava")
     plan = found.plan(32 * GIB)
-    assert plan == Plan(2, 8, checkpointing=False, bytes=found.step_bytes(2, checkpointing=False))
-    assert found.plan(16 * GIB) == Plan(2, 8, checkpointing=True, bytes=found.step_bytes(2, checkpointing=True))
+    assert plan == BatchPlan(2, 8, checkpointing=False, bytes=found.step_bytes(2, checkpointing=False))
+    assert found.plan(16 * GIB) == BatchPlan(2, 8, checkpointing=True, bytes=found.step_bytes(2, checkpointing=True))
     assert found.plan(14 * GIB) is None
 
 

@@ -1,0 +1,88 @@
+"""Options and exit codes of commands."""
+
+import re
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn
+
+import click
+
+from src.cli.output import PLAIN_WIDTH, _in_utf8
+from src.core.errors import StopRequested, UsageError, UserError, unknown
+
+INTERRUPTED = 130
+
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def command(*, example: str = "", **attrs: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """`click.command` whose errors are one line each on standard error.
+
+    Exit codes: that of a `UserError`, 2 for misuse, 1 for an error of the operating system, 130 for an interruption.
+
+    Args:
+        example: a command line, shown at the end of the help.
+        attrs: handed on to `click.command`.
+    """
+    if example:
+        attrs["epilog"] = f"\b\nExample:\n  {example}"
+    settings = {"show_default": True, "max_content_width": PLAIN_WIDTH}
+    return click.command(cls=_Command, context_settings=settings, **attrs)
+
+
+def model_option(names: Collection[str]) -> Decorator:
+    """The required option --model, one of `names`."""
+
+    def known(context: click.Context, option: click.Parameter, given: str) -> str:
+        if given not in names:
+            raise unknown("model", given, names)
+        return given
+
+    return click.option("--model", required=True, callback=known, help=f"One of {', '.join(names)}.")
+
+
+class _Command(click.Command):
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return _in_utf8(super().make_context(*args, **kwargs))
+        except UserError as refusal:
+            _fail(str(refusal), refusal.exit_code)
+        except click.UsageError as error:
+            _fail(f"{error.format_message()} Try --help.", error.exit_code)
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except UserError as refusal:
+            _fail(str(refusal), refusal.exit_code)
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+        except StopRequested as stopped:
+            _fail(str(stopped), stopped.exit_code)
+        except BrokenPipeError:
+            # Whoever read the output has seen enough; click ends in silence.
+            raise
+        except OSError as error:
+            _fail(": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    raise click.exceptions.Exit(exit_code)
+
+
+_SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+_FORM = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a length of time such as 6h, 90m or 1h30m.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not _FORM.fullmatch(text):
+        raise UsageError(f"{text!r} is no length of time: write 6h, 90m, 1h30m or 45s")
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([dhms])", text))

@@ -1,0 +1,110 @@
+"""Frozen dataclasses from plain mappings, every value checked against its annotation."""
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from src.core.errors import UsageError, unknown
+
+T = TypeVar("T")
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML 1.1 with the floats of 1.2, which DVC writes: 1e-05 is a number."""
+
+
+_FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_Yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """What a text in YAML says.
+
+    Raises:
+        UsageError: it is not YAML.
+    """
+    try:
+        return _Yaml(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def build(kind: type[T], content: Any, where: str) -> T:
+    """A dataclass of `kind` from a mapping, its values checked against the annotations.
+
+    Raises:
+        UsageError: a key is unknown or missing, or a value has the wrong type or makes no sense.
+    """
+    if not isinstance(content, Mapping):
+        raise UsageError(f"{where}: expected keys and values, found {content!r}")
+    hints = typing.get_type_hints(kind)
+    for key in content:
+        if key not in hints:
+            error = unknown("key", str(key), hints)
+            raise UsageError(f"{where}: {error}")
+    values = {key: _convert(hints[key], value, f"{where}: {key}") for key, value in content.items()}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}") from error
+    except TypeError as error:
+        missing = [item.name for item in dataclasses.fields(kind) if _is_needed(item) and item.name not in content]  # type: ignore[arg-type]
+        raise UsageError(f"{where}: missing {', '.join(missing)}") from error
+
+
+def require(condition: bool, message: str) -> None:
+    """For a dataclass's `__post_init__`: raise what `build` makes a refusal of, unless the condition holds.
+
+    Raises:
+        ValueError: it does not hold.
+    """
+    if not condition:
+        raise ValueError(message)
+
+
+def _is_needed(item: "dataclasses.Field[Any]") -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type[Any], hint), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageError(f"{where}: {unknown('value', str(value), map(str, arguments))}")
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if origin is types.UnionType:
+        return _convert_union(arguments, value, where)
+    return _convert_plain(hint, value, where)
+
+
+def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
+    for kind in arguments:
+        if value is None and kind is type(None):
+            return None
+        if kind in (int, float, str, bool) and type(value) is kind:
+            return value
+        if typing.get_origin(kind) is tuple and isinstance(value, list):
+            return _convert(kind, value, where)
+    raise UsageError(f"{where}: {value!r} has the wrong type")
+
+
+def _convert_plain(hint: Any, value: Any, where: str) -> Any:
+    if hint is float:
+        # A whole number is a fine float.
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"{where}: {value!r} is not a number")
+        return float(value)
+    if type(value) is not hint:
+        raise UsageError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
+    return value

@@ -1,0 +1,165 @@
+"""Read and write files: whole or not at all, JSON, CSV, digests, free space."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from src.core.errors import UsageError, UserError
+from src.core.training_config import TrainingConfig
+
+# Decimals of a number in a file: later ones may differ where sums are added in another order.
+DECIMALS = 6
+
+
+# What is written in full: settings, which were chosen and not measured, and p-values, whose first digits may come late.
+_P_VALUES = {"p", "p_holm", "mcnemar_p", "bootstrap_p"}
+
+
+_IN_FULL = {field.name for field in fields(TrainingConfig) if field.type is float} | _P_VALUES
+
+
+def digest_of(rows: Iterable[Sequence[str]]) -> str:
+    """A short digest (16 hexadecimal digits) of rows of strings, whatever their order."""
+    lines = sorted(json.dumps(list(row)) for row in rows)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, as UTF-8, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file or none of it: a killed process leaves the old file in place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(_temporary(path))
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Try whether `write_bytes` could write a file, and leave nothing behind; for before work that takes long.
+
+    Raises:
+        UsageError: the path is a folder or a device.
+        UserError: its folder, or the nearest that is there, cannot be written to.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"{path} is {'a folder' if path.is_dir() else 'no file'}: name a file to be written")
+        probe = next(folder for folder in path.parents if folder.exists()) / _temporary(path)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _temporary(path: Path) -> str:
+    return f".{path.name}.{os.getpid()}"
+
+
+def rounded(value: Any) -> Any:
+    """Return a value with the numbers in it rounded to `DECIMALS`, no zero negative; less those named in `_IN_FULL`."""
+    if isinstance(value, float):
+        return round(float(value), DECIMALS) + 0.0
+    if isinstance(value, Mapping):
+        return {key: item if key in _IN_FULL else rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    return value
+
+
+def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Write JSON, indented, keys in the order given, numbers `rounded`."""
+    write_text(path, json.dumps(rounded(content), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that an earlier stage wrote.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    return json.loads(_read(path))
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV with a header, numbers `rounded`; `columns` default to the first row's keys."""
+    names = list(columns if columns is not None else rows[0])
+    lines = _Lines()
+    writer = csv.DictWriter(lines, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rounded(rows))
+    write_text(path, "".join(lines))
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read CSV that an earlier stage wrote.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    _check(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class _Lines(list[str]):
+    def write(self, line: str) -> None:
+        self.append(line)
+
+
+def _check(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run `dvc repro` first, which makes it")
+
+
+def _read(path: Path) -> str:
+    _check(path)
+    return path.read_text(encoding="utf-8")
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's files, as 12 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+# For databases, pictures and the like; adapters come on top of it.
+LEAST_BYTES = 64 * 2**20
+
+
+def require_free_space(folders: list[Path], num_bytes: int = LEAST_BYTES) -> None:
+    """Write a file into each folder, and ask how much is free there.
+
+    Raises:
+        UserError: a folder takes no file, or its disk has less than `num_bytes` left.
+    """
+    for folder in folders:
+        probe = folder / f".room.{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"room")
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise UserError(f"nothing can be written in {folder}: {error.strerror or error}") from error
+        finally:
+            with suppress(OSError):
+                probe.unlink()
+        if free < num_bytes:
+            raise UserError(
+                f"{folder} has {free / 2**20:,.0f} MiB left, and the search needs {num_bytes / 2**20:,.0f} or more: "
+                "make room first"
+            )

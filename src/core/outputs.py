@@ -1,0 +1,70 @@
+"""Outputs of stages as typed records."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from src.core.files import folder_digest, read_json
+from src.core.paths import stage_folder
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training as train.json describes it.
+
+    Attributes:
+        model: the name in the catalog.
+        facts: the weights and posts that it was trained on.
+        code: the digest of the code that trained it.
+        study, trial: the trial that tried the settings.
+        params: what that trial drew.
+        best_epoch: whose weights the adapter has, counted from 1.
+        adapted_modules: full names of the modules that carry the adapter.
+        validation: accuracy, macro_f1 and weighted_f1 of the best epoch.
+    """
+
+    model: str
+    facts: Mapping[str, str]
+    code: str
+    study: str
+    trial: int
+    params: Mapping[str, Any]
+    best_epoch: int
+    adapted_modules: tuple[str, ...]
+    validation: Mapping[str, float]
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter's files."""
+        return stage_folder("train", self.model) / "adapter"
+
+    @property
+    def digest(self) -> str:
+        """Return the `adapter_digest`: equal trainings have the same."""
+        return adapter_digest(self.adapter, self.facts["checkpoint_revision"])
+
+
+def adapter_digest(adapter: Path, revision: str) -> str:
+    """Return the digest of an adapter's files, followed by the beginning of its base's revision."""
+    return f"{folder_digest(adapter)}-{revision[:12]}"
+
+
+def read_trained(model: str) -> Trained:
+    """Read what `train` wrote of a model.
+
+    Raises:
+        UserError: it has not run.
+    """
+    content = read_json(stage_folder("train", model) / "train.json")
+    return Trained(
+        model=content["name"],
+        facts=content["facts"],
+        code=content["code"],
+        study=content["study"],
+        trial=content["trial"],
+        params=content["params"],
+        best_epoch=content["best_epoch"],
+        adapted_modules=tuple(content["adapted_modules"]),
+        validation={name: content[name] for name in ("accuracy", "macro_f1", "weighted_f1")},
+    )

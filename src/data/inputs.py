@@ -1,0 +1,205 @@
+"""Posts that somebody brings along to be judged: a folder of pictures and captions, or a CSV that names them."""
+
+import csv
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.core.errors import UsageError, UserError, unknown
+from src.core.labels import TONES
+from src.data.images import UnreadableImage, blank, inspect
+from src.data.mvsa import decode_caption
+
+PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
+CAPTION = ".txt"
+# The columns of a CSV, by what they hold, with the names by which each is known.
+COLUMNS: Mapping[str, Sequence[str]] = {
+    "id": ("id",),
+    "image": ("image", "image_path", "picture"),
+    "text": ("text", "caption"),
+    "label": ("label",),
+}
+_DELIMITERS = ",;\t"
+# A caption may be longer than the 131,072 characters that the csv module allows; this is the most that it can.
+_LONGEST_CELL = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class InputPost:
+    """A post to be judged; `image` is None where it has no picture, `text` empty where it has no caption.
+
+    `id` names it to whoever asked; `label` is its tone, if they know it, else empty. `fault` says why the post cannot
+    be judged, as far as its reader knows.
+    """
+
+    id: str
+    image: Path | None
+    text: str
+    label: str = ""
+    fault: str = ""
+
+    @property
+    def missing(self) -> str:
+        """Which half the post lacks: image, text, or neither."""
+        return "image" if self.image is None else "" if self.text.strip() else "text"
+
+    @property
+    def remark(self) -> str:
+        """Say why the label counts in no score; empty where it counts, or there is none."""
+        known = not self.label or self.label in TONES
+        return "" if known else f"the label {self.label!r} is no tone ({', '.join(TONES)}): no score counts it"
+
+    def read(self) -> bytes:
+        """Read the picture, once it has been decoded whole, or a blank one where the post has none.
+
+        Raises:
+            UserError: the post cannot be judged; the message says why.
+        """
+        if self.fault:
+            raise UserError(self.fault)
+        if self.image is None:
+            if not self.text.strip():
+                raise UserError("it has neither picture nor caption")
+            return blank()
+        try:
+            content = self.image.read_bytes()
+            inspect(content)
+        except UnreadableImage as error:
+            raise UserError(f"the image is {error.reason}") from error
+        except OSError as error:
+            raise UserError(f"the image is not there to be read ({error.strerror})") from error
+        except ValueError as error:  # a name that no file can have
+            raise UserError(f"the image is not there to be read ({error})") from error
+        return content
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The posts of a source, the names of its columns or files that are not read, and the files that are."""
+
+    posts: tuple[InputPost, ...]
+    ignored: tuple[str, ...]
+    files: frozenset[Path]
+
+
+def read_folder(folder: Path) -> Listing:
+    """List the posts of a folder: a picture and a text file of one name are one post, either alone is one too.
+
+    Pictures of one name, such as a.jpg and a.png, are posts of their own, to each of which the text belongs.
+
+    Raises:
+        UserError: there is neither in it.
+    """
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    pictures, captions = _by_stem(files, PICTURES), _by_stem(files, (CAPTION,))
+    if not pictures and not captions:
+        raise UserError(f"{folder} holds no pictures ({', '.join(PICTURES)}) and no captions ({CAPTION})")
+    posts = []
+    for stem in sorted(pictures.keys() | captions.keys()):
+        text, fault = _caption(captions.get(stem, []))
+        images: Sequence[Path | None] = pictures.get(stem) or [None]
+        for image in images:
+            name = stem if image is None or len(images) == 1 else image.name
+            posts.append(InputPost(_printable(name), image, text, fault=fault))
+    known = {path for paths in (*pictures.values(), *captions.values()) for path in paths}
+    ignored = tuple(_printable(path.name) for path in files if path not in known)
+    return Listing(tuple(posts), ignored, frozenset(known))
+
+
+def read_csv(path: Path, names: Mapping[str, str] | None = None) -> Listing:
+    """List the posts of a CSV: images are paths from its folder, and an image or a text may be empty.
+
+    Columns are found by the names in `COLUMNS`, whatever their letter case, or are those that `names` gives. The
+    header says whether commas, semicolons or tabs part the cells.
+
+    Raises:
+        UsageError: a column is not there, or could be one of several.
+        UserError: it is no CSV in UTF-8, or has no row.
+    """
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = max(_DELIMITERS, key=file.readline().count)
+            file.seek(0)
+            rows = _numbered(csv.reader(file, delimiter=delimiter, strict=True))
+            header = [cell.strip() for cell in next(rows, (1, []))[1]]
+            places = _places(path, header, names or {})
+            posts = []
+            for line, cells in rows:
+                posts.append(_asked(path.parent, line, cells, places, len(header)))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not in UTF-8 ({error}): save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise UserError(f"{path}, after line {line}: {error}; check the quotes") from error
+    finally:
+        csv.field_size_limit(limit)
+    if not posts:
+        raise UserError(f"{path} has no rows")
+    ignored = tuple(name for place, name in enumerate(header) if place not in places.values())
+    return Listing(tuple(posts), ignored, frozenset([path, *(post.image for post in posts if post.image)]))
+
+
+def _numbered(reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, each with the number of the line that it begins on."""
+    line = 1
+    for cells in reader:
+        if cells:
+            yield line, cells
+        line = reader.line_num + 1  # type: ignore[attr-defined]
+
+
+def _places(path: Path, header: Sequence[str], names: Mapping[str, str]) -> dict[str, int]:
+    """Find the place of each column of `COLUMNS` that is there."""
+    places = {}
+    for role, known in COLUMNS.items():
+        wanted = [names[role]] if role in names else known
+        matches = [place for place, name in enumerate(header) if (name if role in names else name.casefold()) in wanted]
+        if len(matches) > 1:
+            choice = " or ".join(header[place] for place in matches)
+            raise UsageError(f"{path}: the {role} could be in {choice}: say in which with --column {role}=NAME")
+        if role in names and not matches:
+            raise unknown("column", names[role], header)
+        if matches:
+            places[role] = matches[0]
+    if not {"image", "text"} & places.keys():
+        raise UsageError(
+            f"{path} has the columns {', '.join(header) or 'none'}: say which holds what, with --column image=NAME "
+            "and --column text=NAME; a header on top names them"
+        )
+    return places
+
+
+def _asked(folder: Path, line: int, cells: Sequence[str], places: Mapping[str, int], width: int) -> InputPost:
+    values = {role: cells[place].strip() for role, place in places.items() if place < len(cells)}
+    image, text, label = (values.get(role, "") for role in ("image", "text", "label"))
+    fault = ""
+    if any(cell.strip() for cell in cells[width:]):
+        fault = f"line {line} has {len(cells)} cells, and the header {width}: quote a text that holds delimiters"
+    tone = label.casefold() if label.casefold() in TONES else label
+    return InputPost(values.get("id") or image or f"line {line}", folder / image if image else None, text, tone, fault)
+
+
+def _by_stem(files: Iterable[Path], suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    paths = defaultdict(list)
+    for path in files:
+        if path.suffix.lower() in suffixes and path.is_file():
+            paths[path.stem].append(path)
+    return dict(paths)
+
+
+def _caption(paths: Sequence[Path]) -> tuple[str, str]:
+    """Return the caption in the files that have a post's name, and why it cannot be told; one of them is empty."""
+    if len(paths) > 1:
+        return "", f"its caption could be {' or '.join(_printable(path.name) for path in paths)}"
+    try:
+        return decode_caption(paths[0].read_bytes())[0] if paths else "", ""
+    except OSError as error:
+        return "", f"its caption is not there to be read ({error.strerror})"
+
+
+def _printable(name: str) -> str:
+    """Return a file's name with a mark in the place of bytes that are not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")

@@ -1,0 +1,317 @@
+"""Adapters and classifier heads on a frozen base: attach, save, load, merge, detach."""
+
+import os
+import re
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from src.core.config_parser import build
+from src.core.errors import UsageError, UserError, unknown
+from src.core.files import read_json, write_json
+from src.core.labels import TONES
+from src.core.training_config import TrainingConfig
+from src.modeling.base import ToneModel
+from src.modeling.segments import Segment
+from src.training.dropout import Dropout
+from src.training.memory import set_checkpointing
+from src.training.sharding import fill, full_tensor, put_back
+
+
+class ClassifierHead(nn.Sequential):
+    """Layer norm, then 0 to 2 hidden layers (GELU), then one logit a tone; dropout before every linear layer.
+
+    The norm makes one learning rate fit the pooled states of all models, whose scales differ by orders of magnitude.
+    """
+
+    def __init__(self, width: int, settings: TrainingConfig) -> None:
+        layers: list[nn.Module] = [nn.LayerNorm(width)]
+        for depth in range(settings.head_layers):
+            hidden = settings.head_width // 2**depth
+            layers += [nn.Dropout(settings.dropout), nn.Linear(width, hidden), nn.GELU()]
+            width = hidden
+        super().__init__(*layers, nn.Dropout(settings.dropout), nn.Linear(width, len(TONES)))
+
+    def forward(self, pooled_BD: Tensor) -> Tensor:
+        """logits_BK."""
+        logits_BK: Tensor = super().forward(pooled_BD)  # type: ignore[no-untyped-call]
+        return logits_BK
+
+
+ADAPTER_FILE = "adapter_model.safetensors"  # peft's own name, so that PeftModel.from_pretrained finds it
+
+
+HEAD_FILE = "head.safetensors"
+
+
+PARTS_FILE = "parts.safetensors"
+
+
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What is on a model now: peft's adapter (None where there is none), the readout, and parts that train as a whole.
+
+    `originals` are the base's own weights of those parts, by name.
+    """
+
+    model: ToneModel
+    settings: TrainingConfig
+    peft: PeftModel | None
+    originals: Mapping[str, Tensor]
+
+    @property
+    def readout(self) -> nn.Module:
+        """The model's readout."""
+        assert self.model.readout is not None
+        return self.model.readout
+
+    def modules(self) -> list[str]:
+        """Full names of the backbone's modules that carry an adapter."""
+        return [] if self.peft is None else list(self.peft.targeted_module_names)
+
+    def parts(self) -> dict[str, Tensor]:
+        """The weights of the base that train as a whole, by name."""
+        weights = dict(self.model.backbone.named_parameters())
+        return {name: full_tensor(weights[name].detach()) for name in self.originals}
+
+    def save(self, folder: Path, write: bool = True) -> None:
+        """Write the adapter in peft's layout, head and parts as safetensors, and the settings; all of it or nothing.
+
+        Of several processes all must call it, to gather what is sharded, and one with `write`.
+        """
+        weights = {} if self.peft is None else dict(self.peft.named_parameters())
+        trained = {name: full_tensor(weight.detach()) for name, weight in weights.items() if weight.requires_grad}
+        parts = self.parts()
+        head = {name: full_tensor(weight) for name, weight in self.readout.state_dict().items()}
+        if write:
+            self._write(folder, trained, parts, head)
+
+    def _write(
+        self, folder: Path, trained: Mapping[str, Tensor], parts: dict[str, Tensor], head: dict[str, Tensor]
+    ) -> None:
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        if self.peft is not None:
+            self.peft.save_pretrained(str(temporary), state_dict=trained)
+        if parts:
+            save_file(parts, temporary / PARTS_FILE)
+        save_file(head, temporary / HEAD_FILE)
+        write_json(temporary / SETTINGS_FILE, asdict(self.settings))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+
+    def merge(self) -> nn.Module:
+        """Work the adapter into the base's weights; returns the base, which needs peft no more.
+
+        Raises:
+            UserError: peft cannot merge this kind of adapter, or a merged weight is no number.
+        """
+        if self.peft is not None:
+            try:
+                self.peft.merge_and_unload(safe_merge=True)
+            except (NotImplementedError, ValueError) as error:
+                raise UserError(f"the adapter ({self.settings.adapter}) cannot be merged: {error}") from error
+        return self.model.backbone  # type: ignore[no-any-return]
+
+    def detach(self) -> None:
+        """Leave the base bit for bit what it was; a base that was sharded stays so, and is not to be used again."""
+        self.model.readout = None
+        if self.peft is not None:
+            self.peft.unload()
+        weights = dict(self.model.backbone.named_parameters())
+        for name, original in self.originals.items():
+            put_back(weights[name], original)
+        set_checkpointing(self.model.backbone, False)
+        self.model.requires_grad_(False).zero_grad(set_to_none=True)
+        self.model.eval()
+
+
+def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Adapter:
+    """A fresh adapter and readout; the same seed and settings make the same weights, whatever was on before."""
+    torch.manual_seed(seed)
+    # What may be refused comes first, while nothing is on.
+    wholes = _prefixes(model, settings.trains.split())
+    readout = model.verbalizer_readout() if settings.objective == "words" else None
+    peft = None
+    if settings.rank:
+        with warnings.catch_warnings():
+            # peft 0.21 asks for a name that transformers 5.23 has begun to rename.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            peft = get_peft_model(model.backbone, _config(model, settings))
+        _use_fast_dropout(peft)
+    if readout is None:
+        readout = ClassifierHead(model.width, settings)
+    model.readout = readout.to(model.device)
+    return Adapter(model, settings, peft, _unfreeze(model, wholes))
+
+
+@contextmanager
+def fresh_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Iterator[Adapter]:
+    """A fresh adapter for as long as the context lasts."""
+    adapter = attach_adapter(model, settings, seed)
+    try:
+        yield adapter
+    finally:
+        adapter.detach()
+
+
+def load(model: ToneModel, folder: Path) -> Adapter:
+    """Put a saved adapter and readout on.
+
+    Raises:
+        UserError: a file is missing or damaged, or its weights are not exactly those that the settings call for;
+            nothing is left on the model then.
+    """
+    settings = build(TrainingConfig, read_json(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE))
+    adapter = attach_adapter(model, settings, seed=0)
+    try:
+        if adapter.peft is not None:
+            state = _read(folder / ADAPTER_FILE, get_peft_model_state_dict(adapter.peft))
+            set_peft_model_state_dict(adapter.peft, state)
+        if adapter.originals:
+            restore(model.backbone, _read(folder / PARTS_FILE, adapter.parts()))
+        adapter.readout.load_state_dict(_read(folder / HEAD_FILE, adapter.readout.state_dict()))
+    except UserError:
+        adapter.detach()
+        raise
+    model.eval()
+    return adapter
+
+
+@contextmanager
+def saved_adapter(model: ToneModel, folder: Path) -> Iterator[Adapter]:
+    """A saved adapter for as long as the context lasts; raises as `load` does."""
+    adapter = load(model, folder)
+    try:
+        yield adapter
+    finally:
+        adapter.detach()
+
+
+def trainable_state(model: ToneModel) -> dict[str, Tensor]:
+    """A copy of all that is trained, whole, on the CPU."""
+    trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+    return {name: full_tensor(weight).cpu().clone() for name, weight in trained.items()}
+
+
+def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put copies of weights back by their names."""
+    weights = dict(module.named_parameters())
+    for name, copy in state.items():
+        fill(weights[name], copy)
+
+
+def _prefixes(model: ToneModel, segments: Sequence[str]) -> tuple[str, ...]:
+    """What the names of the weights of some segments begin with."""
+    known = [segment.name for segment in model.segments if segment.modules]
+    for name in segments:
+        if name not in known:
+            raise unknown("part of the model", name, set(known))
+    return tuple(prefix for each in model.segments if each.name in segments for prefix in each.modules)
+
+
+def _unfreeze(model: ToneModel, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Make weights of the base trainable, in float32; returns what they were."""
+    originals = {}
+    for name, weight in model.backbone.named_parameters():
+        if name.startswith(prefixes) and not weight.requires_grad:
+            # A copy, for float() gives the same memory where the weights are float32 already.
+            originals[name], weight.data = weight.data, weight.data.float().clone()
+            weight.requires_grad_(True)
+    return originals
+
+
+def _config(model: ToneModel, settings: TrainingConfig) -> PeftConfig:
+    targets = _target_modules(model, settings)
+    if settings.adapter == "ia3":
+        return IA3Config(target_modules=targets, feedforward_modules=[])
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        use_dora=settings.adapter == "dora",
+        use_rslora=settings.adapter == "rslora",
+        bias="none",
+    )
+
+
+def _use_fast_dropout(peft: PeftModel) -> None:
+    for layer in peft.modules():
+        if isinstance(layer, LoraLayer):
+            for name, dropout in layer.lora_dropout.items():
+                if isinstance(dropout, nn.Dropout):  # none stands where nothing is dropped
+                    layer.lora_dropout[name] = Dropout(dropout.p)
+
+
+def _target_modules(model: ToneModel, settings: TrainingConfig) -> str | list[str]:
+    """What takes adapters, as peft wants it: a pattern where all that can does, else names."""
+    pattern = model.spec.target_modules(settings.targets)
+    left_out = _left_out(model, settings)
+    if not left_out:
+        return pattern
+    names = [name for name, _ in model.backbone.named_modules() if re.fullmatch(pattern, name)]
+    chosen = [name for name in names if not name.startswith(left_out)]
+    if not chosen:
+        raise UsageError(f"{model.spec.name} has nothing to adapt in {settings.adapts} ({settings.adapt_layers})")
+    return chosen
+
+
+def _left_out(model: ToneModel, settings: TrainingConfig) -> tuple[str, ...]:
+    """What the names of weights begin with that take no adapter: other segments, and layers that are too low."""
+    adapts = settings.adapts.split()
+    _prefixes(model, adapts)
+    left_out = [segment for segment in model.segments if adapts and segment.name not in adapts]
+    return tuple(prefix for each in left_out + _low_layers(model, settings.adapt_layers) for prefix in each.modules)
+
+
+def _low_layers(model: ToneModel, adapt_layers: str) -> list[Segment]:
+    """The layers below the adapted ones of each stack."""
+    if adapt_layers == "all":
+        return []
+    last = adapt_layers.removeprefix("last-")
+    depths = Counter(segment.name for segment in model.segments if segment.layers)
+    kept = {name: depth // 2 if last == "half" else int(last) for name, depth in depths.items()}
+    for name, depth in depths.items():
+        if not 0 < kept[name] <= depth:
+            raise UsageError(f"adapt_layers {adapt_layers}: {name} of {model.spec.name} has {depth} layers")
+    return [each for each in model.segments if each.layers and each.layers[1] <= depths[each.name] - kept[each.name]]
+
+
+def _read(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the adapter is not whole")
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    shapes, found = ({name: weight.shape for name, weight in each.items()} for each in (wanted, state))
+    stray = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    if stray:
+        raise UserError(
+            f"{path} does not fit: {len(stray)} weights missing, unexpected or misshapen, such as {stray[0]}"
+        )
+    return state

@@ -1,0 +1,242 @@
+"""The cache: what the frozen part makes of a post, computed once and read by every trial and epoch.
+
+A store holds the features of one boundary (checkpoint, preprocessing, frozen segments, precision), keyed by the digest
+of each post's content, so another split or more posts encode only what is new. Several processes may read one store,
+and fill it one after the other.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from src.core.config_parser import build
+from src.core.errors import UsageError, UserError
+from src.core.files import write_json
+from src.core.locks import lock
+from src.data.images import EncodablePost
+from src.modeling.base import Features, ToneModel
+from src.modeling.segments import LENGTH, joined
+from src.training.cache_encoder import encode_further, encode_posts
+from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, write
+
+FACTS = "boundary.json"
+POSTS_A_SHARD = 512
+BYTES_A_SHARD = 1 << 28
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where the frozen part of a model ends, and all else that its features depend on besides the posts."""
+
+    model: str
+    checkpoint: str
+    revision: str
+    preprocessing: str
+    dtype: str
+    segments: tuple[str, ...]
+    features: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: ToneModel) -> "Boundary":
+        """The boundary of what is frozen in `model` now."""
+        return cls(
+            model.spec.name,
+            model.checkpoint.source,
+            model.checkpoint.revision,
+            model.preprocessing_digest(),
+            str(model.backbone.dtype).removeprefix("torch."),
+            tuple(segment.label for segment in model.frozen_segments()),
+            model.cached_names(),
+        )
+
+    @property
+    def key(self) -> str:
+        """A digest of it all but the checkpoint's place: a revision is the same weights wherever they are."""
+        facts = [self.revision, self.preprocessing, self.dtype, *self.segments, *self.features]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+    def lies_before(self, other: "Boundary") -> bool:
+        """Whether these features are on the way to the other's."""
+        same = ("model", "revision", "preprocessing", "dtype")
+        alike = all(getattr(self, name) == getattr(other, name) for name in same)
+        return alike and set(self.segments) < set(other.segments)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """The features of a sequence of posts, read from the store when asked for."""
+
+    rows: Sequence[tuple[Shard, int]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Features:
+        """One post's features, without a leading batch dimension, copied out of the memory map."""
+        shard, row = self.rows[index]
+        return {name: array.read(row) for name, array in shard.arrays.items()}
+
+    def lengths(self) -> list[int]:
+        """Tokens of each post, whatever is cached of it: batches are made by them."""
+        return [int(shard.arrays[LENGTH].flat[row]) for shard, row in self.rows]
+
+
+class FeatureStore:
+    """The features of one boundary of one model."""
+
+    def __init__(self, folder: Path, boundary: Boundary) -> None:
+        self.folder = folder
+        self.boundary = boundary
+        self._rows: dict[str, tuple[Shard, int]] = {}
+        self._shards_open: dict[str, Shard] = {}
+        self._verified: set[Path] = set()
+        self._discard_if_foreign()
+        self._open_new()
+
+    @classmethod
+    def of(cls, root: Path, model: ToneModel) -> "FeatureStore":
+        """The store under `root` for what is frozen in `model` now."""
+        boundary = Boundary.of(model)
+        title = [segment.label for segment in joined(model.frozen_segments())] or ["inputs"]
+        return cls(root / model.spec.name / "-".join([*title, boundary.key]), boundary)
+
+    def ensure(
+        self, model: ToneModel, posts: Sequence[EncodablePost], batch_size: int, advance: Callable[[int], None]
+    ) -> int:
+        """Encode the posts that are not in the store yet; returns how many that were.
+
+        Whatever of it is damaged is named in the log and encoded again.
+
+        Raises:
+            UserError: a post's picture cannot be read, or the disk has no room for what is missing.
+        """
+        self.verify(posts)
+        if not self._missing(posts):
+            return 0
+        with lock(self.folder.with_name(f".{self.folder.name}.lock")):
+            self._open_new()  # what another process has encoded meanwhile
+            missing = self._missing(posts)
+            for shard in self._shards(model, missing, batch_size, advance):
+                digests = [post.digest for post, _ in shard]
+                self._verified.add(write(self.folder, digests, [features for _, features in shard]))
+            self._open_new()
+        return len(missing)
+
+    def verify(self, posts: Iterable[EncodablePost]) -> None:
+        """Read whatever holds these posts, once in the life of this object, and drop what is damaged."""
+        holding = {id(shard): shard for shard, _ in (self._rows[post.digest] for post in posts if post.digest in self)}
+        for shard in holding.values():
+            if shard.folder not in self._verified:
+                try:
+                    shard.verify()
+                    self._verified.add(shard.folder)
+                except Damaged as damage:
+                    self._drop(shard, str(damage))
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._rows
+
+    def table(self, posts: Iterable[EncodablePost]) -> FeatureTable:
+        """The features of posts that `ensure` has seen, in their order."""
+        return FeatureTable([self._rows[post.digest] for post in posts])
+
+    def num_bytes(self) -> int:
+        """What the store takes on disk."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def _missing(self, posts: Sequence[EncodablePost]) -> list[EncodablePost]:
+        return list({post.digest: post for post in posts if post.digest not in self._rows}.values())
+
+    def _shards(
+        self, model: ToneModel, posts: Sequence[EncodablePost], batch_size: int, advance: Callable[[int], None]
+    ) -> Iterator[list[tuple[EncodablePost, Features]]]:
+        shard: list[tuple[EncodablePost, Features]] = []
+        size = 0
+        for number, batch in enumerate(self._batches(model, posts, batch_size)):
+            if number == 0:
+                self._begin(batch, len(posts))
+            shard += batch
+            size += sum(num_bytes(features) for _, features in batch)
+            advance(len(batch))
+            if len(shard) >= POSTS_A_SHARD or size >= BYTES_A_SHARD:
+                yield shard
+                shard, size = [], 0
+        if shard:
+            yield shard
+
+    def _batches(
+        self, model: ToneModel, posts: Sequence[EncodablePost], batch_size: int
+    ) -> Iterator[list[tuple[EncodablePost, Features]]]:
+        rest = posts
+        for source in self._earlier():
+            source.verify(rest)
+            known = [post for post in rest if post.digest in source]
+            rest = [post for post in rest if post.digest not in source]
+            for chunk in _chunks(known, POSTS_A_SHARD):
+                table = source.table(chunk)
+                yield from encode_further(model, chunk, table.lengths(), table.__getitem__, batch_size)
+        for chunk in _chunks(rest, POSTS_A_SHARD):
+            yield from encode_posts(model, chunk, batch_size)
+
+    def _earlier(self) -> list["FeatureStore"]:
+        """Stores of boundaries that lie before this one, the nearest first."""
+        found = {path.parent: _read_boundary(path) for path in sorted(self.folder.parent.glob(f"*/{FACTS}"))}
+        before = [(path, each) for path, each in found.items() if each and each.lies_before(self.boundary)]
+        before.sort(key=lambda item: -len(item[1].segments))
+        return [FeatureStore(path, each) for path, each in before]
+
+    def _begin(self, batch: Sequence[tuple[EncodablePost, Features]], num_posts: int) -> None:
+        """Say what the folder is for, if the disk has room for all posts; `batch` is the first of them."""
+        needed = sum(num_bytes(features) for _, features in batch) / len(batch) * num_posts
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise UserError(
+                f"{self.folder} would take {needed / 1e6:,.1f} MB for {num_posts:,} posts, and "
+                f"{free / 1e6:,.1f} MB are free: make room there, or make outputs/cache a link to a larger disk"
+            )
+        write_json(self.folder / FACTS, asdict(self.boundary))
+
+    def _discard_if_foreign(self) -> None:
+        found = _read_boundary(self.folder / FACTS)
+        if any(self.folder.glob("shard-*")) and (found is None or found.key != self.boundary.key):
+            _discard(self.folder, "it does not say that it is of this boundary")
+
+    def _open_new(self) -> None:
+        for path in sorted(self.folder.glob("shard-*")):
+            if path.name not in self._shards_open:
+                try:
+                    self._add(open_shard(path))
+                except Damaged as damage:
+                    _discard(path, str(damage))
+
+    def _add(self, shard: Shard) -> None:
+        self._shards_open[shard.folder.name] = shard
+        self._rows |= {digest: (shard, row) for row, digest in enumerate(shard.posts)}
+
+    def _drop(self, shard: Shard, why: str) -> None:
+        _discard(shard.folder, why)
+        del self._shards_open[shard.folder.name]
+        self._rows = {digest: row for digest, row in self._rows.items() if row[0] is not shard}
+
+
+def _discard(folder: Path, why: str) -> None:
+    _log.warning("%s is not used: %s; what it held is encoded again", folder, why)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_boundary(path: Path) -> Boundary | None:
+    try:
+        return build(Boundary, json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, ValueError, UsageError):
+        return None
+
+
+def _chunks(items: Sequence[EncodablePost], size: int) -> Iterator[Sequence[EncodablePost]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

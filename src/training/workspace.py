@@ -1,0 +1,117 @@
+"""What the stages that run a model need at hand: its base in memory, the posts by part, and their cached features."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from src.core.files import read_json
+from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
+from src.core.records import Post, read_posts, read_split
+from src.core.training_config import TrainingConfig
+from src.data.augmentation import AugmentedPost, augmented
+from src.modeling.base import Checkpoint, ToneModel
+from src.models.catalog import model_class
+from src.training.cache import Boundary, FeatureStore
+from src.training.dataset import LabelledFeatures
+from src.training.distributed import loading_device, own_device
+
+CHECKPOINT_FILE = "checkpoint.json"
+
+
+def _ignore(count: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """One base in memory, and the labelled posts of each part."""
+
+    model: ToneModel
+    parts: dict[str, list[Post]]
+    cache: Path = CACHE
+    _stores: dict[Boundary, FeatureStore] = field(default_factory=dict, repr=False)
+
+    def facts(self) -> dict[str, str]:
+        """What scores depend on besides the settings: the weights and the posts, for tags and names."""
+        return facts_of(self.model.spec.name, self.model.checkpoint)
+
+    def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = _ignore) -> LabelledFeatures:
+        """The posts of a part with the features that the model, as it is adapted now, reads.
+
+        They come from the cache; what is not there yet is encoded first.
+        """
+        posts = self.parts[part]
+        store = self.store()
+        store.ensure(self.model, posts, batch_size, advance)
+        return LabelledFeatures(posts, store.table(posts))
+
+    def training(
+        self, settings: TrainingConfig, batch_size: int = 32, advance: Callable[[int], None] = _ignore
+    ) -> LabelledFeatures:
+        """The same of the train part, with the altered views of its posts that the settings ask for."""
+        data, rows = self.data("train", batch_size, advance), views_of(self.parts["train"], settings)
+        store = self.store()
+        store.ensure(self.model, [each for row in rows for each in row], batch_size, advance)
+        return replace(data, views=tuple(store.table(row) for row in rows))
+
+    def store(self) -> FeatureStore:
+        """The cache of what is frozen in the model now; opened, and hence checked, once."""
+        boundary = Boundary.of(self.model)
+        if boundary not in self._stores:
+            self._stores[boundary] = FeatureStore.of(self.cache, self.model)
+        return self._stores[boundary]
+
+
+def views_of(posts: Sequence[Post], settings: TrainingConfig) -> list[list[AugmentedPost]]:
+    """The altered views of posts that the settings ask for: a list of all posts' for each number."""
+    numbers = range(1, settings.views + 1) if settings.augment else ()
+    return [[augmented(post, settings.augment, number) for post in posts] for number in numbers]
+
+
+def open_workspace(name: str) -> Workspace:
+    """The workspace of one model, from what `prepare`, `split` and `encode` wrote.
+
+    Raises:
+        UserError: one of them has not run.
+    """
+    return Workspace(load_model(name, checkpoint_of(name)), posts_by_part())
+
+
+def checkpoint_of(name: str) -> Checkpoint:
+    """Which weights `encode` found for a model.
+
+    Raises:
+        UserError: it has not run.
+    """
+    return Checkpoint(**read_json(checkpoint_folder(name).parent / CHECKPOINT_FILE))
+
+
+def facts_of(name: str, checkpoint: Checkpoint) -> dict[str, str]:
+    """What scores depend on besides the settings: the weights and the posts, for tags and names."""
+    return {
+        "model": name,
+        "scale": checkpoint.scale,
+        "weights": "random" if checkpoint.is_local else "pretrained",
+        "checkpoint": checkpoint.source,
+        "checkpoint_revision": checkpoint.revision,
+        **{each: read_json(SPLIT_REPORT)[each] for each in ("data_digest", "split_digest")},
+    }
+
+
+def load_model(name: str, checkpoint: Checkpoint, device: str | None = None) -> ToneModel:
+    """A model on a device, or the best there is: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow."""
+    where = torch.device(device) if device else loading_device()
+    dtype = torch.bfloat16 if (where if device else own_device()).type == "cuda" else torch.float32
+    return model_class(name).load(checkpoint, where, dtype)
+
+
+def posts_by_part() -> dict[str, list[Post]]:
+    """The labelled posts of each part, in the order of the table of posts."""
+    part_of = read_split(SPLIT)
+    parts: dict[str, list[Post]] = {part: [] for part in dict.fromkeys(part_of.values())}
+    for post in read_posts(POSTS):
+        if post.id in part_of:
+            parts[part_of[post.id]].append(post)
+    return parts

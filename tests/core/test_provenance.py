@@ -1,0 +1,70 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+from src.core import provenance
+from src.core.provenance import code_digest, imported, training_key
+from src.core.training_config import TrainingConfig
+from src.models.catalog import MODELS
+
+SETTINGS = TrainingConfig(objective="head", rank=1, alpha=1, dropout=0.0, lr=0.001)
+FACTS = {"model": "clip", "split_digest": "s"}
+
+
+@pytest.fixture
+def root(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the code, whose digests are taken anew."""
+    shutil.copytree(repo_root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(provenance, "_ROOT", tmp_path)
+    return tmp_path
+
+
+def digest(model: str) -> str:
+    return code_digest.__wrapped__(model)
+
+
+@pytest.mark.parametrize(
+    ("changed", "models"),
+    [
+        ("learning/fitting.py", set(MODELS)),
+        ("learning/shards.py", set(MODELS)),
+        ("data/augmentation.py", set(MODELS)),
+        ("core/settings.py", set(MODELS)),
+        ("models/segments.py", set(MODELS)),
+        ("models/blip2.py", {"blip2"}),
+        ("models/llava_format.py", {"llava", "tinyllava"}),
+        ("models/catalog.py", set()),
+        ("tuned/saliency.py", set()),
+        ("sizing/rehearsal.py", set()),
+        ("data/leaks.py", set()),
+        ("services/terminal.py", set()),
+        ("train.py", set()),
+    ],
+)
+def test_only_code_that_a_training_runs_changes_its_digest(root: Path, changed: str, models: set[str]) -> None:
+    before = {model: digest(model) for model in MODELS}
+    with (root / "src" / changed).open("a") as file:
+        file.write("# changed\n")
+    assert {model for model in MODELS if digest(model) != before[model]} == models
+
+
+def test_imports_are_followed_wherever_they_stand_but_not_beyond_what_is_left_out(root: Path) -> None:
+    (root / "src" / "first.py").write_text("def late():\n    from src.second import nothing\n")
+    (root / "src" / "second.py").write_text("from src import third\nimport json\n")
+    (root / "src" / "third.py").write_text("from src.first import late\n")
+    first = root / "src" / "first.py"
+    assert {path.name for path in imported([first])} == {"first.py", "second.py", "third.py"}
+    assert {path.name for path in imported([first], frozenset({"src/second.py"}))} == {"first.py", "second.py"}
+
+
+def test_a_training_has_a_key_of_all_that_its_scores_depend_on() -> None:
+    first = training_key(SETTINGS, FACTS, 1)
+    assert first == training_key(SETTINGS, dict(reversed(FACTS.items())), 1)
+    others = [
+        training_key(TrainingConfig(**{**SETTINGS.__dict__, "rank": 2}), FACTS, 1),
+        training_key(SETTINGS, {**FACTS, "split_digest": "t"}, 1),
+        training_key(SETTINGS, {**FACTS, "model": "blip2"}, 1),
+        training_key(SETTINGS, FACTS, 2),
+    ]
+    assert len({first, *others}) == 5

@@ -1,0 +1,106 @@
+from collections import Counter
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from src.core.errors import InfeasibleAnalysis
+from src.core.records import Post
+from src.data.ablations import CONDITIONS, conditions, halves, shuffled_images
+from src.data.captions import hashtags, without_hashtags
+
+
+def post(key: str, caption: str = "a caption") -> Post:
+    return Post(key, f"data/{key}.jpg", caption, "positive", "positive", "positive", key)
+
+
+POSTS = [post(str(n), f"caption {n} #tag{n}") for n in range(20)]
+SINGLE_PROCESS = {each.id: each.id for each in POSTS}
+
+
+@pytest.mark.parametrize(
+    ("caption", "rest"),
+    [
+        ("so happy today", "so happy today"),
+        ("two  spaces, and a\nnew line", "two  spaces, and a\nnew line"),
+        ("#happy day at the #beach!", "day at the !"),
+        ("#happy #sunny", ""),
+        ("one#two#three four", "one four"),
+        ("#été #счастье \N{FULLWIDTH NUMBER SIGN}full #snake_case #2016", ""),
+        ("we are # 1", "we are # 1"),
+        ("it&#39;s http://example.org/#about", "it&#39;s http://example.org/#about"),
+        ("", ""),
+    ],
+)
+def test_hashtags_go_with_their_words_and_nothing_else_does(caption: str, rest: str) -> None:
+    assert without_hashtags(caption) == rest
+
+
+def test_hashtags_are_found_where_they_are_taken_away() -> None:
+    assert hashtags("#Happy day, #happy! it&#39;s \N{FULLWIDTH NUMBER SIGN}Beach /#about") == {"#happy", "#beach"}
+
+
+def test_each_condition_changes_what_it_says() -> None:
+    givers = [*POSTS[1:], POSTS[0]]
+    found = conditions(POSTS, givers)
+    assert tuple(found) == CONDITIONS
+    assert all(len(shown) == len(POSTS) for shown in found.values())
+    first = {name: shown[0] for name, shown in found.items()}
+    assert (first["both"].image, first["both"].caption) == ("data/0.jpg", "caption 0 #tag0")
+    assert (first["image"].image, first["image"].caption) == ("data/0.jpg", "")
+    assert (first["shuffled"].image, first["shuffled"].caption) == ("data/1.jpg", "caption 0 #tag0")
+    assert (first["no-hashtags"].image, first["no-hashtags"].caption) == ("data/0.jpg", "caption 0")
+    assert first["text"].caption == "caption 0 #tag0"
+
+
+def test_without_givers_all_but_the_shuffled_is_shown() -> None:
+    assert tuple(conditions(POSTS, [])) == tuple(name for name in CONDITIONS if name != "shuffled")
+
+
+def test_text_alone_stands_beside_one_even_grey() -> None:
+    (image,) = {shown.image for shown in halves(POSTS)["text"]}
+    assert isinstance(image, bytes)
+    with Image.open(BytesIO(image)) as picture:
+        low, high = zip(*picture.getextrema(), strict=True)
+    assert len({*low, *high}) == 1
+
+
+def test_every_picture_is_given_once_and_none_to_its_own_post() -> None:
+    for seed in range(50):
+        givers = shuffled_images(POSTS, SINGLE_PROCESS, seed)
+        assert sorted(giver.id for giver in givers) == sorted(SINGLE_PROCESS)
+        assert all(giver.id != own.id for giver, own in zip(givers, POSTS, strict=True))
+
+
+def test_the_seed_decides_who_gives_to_whom_and_the_order_of_posts_does_not() -> None:
+    def giver_of(posts: list[Post], seed: int) -> dict[str, str]:
+        givers = shuffled_images(posts, SINGLE_PROCESS, seed)
+        return {own.id: giver.id for own, giver in zip(posts, givers, strict=True)}
+
+    assert giver_of(POSTS, 1) == giver_of(POSTS[::-1], 1)
+    assert giver_of(POSTS, 1) != giver_of(POSTS, 2)
+
+
+def test_each_other_post_is_as_likely_to_give_as_any() -> None:
+    """The chi-squared statistic of 4 givers in 2,000 draws exceeds 16.3 once in a thousand."""
+    few = POSTS[:5]
+    counts = Counter(shuffled_images(few, SINGLE_PROCESS, seed)[0].id for seed in range(2000))
+    assert set(counts) == {"1", "2", "3", "4"}
+    assert sum((count - 500) ** 2 / 500 for count in counts.values()) < 16.3
+
+
+@pytest.mark.parametrize("sizes", [[1, 1], [2, 2], [3, 1, 2], [5, 5], [10, 1, 2, 3, 4], [1, 9, 4, 5]])
+def test_no_picture_goes_to_a_near_duplicate(sizes: list[int]) -> None:
+    groups = [str(number) for number, size in enumerate(sizes) for _ in range(size)]
+    posts = POSTS[: len(groups)]
+    group_of = {each.id: group for each, group in zip(posts, groups, strict=True)}
+    for seed in range(50):
+        givers = shuffled_images(posts, group_of, seed)
+        assert sorted(giver.id for giver in givers) == sorted(group_of)
+        assert all(group_of[own.id] != group_of[giver.id] for own, giver in zip(posts, givers, strict=True))
+
+
+def test_where_most_posts_are_one_and_the_same_none_can_be_shuffled() -> None:
+    group_of = {each.id: "0" for each in POSTS[:11]} | {each.id: each.id for each in POSTS[11:]}
+    with pytest.raises(InfeasibleAnalysis, match="11 of 20 posts are near-duplicates"):
+        shuffled_images(POSTS, group_of, seed=1)

@@ -1,0 +1,175 @@
+"""Posts that users bring along, whole and in halves."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from src.core.errors import UsageError, UserError
+from src.data.images import blank
+from src.data.inputs import InputPost, read_csv, read_folder
+
+
+@pytest.fixture
+def picture(repo_root: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(repo_root / "sample" / "data" / "1.jpg", tmp_path / "a.jpg"))
+
+
+def write(folder: Path, content: str) -> Path:
+    table = folder / "posts.csv"
+    table.write_text(content, newline="")
+    return table
+
+
+def test_a_folder_pairs_pictures_and_captions_by_their_names(picture: Path, tmp_path: Path) -> None:
+    shutil.copy(picture, tmp_path / "b.JPG")
+    (tmp_path / "a.txt").write_text("what a day\r\n")
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "notes.md").write_text("not a post")
+    (tmp_path / "._a.jpg").write_text("what some archives leave behind")
+    (tmp_path / "d.jpg").mkdir()
+    listing = read_folder(tmp_path)
+    assert listing.posts == (
+        InputPost("a", tmp_path / "a.jpg", "what a day"),
+        InputPost("b", tmp_path / "b.JPG", ""),
+        InputPost("c", None, "café"),
+    )
+    assert [post.missing for post in listing.posts] == ["", "text", "image"]
+    assert listing.ignored == ("d.jpg", "notes.md")
+    assert listing.files == {tmp_path / name for name in ("a.jpg", "a.txt", "b.JPG", "c.txt")}
+
+
+def test_pictures_that_differ_in_extension_alone_stay_posts_of_their_own(picture: Path, tmp_path: Path) -> None:
+    shutil.copy(picture, tmp_path / "a.JPG")
+    shutil.copy(picture, tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("what a day")
+    posts = read_folder(tmp_path).posts
+    assert [(post.id, post.image, post.text) for post in posts] == [
+        (name, tmp_path / name, "what a day") for name in ("a.JPG", "a.jpg", "a.png")
+    ]
+
+
+def test_a_post_with_two_captions_says_that_it_cannot_be_told(picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "a.TXT").write_text("other")
+    (post,) = read_folder(tmp_path).posts
+    with pytest.raises(UserError, match=r"its caption could be a\.TXT or a\.txt"):
+        post.read()
+
+
+def test_a_file_name_that_is_not_utf_8_is_shown_with_a_mark(picture: Path, tmp_path: Path) -> None:
+    picture.rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
+    (post,) = read_folder(tmp_path).posts
+    assert post.id == "caf\N{REPLACEMENT CHARACTER}"
+    assert post.read().startswith(b"\xff\xd8")
+
+
+def test_a_csv_names_pictures_from_its_own_folder(picture: Path, tmp_path: Path) -> None:
+    table = tmp_path / "posts.csv"
+    rows = ["image,text,label,more", 'a.jpg,"a, b",positive,1', ",only words,,", "a.jpg,,neutral,"]
+    table.write_text("\n".join(rows), encoding="utf-8-sig")
+    listing = read_csv(table)
+    assert listing.posts == (
+        InputPost("a.jpg", picture, "a, b", "positive"),
+        InputPost("line 3", None, "only words"),
+        InputPost("a.jpg", picture, "", "neutral"),
+    )
+    assert listing.ignored == ("more",)
+    assert listing.files == {table, picture}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image_path,caption\na.jpg,so\n",
+        "Picture , TEXT\na.jpg,so\n",
+        "caption;image\nso;a.jpg\n",
+        "image\ttext\na.jpg\tso\n",
+        "\n\nimage,text\r\n\r\na.jpg,so,,\r\n",
+    ],
+)
+def test_columns_are_found_by_their_usual_names(content: str, tmp_path: Path) -> None:
+    (post,) = read_csv(write(tmp_path, content)).posts
+    assert (post.id, post.image, post.text, post.fault) == ("a.jpg", tmp_path / "a.jpg", "so", "")
+
+
+def test_columns_of_other_names_are_those_that_are_given(tmp_path: Path) -> None:
+    table = write(tmp_path, "id,Tweet,text,file,Sentiment\n7,so,no,a.jpg, Positive\n")
+    listing = read_csv(table, {"text": "Tweet", "image": "file", "label": "Sentiment"})
+    assert listing.posts == (InputPost("7", tmp_path / "a.jpg", "so", "positive"),)
+    assert listing.ignored == ("text",)
+
+
+def test_rows_have_the_numbers_of_the_lines_they_begin_on(tmp_path: Path) -> None:
+    table = write(tmp_path, 'text\none\n\n\n"two\nlines"\n\nthree\n')
+    assert [(post.id, post.text) for post in read_csv(table).posts] == [
+        ("line 2", "one"),
+        ("line 5", "two\nlines"),
+        ("line 8", "three"),
+    ]
+
+
+def test_a_row_that_cannot_be_read_is_a_post_that_says_why(tmp_path: Path) -> None:
+    long = "a" * 200_000
+    table = write(tmp_path, f"text,label\none, two,positive\n{long},\nso,happy\n")
+    cut, longest, stray = read_csv(table).posts
+    with pytest.raises(UserError, match="line 2 has 3 cells, and the header 2"):
+        cut.read()
+    assert longest.text == long
+    assert (stray.label, stray.text, "happy" in stray.remark) == ("happy", "so", True)
+    assert longest.remark == longest.fault == stray.fault == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "error", "message"),
+    [
+        ("photo,words\na.jpg,b\n", {}, UsageError, "has the columns photo, words: say which holds what"),
+        ("", {}, UsageError, "has the columns none"),
+        ("text,caption\na,b\n", {}, UsageError, "the text could be in text or caption"),
+        ("text,text\na,b\n", {}, UsageError, "the text could be in text or text"),
+        ("text,other\na,b\n", {"text": "others"}, UsageError, "unknown column 'others'; did you mean 'other'"),
+        ("image,text\n", {}, UserError, "has no rows"),
+        ('text\nso\n"no end\nso\n', {}, UserError, "after line 2: unexpected end of data"),
+    ],
+)
+def test_a_csv_that_is_no_table_of_posts_is_refused(
+    tmp_path: Path, content: str, names: dict[str, str], error: type[UserError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        read_csv(write(tmp_path, content), names)
+
+
+def test_a_csv_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "posts.csv").write_bytes(b"text\ncaf\xe9\n")
+    with pytest.raises(UserError, match="is not in UTF-8"):
+        read_csv(tmp_path / "posts.csv")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no pictures"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken.jpg", "^the image is no readable JPEG"),
+        ("gone.jpg", "^the image is not there"),
+        ("folder.jpg", "^the image is not there"),
+        ("nul\0.jpg", "^the image is not there"),
+        ("n" * 300, "^the image is not there"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_says_why(name: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(UserError, match=message):
+        InputPost("x", tmp_path / name, "words").read()
+
+
+def test_a_half_of_a_post_is_enough_and_none_is_not(picture: Path) -> None:
+    assert InputPost("x", picture, "").read() == picture.read_bytes()
+    assert InputPost("x", None, "words").read() == blank()
+    with pytest.raises(UserError, match="it has neither picture nor caption"):
+        InputPost("x", None, " ").read()

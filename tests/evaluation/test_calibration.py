@@ -1,0 +1,152 @@
+"""Calibration against scikit-learn and a known temperature; selective prediction against closed forms."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from src.core.labels import TONES
+from src.core.records import Prediction
+from src.evaluation.calibration import (
+    BINS,
+    accuracy_by_coverage,
+    best_temperature,
+    calibrate,
+    confidences,
+    expected_calibration_error,
+    hits,
+    log_loss,
+    reliability,
+    risk_coverage_area,
+    scaled,
+)
+
+Probabilities = NDArray[np.float64]
+
+
+def predictions(probabilities_NK: Probabilities, actual_N: NDArray[np.int64]) -> list[Prediction]:
+    return [
+        Prediction(str(key), TONES[actual], TONES[int(np.argmax(row))], *row)
+        for key, (row, actual) in enumerate(zip(probabilities_NK.tolist(), actual_N.tolist(), strict=True))
+    ]
+
+
+def simulated(num_posts: int, sureness: float, seed: int = 0) -> list[Prediction]:
+    """Tones drawn with the probabilities of a softmax; told are those of logits that are `sureness` times as large."""
+    rng = np.random.default_rng(seed)
+    logits_NK = rng.normal(scale=1.5, size=(num_posts, 3))
+    actual_N = np.argmax(logits_NK + rng.gumbel(size=(num_posts, 3)), axis=1)
+    return predictions(softmax(sureness * logits_NK, axis=1), actual_N)
+
+
+def sure(*posts: tuple[float, bool]) -> list[Prediction]:
+    """Positive posts by the confidence of their prediction, and whether it is right."""
+    return [
+        Prediction(str(key), "positive", *(("positive", rest, rest, top) if right else ("negative", top, rest, rest)))
+        for key, (top, right) in enumerate(posts)
+        for rest in [(1 - top) / 2]
+    ]
+
+
+# Reliability
+
+
+def test_bins_are_those_of_scikit_learns_calibration_curve() -> None:
+    rows = simulated(3000, sureness=2)
+    accuracy, confidence = calibration_curve(hits(rows), confidences(rows), n_bins=BINS)
+    filled = [each for each in reliability(rows) if each.posts]
+    assert [each.accuracy for each in filled] == pytest.approx(accuracy)
+    assert [each.confidence for each in filled] == pytest.approx(confidence)
+    assert all(each.low < confidence <= each.high for each, confidence in zip(filled, confidence, strict=True))
+    assert sum(each.posts for each in filled) == 3000
+
+
+def test_the_calibration_error_is_the_mean_gap_over_bins_by_their_posts() -> None:
+    rows = sure((0.9, True), (0.9, False), (0.9, True), (0.5, False))
+    assert expected_calibration_error(reliability(rows)) == pytest.approx(3 / 4 * abs(2 / 3 - 0.9) + 1 / 4 * 0.5)
+    empty = [each for each in reliability(rows) if not each.posts]
+    assert len(empty) == BINS - 2
+    assert all((each.accuracy, each.confidence) == (None, None) for each in empty)
+
+
+def test_a_system_that_is_as_sure_as_it_is_right_has_no_error() -> None:
+    rows = sure((0.75, True), (0.75, True), (0.75, True), (0.75, False))
+    assert expected_calibration_error(reliability(rows)) == pytest.approx(0)
+
+
+# Temperature
+
+
+@pytest.mark.parametrize("sureness", [0.4, 1.0, 2.5])
+def test_scaling_finds_the_temperature_that_the_logits_were_multiplied_by(sureness: float) -> None:
+    found = calibrate(val=simulated(20_000, sureness, seed=1), test=simulated(20_000, sureness, seed=2))
+    assert found.temperature == pytest.approx(sureness, rel=0.05)
+    assert found.ece_scaled < 0.015
+    assert found.nll_scaled <= found.nll + 1e-4
+    if sureness != 1:
+        assert found.ece > 0.05
+        assert found.nll_scaled < found.nll
+
+
+def test_no_other_temperature_is_better() -> None:
+    rows = simulated(500, sureness=3)
+    best = best_temperature(rows)
+    grid = np.geomspace(0.5, 8, 60)
+    assert log_loss(scaled(rows, best)) <= min(log_loss(scaled(rows, temperature)) for temperature in grid)
+
+
+def test_scaling_changes_how_sure_and_not_what_is_said() -> None:
+    rows = simulated(50, sureness=2)
+    softened = scaled(rows, 4)
+    assert [row.predicted for row in softened] == [row.predicted for row in rows]
+    assert all(row.negative + row.neutral + row.positive == pytest.approx(1) for row in softened)
+    assert np.all(confidences(softened) < confidences(rows))
+    assert confidences(scaled(softened, 1 / 4)) == pytest.approx(confidences(rows))
+
+
+def test_the_log_loss_is_scikit_learns() -> None:
+    rows = simulated(200, sureness=2)
+    told = [[row.negative, row.neutral, row.positive] for row in rows]
+    assert log_loss(rows) == pytest.approx(sklearn_log_loss([row.actual for row in rows], told, labels=list(TONES)))
+
+
+def test_where_no_temperature_is_better_it_is_1_and_where_all_are_right_the_lowest() -> None:
+    assert best_temperature(predictions(np.full((4, 3), 1 / 3), np.array([0, 1, 2, 0]))) == 1
+    assert best_temperature(sure((0.6, True), (0.7, True))) == pytest.approx(0.01, abs=0.05)
+
+
+def test_a_probability_of_nothing_is_no_reason_to_fail() -> None:
+    rows = predictions(np.array([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]]), np.array([0, 1, 2]))
+    found = calibrate(rows, rows)
+    assert np.isfinite(found.nll)
+    assert found.temperature > 1
+    assert found.nll_scaled < found.nll
+
+
+# Selective prediction
+
+
+def test_the_surest_posts_are_kept_first() -> None:
+    rows = sure((0.5, False), (0.9, True), (0.7, False), (0.8, True))
+    assert accuracy_by_coverage(rows) == pytest.approx([1, 1, 2 / 3, 1 / 2])
+
+
+def test_among_equally_sure_posts_the_curve_is_what_a_random_order_gives_on_average() -> None:
+    rows = sure((0.9, True), (0.7, True), (0.7, False), (0.7, False), (0.6, True))
+    rng, total, num_orders = np.random.default_rng(0), np.zeros(5), 4000
+    for _ in range(num_orders):
+        order = [0, *(1 + rng.permutation(3)), 4]
+        total += hits([rows[k] for k in order]).cumsum() / np.arange(1, 6)
+    assert accuracy_by_coverage(rows) == pytest.approx(total / num_orders, abs=0.02)
+    assert accuracy_by_coverage(rows) == pytest.approx(accuracy_by_coverage(rows[::-1]))
+
+
+def test_the_area_is_that_of_the_best_order_where_all_mistakes_come_last() -> None:
+    rows = sure(*[(0.9 - k / 100, True) for k in range(8)], (0.5, False), (0.45, False))
+    assert risk_coverage_area(rows) == pytest.approx((1 / 9 + 2 / 10) / 10)
+
+
+def test_the_area_is_the_error_where_a_system_is_equally_sure_of_all() -> None:
+    assert risk_coverage_area(sure((0.8, True), (0.8, False), (0.8, False), (0.8, True))) == pytest.approx(0.5)

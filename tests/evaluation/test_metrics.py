@@ -1,0 +1,81 @@
+import warnings
+
+import pytest
+
+from src.core.records import Prediction
+from src.evaluation.metrics import report, scores
+
+
+def said(actual: str, predicted: str) -> Prediction:
+    return Prediction("1", actual, predicted, 0.2, 0.3, 0.5)
+
+
+# Rows actual, columns predicted, both negative, neutral, positive.
+CONFUSION = [[3, 1, 0], [1, 1, 2], [0, 2, 10]]
+TONES = ("negative", "neutral", "positive")
+
+
+def predictions_of(confusion: list[list[int]]) -> list[Prediction]:
+    return [
+        said(actual, predicted)
+        for actual, row in zip(TONES, confusion, strict=True)
+        for predicted, count in zip(TONES, row, strict=True)
+        for _ in range(count)
+    ]
+
+
+def test_scores_by_hand() -> None:
+    found = scores(predictions_of(CONFUSION))
+    assert found.confusion == CONFUSION
+    assert found.accuracy == pytest.approx(14 / 20)
+    # F1 is 2 TP / (actual + predicted).
+    f1 = {"negative": 6 / 8, "neutral": 2 / 8, "positive": 20 / 24}
+    assert found.per_class == {
+        "negative": pytest.approx({"precision": 3 / 4, "recall": 3 / 4, "f1": f1["negative"], "support": 4}),
+        "neutral": pytest.approx({"precision": 1 / 4, "recall": 1 / 4, "f1": f1["neutral"], "support": 4}),
+        "positive": pytest.approx({"precision": 10 / 12, "recall": 10 / 12, "f1": f1["positive"], "support": 12}),
+    }
+    assert found.macro_f1 == pytest.approx(sum(f1.values()) / 3)
+    assert found.weighted_f1 == pytest.approx((4 * f1["negative"] + 4 * f1["neutral"] + 12 * f1["positive"]) / 20)
+
+
+def test_a_tone_that_is_never_predicted_counts_as_zero_without_a_warning() -> None:
+    rows = predictions_of([[0, 0, 2], [0, 0, 1], [0, 0, 3]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, text = scores(rows), report(rows)
+    # The majority's share, and its F1 2 * 3 / (3 + 6) over three classes.
+    assert found.accuracy == pytest.approx(0.5)
+    assert found.macro_f1 == pytest.approx((2 / 3) / 3)
+    assert found.weighted_f1 == pytest.approx((2 / 3) / 2)
+    assert found.per_class["neutral"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1.0}
+    assert "neutral     0.0000    0.0000    0.0000         1" in text
+
+
+def test_a_tone_that_no_post_has_still_counts_in_the_macro_mean() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = scores([said("positive", "positive"), said("negative", "negative")])
+    assert found.accuracy == 1.0
+    assert found.macro_f1 == pytest.approx(2 / 3)
+    assert found.confusion == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+
+
+def test_all_figures_are_plain_numbers_under_their_names() -> None:
+    found = scores(predictions_of(CONFUSION))
+    assert found.headline() == {
+        "accuracy": found.accuracy,
+        "macro_f1": found.macro_f1,
+        "weighted_f1": found.weighted_f1,
+    }
+    assert found.flat()["f1_neutral"] == pytest.approx(0.25)
+    assert found.flat()["support_positive"] == 12
+    assert len(found.flat()) == 3 + 3 * 4
+    assert {type(value) for value in found.flat().values()} == {float}
+    assert {type(count) for row in found.confusion for count in row} == {int}
+
+
+def test_the_report_names_every_tone() -> None:
+    lines = report(predictions_of(CONFUSION)).splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == list(TONES)
+    assert lines[4].split()[1:] == ["0.8333", "0.8333", "0.8333", "12"]

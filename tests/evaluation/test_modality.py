@@ -1,0 +1,183 @@
+import random
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+
+import pytest
+from statsmodels.stats.proportion import proportion_confint
+
+from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES
+from src.core.records import Post, Prediction
+from src.evaluation.comparison import compare
+from src.evaluation.intervals import intervals
+from src.evaluation.modality import (
+    by_agreement,
+    disagreeing,
+    disagreement,
+    following,
+    following_by_pair,
+    hashtags,
+    outcomes,
+    shuffling,
+)
+
+FEW = 200
+PAIRS = [(text, image) for text in TONES for image in TONES if text != image]
+
+
+def post(key: str, text: str = POSITIVE, image: str = POSITIVE, label: str = POSITIVE, caption: str = "words") -> Post:
+    return Post(key, f"{key}.jpg", caption, text, image, label, key)
+
+
+def said(posts: Sequence[Post], tones: Sequence[str]) -> list[Prediction]:
+    return [Prediction(each.id, each.label, tone, 0.2, 0.3, 0.5) for each, tone in zip(posts, tones, strict=True)]
+
+
+def alone(posts: Sequence[Post]) -> dict[str, str]:
+    return {each.id: each.id for each in posts}
+
+
+# Which label is followed
+
+
+def test_shares_are_of_the_posts_that_follow_each_label() -> None:
+    pairs = [(POSITIVE, NEGATIVE)] * 6 + [(NEUTRAL, POSITIVE)] * 4
+    predicted = [POSITIVE, POSITIVE, POSITIVE, NEGATIVE, NEGATIVE, NEUTRAL, POSITIVE, NEUTRAL, NEUTRAL, NEGATIVE]
+    found = following(pairs, predicted)
+    assert found is not None
+    assert (found.n, found.text.value, found.image.value, found.neither.value) == (10, 0.5, 0.3, 0.2)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 5), (1, 1), (3, 10), (512, 1919), (1919, 1919)])
+def test_intervals_are_those_of_statsmodels(count: int, n: int) -> None:
+    found = following([(POSITIVE, NEGATIVE)] * n, [POSITIVE] * count + [NEUTRAL] * (n - count))
+    assert found is not None
+    expected = proportion_confint(count, n, method="wilson")
+    assert (found.text.low, found.text.high) == pytest.approx(expected, abs=1e-12)
+    assert (found.neither.low, found.neither.high) == pytest.approx([1 - end for end in expected[::-1]], abs=1e-12)
+
+
+def test_what_is_expected_is_the_mean_over_all_ways_to_deal_the_predictions_out() -> None:
+    pairs = [PAIRS[0], PAIRS[1], PAIRS[1], PAIRS[3], PAIRS[5]]
+    predicted = [NEGATIVE, NEUTRAL, POSITIVE, POSITIVE, POSITIVE]
+    found = following(pairs, predicted)
+    assert found is not None
+    deals = list(permutations(predicted))
+    text, image = (
+        sum(pair[half] == tone for deal in deals for pair, tone in zip(pairs, deal, strict=True)) / len(deals) / 5
+        for half in (0, 1)
+    )
+    assert found.expected == pytest.approx({"text": text, "image": image, "neither": 1 - text - image})
+
+
+def test_of_no_posts_nothing_follows_anything() -> None:
+    assert following([], []) is None
+    assert following_by_pair([], []) == {}
+    none = disagreement([], {"both": []}, set())
+    assert (none.posts, none.follows, none.leak_free, none.neutral, none.by_pair) == (0, {}, {}, {}, {"both": {}})
+
+
+def test_pairs_of_labels_are_told_apart_and_those_that_do_not_occur_are_not_there() -> None:
+    pairs = [(POSITIVE, NEUTRAL), (NEUTRAL, POSITIVE), (POSITIVE, NEUTRAL), (POSITIVE, NEUTRAL)]
+    found = following_by_pair(pairs, [POSITIVE, POSITIVE, NEUTRAL, NEGATIVE])
+    assert list(found) == ["neutral, positive", "positive, neutral"]
+    assert (found["neutral, positive"].n, found["neutral, positive"].image.value) == (1, 1.0)
+    three = found["positive, neutral"]
+    assert three.n == 3
+    assert [three.text.value, three.image.value] == pytest.approx([1 / 3, 1 / 3])
+    # Of all four predictions two are positive.
+    assert three.expected["text"] == 0.5
+
+
+def test_disagreement_is_told_with_and_without_near_duplicates_of_training_posts() -> None:
+    posts = [post(str(n), POSITIVE, NEGATIVE, label="") for n in range(4)]
+    found = disagreement(posts, {"both": said(posts, [POSITIVE, POSITIVE, NEGATIVE, NEUTRAL])}, clean={"2", "3", "9"})
+    assert (found.posts, found.follows["both"].n, found.follows["both"].text.value) == (4, 4, 0.5)
+    assert (found.leak_free["both"].n, found.leak_free["both"].text.value) == (2, 0.0)
+    assert found.by_pair["both"]["positive, negative"].n == 4
+
+
+def test_disagreement_is_told_apart_by_whether_a_label_is_neutral() -> None:
+    pairs = [(POSITIVE, NEGATIVE), (NEGATIVE, POSITIVE), (POSITIVE, NEUTRAL), (NEUTRAL, NEGATIVE), (NEUTRAL, POSITIVE)]
+    posts = [post(str(n), *pair, label="") for n, pair in enumerate(pairs)]
+    found = disagreement(posts, {"both": said(posts, [POSITIVE] * 5)}, clean=())
+    assert (found.opposite["both"].n, found.opposite["both"].text.value) == (2, 0.5)
+    assert found.neutral["both"].n == 3
+    assert found.neutral["both"].neither.value == pytest.approx(1 / 3)
+
+
+def test_only_posts_that_no_training_or_choice_has_seen_are_asked_about() -> None:
+    torn = [post(key, POSITIVE, NEUTRAL) for key in ("train", "val", "test", "none")]
+    part_of = {"train": "train", "val": "val", "test": "test", "alike": "test"}
+    assert [each.id for each in disagreeing([*torn, post("alike")], part_of)] == ["test", "none"]
+
+
+# What each condition costs
+
+
+@pytest.fixture
+def asked() -> list[Post]:
+    chance = random.Random(5)
+    return [post(str(n), label=chance.choice(TONES)) for n in range(60)]
+
+
+def found_of(posts: Sequence[Post]) -> Mapping[str, list[Prediction]]:
+    """Right of all posts, of none, and of all but the first three."""
+    right = [each.label for each in posts]
+    wrong = [NEUTRAL if tone == POSITIVE else POSITIVE for tone in right]
+    return {
+        "both": said(posts, right),
+        "text": said(posts, wrong),
+        "image": said(posts, [*wrong[:3], *right[3:]]),
+    }
+
+
+def test_each_condition_has_its_figures_and_its_change_from_both(asked: list[Post]) -> None:
+    found, group_of = found_of(asked), alone(asked)
+    made = outcomes(found, group_of, {each.id for each in asked[:3]}, seed=1, resamples=FEW)
+    assert made["both"].change is None
+    assert made["both"].verdict is None
+    assert made["both"].figures["accuracy"].value == 1
+    assert made["image"].figures == intervals(found["image"], group_of, 1, FEW)
+    assert made["image"].leak_free["accuracy"].value == 0
+    assert made["image"].change == compare(found["image"], found["both"], group_of, 1, FEW)
+    text, image = made["text"], made["image"]
+    assert text.change is not None and text.verdict is not None and image.change is not None and image.verdict
+    assert (text.change.accuracy.value, text.verdict.answer) == (-1, "no")
+    assert image.change.accuracy.value == pytest.approx(-0.05)
+    assert image.verdict.answer == "cannot tell"
+
+
+def test_without_leak_free_posts_there_are_no_figures_of_them(asked: list[Post]) -> None:
+    made = outcomes(found_of(asked), alone(asked), set(), seed=1, resamples=FEW)
+    assert made["text"].leak_free == {}
+
+
+def test_accuracy_is_told_apart_by_whether_the_labels_agree() -> None:
+    posts = [post("0"), post("1"), post("2", NEUTRAL, POSITIVE), post("3", POSITIVE, NEUTRAL), post("4", NEUTRAL)]
+    rows = said(posts, [POSITIVE, NEGATIVE, POSITIVE, NEUTRAL, NEUTRAL])
+    found = by_agreement(posts, {"both": rows}, alone(posts), seed=1, resamples=FEW)
+    assert (found["agree"].n, found["agree"].accuracy["both"].value) == (2, 0.5)
+    assert found["disagree"].n == 3
+    assert found["disagree"].accuracy["both"].value == pytest.approx(1 / 3)
+    assert set(by_agreement(posts[:2], {"both": rows[:2]}, alone(posts), seed=1, resamples=FEW)) == {"agree"}
+
+
+def test_of_shuffled_pictures_it_is_told_whose_label_is_followed() -> None:
+    posts = [post("0", label=POSITIVE), post("1", label=NEGATIVE), post("2", label=POSITIVE), post("3", label=NEUTRAL)]
+    givers = [posts[2], posts[3], posts[0], posts[1]]
+    found = shuffling(posts, givers, said(posts, [NEGATIVE, NEUTRAL, NEGATIVE, NEUTRAL]))
+    assert found.same_label == 0.5
+    assert found.torn is not None
+    assert (found.torn.n, found.torn.text.value, found.torn.image.value) == (2, 0.5, 0.5)
+    assert shuffling(posts[:1], posts[2:3], said(posts[:1], [POSITIVE])).torn is None
+
+
+def test_hashtags_are_judged_on_the_posts_that_have_some() -> None:
+    captions = ["#happy", "so #happy", "no tags", "none either"]
+    posts = [post(str(n), caption=caption) for n, caption in enumerate(captions)]
+    both, without = said(posts, [POSITIVE] * 4), said(posts, [NEGATIVE, POSITIVE, POSITIVE, POSITIVE])
+    found = hashtags(posts, both, without, alone(posts), seed=1, resamples=FEW)
+    assert (found.n, found.emptied) == (2, 1)
+    assert found.change is not None
+    assert (found.change.posts, found.change.accuracy.value) == (2, -0.5)
+    assert hashtags(posts[2:], both[2:], both[2:], alone(posts), seed=1, resamples=FEW).change is None

@@ -1,0 +1,393 @@
+"""An exported version answers the golden posts by the code of its own card, in a process without this repository."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from src.core.config import load_params
+from src.core.errors import UserError
+from src.core.files import read_json
+from src.core.labels import TONES
+from src.core.records import Interval, Post, Scores
+from src.core.training_config import TrainingConfig
+from src.modeling.transformers_usage import TransformersUsage
+from src.registry.contract import DIVISION_FILE, TEST_FILE, Contract, GoldenPost, Weights, read_contract, write_contract
+from src.registry.export import LoadingSnippet
+from src.registry.model_card import CardInputs, Measured, code_of, model_card
+from tests.registry.conftest import MODEL, STORE, git, run, store_in
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from src.modeling.base import ToneModel
+
+pytestmark = pytest.mark.slow
+
+ADDRESS = f"models:/mvsa-{MODEL}@champion"
+CARD = "README.md"
+SECTIONS = [
+    "Intended use",
+    "Out-of-scope use",
+    "How to load",
+    "Training data",
+    "Training",
+    "Results",
+    "Limits",
+    "Files",
+]
+# Runs what each card shows, in its own folder, and prints what each has printed.
+RUN = """
+import contextlib, io, json, os, runpy, sys
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_path("code.py")
+    print(json.dumps(printed.getvalue().splitlines()))
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The champion, exported once with these words (none, or --merge)."""
+    place, kept = tmp_path_factory.mktemp("exported"), {}
+
+    def export(*words: str) -> Path:
+        if words not in kept:
+            folder = place / f"tone{''.join(words)}"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(made)
+                patch.setenv(STORE, store_in(made))
+                kept[words] = folder, run("export", ADDRESS, "--out", str(folder), *words).output
+            assert "golden posts: answered by the model card's own code, logits off by" in kept[words][1]
+        return kept[words][0]
+
+    return export
+
+
+def contract_in(folder: Path) -> Contract:
+    return read_contract(folder)
+
+
+def answers(place: Path, folders: Mapping[str, Path]) -> dict[str, list[list[str]]]:
+    """What the cards' code prints, word by word, run in copies of the folders by a process that has nothing else."""
+    moved = [Path(shutil.copytree(folder, place / name)) for name, folder in folders.items()]
+    for folder in moved:
+        (folder / "code.py").write_text(code_of((folder / CARD).read_text(encoding="utf-8")), encoding="utf-8")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(place), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", RUN, *map(str, moved)], cwd=place, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return {name: [line.split() for line in printed] for name, printed in zip(folders, rows, strict=True)}
+
+
+def require_golden(contract: Contract, printed: list[list[str]]) -> None:
+    for post, (label, *logits) in zip(contract.golden, printed, strict=True):
+        assert [float(logit) for logit in logits] == pytest.approx(post.logits, abs=1e-4)
+        assert label == contract.labels[post.logits.index(max(post.logits))]
+
+
+@dataclass(frozen=True)
+class PlannedExperiment:
+    """A model with an adapter of random weights, to be exported without a registry."""
+
+    model: str
+    merge: bool
+    settings: dict[str, Any]
+
+
+CASES = {
+    "llava, its words": PlannedExperiment("llava", False, {}),
+    "llava, its words, merged": PlannedExperiment("llava", True, {"trains": "connector"}),
+    "tinyllava, two hidden layers, a whole connector": PlannedExperiment(
+        "tinyllava", False, {"trains": "connector", "head_layers": 2}
+    ),
+    "blip2, DoRA": PlannedExperiment("blip2", False, {"adapter": "dora"}),
+    "blip2, its words, merged": PlannedExperiment("blip2", True, {"objective": "words"}),
+    "clip, its prompts": PlannedExperiment("clip", False, {"objective": "words", "adapter": "ia3"}),
+    "clip, no adapter": PlannedExperiment("clip", False, {"rank": 0}),
+}
+
+
+def test_the_code_of_every_models_card_gives_the_golden_logits_without_this_repository(
+    exported: Callable[..., Path],
+    made: Path,
+    tiny_model: "Callable[[str], ToneModel]",
+    posts: list[Post],
+    repo_root: Path,
+    tmp_path: Path,
+) -> None:
+    registered = contract_in(made / "outputs/register" / MODEL / "contract")
+    params = load_params(repo_root / "params.yaml")
+    folders = {"registered": exported(), "registered, merged": exported("--merge")}
+    for name, case in CASES.items():
+        settings = params.fit_of(case.model, **case.settings)
+        folders[name] = make(tmp_path / name, case, settings, tiny_model(case.model), registered, posts[:3])
+    (tmp_path / "alone").mkdir()
+    for name, printed in answers(tmp_path / "alone", folders).items():
+        require_golden(contract_in(folders[name]), printed)
+
+
+def make(
+    place: Path,
+    case: PlannedExperiment,
+    settings: TrainingConfig,
+    model: "ToneModel",
+    registered: Contract,
+    posts: list[Post],
+) -> Path:
+    """Export a model with an adapter that is no longer what it began with."""
+    import torch
+
+    from src.registry.export import write_files
+    from src.registry.loading import LoadedVersion, answer
+    from src.training import adapter as adapter_module
+
+    base = model.checkpoint.source
+    adapter = adapter_module.attach_adapter(model, settings, seed=1)
+    with torch.no_grad():
+        for weight in adapter.model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn_like(weight))
+    model.eval()
+    adapter.save(place / "adapter")
+    rows = [(Path(post.image).read_bytes(), post.caption) for post in posts]
+    golden = [
+        GoldenPost(post.id, post.digest, f"{post.id}.jpg", post.caption, tuple(logits))
+        for post, logits in zip(posts, answer(model, rows).tolist(), strict=True)
+    ]
+    contract = replace(
+        registered,
+        model=case.model,
+        prompt=model.spec.prompt,
+        checkpoint=Weights(**asdict(model.checkpoint)),
+        settings=asdict(settings),
+        golden=tuple(golden),
+    )
+    write_contract(
+        place / "contract", contract, {f"{post.id}.jpg": row[0] for post, row in zip(posts, rows, strict=True)}
+    )
+    artifacts = {"contract": str(place / "contract"), "adapter": str(place / "adapter"), "base": base}
+    snippet = write_files(LoadedVersion(adapter, contract, 0.0, 0.0, []), artifacts, place / "export", case.merge)
+    card = model_card("mvsa-test", 1, contract, snippet, EVIDENCE, merged=case.merge)
+    (place / "export" / CARD).write_text(card, encoding="utf-8")
+    return place / "export"
+
+
+NAMES = ("accuracy", "macro_f1", "weighted_f1", *(f"f1_{tone}" for tone in TONES))
+EVIDENCE = CardInputs(
+    division={
+        "kind": "grouped",
+        "protocol": "agreement",
+        "seed": 7,
+        "parts": {
+            "train": {"negative": 434, "neutral": 282, "positive": 839},
+            "val": {"negative": 145, "neutral": 94, "positive": 279},
+            "test": {"negative": 145, "neutral": 94, "positive": 280},
+        },
+    },
+    test=Measured(
+        scores=Scores(
+            accuracy=0.8125,
+            macro_f1=0.75,
+            weighted_f1=0.8,
+            per_class={tone: {"precision": 0.7, "recall": 0.6, "f1": 0.65, "support": 173.0} for tone in TONES},
+            confusion=[[173, 0, 0], [0, 173, 0], [0, 0, 173]],
+        ),
+        intervals=dict.fromkeys(NAMES, Interval(0.8, 0.7031, 0.8984)),
+        num_groups=500,
+    ),
+    leak_free=None,
+    commit="c" * 40,
+)
+
+
+def test_the_folder_is_in_the_hubs_layout_and_loads_in_six_lines(exported: Callable[..., Path]) -> None:
+    adapter, merged = exported(), exported("--merge")
+    config = read_json(adapter / "adapter_config.json")
+    assert (config["base_model_name_or_path"], config["revision"], config["peft_type"]) == ("base", None, "LORA")
+    names = {path.name for path in adapter.iterdir()}
+    assert {"adapter_model.safetensors", "head.safetensors", "processor_config.json", "tokenizer.json"} <= names
+    assert {"config.json", "model.safetensors", "head.safetensors"} <= {path.name for path in merged.iterdir()}
+    assert not (merged / "adapter_config.json").exists()
+    for folder in (adapter, merged):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert not [path for path in files if path.suffix in (".py", ".pkl", ".pt", ".bin")]
+        load = re.findall(r"```python\n(.*?)```", (folder / CARD).read_text(), re.DOTALL)[0]
+        assert 4 <= len([line for line in load.splitlines() if line]) <= 6
+        assert "trust_remote_code" not in load
+
+
+def test_the_card_has_every_section_and_the_versions_own_numbers(exported: Callable[..., Path], made: Path) -> None:
+    card = (exported() / CARD).read_text()
+    contract = contract_in(exported())
+    assert re.findall(r"^## (.*)$", card, re.MULTILINE) == SECTIONS
+    assert "random weights" in card and "model-index" not in card
+    for name in ("accuracy", "macro_f1", "weighted_f1"):
+        figure = r"([\d.]+) \| ([\d.]+) to ([\d.]+)"
+        row = re.search(rf"^\| {name} \| {figure} \| {figure} \| ([\d.]+) \|$", card, re.MULTILINE)
+        assert row is not None
+        value, low, high, unseen, unseen_low, unseen_high, validation = map(float, row.groups())
+        assert (value, validation) == (round(contract.test[name], 4), round(contract.validation[name], 4))
+        assert low <= value <= high and unseen_low <= unseen <= unseen_high
+    for tone in TONES:
+        assert re.search(rf"^\| {tone} \| .* \| {contract.test[f'f1_{tone}']:.4f} \| ", card, re.MULTILINE)
+    parts = read_json(made / "outputs/split/report.json")["parts"]
+    for part, counts in parts.items():
+        assert f"| {part} | {' | '.join(map(str, counts.values()))} | {sum(counts.values())} |" in card
+    for fact in (
+        contract.search.study,
+        contract.code,
+        git("-C", str(made), "rev-parse", "HEAD"),
+        contract.data_digest,
+        contract.checkpoint.revision,
+    ):
+        assert f"`{fact}`" in card
+
+
+def test_a_card_of_a_hub_checkpoint_names_it_and_its_results_as_the_hub_reads_them(
+    exported: Callable[..., Path],
+) -> None:
+    from huggingface_hub import ModelCard
+
+    weights = Weights("openai/clip-vit-base-patch32", "a" * 40, "full")
+    contract = replace(contract_in(exported()), checkpoint=weights, dtype="bfloat16")
+    snippet = LoadingSnippet(
+        "CLIPModel", '"openai/clip"', True, TransformersUsage(None, "text=caption", ("logits = 1",)), (), False
+    )
+    text = model_card("mvsa-clip", 3, contract, snippet, EVIDENCE, merged=False)
+    data: Any = ModelCard(text).data
+    assert (data.base_model, data.library_name) == (weights.source, "peft")
+    assert (data.license, data.pipeline_tag) == ("other", "image-classification")
+    results = {result.metric_type: (result.dataset_name, result.metric_value) for result in data.eval_results}
+    assert results == {"accuracy": ("MVSA-Single", 0.8125), "f1": ("MVSA-Single", 0.75)}
+    assert "| test | 145 | 94 | 280 | 519 |" in text and "2,592 posts" in text
+    assert "519 posts in 500 groups" in text and "0.7031 to 0.8984" in text
+    assert "random" not in text and "base_model" not in yaml.safe_load(
+        model_card("x", 1, contract_in(exported()), snippet, EVIDENCE, merged=True).split("---")[1]
+    )
+
+
+def nudged(self: Any, merge: "Callable[[Any], nn.Module]") -> "nn.Module":
+    import torch
+
+    merged = merge(self)
+    with torch.no_grad():
+        for weight in merged.parameters():
+            weight.mul_(1.01)
+    return merged
+
+
+def test_merged_weights_that_answer_otherwise_are_refused_and_removed(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from src.training.adapter import Adapter
+
+    merge = Adapter.merge
+    monkeypatch.setattr(Adapter, "merge", lambda self: nudged(self, merge))
+    said = run("export", ADDRESS, "--out", str(tmp_path / "out" / "tone"), "--merge", code=1).output
+    assert re.search(r"error: golden logits of the merged weights are off by 0\.\d+, and 0\.001\d is allowed", said)
+    assert said.count("\n") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "rslora", "ia3"])
+def test_every_kind_of_adapter_merges(
+    kind: str, tiny_model: "Callable[[str], ToneModel]", posts: list[Post], repo_root: Path
+) -> None:
+    import torch
+
+    from src.registry.loading import answer
+    from src.training import adapter as adapter_module
+
+    model = tiny_model(MODEL)
+    adapter = adapter_module.attach_adapter(
+        model, load_params(repo_root / "params.yaml").fit_of(MODEL, adapter=kind), seed=1
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.05 * torch.randn_like(weight))
+    rows = [(Path(post.image).read_bytes(), post.caption) for post in posts[:4]]
+    with_adapter: Tensor = answer(model, rows)
+    names = {name for name, _ in adapter.merge().named_parameters()}
+    assert names == {name for name, _ in tiny_model(MODEL).backbone.named_parameters()}
+    assert torch.allclose(answer(model, rows), with_adapter, atol=1e-4)
+
+
+def test_parts_trained_without_an_adapter_are_exported_merged_or_not_at_all(
+    made: Path, tiny_model: "Callable[[str], ToneModel]", posts: list[Post], repo_root: Path, tmp_path: Path
+) -> None:
+    registered = contract_in(made / "outputs/register" / MODEL / "contract")
+    settings = load_params(repo_root / "params.yaml").fit_of("blip2", rank=0, trains="connector")
+    case = PlannedExperiment("blip2", False, {})
+    with pytest.raises(
+        UserError, match="parts of the base were trained as a whole, and no adapter: export it with --mer"
+    ):
+        make(tmp_path, case, settings, tiny_model("blip2"), registered, posts[:1])
+
+
+def test_a_model_that_does_not_say_how_plain_transformers_computes_it_is_refused(
+    tiny_model: "Callable[[str], ToneModel]",
+) -> None:
+    from src.modeling.base import ToneModel
+
+    with pytest.raises(
+        UserError, match=r"clip does not say how plain transformers computes it \(Model.usage\): no export"
+    ):
+        ToneModel.usage(tiny_model(MODEL))
+
+
+def test_a_hub_checkpoint_is_named_with_its_commit(
+    made: Path, tiny_model: "Callable[[str], ToneModel]", posts: list[Post], repo_root: Path, tmp_path: Path
+) -> None:
+    from src.registry.export import write_files
+    from src.registry.loading import LoadedVersion
+    from src.training import adapter as adapter_module
+
+    folder = made / "outputs/register" / MODEL / "contract"
+    registered = read_contract(folder)
+    hub = replace(registered, checkpoint=Weights("openai/clip", "a" * 40, "full"), dtype="bfloat16")
+    model = tiny_model(MODEL)
+    adapter = adapter_module.load(model, made / "outputs/train" / MODEL / "adapter")
+    artifacts = {"contract": str(folder), "adapter": str(made / "outputs/train" / MODEL / "adapter")}
+    snippet = write_files(LoadedVersion(adapter, hub, 0.0, 0.0, []), artifacts, tmp_path / "export", merge=False)
+    assert snippet.source == f'"openai/clip", revision="{"a" * 40}", dtype="bfloat16"'
+    config = read_json(tmp_path / "export" / "adapter_config.json")
+    assert (config["base_model_name_or_path"], config["revision"]) == ("openai/clip", "a" * 40)
+    assert not (tmp_path / "export" / "base").exists()
+
+
+def test_a_folder_with_something_in_it_is_left_alone(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    said = run("export", ADDRESS, "--out", str(tmp_path), code=1).output
+    assert said == f"error: {tmp_path} is there already and not empty: name another, or remove it\n"
+    assert "is there already" in run("export", ADDRESS, "--out", str(tmp_path / "mine.txt"), code=1).output
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_version_without_its_test_predictions_gets_no_card(
+    repository: Path, downloaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = shutil.copytree(downloaded, tmp_path / "version")
+    assert (version / "artifacts/contract" / DIVISION_FILE).is_file()
+    (version / "artifacts/contract" / TEST_FILE).unlink()
+    monkeypatch.setattr("src.registry.registry.download", lambda *_: version)
+    said = run("export", ADDRESS, "--out", str(tmp_path / "tone"), code=1).output
+    assert "error: the version came without its test predictions" in said and said.count("\n") == 1
+    assert not (tmp_path / "tone").exists()
+
+
+def test_help_shows_an_example() -> None:
+    assert f"python -m src.export {ADDRESS} --out mvsa-clip" in run("export", "--help").output

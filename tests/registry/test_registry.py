@@ -1,0 +1,297 @@
+"""A toy model registered, found, and loaded by a process that has never seen this repository."""
+
+import os
+import shutil
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from mlflow.exceptions import MlflowException
+from pandas import DataFrame
+
+from src.core.errors import UsageError, UserError
+from src.core.records import ADAPTER_DIGEST
+from src.registry.pyfunc import ModelPackage, artifacts_in
+from src.registry.registry import (
+    CHAMPION,
+    RunRecord,
+    Version,
+    alias,
+    champion,
+    download,
+    load,
+    model_tags,
+    predict,
+    register,
+    remove_alias,
+    run_record,
+    runs_tagged,
+    tag_model,
+    tag_version,
+    uri_of,
+    version_at,
+    versions,
+)
+from src.tracking.client import Tracker
+from src.tracking.store import open_store
+
+TOY = """
+import json
+from pathlib import Path
+
+from src.core.errors import Refusal
+from src.core.toy import GOOD
+
+
+def load(artifacts):
+    words = json.loads((Path(artifacts["adapter"]) / "words.json").read_text())
+    if not words:
+        raise Refusal("the toy has no words")
+    return words
+
+
+def predict(words, rows, halves):
+    return [
+        ("positive", 0.0, 0.25, GOOD) if words["positive"] in text else ("negative", 1.0, 0.0, len(image) / 100)
+        for image, text in rows
+    ]
+"""
+POSTS = [(b"\x89PNG", "a good day"), (b"JFIF", "a bad day")]
+
+
+def toy_package(folder: Path, good: float = 0.75, words: str = '{"positive": "good"}') -> ModelPackage:
+    """A toy whose code says how sure it is of a good text."""
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "words.json").write_text(words)
+    code = folder / "src"
+    for floor in ("core", "models", "services"):
+        shutil.copytree(Path("src") / floor, code / floor, ignore=shutil.ignore_patterns("__pycache__"))
+    (code / "__init__.py").touch()
+    (code / "core" / "toy.py").write_text(f"GOOD = {good}\n")
+    (code / "serve.py").write_text(TOY)
+    return ModelPackage(
+        code=code,
+        artifacts={"adapter": folder / "adapter"},
+        requirements=["mlflow==3.17.2"],
+        example=(b"\x89PNG", "a good day"),
+    )
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    return toy_package(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def version(store: Path, package: ModelPackage) -> Version:
+    with Tracker("toy").run("register") as run:
+        made = register("toy", package, run_id=run.id, digest="aaa", tags={"val_macro_f1": 0.5}, description="A *toy*")
+    alias(made.name, CHAMPION, made.number)
+    return made
+
+
+def test_a_version_says_where_it_is_from(version: Version) -> None:
+    assert (version.name, version.number, version.created) == ("mvsa-toy", 1, True)
+    assert version.tags == {"val_macro_f1": "0.5", "adapter_digest": "aaa"}
+    assert version.uri == "models:/mvsa-toy/1"
+    client = open_store()
+    found = client.get_model_version("mvsa-toy", "1")
+    run = client.get_run(found.run_id)
+    assert (found.description, run.info.run_name) == ("A *toy*", "register")
+    assert [output.model_id for output in run.outputs.model_outputs] == [found.source.removeprefix("models:/")]
+
+
+def test_the_same_adapter_makes_no_new_version(version: Version, package: ModelPackage) -> None:
+    with Tracker("toy").run("register again") as run:
+        again = register("toy", package, run_id=run.id, digest="aaa", tags={})
+        other = register("toy", package, run_id=run.id, digest="bbb", tags={})
+    assert (again.number, again.created, again.tags) == (1, False, version.tags)
+    assert (other.number, other.created) == (2, True)
+    assert len(open_store().search_logged_models([Tracker("toy")._experiment_id])) == 2
+
+
+def test_the_champion_is_where_the_alias_points(version: Version) -> None:
+    assert champion("toy") == Version("mvsa-toy", version.number, False, version.tags, version.run_id)
+    assert champion("toy", "challenger") is None
+    assert champion("stranger") is None
+
+
+def test_a_version_is_found_by_alias_and_by_number(version: Version) -> None:
+    for address in ("models:/mvsa-toy@champion", "models:/mvsa-toy/1", version.uri):
+        model, found = version_at(address)
+        assert (model, found.number, found.run_id) == ("toy", 1, version.run_id)
+    assert [each.number for each in versions("toy")] == [1, 2]
+    assert versions("stranger") == []
+    with pytest.raises(UsageError, match="mvsa-toy is no address of a version"):
+        version_at("mvsa-toy")
+    with pytest.raises(UserError, match="toy has no version 99"):
+        version_at("models:/mvsa-toy/99")
+
+
+def test_tags_and_aliases_come_and_go(version: Version) -> None:
+    alias(version.name, "other", version.number)
+    tag_model("toy", "note.1", "first")
+    tag_version(version, "checked", "yes")
+    found = champion("toy", "other")
+    assert found is not None and found.tags["checked"] == "yes"
+    assert model_tags("toy") == {"note.1": "first"} and model_tags("stranger") == {}
+    remove_alias(version.name, "other")
+    remove_alias(version.name, "other")
+    assert champion("toy", "other") is None
+
+
+def test_runs_are_read_and_found_by_their_tags(store: Path) -> None:
+    tracker, tags = Tracker("mvsa-about"), {"stage": "train", ADAPTER_DIGEST: "a"}
+    with tracker.run("train", tags=tags, params={"rank": 8}) as train:
+        pass
+    with tracker.run("evaluate", tags={**tags, "stage": "evaluate"}):
+        pass
+    with pytest.raises(ValueError, match="bad"), tracker.run("failed", tags=tags):
+        raise ValueError("bad")
+    record = run_record(train.id)
+    assert isinstance(record, RunRecord) and record.params == {"rank": "8"}
+    assert [run.id for run in runs_tagged("about", tags)] == [train.id]
+    assert runs_tagged("stranger", tags) == []
+    tracker.remove(train.id)
+    assert run_record(train.id) is None and run_record("0" * 32) is None
+
+
+def test_a_downloaded_version_says_where_its_artifacts_are(version: Version, tmp_path: Path) -> None:
+    found = artifacts_in(download(version, tmp_path))
+    assert (Path(found["adapter"]) / "words.json").is_file()
+    with pytest.raises(UserError, match="holds no model version"):
+        artifacts_in(tmp_path / "nothing")
+
+
+def test_a_version_whose_files_are_gone_is_refused(store: Path, package: ModelPackage, tmp_path: Path) -> None:
+    with Tracker("gone").run("register") as run:
+        made = register("gone", package, run_id=run.id, digest="aaa", tags={})
+    shutil.rmtree(store / "gone" / "models")
+    with pytest.raises(UserError, match="the files of models:/mvsa-gone/1 are gone from the MLflow store"):
+        download(made, tmp_path)
+
+
+def test_nothing_is_pickled(version: Version, store: Path) -> None:
+    names = {path.name for path in (store / "toy" / "models").rglob("*") if path.is_file()}
+    assert {"model.py", "toy.py", "words.json", "MLmodel", "requirements.txt"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pyc"))]
+
+
+def test_a_loaded_version_predicts(version: Version) -> None:
+    answers = predict(load(uri_of("toy")), POSTS)
+    assert answers == [("positive", 0.0, 0.25, 0.75), ("negative", 1.0, 0.0, 0.04)]
+
+
+def test_versions_of_different_code_run_their_own_in_one_process(store: Path, tmp_path: Path) -> None:
+    models = []
+    for good in (0.5, 0.625):
+        with Tracker("two").run("register") as run:
+            made = register("two", toy_package(tmp_path / str(good), good), run_id=run.id, digest=str(good), tags={})
+        models.append(load(made.uri))
+    assert [predict(model, POSTS[:1]) for model in models] == [
+        [("positive", 0.0, 0.25, 0.5)],
+        [("positive", 0.0, 0.25, 0.625)],
+    ]
+
+
+def test_a_version_that_its_own_code_refuses_is_refused_in_one_line(store: Path, tmp_path: Path) -> None:
+    with Tracker("mute").run("register") as run:
+        made = register("mute", toy_package(tmp_path, words="{}"), run_id=run.id, digest="aaa", tags={})
+    with pytest.raises(UserError, match="models:/mvsa-mute/1 cannot be loaded: the toy has no words"):
+        load(made.uri)
+
+
+PICTURE = b64encode(b"JFIF").decode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"dataframe_records": [{"image": PICTURE, "text": "bad"}]},
+        {"dataframe_split": {"columns": ["image", "text"], "data": [[PICTURE, "bad"]]}},
+        {"instances": [{"image": PICTURE, "text": "bad"}]},
+        {"inputs": [{"image": PICTURE, "text": "bad"}]},
+        {"inputs": {"image": [PICTURE], "text": ["bad"]}},
+        {"instances": {"image": [PICTURE], "text": ["bad"]}},
+        {"inputs": [{"image": f"data:image/jpeg;base64,{PICTURE}", "text": "bad"}]},
+        {"dataframe_records": [{"image": f"data:;BASE64,{quote(PICTURE)}", "text": "bad"}]},
+        {"dataframe_records": [{"image": f"{PICTURE[:3]}\n{PICTURE[3:]}\n", "text": "bad"}]},
+    ],
+)
+def test_pictures_are_decoded_in_every_json_format_of_mlflow(version: Version, body: dict[str, Any]) -> None:
+    from mlflow.pyfunc.scoring_server import infer_and_parse_data
+
+    model = load(uri_of("toy"))
+    table = infer_and_parse_data(body, model.metadata.get_input_schema())
+    assert model.predict(table)[["label", "positive"]].values.tolist() == [["negative", 0.04]]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"image": "/etc/passwd", "text": "bad"},
+        {"image": "https://example.org/a.jpg", "text": "bad"},
+        {"image": f"data:image/jpeg,{PICTURE}", "text": "bad"},
+        {"image": "naïve", "text": "bad"},
+        {"image": None, "text": "bad"},
+        {"image": 7, "text": "bad"},
+        {"image": b"JFIF", "text": None},
+    ],
+)
+def test_what_is_no_post_is_refused_by_its_number(version: Version, row: dict[str, Any]) -> None:
+    with pytest.raises(MlflowException, match=r"^post 2: an? (image is bytes|text is a string)"):
+        load(uri_of("toy")).predict(DataFrame([{"image": b"JFIF", "text": "bad"}, row], dtype=object))
+
+
+def test_saving_leaves_no_module_of_the_copy_loaded(store: Path, tmp_path: Path) -> None:
+    before, path = set(sys.modules), list(sys.path)
+    with Tracker("tidy").run("register") as run:
+        register("tidy", toy_package(tmp_path, 0.375), run_id=run.id, digest="aaa", tags={})
+    assert not [name for name in set(sys.modules) - before if name.startswith("mvsa_tuner_")]
+    assert sys.path == path
+
+
+def test_a_fresh_process_elsewhere_loads_and_predicts_in_silence(version: Version, tmp_path: Path) -> None:
+    """Beside a package `src` of its own, which it has loaded."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "__init__.py").touch()
+    (tmp_path / "src" / "core.py").write_text("OWN = 'own'\n")
+    code = (
+        "import sys, pandas, mlflow.pyfunc, src.core\n"
+        "model = mlflow.pyfunc.load_model('models:/mvsa-toy@champion')\n"
+        "posts = pandas.DataFrame([[b'JFIF', 'a good day']], columns=['image', 'text'])\n"
+        "print(model.predict(posts).values.tolist())\n"
+        "print(src.core.OWN, sys.modules['src.core'] is src.core)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("[['positive', 0.0, 0.25, 0.75]]\nown True\n", "")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        (
+            "models:/mvsa-stranger@champion",
+            "no champion of stranger is registered: run `python -m src.register",
+        ),
+        ("models:/mvsa-toy@challenger", "no challenger of toy is registered"),
+        ("models:/mvsa-toy/99", "toy has no version 99"),
+        ("gibberish", "gibberish cannot be loaded"),
+    ],
+)
+def test_what_is_not_there_is_refused_in_one_line(version: Version, uri: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refusal:
+        load(uri)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_table_without_the_columns_is_refused(version: Version) -> None:
+    with pytest.raises(Exception, match="Model is missing inputs \\['image'\\]"):
+        load(uri_of("toy")).predict(DataFrame({"text": ["a good day"]}))

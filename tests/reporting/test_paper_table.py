@@ -1,0 +1,74 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from src.core.files import read_table
+from src.reporting.pages import render
+from src.reporting.paper_table import FIGURES, TABLE, Row, not_above, read_rows, section, write_rows
+
+LORA = dict.fromkeys(FIGURES, 0.5) | {"accuracy": 0.612, "accuracy_low": 0.57, "accuracy_high": 0.65}
+ROWS = [
+    Row(name="clip-zeroshot", scale="tiny", weights="random", posts=1000, scores={"accuracy": 0.4, "macro_f1": 0.7}),
+    Row(name="clip-lora", scale="tiny", weights="random", posts=519, scores=LORA),
+    Row(name="blip2-lora", scale="tiny", weights="random", failure="the loss is no longer a number"),
+    Row(name="tfidf", posts=519, scores={"accuracy": 0.7, "macro_f1": 0.6}),
+]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def page() -> str:
+    """The section of the report, all white space as one blank."""
+    content = {"experiments": section(), "experiment_notices": ["Mind the weights."], "experiment_figures": FIGURES}
+    return " ".join(render("report/experiments", **content).split())
+
+
+def row_of(name: str) -> str:
+    (found,) = re.findall(rf"<tr[^>]*><td class=\"words\">{name} ?<.*?</tr>", page())
+    return str(found)
+
+
+def test_the_table_is_read_as_it_was_written_and_has_the_published_figures() -> None:
+    write_rows(ROWS)
+    assert read_rows() == ROWS
+    rows = {row["name"]: row for row in read_table(TABLE)}
+    assert rows["clip-lora"]["published_accuracy"] == "0.812"
+    assert rows["tfidf"]["published_accuracy"] == ""
+
+
+def test_what_is_not_above_the_words_of_the_captions_is_named() -> None:
+    assert not_above(ROWS) == (0.6, ["clip-lora"])
+    assert not_above(ROWS[:2]) is None
+
+
+def test_a_row_of_the_report_has_ours_with_its_interval_beside_the_studys() -> None:
+    write_rows(ROWS)
+    row = row_of("clip-lora")
+    assert "classifier, and LoRA on q and v of both towers" in row
+    assert '<td>519</td><td>61.2<br><span class="small">57.0–65.0</span></td> <td class="study">81.2</td>' in row
+    assert "failed: the loss is no longer a number" in row_of("blip2-lora")
+    assert '<td>70.0</td> <td class="study"></td>' in row_of("tfidf")
+
+
+def test_the_report_marks_what_was_assumed_and_says_what_does_not_beat_the_captions() -> None:
+    write_rows(ROWS)
+    said = page()
+    notes = dict(re.findall(r'<li id="note-(\d+)">(.*?)\.</li>', said))
+    for mark in re.findall(r'href="#note-(\d+)"', row_of("clip-lora")):
+        assert notes[mark] in {
+            "learning rate: that of clip-head",
+            "batch size, seed and what is not named here: as in params.yaml",
+        }
+    assert "words of the captions alone (macro-F1 60.0): clip-lora.</p>" in said
+    assert "if there are so many: clip-zeroshot." in said
+    assert "Mind the weights." in said
+
+
+def test_without_an_experiment_the_report_says_how_to_run_them() -> None:
+    write_rows([])
+    said = page()
+    assert "None was run" in said and "reproduce.recipes: [all]" in said and "<table>" not in said

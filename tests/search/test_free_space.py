@@ -1,0 +1,224 @@
+"""Disks that are full, fill up, or may not be written: real ones of a few megabytes."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from src.core.errors import UserError
+from src.core.files import require_free_space
+from src.core.signals import StopSignal
+from src.search import mlflow_sync as mirror_module
+from src.search.adapters import PendingAdapters
+from src.search.mlflow_sync import MlflowSync, TrialRunMetadata
+from src.search.poller import StudyPoller
+from src.search.pool import LocalWorkerPool
+from src.search.runner import StudyRunner
+from src.search.study import Study, open_study
+from src.search.worker import TrialResult
+from src.tracking.client import Tracker
+from tests.search.light import InProcess, LightWorker, nothing, plan
+from tests.search.logged import trial_runs
+from tests.search.warm import WarmCommand
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A disk of its own, mounted on a folder."""
+
+    folder: Path
+
+    def mount(self, *words: str) -> None:
+        done = subprocess.run(["mount", *words, str(self.folder)], capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        if os.environ.get("CI"):
+            pytest.fail(done.stderr)
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+
+    def set(self, option: str) -> None:
+        """Change a mount option, such as size=8m or ro."""
+        self.mount("-o", f"remount,{option}")
+
+    def fill(self) -> None:
+        """Leave no room."""
+        with (self.folder / "filling").open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"0" * 4096)
+            except OSError:
+                return
+
+    def empty(self) -> None:
+        (self.folder / "filling").unlink()
+
+
+MakeDisk = Callable[[Path, str], Disk]
+
+
+@pytest.fixture
+def make_disk() -> Iterator[MakeDisk]:
+    """Mounts a disk of a size such as 2m on a folder until the end of the test."""
+    mounted: list[Disk] = []
+
+    def make(folder: Path, size: str) -> Disk:
+        folder.mkdir(parents=True, exist_ok=True)
+        disk = Disk(folder)
+        disk.mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs")
+        mounted.append(disk)
+        return disk
+
+    yield make
+    for disk in mounted:
+        subprocess.run(["umount", "--lazy", str(disk.folder)], check=True)
+
+
+def test_a_folder_without_room_is_refused(make_disk: MakeDisk, tmp_path: Path) -> None:
+    disk = make_disk(tmp_path / "small", "2m")
+    require_free_space([disk.folder], num_bytes=2**20)
+    with pytest.raises(UserError, match=r"small has 2 MiB left, and the search needs 64 or more: make room first$"):
+        require_free_space([tmp_path, disk.folder])
+    disk.fill()
+    with pytest.raises(UserError, match=r"^nothing can be written in .*small/new: No space left on device$"):
+        require_free_space([disk.folder / "new"])
+    disk.empty()
+    assert not [path for path in disk.folder.rglob("*") if path.is_file()]
+
+
+def test_a_folder_that_may_not_be_written_is_refused(make_disk: MakeDisk, tmp_path: Path) -> None:
+    disk = make_disk(tmp_path / "kept", "2m")
+    disk.set("ro")
+    with pytest.raises(UserError, match=r"^nothing can be written in .*kept: Read-only file system$"):
+        require_free_space([disk.folder])
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("rw", "error: mlruns has 2 MiB left, and the search needs 64 or more: make room first\n"),
+        ("ro", "error: nothing can be written in mlruns: Read-only file system\n"),
+    ],
+)
+def test_the_command_says_so_before_the_first_trial(
+    option: str, said: str, repository: Path, warm: WarmCommand, make_disk: MakeDisk
+) -> None:
+    disk = make_disk(repository / "mlruns", "2m")
+    disk.set(option)
+    assert warm.run("--trials", "1", code=1) == said
+    assert not (repository / "outputs" / "studies.db").exists()
+
+
+WEIGHTS = b"0" * 700_000
+
+
+class Keeping(InProcess):
+    """Trials whose adapters take some room."""
+
+    def run_one(self) -> TrialResult:
+        return replace(super().run_one(), adapter={"settings.json": b"{}", "head.safetensors": WEIGHTS})
+
+
+def search(disk: Disk, total: int, during: Callable[[int], None] = nothing) -> Study:
+    """Run trials of a study that keeps all it has on one disk."""
+    study = open_study(f"sqlite:///{disk.folder}/studies.db", plan("clip"))
+    worker = Keeping(LightWorker(study, epoch_s=0, during=during))
+    StudyRunner(study, LocalWorkerPool(worker), PendingAdapters(disk.folder / "trials"), StopSignal()).run(total)
+    return study
+
+
+def fill_in_the_third(disk: Disk) -> Callable[[int], None]:
+    return lambda number: disk.fill() if number == 2 else None
+
+
+@pytest.mark.parametrize(
+    ("size", "during", "kind", "said", "more_room"),
+    [
+        ("8m", fill_in_the_third, UserError, r"^the storage of studies .*/studies\.db fails: .* is full$", Disk.empty),
+        ("2m", lambda disk: nothing, OSError, "No space left on device", lambda disk: disk.set("size=8m")),
+    ],
+    ids=["an epoch is not recorded", "an adapter is not kept"],
+)
+def test_a_disk_that_fills_up_ends_the_search_and_with_more_room_it_goes_on(
+    size: str,
+    during: Callable[[Disk], Callable[[int], None]],
+    kind: type[Exception],
+    said: str,
+    more_room: Callable[[Disk], None],
+    make_disk: MakeDisk,
+    tmp_path: Path,
+) -> None:
+    disk = make_disk(tmp_path / "disk", size)
+    with pytest.raises(kind, match=said):
+        search(disk, 6, during(disk))
+    assert adapters(disk) == {"0": len(WEIGHTS), "1": len(WEIGHTS)}
+    more_room(disk)
+    before = search(disk, 2).trials()
+    assert [trial.state for trial in before] == ["complete", "complete", "failed", "waiting"]
+    study = search(disk, 6)
+    after = study.trials()
+    assert after[:3] == before[:3]
+    assert (after[3].state, after[3].params) == ("complete", before[2].params)
+    assert len(study.finished()) == 6
+    assert adapters(disk) == {str(trial.number): len(WEIGHTS) for trial in study.finished()}
+
+
+def adapters(disk: Disk) -> dict[str, int]:
+    """The size of the weights in each folder of the shelf, whole or not."""
+    folders = (disk.folder / "trials").iterdir()
+    return {folder.name: (folder / "head.safetensors").stat().st_size for folder in folders}
+
+
+@pytest.mark.slow
+def test_the_command_ends_in_one_line_when_a_disk_fills_up_and_goes_on_with_more_room(
+    repository: Path, warm: WarmCommand, make_disk: MakeDisk
+) -> None:
+    disk = make_disk(repository / "disk", "4m")
+    environment = {"MVSA_STORAGE": "sqlite:///disk/studies.db"}
+    fault = "if len(calls) == 2: open('disk/filling', 'wb').write(bytes(2**23))"
+    said = warm.run("--trials", "2", code=1, environment=environment, fault=fault).splitlines()
+    assert "[1/2] trial 0 complete" in said[0]
+    assert said[1:] == [
+        "error: the storage of studies disk/studies.db fails: (sqlite3.OperationalError) database or disk is full"
+    ]
+    disk.empty()
+    said = warm.run("--trials", "2", environment=environment).splitlines()
+    assert said[0] == "Trial 1 was interrupted: its settings are run again"
+    assert "[2/2] trial 2 complete" in said[1]
+    assert {number: run.data.tags["state"] for number, run in trial_runs().items()} == {
+        0: "complete",
+        1: "interrupted",
+        2: "complete",
+    }
+
+
+def test_mlflow_on_a_full_disk_gets_all_when_there_is_room(
+    make_disk: MakeDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mirror_module, "_TRY_AGAIN_S", 0)
+    disk = make_disk(tmp_path / "mlruns", "5m")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk.folder}/mlflow.db")
+    study = open_study(f"sqlite:///{tmp_path}/studies.db", plan("clip"))
+    tracker, shelf = Tracker("full"), PendingAdapters(tmp_path / "trials")
+
+    def during(number: int) -> None:
+        if number == 1:
+            disk.fill()
+        if number == 3:
+            disk.empty()
+
+    with tracker.run("study") as parent:
+        mirror = MlflowSync(tracker, parent, TrialRunMetadata("clip", {}, dict), shelf)
+        with StudyPoller(study.try_trials, [mirror.show]):
+            worker = InProcess(LightWorker(study, epoch_s=0.3, during=during))
+            StudyRunner(study, LocalWorkerPool(worker), shelf, StopSignal()).run(4)
+        mirror.require_all()
+    children = tracker.children(parent.id)
+    assert sorted(child.tags["trial"] for child in children) == ["0", "1", "2", "3"]
+    assert {child.tags["state"] for child in children} == {"complete"}
+    assert not list(shelf.folder.iterdir())
+    gone, back = capsys.readouterr().err.splitlines()
+    assert "No space left on device; the search goes on" in gone or "disk is full" in gone
+    assert back == "warning: MLflow answers again: what was missing there has been logged"

@@ -1,0 +1,90 @@
+"""The trials of a study on a screen: a real pseudo-terminal, or none."""
+
+import contextlib
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.search.live_table import LiveTrialTable
+from src.search.trial import TrialRecord
+
+ROWS = tuple({"epoch": epoch, "val_macro_f1": 0.51234} for epoch in range(1, 5))
+
+
+def record(number: int, state: str = "complete", reason: str = "", **changes: Any) -> TrialRecord:
+    facts = {
+        "number": number,
+        "state": state,
+        "params": {"rank": 8, "lr": 3e-5},
+        "value": 0.51234,
+        "history": ROWS,
+        "began_ms": 1_000,
+        "ended_ms": None if state == "running" else 13_300,
+        "reason": reason,
+        "cause": reason,
+        "outcome": {},
+        "attrs": {},
+    }
+    return TrialRecord(**{**facts, **changes})
+
+
+def test_without_a_terminal_a_board_prints_a_line_for_each_trial_that_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveTrialTable("clip", total=5, before=[record(0)]) as board:
+        board.show(record(0))
+        board.show(record(1, "running"))
+        board.show(record(1))
+        board.show(record(1))
+        board.show(record(2, "failed", "out of memory"))
+        board.show(record(3, "waiting"))
+    assert capsys.readouterr() == (
+        "[2/5] trial 1 complete: macro-F1 0.5123, 4 epochs, 12.3 s (rank 8, lr 3e-05)\n"
+        "[2/5] trial 2 failed: macro-F1 0.5123, 4 epochs, 12.3 s (rank 8, lr 3e-05): out of memory\n",
+        "",
+    )
+
+
+def test_a_trial_that_an_earlier_process_left_running_is_shown_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveTrialTable("clip", total=5, before=[record(0, "running")]) as board:
+        board.show(record(0, "failed", "interrupted"))
+    assert "[0/5] trial 0 failed" in capsys.readouterr().out
+
+
+def test_on_a_terminal_a_board_shows_a_table_that_words_do_not_tear(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from tests.search.test_live_table import *\n"
+        "from src.cli.output import progress, say\n"
+        "with TrialBoard('clip: search', 40, [record(0)]) as board:\n"
+        "    for number in range(1, 31):\n"
+        "        board.show(record(number, 'running', value=0.25))\n"
+        "        with progress(2, 'nested') as bar: bar.advance(2)\n"
+        "        say(f'said {number}')\n"
+        "        board.show(record(number))\n"
+    )
+    shown = on_terminal([sys.executable, str(script)])
+    assert "running" in shown
+    assert "0.2500" in shown
+    assert "2/40 trials, about" in shown
+    assert "said 30\r\n" in shown
+    last_table = shown[shown.rindex("clip: search") :]
+    assert [last_table.count("complete"), last_table.count("running")] == [30, 0]
+
+
+def on_terminal(arguments: list[str]) -> str:
+    """What a process writes to a terminal of 24 lines."""
+    terminal, inside = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "PYTHONPATH": str(Path.cwd()), "LINES": "24", "COLUMNS": "100"}
+    process = subprocess.Popen(arguments, stdin=inside, stdout=inside, stderr=inside, env=environment)
+    os.close(inside)
+    pieces = []
+    with contextlib.suppress(OSError):  # the other end is closed
+        while piece := os.read(terminal, 65536):
+            pieces.append(piece)
+    os.close(terminal)
+    assert process.wait(timeout=20) == 0
+    return b"".join(pieces).decode()

@@ -1,0 +1,278 @@
+"""Where studies are kept: a file, a server, a proxy before either; what is refused, waited for and held."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pytest
+
+from src.core.errors import UsageError, UserError
+from src.search import storage
+from src.search.storage import RetryPolicy, open_storage, postgres_lock, remote_url
+from src.search.study import open_study
+from tests.search.light import plan
+from tests.servers import Postgres
+
+T = TypeVar("T")
+PASSWORD = "correct-horse"
+
+
+@pytest.fixture
+def running(postgres: Postgres) -> Iterator[Postgres]:
+    """The server, running again after a test that stops it."""
+    yield postgres
+    postgres.start()
+
+
+def nobody_listens() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "said"),
+    [
+        ("nonsense", UsageError, "--storage takes an SQLAlchemy URL or grpc://HOST:PORT: Could not parse"),
+        ("postgres://u:{}@h/db", UsageError, "Can't load plugin: sqlalchemy.dialects:postgres"),
+        ("mysql://u:{}@h/db", UsageError, "Failed to import DB access module"),
+        ("postgresql://u:{}@h:port/db", UsageError, "its port is no number, or its password not percent-encoded"),
+        ("postgresql://u:{}:5432/db", UsageError, "its port is no number, or its password not percent-encoded"),
+        ("sqlite://", UsageError, "that of a file, such as sqlite:///studies.db"),
+        ("sqlite:///", UsageError, "that of a file"),
+        ("sqlite:///:memory:", UsageError, "that of a file"),
+        ("grpc://host", UsageError, "a proxy is named grpc://HOST:PORT"),
+        ("grpc://host:port", UsageError, "a proxy is named grpc://HOST:PORT"),
+        ("grpc://u:{}@host:13000", UsageError, "a proxy takes no password"),
+        ("postgresql://u:{}@127.0.0.1:{port}/db", UserError, "on the server cannot be opened: .* refused"),
+        ("postgresql://u:{}@/db?host=/nowhere", UserError, "on the server cannot be opened: .* No such file"),
+        ("grpc://127.0.0.1:{port}", UserError, r"no storage proxy answers at 127\.0\.0\.1:\d+"),
+    ],
+)
+def test_what_is_no_storage_is_refused_in_one_line_without_its_password(
+    url: str, kind: type[UserError], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_WAIT_FOR_PROXY_S", 0.2)
+    given = url.format(PASSWORD, port=nobody_listens())
+    with pytest.raises(UserError, match=said) as refused:
+        open_study(given, plan("clip"))
+    assert (type(refused.value), str(refused.value).count("\n")) == (kind, 0)
+    assert not any(part in str(refused.value) for part in (PASSWORD, "correct", "horse"))
+    if url.startswith("postgresql"):
+        with pytest.raises(UserError, match=said) as refused, postgres_lock(given, "clip"):
+            pass
+        assert (type(refused.value), PASSWORD in str(refused.value)) == (kind, False)
+
+
+def test_a_database_that_is_not_there_is_refused(postgres: Postgres) -> None:
+    with pytest.raises(UserError, match=r'cannot be opened: .* database "nowhere" does not exist'):
+        open_storage(postgres.url("nowhere"))
+
+
+WORK = """
+import sys
+from src.search.study import join_study
+from tests.search.light import LightWorker, plan
+study = join_study(sys.argv[1], plan("clip"))
+while study.remaining(int(sys.argv[2])):
+    done = LightWorker(study, sys.argv[3]).run_one()
+    study.tell(done.number, 0.5)
+"""
+
+
+HOLD = """
+import sys, time
+from src.search.storage import sole_search
+with sole_search(sys.argv[1], sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class Start(Protocol):
+    def __call__(self, code: str, *words: object) -> "subprocess.Popen[str]": ...
+
+
+@pytest.fixture
+def start(repo_root: Path) -> Iterator[Start]:
+    """Starts Python processes in the repository's root, which end with the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(code: str, *words: object) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", code, *map(str, words)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, cwd=repo_root, text=True, stdout=pipe, stderr=pipe))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("storage", ["a file behind a proxy", "a server"])
+def test_processes_share_a_study(storage: str, start: Start, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    file = f"sqlite:///{tmp_path}/studies.db"
+    url = file if storage.startswith("a file") else request.getfixturevalue("postgres").create("shared")
+    study = open_study(url, plan("clip"))
+    with remote_url(url, "127.0.0.1") as address:
+        assert address == url if storage == "a server" else address.startswith("grpc://127.0.0.1:")
+        workers = [start(WORK, address, 10, name) for name in ("left", "right")]
+        assert [(worker.communicate()[1], worker.returncode) for worker in workers] == [("", 0)] * 2
+    trials = study.trials()
+    assert len(trials) in (10, 11)  # who looked while the tenth was running began another
+    assert {(trial.state, trial.epochs) for trial in trials} == {("complete", 3)}
+    assert {trial.attrs["worker"] for trial in trials} == {"left", "right"}
+    assert len({str(trial.params) for trial in trials}) == len(trials)
+
+
+def test_a_study_on_a_server_is_held_by_one_process_until_that_is_dead(postgres: Postgres, start: Start) -> None:
+    url = postgres.create("held")
+    holder = start(HOLD, url, "clip")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(UserError, match="another process is running the study clip on this storage"),
+        postgres_lock(url, "clip"),
+    ):
+        pass
+    with postgres_lock(url, "llava"):
+        pass
+    holder.kill()
+    holder.communicate()
+    within_a_second(lambda: hold(url))
+
+
+def hold(url: str) -> None:
+    with postgres_lock(url, "clip"):
+        pass
+
+
+def within_a_second(act: Callable[[], None]) -> None:
+    """The server notices that a process is gone when it next looks."""
+    for _ in range(20):
+        try:
+            return act()
+        except UserError:
+            time.sleep(0.05)
+    return act()
+
+
+def test_a_server_that_was_started_anew_lets_the_holder_end_in_peace(
+    running: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = running.create("anew")
+    with postgres_lock(url, "clip"):
+        running.stop()
+        running.start()
+    assert not caplog.records
+
+
+def test_a_file_needs_no_holder(tmp_path: Path) -> None:
+    with postgres_lock(f"sqlite:///{tmp_path}/studies.db", "clip"), postgres_lock("grpc://nowhere:1", "clip"):
+        assert not list(tmp_path.iterdir())
+
+
+class Storage:
+    """Fails some times as a server does that is started anew."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.calls = 0
+
+    def __call__(self) -> str:
+        from sqlalchemy.exc import OperationalError
+
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise OperationalError("SELECT 'secret'", {}, ConnectionError("server closed the connection\nbadly"))
+        return "done"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was slept; nobody waits."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
+    return slept
+
+
+def test_a_server_is_waited_for_ever_more_calmly(clock: list[float]) -> None:
+    storage = Storage(failures=12)
+    assert RetryPolicy("on the server", 600)(storage) == "done"
+    assert storage.calls == 13
+    assert clock == sorted(clock)
+    assert clock[0] < 0.2
+    assert clock[-1] == clock[-2] == 10
+
+
+def test_a_server_that_stays_away_is_given_up_in_one_line(clock: list[float]) -> None:
+    with pytest.raises(
+        UserError, match=r"^the storage of studies on the server fails: .*server closed the connection$"
+    ):
+        RetryPolicy("on the server", 600)(Storage(failures=10**6))
+    assert 600 <= sum(clock) < 620
+
+
+def test_a_file_is_never_waited_for(clock: list[float]) -> None:
+    storage = Storage(failures=1)
+    with pytest.raises(UserError, match=r"the storage of studies a/studies\.db fails: "):
+        RetryPolicy.of("sqlite:///a/studies.db")(storage)
+    assert (storage.calls, clock) == (1, [])
+
+
+class AnswersLost(RetryPolicy):
+    """Does everything twice, as where the answer to the first time never came."""
+
+    def __call__(self, operation: Callable[[], T]) -> T:
+        operation()
+        return operation()
+
+
+def test_what_is_done_twice_for_a_lost_answer_counts_once(tmp_path: Path) -> None:
+    good = ({"rank": 4, "lr": 1e-3}, {"rank": 8, "lr": 1e-3})
+    study = open_study(f"sqlite:///{tmp_path}/studies.db", plan("clip", known_good=good))
+    study._patience = AnswersLost("on the server", 0)
+    study.enqueue_known_good(2)
+    assert [trial.state for trial in study.trials()] == ["waiting", "waiting"]
+    ticket = study.ask("w")
+    ticket.report(1, {"val_macro_f1": 0.5})
+    study.tell(ticket.number, 0.5)
+    assert [(trial.state, trial.epochs) for trial in study.trials()] == [("running", 0), ("complete", 1)]
+    assert [trial.number for trial in study.recover()] == [0]
+    trials = study.trials()
+    assert [(trial.state, trial.attrs.get("retry_of")) for trial in trials] == [
+        ("failed", None),
+        ("complete", None),
+        ("waiting", 0),
+    ]
+    assert trials[2].params == trials[0].params
+
+
+def test_what_is_no_failure_of_the_storage_is_raised_at_once(clock: list[float]) -> None:
+    def wrong() -> None:
+        raise KeyError("trial 7")
+
+    with pytest.raises(KeyError):
+        RetryPolicy("on the server", 600)(wrong)
+    assert clock == []
+
+
+def test_who_joins_a_study_waits_for_its_server_and_who_opens_it_does_not(running: Postgres, start: Start) -> None:
+    url = running.create("joined")
+    open_study(url, plan("clip"))
+    running.stop()
+    with pytest.raises(UserError, match="cannot be opened"):
+        open_study(url, plan("clip"))
+    worker = start(WORK, url, 1, "late")
+    assert worker.stderr is not None
+    assert worker.stderr.readline() == "the storage of studies does not answer: waiting for it\n"
+    running.start()
+    assert (worker.communicate()[1], worker.returncode) == ("", 0)
+    assert [trial.attrs["worker"] for trial in open_study(url, plan("clip")).finished()] == ["late"]

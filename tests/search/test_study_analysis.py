@@ -1,0 +1,230 @@
+"""What a study tells, from studies that are made up here; how the pictures look is for eyes."""
+
+import math
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from PIL import Image
+
+from src.core.config import Range
+from src.reporting import plot_search
+from src.reporting.plot_search import SettingAxis
+from src.search import study_analysis
+from src.search.samplers import distributions_of
+
+SPACE = {
+    "rank": Range(low=1, high=16, scale="log2"),
+    "lr": Range(low=5e-6, high=1e-2, scale="log"),
+    "dropout": Range(low=0.0, high=0.3),
+    "targets": Range(choices=("q", "qv", "qkvo")),
+}
+
+
+def trial(number: int, values: Sequence[float] | None, **more: Any) -> FrozenTrial:
+    """A trial at settings that its number draws: complete if it has values."""
+    draw = random.Random(number)
+    params = {
+        "rank": 2 ** draw.randint(0, 4),
+        "lr": math.exp(draw.uniform(math.log(5e-6), math.log(1e-2))),
+        "dropout": draw.uniform(0, 0.3),
+        "targets": draw.choice(["q", "qv", "qkvo"]),
+    }
+    state = more.pop("state", TrialState.COMPLETE)
+    return create_trial(params=params, distributions=distributions_of(SPACE), state=state, values=values, **more)
+
+
+def infeasible(number: int) -> FrozenTrial:
+    return trial(number, None, state=TrialState.PRUNED, constraints={"fits": 1.0})
+
+
+def failed(number: int) -> FrozenTrial:
+    return trial(number, None, state=TrialState.FAIL, intermediate_values={1: -1e9})
+
+
+def pruned(number: int, last: float) -> FrozenTrial:
+    return trial(number, [last], state=TrialState.PRUNED, intermediate_values={1: 0.1, 2: last})
+
+
+def scored(number: int) -> FrozenTrial:
+    """A complete trial whose score is that of its learning rate, and almost of nothing else."""
+    found = trial(number, [0.0])
+    score = 0.8 - 0.05 * (math.log10(found.params["lr"]) + 2.7) ** 2 + 0.01 * math.log2(found.params["rank"])
+    return trial(number, [score])
+
+
+def study(*trials: FrozenTrial, directions: Sequence[str] = ("maximize",)) -> optuna.Study:
+    made = optuna.create_study(directions=[StudyDirection[direction.upper()] for direction in directions])
+    made.add_trials(trials)
+    return made
+
+
+def size(png: bytes) -> tuple[int, int]:
+    with Image.open(BytesIO(png)) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        return picture.size
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, made: optuna.Study) -> dict[str, Any]:
+    """The axes of each picture, by its name, before they become PNG."""
+    kept: dict[str, Any] = {}
+    monkeypatch.setattr(plot_search, "png_of", lambda figure: figure)
+    figures: Mapping[str, Any] = study_analysis.figures(made, SPACE)
+    for name, figure in figures.items():
+        figure.canvas.draw()
+        kept[name] = figure.axes
+    return kept
+
+
+# Which settings matter
+
+
+def test_the_setting_that_decides_the_score_comes_first_under_its_own_name() -> None:
+    found = study_analysis.importances(study(*map(scored, range(20))), SPACE)
+    assert next(iter(found)) == "lr" and found["lr"] > 0.5
+    assert set(found) == {"rank", "lr", "dropout", "targets"}
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_the_same_study_tells_the_same_in_every_process() -> None:
+    made = study(*map(scored, range(20)))
+    assert study_analysis.importances(made, SPACE) == study_analysis.importances(made, SPACE)
+    code = (
+        "import importlib.util, sys; from src.services import insights\n"
+        f"spec = importlib.util.spec_from_file_location('told', {__file__!r})\n"
+        "told = importlib.util.module_from_spec(spec); spec.loader.exec_module(told)\n"
+        "print(list(insights.importances(told.study(*map(told.scored, range(20))), told.SPACE).items()))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "3"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(list(study_analysis.importances(made, SPACE).items())), done.stderr
+
+
+@pytest.mark.parametrize(
+    "trials",
+    [
+        [],
+        [scored(number) for number in range(study_analysis.FEWEST_COMPLETE - 1)],
+        [*(scored(number) for number in range(5)), *(pruned(number, 0.2) for number in range(5, 30))],
+        [trial(number, [0.5]) for number in range(20)],
+    ],
+    ids=["no trial", "too few", "too few of them complete", "all equal"],
+)
+def test_where_nothing_can_be_told_nothing_is(trials: list[FrozenTrial]) -> None:
+    assert study_analysis.importances(study(*trials), SPACE) == {}
+
+
+def test_with_two_objectives_it_is_the_score_that_settings_matter_for() -> None:
+    trials = [trial(number, [scored(number).values[0], random.Random(number).random()]) for number in range(20)]
+    found = study_analysis.importances(study(*trials, directions=["maximize", "minimize"]), SPACE)
+    assert found == study_analysis.importances(study(*map(scored, range(20))), SPACE)
+
+
+# Pictures
+
+
+def test_a_long_search_has_all_its_pictures() -> None:
+    made = study(*map(scored, range(12)), pruned(12, 0.3), infeasible(13), failed(14))
+    found = study_analysis.figures(made, SPACE)
+    assert list(found) == ["optimization_history", "slices", "importances"]
+    assert all(min(size(png)) > 200 for png in found.values())
+    assert study_analysis.figures(made, SPACE) == found
+
+
+def test_a_short_search_has_those_that_its_trials_allow() -> None:
+    assert study_analysis.figures(study(), SPACE) == {}
+    assert study_analysis.figures(study(infeasible(0), failed(1)), SPACE) == {}
+    assert list(study_analysis.figures(study(scored(0)), SPACE)) == ["optimization_history", "slices"]
+    without_settings = create_trial(params={}, distributions={}, value=0.5)
+    assert list(study_analysis.figures(study(without_settings), SPACE)) == ["optimization_history"]
+
+
+def test_two_objectives_have_a_front_in_place_of_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [(0.5, 100), (0.7, 400), (0.6, 900), (0.8, 1600)]
+    trials = [trial(number, pair) for number, pair in enumerate(values)]
+    made = study(*trials, infeasible(4), failed(5), directions=["maximize", "minimize"])
+    assert list(study_analysis.figures(made, SPACE)) == ["pareto_front", "slices"]
+    (axes,) = drawn(monkeypatch, made)["pareto_front"]
+    front = axes.lines[0]
+    assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(100, 0.5), (400, 0.7), (1600, 0.8)]
+    labels = axes.get_legend_handles_labels()[1]
+    assert {"front (3)", "dominated (1)", "left out: 1 infeasible, 1 failed"} == set(labels)
+
+
+def test_the_history_marks_every_trial_and_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = study(trial(0, [0.5]), pruned(1, 0.3), trial(2, [0.4]), trial(3, [0.6]), infeasible(4), failed(5))
+    (axes,) = drawn(monkeypatch, made)["optimization_history"]
+    best = axes.lines[0]
+    assert list(zip(best.get_xdata(), best.get_ydata(), strict=True)) == [(0, 0.5), (2, 0.5), (3, 0.6), (5, 0.6)]
+    places = {dots.get_label(): dots.get_offsets().tolist() for dots in axes.collections}
+    assert places["complete (3)"] == [[0, 0.5], [2, 0.4], [3, 0.6]]
+    assert places["pruned, last score (1)"] == [[1, 0.3]]
+    assert [x for x, _ in places["infeasible, no score (1)"]] == [4]
+    assert [x for x, _ in places["failed, no score (1)"]] == [5]
+
+
+def test_what_has_no_score_moves_no_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = [trial(0, [0.5]), trial(1, [0.6])]
+    alone = drawn(monkeypatch, study(*good))
+    beside = drawn(monkeypatch, study(*good, infeasible(2), failed(3)))
+    assert beside["optimization_history"][0].get_ylim() == alone["optimization_history"][0].get_ylim()
+    for left, right in zip(alone["slices"], beside["slices"], strict=True):
+        assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
+
+
+def test_slices_are_drawn_over_all_that_could_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    panels = {axes.get_xlabel(): axes for axes in drawn(monkeypatch, study(scored(0), scored(1)))["slices"]}
+    assert list(panels) == ["rank", "lr", "dropout", "targets"]
+    assert [tick.get_text() for tick in panels["rank"].get_xticklabels()] == ["1", "2", "4", "8", "16"]
+    assert panels["lr"].get_xscale() == "log" and panels["lr"].get_xlim()[0] < 5e-6 < 1e-2 < panels["lr"].get_xlim()[1]
+    assert [tick.get_text() for tick in panels["targets"].get_xticklabels()] == ["q", "qv", "qkvo"]
+    assert {tuple(dots.get_offsets().tolist()[0]) for dots in panels["rank"].collections} == {
+        (scored(0).params["rank"], scored(0).values[0])
+    }
+
+
+def test_a_setting_that_some_trials_lack_has_their_points_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = create_trial(params={"lr": 1e-3}, distributions={"lr": distributions_of(SPACE)["lr"]}, value=0.9)
+    panels = {axes.get_xlabel(): axes for axes in drawn(monkeypatch, study(scored(0), lacking))["slices"]}
+    assert len(panels["lr"].collections[0].get_offsets()) == 2
+    assert len(panels["dropout"].collections[0].get_offsets()) == 1
+    assert {panels[name].collections[0].get_label() for name in ("lr", "dropout")} == {"complete (2)"}
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        SettingAxis("linear", 3, 3),
+        SettingAxis("log", 1e-3, 1e-3),
+        SettingAxis("log2", 4, 4),
+        SettingAxis("log2", 1, 4096),
+    ],
+)
+def test_an_axis_has_room_around_all_that_may_be_chosen(axis: SettingAxis) -> None:
+    low, high = axis.reach()
+    assert low < axis.low <= axis.high < high
+
+
+def test_pictures_may_be_drawn_in_several_threads_and_leave_no_figure_open() -> None:
+    made = study(*map(scored, range(12)))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: study_analysis.figures(made, SPACE), range(2))
+    assert first == second == study_analysis.figures(made, SPACE)
+    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_importing_loads_neither_optuna_nor_matplotlib() -> None:
+    code = "import sys, src.search.study_analysis; sys.exit('optuna' in sys.modules or 'matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

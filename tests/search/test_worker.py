@@ -1,0 +1,184 @@
+"""One worker's trials on a real small model, and what goes wrong in them."""
+
+import errno
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from src.core.config import load_params
+from src.core.errors import StopRequested, UserError
+from src.search import worker as trial_module
+from src.search.plan import plan_of
+from src.search.study import Study, open_study
+from src.search.trial import TrialRecord
+from src.search.worker import TrialWorker
+from src.training.failures import failure_of
+from src.training.workspace import Workspace, checkpoint_of, facts_of, open_workspace
+
+URL = "sqlite:///outputs/studies.db"
+
+
+@pytest.fixture
+def worker(repository: Path) -> TrialWorker:
+    torch.set_num_threads(1)
+    params = load_params()
+    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of("clip"))))
+    return TrialWorker(params, open_workspace("clip"), study, "w1")
+
+
+def last(study: Study) -> TrialRecord:
+    return [trial for trial in study.trials() if trial.state != "waiting"][-1]
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Have the next trainings do something else instead."""
+
+    def fit(*args: Any) -> None:
+        act()
+
+    monkeypatch.setattr(trial_module, "fit", fit)
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def act() -> None:
+        raise error
+
+    return act
+
+
+def ask_for_a_petabyte() -> None:
+    torch.empty(2**50)
+
+
+def test_a_trial_leaves_all_that_is_needed_to_show_it(worker: TrialWorker) -> None:
+    ended = worker.run_one()
+    record = last(worker.study)
+    assert (ended.number, ended.worker, ended.state) == (0, "w1", "complete")
+    assert ended.values == (record.outcome["scores"]["macro_f1"],)
+    assert record.state == "running"  # it is for others to tell
+    assert [row["epoch"] for row in record.history] == [1, 2]
+    assert {"train_loss", "val_loss", "val_macro_f1", "val_accuracy", "at_ms"} <= record.history[0].keys()
+    assert {"scores", "report", "best_epoch", "modules", "parameters"} == record.outcome.keys()
+    assert record.outcome["parameters"] > 1000
+    assert {"adapter_model.safetensors", "head.safetensors", "settings.json"} <= ended.adapter.keys()
+    assert {"worker", "process", "code"} <= record.attrs.keys()
+
+
+@pytest.mark.parametrize(
+    ("act", "cause", "reason", "unfit", "fatal"),
+    [
+        (ask_for_a_petabyte, "out of memory", "out of memory: [enforce fail", True, False),
+        (raising(MemoryError()), "out of memory", "out of memory", True, False),
+        (
+            raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore")),
+            "out of memory",
+            "out of memory: CUDA out of memory. Tried to allocate 20.00 GiB.",
+            True,
+            False,
+        ),
+        (
+            raising(torch.AcceleratorError("CUDA error: device-side assert triggered", 710)),
+            "the GPU failed",
+            "CUDA error: device-side assert triggered",
+            False,
+            True,
+        ),
+        (raising(RuntimeError("CUDA error: unspecified")), "the GPU failed", "CUDA error: unspecified", False, True),
+        (raising(KeyError("x")), "KeyError: 'x'", "KeyError: 'x'", False, False),
+        (raising(UserError("no layer 9")), "no layer 9", "no layer 9", False, False),
+    ],
+)
+def test_a_failure_ends_one_trial_with_its_reason_and_the_base_is_what_it_was(
+    worker: TrialWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    act: Callable[[], None],
+    cause: str,
+    reason: str,
+    unfit: bool,
+    fatal: bool,
+) -> None:
+    before = digest(worker.workspace)
+    broken(monkeypatch, act)
+    ended = worker.run_one()
+    assert ended.failure is not None
+    assert (ended.state, ended.failure.cause, ended.failure.unfit, ended.failure.fatal) == (
+        "failed",
+        cause,
+        unfit,
+        fatal,
+    )
+    worker.study.fail(ended.number)
+    record = last(worker.study)
+    assert (record.state, record.cause) == ("failed", cause)
+    assert record.reason.startswith(reason)
+    assert digest(worker.workspace) == before
+    monkeypatch.undo()
+    assert worker.run_one().state == "complete"
+
+
+def digest(workspace: Workspace) -> float:
+    return sum(float(weight.double().abs().sum()) for weight in workspace.model.backbone.parameters())
+
+
+def test_a_loss_that_is_no_number_is_the_settings_fault(worker: TrialWorker) -> None:
+    ticket = worker.study.ask()
+    error = worker.params.fit_of("clip", **{**ticket.params, "lr": 1e36})
+    with pytest.raises(UserError) as refused:
+        worker._train(ticket, error)
+    found = failure_of(refused.value)
+    assert (found.cause, found.unfit) == ("the loss is no number", True)
+
+
+def test_memory_is_given_back(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[Any] = []
+
+    def act() -> None:
+        held = torch.zeros(1000)
+        alive.append(weakref.ref(held))
+        raise MemoryError
+
+    broken(monkeypatch, act)
+    worker.run_one()
+    assert alive[0]() is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_is_not_the_trials_fault(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    broken(monkeypatch, raising(OSError(number, "no room")))
+    with pytest.raises(OSError, match="no room"):
+        worker.run_one()
+    assert last(worker.study).state == "running"
+
+
+def test_a_worker_stops_within_a_step(worker: TrialWorker) -> None:
+    steps: list[int] = []
+
+    def check() -> None:
+        steps.append(1)
+        if len(steps) == 5:
+            raise StopRequested
+
+    worker.check = check
+    with pytest.raises(StopRequested):
+        worker.run_one()
+    assert len(steps) == 5
+    assert last(worker.study).state == "running"
+    assert worker.workspace.model.readout is None
+
+
+def test_two_objectives_are_told_in_their_order(repository: Path) -> None:
+    params = load_params()
+    params = replace(params, tune=replace(params.tune, objectives=("macro_f1", "parameters")))
+    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of("clip"))))
+    worker = TrialWorker(params, open_workspace("clip"), study, "w1")
+    for _ in range(2):
+        ended = worker.run_one()
+        study.tell(ended.number, *ended.values)
+    told = [(record.value, record.outcome["parameters"]) for record in study.finished()]
+    assert [tuple(trial.values) for trial in study.raw.get_trials()] == told
+    assert len(study.raw.best_trials) >= 1

@@ -1,0 +1,197 @@
+"""Where a training's frozen part ends, and that a training on what is cached is the training on the posts."""
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from src.core.errors import UsageError
+from src.core.records import Post
+from src.core.training_config import TrainingConfig
+from src.data.images import open_image
+from src.modeling.base import Features, ToneModel
+from src.models.catalog import MODELS
+from src.training.adapter import fresh_adapter, saved_adapter
+from src.training.cache import FeatureStore, FeatureTable
+from src.training.callbacks import NullCallback
+from src.training.dataset import LabelledFeatures
+from src.training.inference import logits
+from src.training.trainer import TrainingResult, fit
+
+LORA = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
+
+# What is cached for each training, besides `length`. Tiny LLaVA's language model has 3 layers, the others' stacks 2.
+TEXT = {"tokens"}
+CASES: Mapping[str, Mapping[str, tuple[dict[str, Any], set[str]]]] = {
+    "clip": {
+        "head alone": ({"rank": 0}, {"pooled"}),
+        "both towers": ({}, {"pixels", *TEXT}),
+        "text tower": ({"adapts": "text"}, {"image", *TEXT}),
+        "last layers": ({"adapt_layers": "last-1"}, {"vision.1", "text.1"}),
+        "last text layer": ({"adapts": "text", "adapt_layers": "last-half"}, {"image", "text.1"}),
+    },
+    "blip2": {
+        "head alone": ({"rank": 0}, {"pooled"}),
+        "language model": ({}, {"image", *TEXT}),
+        "last layer": ({"adapt_layers": "last-half"}, {"language.1"}),
+        "Q-Former": ({"trains": "qformer"}, {"vision", *TEXT}),
+        "projection": ({"rank": 0, "trains": "connector"}, {"queries", *TEXT}),
+    },
+    "llava": {
+        "words": ({"objective": "words"}, {"image", *TEXT}),
+        "last layer": ({"adapt_layers": "last-half"}, {"language.2"}),
+        "last two layers": ({"adapt_layers": "last-2", "objective": "words"}, {"language.1"}),
+        "connector": ({"trains": "connector"}, {"vision", *TEXT}),
+    },
+    "tinyllava": {
+        "head alone": ({"rank": 0}, {"pooled"}),
+        "language model": ({}, {"image", *TEXT}),
+        "last layer": ({"adapt_layers": "last-1"}, {"language.1"}),
+    },
+}
+EACH = [pytest.param(name, *CASES[name][case], id=f"{name}, {case}") for name in CASES for case in CASES[name]]
+
+
+class Bare:
+    """The inputs of posts, as they come from the disk, in place of what is cached."""
+
+    def __init__(self, model: ToneModel, posts: list[Post]) -> None:
+        self.rows = model.preprocess([open_image(post.image) for post in posts], [post.caption for post in posts])
+
+    def __getitem__(self, index: int) -> Features:
+        return self.rows[index]
+
+    def lengths(self) -> list[int]:
+        return [int(row["length"]) for row in self.rows]
+
+
+def cached(model: ToneModel, posts: list[Post], folder: Path) -> LabelledFeatures:
+    store = FeatureStore.of(folder, model)
+    store.ensure(model, posts, 16, lambda _: None)
+    return LabelledFeatures(posts, store.table(posts))
+
+
+def bare(model: ToneModel, posts: list[Post]) -> LabelledFeatures:
+    return LabelledFeatures(posts, cast(FeatureTable, Bare(model, posts)))
+
+
+def test_every_model_of_the_catalog_is_here() -> None:
+    assert tuple(CASES) == MODELS
+
+
+@pytest.mark.parametrize(("name", "changes", "features"), EACH)
+def test_a_training_on_the_cache_is_the_training_on_the_posts(
+    name: str,
+    changes: dict[str, Any],
+    features: set[str],
+    tiny_model: Callable[[str], ToneModel],
+    posts: list[Post],
+    tmp_path: Path,
+) -> None:
+    model, settings = tiny_model(name), replace(LORA, **changes)
+
+    def trained(data: Callable[[list[Post]], LabelledFeatures]) -> TrainingResult:
+        with fresh_adapter(model, settings, seed=1):
+            assert set(model.cached_names()) == {*features, "length"}
+            return fit(model, data(posts[:24]), data(posts[24:44]), settings, 1, NullCallback())
+
+    one = trained(lambda part: cached(model, part, tmp_path))
+    other = trained(lambda part: bare(model, part))
+    assert one.best_epoch == other.best_epoch
+    for row, expected in zip(one.history, other.history, strict=True):
+        assert row == pytest.approx(expected, abs=1e-4)
+    assert [each.predicted for each in one.predictions] == [each.predicted for each in other.predictions]
+
+
+# Which layers
+
+
+def layers_of(modules: list[str]) -> set[str]:
+    """The part and the number of each layer that carries an adapter."""
+    return {module.split(".")[0] + module.split("layers.")[1].split(".")[0] for module in modules}
+
+
+@pytest.mark.parametrize(
+    ("name", "adapts", "adapt_layers", "expected"),
+    [
+        ("llava", "", "all", {"model0", "model1", "model2"}),
+        ("llava", "", "last-half", {"model2"}),
+        ("llava", "language", "last-2", {"model1", "model2"}),
+        ("llava", "", "last-3", {"model0", "model1", "model2"}),
+        ("clip", "", "last-1", {"text_model1", "vision_model1"}),
+        ("clip", "vision", "all", {"vision_model0", "vision_model1"}),
+        ("clip", "text vision", "last-half", {"text_model1", "vision_model1"}),
+    ],
+)
+def test_adapters_go_on_the_layers_that_are_named(
+    name: str, adapts: str, adapt_layers: str, expected: set[str], tiny_model: Callable[[str], ToneModel]
+) -> None:
+    with fresh_adapter(tiny_model(name), replace(LORA, adapts=adapts, adapt_layers=adapt_layers), seed=1) as adapter:
+        assert layers_of(adapter.modules()) == expected
+        assert len(adapter.modules()) == len(expected) * (4 if name == "llava" else 2)
+
+
+def test_an_adapter_on_some_layers_comes_back(
+    tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
+) -> None:
+    model, settings = tiny_model("blip2"), replace(LORA, adapt_layers="last-1", epochs=1)
+    with fresh_adapter(model, settings, seed=1) as adapter:
+        data = cached(model, posts[:16], tmp_path / "cache")
+        fit(model, data, data, settings, 1, NullCallback())
+        expected_NK = logits(model, data, 8)
+        adapter.save(tmp_path / "adapter")
+    with saved_adapter(tiny_model("blip2"), tmp_path / "adapter") as again:
+        assert torch.equal(logits(again.model, data, 8), expected_NK)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adapt_layers": "last-4"}, "adapt_layers last-4: language of llava has 3 layers"),
+        ({"adapts": "vision"}, "llava has nothing to adapt in vision"),
+        ({"adapts": "towers"}, "unknown part of the model 'towers'; known: connector, language, vision"),
+    ],
+)
+def test_what_cannot_be_adapted_is_refused_in_one_line_and_leaves_nothing(
+    changes: dict[str, Any], words: str, tiny_model: Callable[[str], ToneModel]
+) -> None:
+    model = tiny_model("llava")
+    names = [name for name, _ in model.named_parameters()]
+    with pytest.raises(UsageError, match=words), fresh_adapter(model, replace(LORA, **changes), seed=1):
+        pass
+    assert [name for name, _ in model.named_parameters()] == names
+    assert model.readout is None
+
+
+@pytest.mark.parametrize("adapt_layers", ["none", "last-0", "last--1", "last-", "first-2", "last-2 "])
+def test_a_senseless_choice_of_layers_is_refused(adapt_layers: str) -> None:
+    with pytest.raises(ValueError, match="adapt_layers must be all, last-half or last-K"):
+        replace(LORA, adapt_layers=adapt_layers)
+
+
+# What one base in memory comes to
+
+
+def test_after_thirty_trials_the_base_and_its_memory_are_what_they_were_after_one(
+    tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
+) -> None:
+    model = tiny_model("tinyllava")
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    tensors: list[int] = []
+    gc.freeze()  # what is there already is neither looked through nor counted
+    for trial in range(30):
+        rank = 2 ** (trial % 5)
+        settings = replace(LORA, rank=rank, alpha=rank, epochs=1, adapt_layers=("all", "last-1")[trial % 2])
+        with fresh_adapter(model, settings, seed=trial):
+            data = cached(model, posts[:8], tmp_path)
+            fit(model, data, data, settings, trial, NullCallback())
+        gc.collect()
+        tensors.append(sum(torch.is_tensor(each) for each in gc.get_objects()))
+    gc.unfreeze()
+    assert tensors[-2:] == tensors[2:4]
+    assert model.backbone.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.backbone.state_dict().items())

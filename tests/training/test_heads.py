@@ -1,0 +1,49 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from src.core.training_config import TrainingConfig
+from src.training.adapter import ClassifierHead
+
+SETTINGS = TrainingConfig(objective="head", rank=0, alpha=1, dropout=0.5, lr=0.1, head_width=16)
+
+
+@pytest.mark.parametrize(
+    ("layers", "shapes"),
+    [(0, [(3, 8)]), (1, [(16, 8), (3, 16)]), (2, [(16, 8), (8, 16), (3, 8)])],
+)
+def test_a_head_has_the_layers_asked_for(layers: int, shapes: list[tuple[int, int]]) -> None:
+    head = ClassifierHead(8, replace(SETTINGS, head_layers=layers))
+    linear = [module for module in head if isinstance(module, nn.Linear)]
+    assert [tuple(module.weight.shape) for module in linear] == shapes
+    assert isinstance(head[0], nn.LayerNorm)
+    assert sum(isinstance(module, nn.GELU) for module in head) == layers
+    before = [head[list(head).index(module) - 1] for module in linear]
+    assert [module.p for module in before if isinstance(module, nn.Dropout)] == [0.5] * (layers + 1)
+    assert head(torch.randn(5, 8)).shape == (5, 3)
+
+
+@pytest.mark.parametrize("layers", [0, 1, 2])
+def test_the_scale_of_the_pooled_states_does_not_matter(layers: int) -> None:
+    head = ClassifierHead(8, replace(SETTINGS, head_layers=layers)).eval()
+    pooled_BD = torch.randn(4, 8)
+    torch.testing.assert_close(head(pooled_BD * 1000), head(pooled_BD), rtol=0, atol=1e-3)
+
+
+def test_dropout_is_for_training_alone() -> None:
+    torch.manual_seed(0)
+    head = ClassifierHead(8, SETTINGS)
+    pooled_BD = torch.randn(4, 8)
+    assert not torch.equal(head(pooled_BD), head(pooled_BD))
+    head.eval()
+    assert torch.equal(head(pooled_BD), head(pooled_BD))
+
+
+def test_every_weight_learns() -> None:
+    torch.manual_seed(0)
+    head = ClassifierHead(8, replace(SETTINGS, head_layers=2, dropout=0.0))
+    cross_entropy(head(torch.randn(4, 8)), torch.tensor([0, 1, 2, 2])).backward()  # type: ignore[no-untyped-call]
+    assert all(weight.grad is not None and weight.grad.any() for weight in head.parameters())

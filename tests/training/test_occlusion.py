@@ -1,0 +1,328 @@
+"""Occlusion finds what an answer rests on: shown on fakes whose answer is known, and on all four models."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src.core.records import Post
+from src.core.saliency import GRID, SaliencyMap
+from src.core.training_config import TrainingConfig
+from src.data.images import open_image
+from src.modeling.base import ToneModel
+from src.models.catalog import MODELS
+from src.training.adapter import attach_adapter
+from src.training.cache import FeatureStore
+from src.training.callbacks import NullCallback
+from src.training.dataset import LabelledFeatures
+from src.training.inference import logits_of
+from src.training.occlusion import MOST_WORDS, SHUFFLES, num_passes, saliency_map, sanity_check, shuffled, split_words
+from src.training.trainer import fit
+
+NEGATIVE = 0
+SIDE = 2 * GRID
+
+
+@dataclass
+class Additive:
+    """Negative for what it sees in some cells and for some words, each on its own; no other tone ever changes.
+
+    A cell counts by its mean brightness between 0 and 1, a word by how often it comes.
+    """
+
+    cells_GG: Tensor
+    words: dict[str, float] = field(default_factory=dict)
+    device = torch.device("cpu")
+
+    def eval(self) -> None:
+        pass
+
+    def picture_resizer(self) -> Callable[[Sequence[Image.Image]], list[Tensor]]:
+        return lambda images: [
+            torch.tensor(list(image.get_flattened_data()), dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1)
+            for image in images
+        ]
+
+    def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
+        known = list(self.words)
+        return [[1 + known.index(word) if word in known else 0 for word in caption.split()] for caption in captions]
+
+    def __call__(self, features: dict[str, Tensor]) -> Tensor:
+        values_V = torch.tensor([0.0, *self.words.values()])
+        seen_BGG = torch.nn.functional.avg_pool2d(features["pixels"].float().mean(1) / 255, SIDE // GRID)
+        score_B = (seen_BGG * self.cells_GG).sum((1, 2)) + values_V[features["tokens"].long()].sum(1)
+        return torch.stack([score_B, torch.zeros_like(score_B), torch.zeros_like(score_B)], dim=1)
+
+
+def asked(fake: Additive, image: Image.Image, caption: str, batch_size: int = 7, window: int = 1) -> SaliencyMap:
+    return saliency_map(cast(ToneModel, fake), image, caption, batch_size, "negative", window=window)
+
+
+def only_cell(row: int, column: int, value: float) -> Tensor:
+    cells_GG = torch.zeros(GRID, GRID)
+    cells_GG[row, column] = value
+    return cells_GG
+
+
+@pytest.fixture
+def spotted() -> Image.Image:
+    """Black, but for a white square that fills the cell in row 2, column 5."""
+    image = Image.new("RGB", (SIDE, SIDE), "black")
+    image.paste((255, 255, 255), (10, 4, 12, 6))
+    return image
+
+
+@pytest.fixture
+def noisy() -> Image.Image:
+    pixels = torch.randint(256, (SIDE * SIDE * 3,), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    return Image.frombytes("RGB", (SIDE, SIDE), bytes(pixels.tolist()))
+
+
+# Answers that are known
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_what_rests_on_one_cell_and_one_word_is_put_down_to_them_alone(spotted: Image.Image, batch_size: int) -> None:
+    fake = Additive(only_cell(2, 5, 3.0), {"love": 2.0})
+    found = asked(fake, spotted, "we love it", batch_size)
+    # What fills the cell is not black: it is the picture's mean, a 64th of white.
+    alone = 3.0 * (1 - 4 / 255)
+    assert found.picture == pytest.approx(alone, abs=1e-5)
+    assert torch.allclose(torch.tensor(found.cells_GG), only_cell(2, 5, alone), atol=1e-5)
+    assert [word.text for word in found.words] == ["we", "love", "it"]
+    assert [word.contribution for word in found.words] == pytest.approx([0, 2, 0], abs=1e-5)
+    assert found.caption == pytest.approx(2, abs=1e-5)
+
+
+def test_what_speaks_against_a_tone_is_below_zero(spotted: Image.Image) -> None:
+    fake = Additive(only_cell(2, 5, -3.0), {"love": -2.0})
+    found = asked(fake, spotted, "we love it")
+    assert found.cells_GG[2][5] < -2.9
+    assert found.words[1].contribution == pytest.approx(-2, abs=1e-5)
+    assert found.places()[-1] == ("top right", found.cells_GG[2][5])
+
+
+def test_where_parts_only_add_up_so_do_their_contributions(noisy: Image.Image) -> None:
+    weights_GG = torch.randn(GRID, GRID, generator=torch.Generator().manual_seed(2))
+    fake = Additive(weights_GG, {"a": 0.5, "b": -1.5, "c": 0.25})
+    found = asked(fake, noisy, "a b c a other")
+    cells_GG = torch.tensor(found.cells_GG)
+    assert float(cells_GG.sum()) == pytest.approx(found.picture, abs=1e-4)
+    assert sum(word.contribution for word in found.words) == pytest.approx(found.caption, abs=1e-4)
+    assert cells_GG.std() > 0.01
+
+
+def test_windows_of_several_cells_find_the_cell_and_blur_no_farther_than_they_reach(spotted: Image.Image) -> None:
+    found = asked(Additive(only_cell(2, 5, 3.0)), spotted, "", window=2)
+    cells_GG = torch.tensor(found.cells_GG)
+    assert float(cells_GG[2, 5]) == pytest.approx(3.0 * (1 - 4 / 255), abs=1e-5)
+    assert float(cells_GG.max()) == float(cells_GG[2, 5])
+    far = [(row, column) for row in range(GRID) for column in range(GRID) if max(abs(row - 2), abs(column - 5)) > 1]
+    assert all(abs(float(cells_GG[place])) < 1e-5 for place in far)
+
+
+def test_a_picture_of_one_colour_has_nothing_to_take_away() -> None:
+    fake = Additive(torch.ones(GRID, GRID))
+    found = asked(fake, Image.new("RGB", (SIDE, SIDE), (200, 30, 90)), "", window=2)
+    assert found.picture == 0
+    assert torch.tensor(found.cells_GG).abs().max() < 1e-6
+
+
+def test_a_word_that_comes_twice_is_two_parts(spotted: Image.Image) -> None:
+    found = asked(Additive(torch.zeros(GRID, GRID), {"love": 2.0}), spotted, "love love")
+    assert [(word.text, round(word.contribution, 5)) for word in found.words] == [("love", 2), ("love", 2)]
+    assert found.caption == pytest.approx(4, abs=1e-5)
+
+
+def test_the_likeliest_tone_is_explained_unless_another_is_asked_for(spotted: Image.Image) -> None:
+    fake = cast(ToneModel, Additive(only_cell(2, 5, 3.0)))
+    assert saliency_map(fake, spotted, "", 9).tone == "negative"
+    other = saliency_map(fake, spotted, "", 9, "positive")
+    assert (other.tone, other.predicted) == ("positive", "negative")
+    assert other.cells_GG[2][5] < -1
+
+
+# Captions
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("", []),
+        (" \n\t ", []),
+        ("  what a\nday ", ["what ", "a\n", "day "]),
+        ("so \N{SMILING FACE WITH HEART-SHAPED EYES}\N{VARIATION SELECTOR-16} !!", None),
+        ("good good good", ["good ", "good ", "good"]),
+        ("<image> </s> $5 & {caption}", ["<image> ", "</s> ", "$5 ", "& ", "{caption}"]),
+    ],
+)
+def test_a_caption_is_parted_at_its_spaces(caption: str, words: list[str] | None) -> None:
+    found = split_words(caption)
+    assert words is None or found == words
+    assert "".join(found) == caption.lstrip()
+
+
+@pytest.mark.parametrize("count", [MOST_WORDS, MOST_WORDS + 1, 10 * MOST_WORDS + 7, 5000])
+def test_the_words_of_a_very_long_caption_go_in_runs(count: int) -> None:
+    caption = " ".join(str(number) for number in range(count))
+    found = split_words(caption)
+    assert "".join(found) == caption
+    assert MOST_WORDS / 2 < len(found) <= MOST_WORDS
+    assert num_passes(caption) <= num_passes("") + MOST_WORDS + 1
+
+
+@pytest.mark.real_data
+def test_every_caption_of_the_real_posts_is_the_sum_of_its_words(real_mvsa: Path) -> None:
+    from src.data.mvsa import decode_caption
+
+    captions = [decode_caption(path.read_bytes())[0] for path in (real_mvsa / "data").glob("*.txt")]
+    assert len(captions) == 4869
+    assert all("".join(split_words(caption)) == caption.lstrip() for caption in captions)
+    assert all(len(split_words(caption)) == len(caption.split()) for caption in captions)
+
+
+# All models
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A tiny model with an adapter that was trained for a moment, and a post."""
+
+    model: ToneModel
+    image: Image.Image
+    caption: str
+
+    def explain(self, caption: str | None = None, batch_size: int = 32) -> SaliencyMap:
+        return saliency_map(self.model, self.image, self.caption if caption is None else caption, batch_size)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def trained(
+    request: pytest.FixtureRequest,
+    tiny_model: Callable[[str], ToneModel],
+    posts: list[Post],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Trained:
+    model = tiny_model(request.param)
+    settings = TrainingConfig(
+        objective="words" if request.param == "llava" else "head",
+        rank=4,
+        alpha=8,
+        dropout=0.0,
+        lr=0.003,
+        batch_size=16,
+        epochs=2,
+    )
+    attach_adapter(model, settings, seed=1)
+    store = FeatureStore.of(tmp_path_factory.mktemp("cache"), model)
+    store.ensure(model, posts[:64], 16, lambda _: None)
+    train, val = (LabelledFeatures(some, store.table(some)) for some in (posts[:48], posts[48:64]))
+    fit(model, train, val, settings, 1, NullCallback())
+    post = max(posts[:48], key=lambda post: len(post.caption))
+    return Trained(model, open_image(post.image), post.caption)
+
+
+def test_a_map_is_of_the_post_as_the_model_scores_it(trained: Trained) -> None:
+    found = trained.explain()
+    (chances,) = logits_of(trained.model, [trained.image], [trained.caption]).softmax(-1).tolist()
+    assert list(found.probabilities.values()) == pytest.approx(chances, abs=1e-5)
+    assert found.probabilities[found.tone] == max(found.probabilities.values())
+    assert (len(found.cells_GG), len(found.cells_GG[0])) == (GRID, GRID)
+    assert "".join(word.text for word in found.words) == "".join(trained.caption.split())
+    assert min(len(set(found.contributions())), found.num_passes) > 20
+
+
+def test_a_words_contribution_is_what_the_odds_lose_without_it(trained: Trained) -> None:
+    found = trained.explain()
+    words = trained.caption.split(" ")
+    assert len(words) == len(found.words)
+    for place in (0, len(words) // 2, len(words) - 1):
+        rest = " ".join(words[:place] + words[place + 1 :])
+        chance = logits_of(trained.model, [trained.image] * 2, [trained.caption, rest]).double().softmax(-1)
+        with_it, without = chance[:, list(found.probabilities).index(found.tone)].logit().tolist()
+        assert found.words[place].contribution == pytest.approx(with_it - without, abs=1e-3)
+
+
+def test_a_map_is_the_same_every_time_and_in_batches_of_any_size(trained: Trained) -> None:
+    found = trained.explain()
+    assert trained.explain() == found
+    assert trained.explain(batch_size=5).contributions() == pytest.approx(found.contributions(), abs=1e-3)
+
+
+def test_a_map_changes_when_the_readout_is_shuffled(trained: Trained) -> None:
+    found, readout = trained.explain(), trained.model.readout
+    assert readout is not None
+
+    def explain() -> SaliencyMap:
+        return saliency_map(trained.model, trained.image, trained.caption, 32, found.tone)
+
+    before = {name: weight.clone() for name, weight in readout.state_dict().items()}
+    check = sanity_check(found, explain, readout)
+    assert len(check.correlations) == SHUFFLES
+    assert check.mean is not None
+    assert check.mean < 0.5
+    assert all(torch.equal(weight, before[name]) for name, weight in readout.state_dict().items())
+    assert explain() == found
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "",
+        "   ",
+        "\N{PILE OF POO}",
+        "word " * 400,
+        "<image> </s> <|endoftext|>",
+        "\u0645\u0631\u062d\u0628\u0627 \u4f60\u597d",
+    ],
+)
+def test_any_caption_is_explained(trained: Trained, caption: str) -> None:
+    found = trained.explain(caption)
+    assert all(value == value and abs(value) < 1e6 for value in [*found.contributions(), found.picture, found.caption])
+    assert len(found.words) == len(split_words(caption))
+    if not found.words:
+        assert found.caption == pytest.approx(0, abs=1e-4)
+
+
+def test_as_many_posts_go_through_the_model_as_were_announced(trained: Trained) -> None:
+    for caption in (trained.caption, ""):
+        seen: list[int] = []
+        found = saliency_map(trained.model, trained.image, caption, 16, advance=seen.append)
+        assert sum(seen) == found.num_passes == num_passes(caption)
+        assert max(seen) <= 16
+
+
+# The sanity check itself
+
+
+def test_a_map_that_does_not_change_is_found_out(spotted: Image.Image) -> None:
+    found = asked(Additive(only_cell(2, 5, 3.0), {"a": 1.0}), spotted, "a b")
+    assert sanity_check(found, lambda: found, torch.nn.Linear(2, 3)).mean == pytest.approx(1)
+
+
+def test_of_a_flat_map_the_check_can_say_nothing(spotted: Image.Image) -> None:
+    found = asked(Additive(torch.zeros(GRID, GRID)), spotted, "")
+    flat = replace(found, cells_GG=[[0.0] * GRID] * GRID)
+    check = sanity_check(flat, lambda: flat, torch.nn.Linear(2, 3))
+    assert check.mean is None
+    assert str(check) == "cannot be told: the map is flat"
+
+
+def test_shuffling_moves_values_and_puts_them_back_even_after_an_error() -> None:
+    layer = torch.nn.Linear(4, 3)
+    before = layer.weight.detach().clone()
+
+    def fail() -> None:
+        with shuffled(layer, seed=1):
+            assert not torch.equal(layer.weight, before)
+            assert torch.equal(layer.weight.flatten().sort().values, before.flatten().sort().values)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.equal(layer.weight, before)

@@ -1,0 +1,173 @@
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.core.config import load_params
+from src.core.errors import UserError
+from src.core.files import read_json, write_json
+from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
+from src.core.records import Post, write_posts, write_split
+from src.core.training_config import TrainingConfig
+from src.modeling.base import Checkpoint, ToneModel
+from src.split import describe
+from src.training.adapter import fresh_adapter
+from src.training.inference import logits
+from src.training.workspace import CHECKPOINT_FILE, Workspace, open_workspace, posts_by_part
+
+LORA = TrainingConfig(objective="head", rank=2, alpha=2, dropout=0.0, lr=0.1)
+CHECKPOINT = checkpoint_folder("clip").parent / CHECKPOINT_FILE
+
+
+@pytest.fixture
+def workspace(
+    tiny_model: Callable[[str], ToneModel],
+    posts: list[Post],
+    repo_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Workspace:
+    """A folder in which `prepare`, `split` and `encode` have run, and what they wrote in memory."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(repo_root / PARAMS, PARAMS)
+    workspace = Workspace(tiny_model("clip"), {"train": posts[:4], "val": posts[4:6], "test": posts[6:8]})
+    stages(workspace.parts)
+    write_json(CHECKPOINT, asdict(workspace.model.checkpoint))
+    return workspace
+
+
+def stages(parts: dict[str, list[Post]]) -> None:
+    """What `prepare` and `split` write, with a post that has no label, and in an order of its own."""
+    labelled = [post for part in parts.values() for post in part]
+    posts = [Post("0", "0.jpg", "no label", "positive", "negative", "", "0"), *labelled]
+    part_of = {post.id: part for part in ("test", "train", "val") for post in parts[part][::-1]}
+    write_posts(POSTS, posts)
+    write_split(SPLIT, part_of)
+    write_json(SPLIT_REPORT, describe(posts, part_of, load_params()))
+
+
+# What scores depend on
+
+
+def changes(workspace: Workspace, **parts: list[Post]) -> set[str]:
+    """The facts that change when these parts are others."""
+    before = workspace.facts()
+    stages({**workspace.parts, **parts})
+    after = open_workspace("clip").facts()
+    assert before.keys() == after.keys()
+    return {name for name in after if after[name] != before[name]}
+
+
+def test_the_facts_name_the_weights_and_the_data(workspace: Workspace) -> None:
+    facts = workspace.facts()
+    checkpoint, report = workspace.model.checkpoint, read_json(SPLIT_REPORT)
+    assert facts == {
+        "model": "clip",
+        "scale": "tiny",
+        "weights": "random",
+        "checkpoint": checkpoint.source,
+        "checkpoint_revision": checkpoint.revision,
+        "data_digest": report["data_digest"],
+        "split_digest": report["split_digest"],
+    }
+    workspace.model.checkpoint = Checkpoint("openai/clip-vit-base-patch32", "3d74", "full")
+    assert workspace.facts() == {
+        **facts,
+        "scale": "full",
+        "weights": "pretrained",
+        "checkpoint": "openai/clip-vit-base-patch32",
+        "checkpoint_revision": "3d74",
+    }
+
+
+def test_a_post_in_another_part_is_another_split_of_the_same_data(workspace: Workspace) -> None:
+    train, val = workspace.parts["train"], workspace.parts["val"]
+    assert changes(workspace, train=[val[0], *train[1:]], val=[train[0], *val[1:]]) == {"split_digest"}
+
+
+def test_the_order_of_the_posts_is_no_fact(workspace: Workspace) -> None:
+    first, *rest = workspace.parts["train"]
+    assert changes(workspace, train=[first, *rest[::-1]]) == set()
+
+
+@pytest.mark.parametrize("change", [{"label": "none"}, {"digest": "another"}])
+def test_other_content_or_another_label_is_other_data(workspace: Workspace, change: dict[str, str]) -> None:
+    *rest, last = workspace.parts["train"]
+    assert changes(workspace, train=[*rest, replace(last, **change)]) == {"data_digest"}
+
+
+def test_a_post_fewer_is_other_data_and_another_split(workspace: Workspace) -> None:
+    assert changes(workspace, train=workspace.parts["train"][:-1]) == {"data_digest", "split_digest"}
+
+
+# Features
+
+
+def test_features_are_those_of_the_part_and_the_adapter(workspace: Workspace) -> None:
+    steps: list[int] = []
+    assert set(workspace.data("train").features[0]) == {"length", "pooled"}
+    with fresh_adapter(workspace.model, LORA, seed=1):
+        data = workspace.data("train", batch_size=3, advance=steps.append)
+        assert set(data.features[0]) == {"pixels", "tokens", "length"}
+        assert steps == [3, 1]
+        assert list(data.posts) == workspace.parts["train"]
+        first_NK = logits(workspace.model, data, 2)
+        again_NK = logits(workspace.model, workspace.data("train", advance=steps.append), 2)
+    assert steps == [3, 1]
+    assert torch.equal(first_NK, again_NK)
+    assert len(workspace.data("val").posts) == 2
+
+
+def test_training_has_altered_views_which_are_encoded_once(workspace: Workspace) -> None:
+    settings = replace(LORA, augment="picture", views=2)
+    encoded: list[int] = []
+    with fresh_adapter(workspace.model, settings, seed=1):
+        assert workspace.training(LORA, advance=encoded.append).views == ()
+        assert sum(encoded) == 4
+        data = workspace.training(settings, advance=encoded.append)
+        workspace.training(settings, advance=encoded.append)
+        assert sum(encoded) == 4 + 2 * 4
+    tables = (data.features, *data.views)
+    assert [len(table) for table in tables] == [4, 4, 4]
+    pixels = [[table[row]["pixels"] for table in tables] for row in range(4)]
+    for own, first, second in pixels:
+        assert not torch.equal(own, first) and not torch.equal(own, second) and not torch.equal(first, second)
+
+    drawn = [[data.drawn(seed).features[row]["pixels"] for row in range(4)] for seed in range(20)]
+    for row in range(4):
+        places = [[torch.equal(found[row], each) for each in pixels[row]].index(True) for found in drawn]
+        assert set(places) == {0, 1, 2}
+    again = [data.drawn(3).features[row]["pixels"] for row in range(4)]
+    assert all(torch.equal(one, other) for one, other in zip(again, drawn[3], strict=True))
+    plain = workspace.data("val")
+    assert plain.drawn(1) is plain
+
+
+# From disk
+
+
+def test_a_workspace_is_opened_from_what_the_stages_wrote(workspace: Workspace) -> None:
+    opened = open_workspace("clip")
+    assert opened.parts == workspace.parts
+    assert opened.facts() == workspace.facts()
+    assert opened.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert opened.model.backbone.dtype == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+    assert posts_by_part() == workspace.parts
+
+
+@pytest.mark.parametrize("path", [POSTS, SPLIT, SPLIT_REPORT, CHECKPOINT])
+def test_a_stage_that_has_not_run_is_named(workspace: Workspace, path: Path) -> None:
+    path.unlink()
+    with pytest.raises(UserError) as refusal:
+        open_workspace("clip").facts()
+    assert str(refusal.value) == f"{path} is missing: run `dvc repro` first, which makes it"
+
+
+def test_a_checkpoint_that_is_gone_is_refused_in_one_line(workspace: Workspace) -> None:
+    write_json(CHECKPOINT, {**read_json(CHECKPOINT), "source": "outputs/nowhere"})
+    with pytest.raises(UserError, match="outputs/nowhere cannot be loaded") as refusal:
+        open_workspace("clip")
+    assert "\n" not in str(refusal.value)

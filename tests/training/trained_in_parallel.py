@@ -1,0 +1,149 @@
+"""What test_parallel.py launches: trainings by all processes, data-parallel and sharded, and what came of each.
+
+accelerate launch --config_file configs/fsdp.yaml tests/learning/trained_in_parallel.py FOLDER
+"""
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from src.core.files import write_json
+from src.core.records import Post
+from src.core.training_config import TrainingConfig
+from src.data.images import MAX_PIXELS
+from src.data.mvsa import read_folder, survey
+from src.modeling.base import Checkpoint, ToneModel
+from src.models.catalog import model_class
+from src.training.adapter import fresh_adapter
+from src.training.cache import FeatureStore
+from src.training.checkpoint import TrainingCheckpoint
+from src.training.dataset import LabelledFeatures
+from src.training.distributed import DistributedContext, open_distributed
+from src.training.trainer import fit
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, batch_size=8, epochs=3)
+NUM_VAL = 13
+
+
+@dataclass(frozen=True)
+class PlannedExperiment:
+    """A training on the first `count` posts of the sample, judged by the next `NUM_VAL`, up to an epoch `last`.
+
+    Several processes may be `interrupted` after their first epoch, and go on.
+    """
+
+    model: str
+    settings: TrainingConfig
+    count: int = 24
+    last: int = 3
+    interrupted: bool = False
+    dtype: torch.dtype = torch.float32
+    tolerance: float = 1e-5
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A reporter that lets a training go on up to an epoch, and remembers the epochs."""
+
+    last: int
+    heard: list[int] = field(default_factory=list)
+
+    def on_step(self) -> None:
+        pass
+
+    def on_epoch(self, epoch: int, _: Mapping[str, float]) -> bool:
+        self.heard.append(epoch)
+        return epoch < self.last
+
+
+CASES = {
+    "interrupted": PlannedExperiment("clip", replace(SETTINGS, batch_size=12), interrupted=True),
+    "even shares": PlannedExperiment("clip", SETTINGS, last=2),
+    # The last step is of 13 posts, in pieces of four.
+    "uneven shares": PlannedExperiment("tinyllava", replace(SETTINGS, batch_size=4, accumulation=4), count=29),
+    # The last step is of one post, so that one process has none.
+    "one post": PlannedExperiment(
+        "clip", replace(SETTINGS, adapter="dora", class_weights="balanced", max_grad_norm=0.01), count=25
+    ),
+    "words": PlannedExperiment("llava", replace(SETTINGS, objective="words", checkpointing=True)),
+    # Some of these weights have no gradient but what is rounded, and AdamW goes where that points.
+    "parts": PlannedExperiment(
+        "blip2", replace(SETTINGS, trains="connector qformer", rank=1, lr=0.0003), tolerance=1e-4
+    ),
+    # As on a GPU: what is trained is in another precision than the base.
+    "bfloat16": PlannedExperiment("tinyllava", SETTINGS, dtype=torch.bfloat16, tolerance=1e-2),
+}
+
+
+def sample() -> list[Post]:
+    """The posts that the `posts` fixture gives."""
+    found = read_folder(survey(ROOT / "sample"), "agreement", MAX_PIXELS, lambda: None)
+    return [post for post in found.posts if post.label]
+
+
+def labelled(model: ToneModel, posts: Sequence[Post], folder: Path) -> LabelledFeatures:
+    """Posts with the features that the model reads, from the cache in `folder`."""
+    store = FeatureStore.of(folder / "cache", model)
+    store.ensure(model, posts, 16, lambda _: None)
+    return LabelledFeatures(posts, store.table(posts))
+
+
+def train(
+    model: ToneModel,
+    case: PlannedExperiment,
+    posts: Sequence[Post],
+    folder: Path,
+    name: str,
+    parallel: DistributedContext,
+) -> Mapping[str, Any]:
+    """Train and save an adapter as `name` in `folder`; returns what came of it."""
+    keeper = TrainingCheckpoint(folder / f"{name}.safetensors", "a key")
+    if case.interrupted and parallel.num_processes > 1:
+        # The one that goes on is sharded anew, so it has to be another one.
+        once = replace(case, interrupted=False, last=1)
+        train(copy.deepcopy(model), once, posts, folder, name, parallel)
+    with fresh_adapter(model, case.settings, seed=1) as adapter:
+        first = labelled(model, posts[: case.count], folder)
+        val = labelled(model, posts[case.count : case.count + NUM_VAL], folder)
+        # Only the main process's word counts: every other one would end it at once.
+        judge = Judge(case.last if parallel.is_main else 0)
+        found = fit(model, first, val, case.settings, 1, judge, parallel, keeper)
+        adapter.save(folder / name, write=parallel.is_main)
+        return {
+            "history": found.history,
+            "epochs": judge.heard,
+            "best_epoch": found.best_epoch,
+            "predictions": [asdict(row) for row in found.predictions],
+            "held": held(model.backbone),
+            "seed": torch.initial_seed(),
+        }
+
+
+def held(module: nn.Module) -> int:
+    """The bytes that this process holds of a module's weights."""
+    local = (getattr(weight, "to_local", lambda weight=weight: weight)() for weight in module.parameters())
+    return sum(weight.nbytes for weight in local)
+
+
+def main(folder: Path) -> None:
+    """Run all cases, in checkpoints that stand in `folder`."""
+    posts = sample()
+    with open_distributed() as parallel:
+        for name, case in CASES.items():
+            for sharded in (False, True):
+                checkpoint = Checkpoint(str(folder / "checkpoints" / case.model), "", "tiny")
+                model = model_class(case.model).load(checkpoint, torch.device("cpu"), case.dtype)
+                way = f"{name}, {'sharded' if sharded else 'data-parallel'}"
+                found = train(model, case, posts, folder, way, replace(parallel, sharded=sharded))
+                write_json(folder / f"{way}.{parallel.rank}.json", found)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
