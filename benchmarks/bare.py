@@ -102,7 +102,7 @@ def load(folder: Path) -> Bare:
 
 def _head(contract: Contract, folder: Path) -> nn.Module | None:
     settings = build(TrainingConfig, contract.settings, "the contract's settings")
-    if settings.objective == "words":
+    if settings.readout == "verbalizer":
         return None
     weights = load_file(folder / "head.safetensors")
     head = ClassifierHead(len(weights["0.weight"]), settings).eval()

@@ -54,7 +54,7 @@ def main(model: str, size: str, folder: Path, num_posts: int | None, rounds: int
         base = sizes.make(model, size, Path(place), [post.caption for post in parts.train]).load()
         for number in range(rounds):
             cache = Path(place) / f"cache-{number}"
-            for name, work in _works(base, params.fit_of(model), chosen, cache).items():
+            for name, work in _works(base, params.training_config(model), chosen, cache).items():
                 seconds.setdefault(name, []).append(timed(work)[1].wall_s)
         megabytes = sum(path.stat().st_size for path in cache.rglob("*.npy")) / 1e6
     medians = {name: median(values) for name, values in seconds.items()}

@@ -70,7 +70,7 @@ def main(model: str, size: str, folder: Path, train_posts: int, val_posts: int, 
     """Time epochs of training."""
     set_verbosity_error()
     params = load_params()
-    settings = params.fit_of(model, epochs=epochs + 1, patience=epochs + 1)
+    settings = params.training_config(model, epochs=epochs + 1, patience=epochs + 1)
     parts = posts.read(folder, train_posts + val_posts, params.seed)
     counts = {"train": train_posts, "val": val_posts, "distinct": len(parts.train) + len(parts.val)}
     watch = Stopwatch({"benchmark": "epoch", "model": model, "size": size, "posts": counts})

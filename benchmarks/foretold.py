@@ -21,7 +21,7 @@ def step_bytes(model: ToneModel, features: Features, settings: TrainingConfig) -
 def batch_bytes(model: ToneModel, features: Features, settings: TrainingConfig) -> int:
     """Return the peak of what a batch holds, its features included."""
     blank = {name: value.to(META) for name, value in features.items()}
-    return profile_step(on_meta(model), blank, settings, checkpointing=False).peak_bytes
+    return profile_step(on_meta(model), blank, settings, gradient_checkpointing=False).peak_bytes
 
 
 def on_meta(model: ToneModel) -> ToneModel:

@@ -30,7 +30,7 @@ from src.training.trainer import fit
 from src.training.workspace import load_model
 
 ROUNDS = 5
-SETTINGS = TrainingConfig(objective="head", rank=8, alpha=16, dropout=0.0, lr=1e-3, epochs=4, patience=4)
+SETTINGS = TrainingConfig(readout="head", rank=8, alpha=16, dropout=0.0, lr=1e-3, epochs=4, patience=4)
 
 
 class _ForTrainer(torch.nn.Module):

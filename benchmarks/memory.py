@@ -50,7 +50,7 @@ def main(model: str, size: str, folder: Path, batch_size: int) -> None:
     """Compare the memory of a step with its rehearsal, and watch thirty trials."""
     set_verbosity_error()
     params = load_params()
-    settings = params.fit_of(model, batch_size=batch_size, dropout=0.0, epochs=1)
+    settings = params.training_config(model, batch_size=batch_size, dropout=0.0, epochs=1)
     parts = posts.read(folder, max(20, batch_size * 8 // 3), params.seed)
     head = {"benchmark": "memory", "model": model, "size": size, "batch_size": batch_size}
     with TemporaryDirectory() as place:

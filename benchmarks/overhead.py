@@ -87,7 +87,7 @@ def _search(params: Params, workspace: Workspace, folder: Path, trials: int) -> 
         startup_trials=params.tune.startup_trials,
         pruner="none",
         min_epochs=params.tune.min_epochs,
-        max_epochs=params.fit_of(model).epochs,
+        max_epochs=params.training_config(model).epochs,
     )
     study = open_study(f"sqlite:///{folder}/studies.db", plan)
     with timed_fits() as fits:

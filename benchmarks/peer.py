@@ -185,7 +185,7 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        warmup = max(1, round(self.trial.settings.warmup * num_training_steps))
+        warmup = max(1, round(self.trial.settings.warmup_ratio * num_training_steps))
         self.lr_scheduler = LambdaLR(self.optimizer, Cosine(warmup, num_training_steps))
         self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -234,7 +234,7 @@ def _arguments(settings: TrainingConfig, peer: Peer, folder: str) -> TrainingArg
         output_dir=folder,
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
         num_train_epochs=settings.epochs,
         max_grad_norm=settings.max_grad_norm,
         eval_strategy="epoch",

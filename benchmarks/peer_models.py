@@ -114,7 +114,7 @@ def build(
             # peft 0.21 asks for a name that transformers 5.23 has begun to rename.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             backbone = get_peft_model(backbone, _lora(settings, adapted))
-    if settings.objective == "words":
+    if settings.readout == "verbalizer":
         return WordsModel(backbone, facts.tone_ids, logits)
     head = ClassifierHead(facts.width, settings)
     return PooledModel(backbone, head, logits) if facts.is_language_model else TowersModel(backbone, head)

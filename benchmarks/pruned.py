@@ -60,7 +60,7 @@ class Search:
         plan = StudyPlan(
             name=NAME,
             space=params.space_of(self.model),
-            known_good=tune.known_good.get(self.model, ()),
+            initial_trials=tune.initial_trials.get(self.model, ()),
             seed=self.seed,
             startup_trials=tune.startup_trials,
             pruner=tune.pruner,
@@ -69,7 +69,7 @@ class Search:
             reduction_factor=tune.reduction_factor,
         )
         study = open_study(self.url, plan)
-        study.enqueue_known_good(len(plan.known_good))
+        study.enqueue_known_good(len(plan.initial_trials))
         return study
 
 
@@ -202,5 +202,5 @@ def _queue(params: Params, model: str, storage: Any) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=storage, study_name=NAME, direction="maximize")
-    for settings in params.tune.known_good.get(model, ()):
+    for settings in params.tune.initial_trials.get(model, ()):
         study.enqueue_trial(to_even(params.space_of(model), settings))

@@ -55,7 +55,7 @@ class Options:
     trials: int | None
     epochs: int | None
     workers: int
-    adapt_layers: str | None
+    adapter_layers: str | None
     head_only: bool
     text_only: bool
     patience: int | None
@@ -74,15 +74,19 @@ class Options:
     def settings(self) -> TrainingConfig:
         """The model's own of params.yaml, for so many epochs."""
         epochs = self.epochs or (PRUNING_EPOCHS if self.pruning else DEFAULT_EPOCHS)
-        changes: dict[str, Any] = {"epochs": epochs, "patience": self.patience or epochs, "accumulation": 1}
+        changes: dict[str, Any] = {
+            "epochs": epochs,
+            "patience": self.patience or epochs,
+            "gradient_accumulation_steps": 1,
+        }
         if self.head_only:
-            changes |= {"rank": 0, "objective": "head"}
+            changes |= {"rank": 0, "readout": "head"}
         if self.text_only:
-            changes["adapts"] = "text"
-        for name in ("adapt_layers", "batch_size"):
+            changes["adapter_segments"] = "text"
+        for name in ("adapter_layers", "batch_size"):
             if getattr(self, name) is not None:
                 changes[name] = getattr(self, name)
-        return load_params().fit_of(self.model, **changes)
+        return load_params().training_config(self.model, **changes)
 
 
 @command(example="python -m benchmarks.search --model tinyllava --size medium --num-posts 400")
@@ -134,7 +138,7 @@ def _run(asked: Options, folder: Path) -> None:
     settings = asked.settings()
     counts = sizes.describe(task.sized.load())
     say(f"{asked.model} {asked.size}, {counts}; {len(parts.train)} posts of train, {len(parts.val)} of val")
-    say(f"{task.threads} threads, {_device()}; objective {settings.objective}, batch {settings.batch_size}")
+    say(f"{task.threads} threads, {_device()}; objective {settings.readout}, batch {settings.batch_size}")
     found = _pruned(asked, task, settings) if asked.pruning else _equal(asked, task, settings)
     facts = {
         **{key: str(each) if isinstance(each, Path) else each for key, each in asdict(asked).items()},

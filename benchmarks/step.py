@@ -137,8 +137,8 @@ def main(
     folder: Path,
     batch_size: int,
     threads: int | None,
-    adapt_layers: str,
-    adapts: str,
+    adapter_layers: str,
+    adapter_segments: str,
     dropout: float,
     rounds: int,
     peer: bool,
@@ -148,7 +148,9 @@ def main(
     set_verbosity_error()
     torch.set_num_threads(threads or torch.get_num_threads())
     params = load_params()
-    settings = params.fit_of(model, batch_size=batch_size, adapt_layers=adapt_layers, adapts=adapts, dropout=dropout)
+    settings = params.training_config(
+        model, batch_size=batch_size, adapter_layers=adapter_layers, adapter_segments=adapter_segments, dropout=dropout
+    )
     parts = posts.read(folder, 6 * batch_size * 4 // 3, params.seed)
     title = f"{model}, {size}, {torch.get_num_threads()} threads"
     head = {"benchmark": "step", "model": model, "size": size}

@@ -39,7 +39,7 @@ def main(model: str) -> None:
     workspace = Workspace(load_model(model, checkpoint), parts)
     posts = [post for part in parts.values() for post in part]
     # The adapted model's boundary comes first: from what it keeps, the bare model's is reached without a picture.
-    settings = params.fit_of(model)
+    settings = params.training_config(model)
     views = [each for row in views_of(parts["train"], settings) for each in row]
     with fresh_adapter(workspace.model, settings, params.seed):
         caches = [_encode(params, workspace, [*posts, *views], "posts and views" if views else "posts")]

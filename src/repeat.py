@@ -84,7 +84,7 @@ Runs = Mapping[str, Sequence[Training]]
 
 @command(example="python -m src.repeat --model clip")
 @model_option(MODELS)
-@click.option("--folds", is_flag=True, help="Train the winner on each fold in split.published.folder, and pool them.")
+@click.option("--folds", is_flag=True, help="Train the winner on each fold in split.predefined.folder, and pool them.")
 def main(model: str, folds: bool) -> None:
     """Train the winner of the search and the first known-good settings on the same seeds, and say how scores spread.
 
@@ -114,11 +114,11 @@ def contenders(params: Params, model: str, chosen: Mapping[str, Any]) -> dict[st
 
     The default takes the winner's epochs and patience, for a gain counts at an equal budget. The two may be the same.
     """
-    winner = params.fit_of(model, **chosen)
-    known = params.tune.known_good.get(model, ())
+    winner = params.training_config(model, **chosen)
+    known = params.tune.initial_trials.get(model, ())
     if not known:
         return {WINNER: winner}
-    default = replace(params.fit_of(model, **known[0]), epochs=winner.epochs, patience=winner.patience)
+    default = replace(params.training_config(model, **known[0]), epochs=winner.epochs, patience=winner.patience)
     return {WINNER: winner, DEFAULT: default}
 
 

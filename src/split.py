@@ -24,7 +24,7 @@ _MOST_HASHTAGS = 5
 def main() -> None:
     """Divide the labelled posts into train, val and test, and write outputs/split/ with a report on leaks.
 
-    Of kind `published`, lists that have changed are noticed by `dvc repro`: their folder is a dependency of the stage.
+    Of kind `predefined`, lists that have changed are noticed by `dvc repro`: their folder is a dependency of the stage.
     """
     from src.data.duplicates import find_duplicates
     from src.data.leaks import leak_report
@@ -44,12 +44,12 @@ def main() -> None:
 
 def divide(posts: Sequence[Post], group_of: Mapping[str, str], params: Params) -> dict[str, str]:
     """The part of each post by id, as `split` in params.yaml says; `group_of` has the near-duplicates."""
-    from src.data.published_splits import published
+    from src.data.published_splits import predefined_split
     from src.data.split import grouped, stratified
 
     how = params.split
-    if how.kind == "published":
-        return published(posts, Path(how.published.folder), how.published.fold)
+    if how.kind == "predefined":
+        return predefined_split(posts, Path(how.predefined.folder), how.predefined.fold)
     if how.kind == "grouped":
         return grouped(posts, group_of, how.val, how.test, params.seed)
     return stratified(posts, how.val, how.test, params.seed)
@@ -62,7 +62,7 @@ def describe(posts: Sequence[Post], part_of: Mapping[str, str], params: Params) 
         "kind": params.split.kind,
         "protocol": params.prepare.protocol,
         "seed": params.seed,
-        "published": asdict(params.split.published) if params.split.kind == "published" else None,
+        "predefined": asdict(params.split.predefined) if params.split.kind == "predefined" else None,
         "data_digest": data_digest(posts),
         "split_digest": digest_of(part_of.items()),
         "parts": {part: {tone: counts[part, tone] for tone in TONES} for part in PARTS},
@@ -71,7 +71,7 @@ def describe(posts: Sequence[Post], part_of: Mapping[str, str], params: Params) 
 
 
 def _summarise(report: Mapping[str, Any]) -> None:
-    lists = report["published"]
+    lists = report["predefined"]
     how = ", ".join(
         f"{name} {value}" for name, value in (lists or {"seed": report["seed"]}).items() if value is not None
     )

@@ -55,7 +55,7 @@ def main(model: str) -> None:
     """
     params = load_params()
     best = read_json(stage_folder("tune", model) / "best.json")
-    settings = params.fit_of(model, **best["params"])
+    settings = params.training_config(model, **best["params"])
     from src.training.distributed import open_distributed
     from src.training.workspace import open_workspace
 

@@ -76,7 +76,7 @@ def make_encoded(root: Path, folder: Path) -> None:
     shutil.copytree(root / "sample", folder / "data")
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["models"] = [MODEL]
-    params["fit"]["common"].update(epochs=2, batch_size=32)
+    params["training"]["common"].update(epochs=2, batch_size=32)
     params["tune"].update(pruner="none", trials=TRIALS)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.MonkeyPatch.context() as patch:

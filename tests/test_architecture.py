@@ -278,7 +278,7 @@ def test_a_broken_rule_is_seen(path: str, text: str, said: str) -> None:
     ("path", "text"),
     [
         ("src/tune.py", "import click\nfrom src.training.trainer import fit\nfrom src.search.study import Study"),
-        ("src/tracking/a.py", "from src.data.mvsa import survey\nfrom src.core.errors import Refusal"),
+        ("src/tracking/a.py", "from src.data.mvsa import survey\nfrom src.core.errors import UserError"),
         ("src/training/a.py", "import torch\nfrom PIL.Image import Image\nfrom src.training.b import c\nmodel.eval()"),
         ("src/models/a.py", "torch.load(file, weights_only=True)"),
     ],

@@ -33,7 +33,7 @@ class PrepareParams:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedParams:
+class PredefinedSplitParams:
     """Where divisions that others have published are read: the folder of the lists, and which fold, if it has folds."""
 
     folder: str = "data"
@@ -49,14 +49,14 @@ class SplitParams:
     """How posts are divided.
 
     Of kind grouped near-duplicates stay together, of kind stratified they do not; `val` and `test` are then shares of
-    all posts, and the rest is trained on. Of kind published the lists that `published` names decide, and the shares do
-    not count. All folds of `published` are also what `repeat --folds` trains on, whatever the kind.
+    all posts, and the rest is trained on. Of kind predefined the lists that `predefined` names decide, and the shares
+    do not count. All folds of `predefined` are also what `repeat --folds` trains on, whatever the kind.
     """
 
-    kind: Literal["grouped", "stratified", "published"]
+    kind: Literal["grouped", "stratified", "predefined"]
     val: float
     test: float
-    published: PublishedParams = PublishedParams()
+    predefined: PredefinedSplitParams = PredefinedSplitParams()
 
     def __post_init__(self) -> None:
         require(0 < self.val < 1 and 0 < self.test < 1 and self.val + self.test < 1, "val and test must leave a rest")
@@ -144,7 +144,7 @@ class TuneParams:
     min_epochs: int
     reduction_factor: int = 3
     spaces: dict[str, dict[str, Range]]
-    known_good: dict[str, tuple[dict[str, Setting], ...]]
+    initial_trials: dict[str, tuple[dict[str, Setting], ...]]
 
     def __post_init__(self) -> None:
         require(self.trials > 0, "trials must be at least 1")
@@ -214,7 +214,7 @@ class Params:
     prepare: PrepareParams
     split: SplitParams
     encode: EncodeParams
-    fit: dict[str, dict[str, Setting | bool]]
+    training: dict[str, dict[str, Setting | bool]]
     tune: TuneParams
     repeat: RepeatParams
     evaluate: EvaluateParams
@@ -224,14 +224,14 @@ class Params:
     def __post_init__(self) -> None:
         require(0 <= self.seed <= MAX_SEED, f"seed must lie from 0 to {MAX_SEED}")
         for model in self.models:
-            self.fit_of(model)
+            self.training_config(model)
             # What a search tries makes sense too, or hours later a trial would fail.
             for settings in self._tried(model):
-                self.fit_of(model, **settings)
+                self.training_config(model, **settings)
 
     def _tried(self, model: str) -> Iterator[Mapping[str, Setting]]:
         """The settings known to be good, and each outermost value or choice of a space, beside the others' first."""
-        yield from self.tune.known_good.get(model, ())
+        yield from self.tune.initial_trials.get(model, ())
         values = {name: choice.ends() for name, choice in self.tune.spaces.get(model, {}).items()}
         first = {name: ends[0] for name, ends in values.items()}
         yield from ({**first, name: value} for name, ends in values.items() for value in ends)
@@ -241,12 +241,12 @@ class Params:
         """What every reader of a score must know about the weights behind it."""
         return notice_of(self.scale)
 
-    def fit_of(self, model: str, **overrides: Setting | bool) -> TrainingConfig:
-        """How `model` is trained: `fit.common`, under what `fit.<model>` says, under the overrides of a trial."""
-        merged = {**self.fit.get("common", {}), **self.fit.get(model, {}), **overrides}
-        settings = build(TrainingConfig, merged, f"fit of {model}")
+    def training_config(self, model: str, **overrides: Setting | bool) -> TrainingConfig:
+        """Merge `training.common`, `training.<model>` and the overrides of a trial, the later over the earlier."""
+        merged = {**self.training.get("common", {}), **self.training.get(model, {}), **overrides}
+        settings = build(TrainingConfig, merged, f"training of {model}")
         if settings.curriculum == self.prepare.protocol == "agreement":
-            raise UsageError(f"fit of {model}: curriculum agreement tells no posts apart under protocol agreement")
+            raise UsageError(f"training of {model}: curriculum agreement tells no posts apart under protocol agreement")
         return settings
 
     def recipes(self) -> tuple[Recipe, ...]:

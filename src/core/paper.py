@@ -64,23 +64,23 @@ class Recipe:
     name: str
     model: str
     what: str
-    kind: Literal["words", "random-head", "fit"] = "fit"
+    kind: Literal["words", "random-head", "training"] = "training"
     settings: Mapping[str, Setting | bool] = field(default_factory=dict)
     posts: int | None = None
     published: Mapping[str, float]
     assumed: tuple[str, ...] = ()
 
 
-_CLIP_HEAD: Mapping[str, Setting] = {"objective": "head", "lr": 1e-3}
+_CLIP_HEAD: Mapping[str, Setting] = {"readout": "head", "lr": 1e-3}
 
 
-_LLAVA: Mapping[str, Setting] = {"objective": "words", "targets": "qkvo", "trains": "connector"}
+_LLAVA: Mapping[str, Setting] = {"readout": "verbalizer", "target_projections": "qkvo", "unfreeze": "connector"}
 
 
 _BLIP2: Mapping[str, Setting] = {
-    "objective": "head",
-    "targets": "qv",
-    "trains": "qformer",
+    "readout": "head",
+    "target_projections": "qv",
+    "unfreeze": "qformer",
     "head_layers": 1,
     "head_width": 512,
     "lr": 1e-4,
@@ -109,7 +109,7 @@ RECIPES = (
         name="clip-lora",
         model="clip",
         what="classifier, and LoRA on q and v of both towers",
-        settings={**_CLIP_HEAD, "rank": 1, "alpha": 1, "dropout": 0.05, "targets": "qv", "epochs": 5},
+        settings={**_CLIP_HEAD, "rank": 1, "alpha": 1, "dropout": 0.05, "target_projections": "qv", "epochs": 5},
         published={"accuracy": 0.812},
         assumed=("learning rate: that of clip-head", *_SILENT),
     ),
@@ -148,8 +148,8 @@ RECIPES = (
             "dropout": 0.1,
             "lr": 5e-4,
             "batch_size": 4,
-            "accumulation": 4,
-            "checkpointing": True,
+            "gradient_accumulation_steps": 4,
+            "gradient_checkpointing": True,
         },
         published={
             "accuracy": 0.8227,
@@ -164,7 +164,7 @@ RECIPES = (
         name="llava-freeze-vision",
         model="llava",
         what="LoRA alone; vision and connector frozen",
-        settings={**_LLAVA, "trains": "", "rank": 16, "alpha": 32, "lr": 5e-5},
+        settings={**_LLAVA, "unfreeze": "", "rank": 16, "alpha": 32, "lr": 5e-5},
         published={"accuracy": 0.7168},
         assumed=("rank, alpha and learning rate: those of llava-r16", *_SILENT, *_PROMPT),
     ),
@@ -182,8 +182,8 @@ RECIPES = (
         model="tinyllava",
         what="LoRA on q and v, dropout and a linear head on pooled states; stops on validation loss",
         settings={
-            "objective": "head",
-            "targets": "qv",
+            "readout": "head",
+            "target_projections": "qv",
             "rank": 2,
             "alpha": 16,
             "dropout": 0.3,
@@ -192,7 +192,7 @@ RECIPES = (
             "label_smoothing": 0.1,
             "epochs": 10,
             "patience": 4,
-            "watch": "loss",
+            "monitor": "loss",
         },
         published={
             "accuracy": 0.79,
@@ -217,7 +217,7 @@ RECIPES = (
         model="blip2",
         what="an untrained classifier on pooled states",
         kind="random-head",
-        settings={"objective": "head", "rank": 0, "head_layers": 1, "head_width": 512},
+        settings={"readout": "head", "rank": 0, "head_layers": 1, "head_width": 512},
         published={"accuracy": 0.318},
         assumed=("which posts: the test part", "size of the head: that of blip2-qformer"),
     ),

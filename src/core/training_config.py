@@ -37,16 +37,16 @@ class TrainingConfig:
     shows a post as it is or as one of its `views` altered views, which are cached as posts are.
     """
 
-    objective: Literal["head", "words"]
+    readout: Literal["head", "verbalizer"]
     rank: int
     alpha: int
     dropout: float
     lr: float
     adapter: Literal["lora", "dora", "rslora", "ia3"] = "lora"
-    targets: str = ""
-    adapts: str = ""
-    adapt_layers: str = "all"
-    trains: str = ""
+    target_projections: str = ""
+    adapter_segments: str = ""
+    adapter_layers: str = "all"
+    unfreeze: str = ""
     head_layers: int = 0
     head_width: int = 256
     weight_decay: float = 0.01
@@ -59,35 +59,44 @@ class TrainingConfig:
     curriculum_start: float = 0.5
     curriculum_until: float = 0.5
     augment: str = ""
-    views: int = 4
+    num_augmented_views: int = 4
     label_smoothing: float = 0.0
-    warmup: float = 0.1
+    warmup_ratio: float = 0.1
     max_grad_norm: float = 1.0
     batch_size: int = 16
-    accumulation: int = 1
-    checkpointing: bool = False
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
     epochs: int = 6
     patience: int = 3
-    watch: Literal["macro_f1", "loss"] = "macro_f1"
+    monitor: Literal["macro_f1", "loss"] = "macro_f1"
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, "rank must be 0 (head alone) or more")
-        require(self.rank > 0 or self.objective == "head", "rank 0 trains the head alone, so objective must be head")
-        require(set(self.targets) <= set("qkvo"), "targets must be letters of q, k, v, o, such as qv")
-        layers_known = re.fullmatch(r"all|last-half|last-[1-9]\d*", self.adapt_layers)
-        require(layers_known is not None, "adapt_layers must be all, last-half or last-K, such as last-4")
+        require(self.rank > 0 or self.readout == "head", "rank 0 trains the head alone, so readout must be head")
+        require(
+            set(self.target_projections) <= set("qkvo"), "target_projections must be letters of q, k, v, o, such as qv"
+        )
+        layers_known = re.fullmatch(r"all|last-half|last-[1-9]\d*", self.adapter_layers)
+        require(layers_known is not None, "adapter_layers must be all, last-half or last-K, such as last-4")
         require(self.alpha > 0, "alpha must be positive")
         require(0 <= self.dropout < 1, "dropout must lie in [0, 1)")
         require(self.lr > 0, "lr must be positive")
         require(self.head_layers in (0, 1, 2), "head_layers must be 0, 1 or 2")
         require(0 <= self.label_smoothing < 1, "label_smoothing must lie in [0, 1)")
-        require(0 <= self.warmup < 1, "warmup must lie in [0, 1)")
+        require(0 <= self.warmup_ratio < 1, "warmup_ratio must lie in [0, 1)")
         require(self.weight_decay >= 0, "weight_decay must not be negative")
         require(self.focal_gamma >= 0, "focal_gamma must not be negative")
         require(0 < self.curriculum_start <= 1, "curriculum_start must lie in (0, 1]")
         require(0 <= self.curriculum_until <= 1, "curriculum_until must lie in [0, 1]")
         altered = self.augment.split()
         require(set(altered) <= set(AUGMENTED), f"augment must name {' or '.join(AUGMENTED)}, or both, or neither")
-        counts = ("views", "head_width", "batch_size", "accumulation", "epochs", "patience")
+        counts = (
+            "num_augmented_views",
+            "head_width",
+            "batch_size",
+            "gradient_accumulation_steps",
+            "epochs",
+            "patience",
+        )
         for name in (*counts, "adam_eps", "max_grad_norm"):
             require(getattr(self, name) > 0, f"{name} must be positive")

@@ -27,7 +27,7 @@ _NAMES = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
 Lists = Mapping[str, Sequence[str]]
 
 
-def published(posts: Sequence[Post], folder: Path, fold: int | None = None) -> dict[str, str]:
+def predefined_split(posts: Sequence[Post], folder: Path, fold: int | None = None) -> dict[str, str]:
     """The part of each post that a list names; labelled posts that no list names are in no part.
 
     Args:
@@ -53,7 +53,7 @@ def folds_in(folder: Path) -> list[int]:
     """
     names = [re.fullmatch(r"train_(\d+)\.txt", path.name) for path in folder.rglob("train_*.txt")]
     if not (found := sorted(int(name[1]) for name in names if name)):
-        raise UserError(f"{folder} holds no folds (train_1.txt and so on): say in split.published where they are")
+        raise UserError(f"{folder} holds no folds (train_1.txt and so on): say in split.predefined where they are")
     return found
 
 
@@ -75,7 +75,7 @@ def _find(folder: Path, what: str, names: Sequence[str]) -> Path:
     if not found:
         wanted = " or ".join(f"{name}.txt" for name in names)
         raise UserError(
-            f"{folder} holds no list of {what} ({wanted}): say in split.published where, and which fold if any"
+            f"{folder} holds no list of {what} ({wanted}): say in split.predefined where, and which fold if any"
         )
     if len(found) > 1:
         raise UserError(f"{folder} holds several lists of {what}: {', '.join(map(str, found))}; name a folder with one")

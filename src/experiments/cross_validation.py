@@ -17,7 +17,7 @@ from src.core.paths import GROUPS, POSTS, REPEATS, stage_folder
 from src.core.provenance import training_key
 from src.core.records import Post, Prediction, leak_free, read_groups, read_posts, read_predictions, write_predictions
 from src.core.training_config import TrainingConfig
-from src.data.published_splits import folds_in, published
+from src.data.published_splits import folds_in, predefined_split
 from src.evaluation.intervals import spread_of
 from src.evaluation.metrics import scores
 from src.tracking.client import Dataset
@@ -57,16 +57,16 @@ def run_folds(params: Params, model: str, best: Mapping[str, Any]) -> None:
     whose train and val parts hold test posts of the folds.
 
     Args:
-        params: its `split.published` says where the folds are.
+        params: its `split.predefined` says where the folds are.
         model: a name in the catalog.
         best: what the search for the model has found.
 
     Raises:
         UserError: there are no folds, they do not fit the posts, or a training diverges.
     """
-    posts, folder = read_posts(POSTS), Path(params.split.published.folder)
+    posts, folder = read_posts(POSTS), Path(params.split.predefined.folder)
     folds, group_of = read_folds(posts, folder), read_groups(GROUPS)
-    settings = params.fit_of(model, **best["params"])
+    settings = params.training_config(model, **best["params"])
     workspace = open_workspace(model)
     facts = workspace.facts()
 
@@ -92,7 +92,7 @@ def read_folds(posts: Sequence[Post], folder: Path) -> list[Fold]:
     found: list[Fold] = []
     tested: set[str] = set()
     for number in folds_in(folder):
-        fold = Fold(number, published(posts, folder, number))
+        fold = Fold(number, predefined_split(posts, folder, number))
         if tested & fold.tested():
             warn(f"fold {number} is left out: it tests posts that an earlier fold tests")
             continue

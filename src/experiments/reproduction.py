@@ -68,7 +68,9 @@ class PlannedExperiment:
         """The case of a recipe: of an untrained model that is asked, no setting of a training counts."""
         own = {**facts, "kind": recipe.kind, "posts": str(recipe.posts)}
         if recipe.kind != "words":
-            return cls(recipe, facts, training_key(params.fit_of(recipe.model, **recipe.settings), own, params.seed))
+            return cls(
+                recipe, facts, training_key(params.training_config(recipe.model, **recipe.settings), own, params.seed)
+            )
         depends_on = {**own, "seed": str(params.seed), "code": code_digest(recipe.model)}
         return cls(recipe, facts, digest_of(depends_on.items()))
 
@@ -106,7 +108,7 @@ def run_recipes(params: Params, recipes: Sequence[Recipe]) -> list[ExperimentRes
     not have (of memory, the Hub, MLflow) is not kept.
 
     Raises:
-        Refusal: `prepare` or `split` has not run.
+        UserError: `prepare` or `split` has not run.
     """
     parts = posts_by_part()
     found: list[ExperimentResult] = []
@@ -197,9 +199,9 @@ def _predict(params: Params, workspace: Workspace | None, recipe: Recipe) -> lis
         model.readout = model.verbalizer_readout()
         data = _drawn(workspace, recipe.posts, params.seed).data("test")
         return predictions(data, logits(model, data, params.evaluate.batch_size))
-    settings = params.fit_of(recipe.model, **recipe.settings)
+    settings = params.training_config(recipe.model, **recipe.settings)
     with fresh_adapter(model, settings, params.seed):
-        if recipe.kind == "fit":
+        if recipe.kind == "training":
             fit(model, workspace.training(settings), workspace.data("val"), settings, params.seed, NullCallback())
         data = workspace.data("test")
         return predictions(data, logits(model, data, params.evaluate.batch_size))

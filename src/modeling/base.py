@@ -72,14 +72,14 @@ class Spec:
     checkpoint: str
     revision: str
     attention: str
-    targets: str
+    target_projections: str
     prompt: str
     tokens: TokenCounts
     projections: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in "qkvo"})
 
-    def target_modules(self, targets: str = "") -> str:
+    def target_modules(self, target_projections: str = "") -> str:
         """A regular expression for the full names of the modules to adapt: those of `targets`, or of the default."""
-        names = "|".join(self.projections[letter] for letter in targets or self.targets)
+        names = "|".join(self.projections[letter] for letter in target_projections or self.target_projections)
         return rf"{self.attention}({names})"
 
 

@@ -36,7 +36,7 @@ class Model(LanguageToneModel):
         checkpoint="Salesforce/blip2-opt-2.7b",
         revision="59a1ef6c1e5117b3f65523d1c6066825bcf315e3",
         attention=r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.",
-        targets="qv",
+        target_projections="qv",
         projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
         prompt=(
             "This picture was posted with the caption: {caption}\n"

@@ -57,7 +57,7 @@ class Model(ToneModel):
         checkpoint="openai/clip-vit-base-patch32",
         revision="3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
         attention=r"(text_model|vision_model)\.encoder\.layers\.\d+\.self_attn\.",
-        targets="qv",
+        target_projections="qv",
         projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
         prompt="a photo with a {caption} tone",
         tokens=TokenCounts(prefix=0, prompt=2, caption=46),

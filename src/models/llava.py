@@ -17,7 +17,7 @@ class Model(LlavaFormat):
         checkpoint="llava-hf/llava-1.5-7b-hf",
         revision="b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
         attention=ATTENTION,
-        targets="qkvo",
+        target_projections="qkvo",
         prompt=(
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
             "Is the tone of the post negative, neutral or positive? Answer with one word. ASSISTANT:"

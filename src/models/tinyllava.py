@@ -20,7 +20,7 @@ class Model(LlavaFormat):
         checkpoint="bczhou/tiny-llava-v1-hf",
         revision="fedff3e800a359a8795b962343a6449de4d39f6d",
         attention=ATTENTION,
-        targets="qv",
+        target_projections="qv",
         prompt=(
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
             "Is the tone of the post negative, neutral or positive?\nASSISTANT:"

@@ -22,15 +22,15 @@ PROTOCOLS = {
 }
 KINDS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rank-stabilised LoRA", "ia3": "IA3"}
 SHOWN = (
-    "objective",
+    "readout",
     "adapter",
     "rank",
     "alpha",
     "dropout",
-    "targets",
-    "adapts",
-    "adapt_layers",
-    "trains",
+    "target_projections",
+    "adapter_segments",
+    "adapter_layers",
+    "unfreeze",
     "head_layers",
     "lr",
     "weight_decay",
@@ -38,9 +38,9 @@ SHOWN = (
     "class_weights",
     "sampling",
     "label_smoothing",
-    "warmup",
+    "warmup_ratio",
     "batch_size",
-    "accumulation",
+    "gradient_accumulation_steps",
     "epochs",
     "patience",
 )
@@ -164,6 +164,6 @@ def _adapter(contract: Contract) -> str:
 
 
 def _readout(contract: Contract) -> str:
-    if contract.settings["objective"] == "words":
+    if contract.settings["readout"] == "verbalizer":
         return "the model's own words for the tones, untrained"
     return f"a classifier on its pooled states: a norm, {contract.settings['head_layers']} hidden layers, three logits"

@@ -67,7 +67,7 @@ def read_rows() -> list[Row]:
     """Read the table.
 
     Raises:
-        Refusal: `reproduce` has not run.
+        UserError: `reproduce` has not run.
     """
     return [
         Row(
@@ -111,7 +111,7 @@ def section() -> Section:
     """The section, from the table.
 
     Raises:
-        Refusal: `reproduce` has not run.
+        UserError: `reproduce` has not run.
     """
     rows = read_rows()
     recipes = [row.recipe for row in rows if row.recipe]

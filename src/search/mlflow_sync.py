@@ -57,7 +57,7 @@ class MlflowSync:
     would, but for a search that MLflow has not seen the end of: that is no failure, and `MlflowSync` says what to do.
 
     Raises:
-        Refusal: MLflow does not say what it has.
+        UserError: MLflow does not say what it has.
     """
 
     def __init__(self, tracker: Tracker, parent: Run, caption: TrialRunMetadata, shelf: PendingAdapters) -> None:

@@ -32,7 +32,7 @@ class StudyPlan:
 
     name: str
     space: Space
-    known_good: tuple[Mapping[str, Setting], ...] = ()
+    initial_trials: tuple[Mapping[str, Setting], ...] = ()
     seed: int
     startup_trials: int
     sampler: Sampling = "tpe"
@@ -65,19 +65,23 @@ _HOW = ("sampler", "pruner", "min_epochs", "reduction_factor", "objectives")
 def plan_of(params: Params, model: str, facts: Mapping[str, str]) -> StudyPlan:
     """The plan of the study: other settings, posts, weights, seed or pruning make a study of another name."""
     tune, space = params.tune, params.space_of(model)
-    rest = [*asdict(params.fit_of(model)).items(), ("seed", params.seed), ("revision", facts["checkpoint_revision"])]
+    rest = [
+        *asdict(params.training_config(model)).items(),
+        ("seed", params.seed),
+        ("revision", facts["checkpoint_revision"]),
+    ]
     rest += [(name, getattr(tune, name)) for name in _HOW]
     digests = (space_digest(space), facts["split_digest"][:8], digest_of([[str(rest)]])[:8])
     return StudyPlan(
         name=study_name(model, params.scale, *digests),
         space=space,
-        known_good=tune.known_good.get(model, ()),
+        initial_trials=tune.initial_trials.get(model, ()),
         seed=params.seed,
         startup_trials=tune.startup_trials,
         sampler=tune.sampler,
         pruner=tune.pruner,
         min_epochs=tune.min_epochs,
-        max_epochs=params.fit_of(model).epochs,
+        max_epochs=params.training_config(model).epochs,
         reduction_factor=tune.reduction_factor,
         objectives=tune.objectives,
     )
@@ -87,7 +91,7 @@ def study_config(params: Params, model: str, facts: Mapping[str, str]) -> dict[s
     """All that the study's name stands for, in words."""
     space = {f"space of {name}": json.dumps(asdict(choice)) for name, choice in params.space_of(model).items()}
     how = {name: str(getattr(params.tune, name)) for name in _HOW}
-    fit = {name: str(value) for name, value in asdict(params.fit_of(model)).items()}
+    fit = {name: str(value) for name, value in asdict(params.training_config(model)).items()}
     return {**facts, "seed": str(params.seed), **space, **how, **fit}
 
 

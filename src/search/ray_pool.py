@@ -54,7 +54,7 @@ def cluster(address: str | None, size: int, gpus: float | None, cpus: int | None
         cpus: a worker's share; by default an even share of this machine, and one CPU of a cluster of several.
 
     Raises:
-        UsageRefusal: Ray is not installed, or cannot share GPUs out like that.
+        UsageError: Ray is not installed, or cannot share GPUs out like that.
         UserError: no cluster answers, or this machine has too few GPUs.
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})

@@ -157,7 +157,9 @@ class SearchRun:
         own = {"study": study.name, "study_identity": study.identity}
         run = tracker.run(f"study {study.name}", tags={**tags, **own})
         run.inputs(parts_read("train", "val"))
-        run.json("settings.json", {"plan": asdict(self.plan), "fit": asdict(self.params.fit_of(self.model))})
+        run.json(
+            "settings.json", {"plan": asdict(self.plan), "training": asdict(self.params.training_config(self.model))}
+        )
         return run
 
     def _caption(self) -> TrialRunMetadata:
@@ -165,7 +167,7 @@ class SearchRun:
         return TrialRunMetadata(
             self.model,
             tags,
-            lambda settings: asdict(self.params.fit_of(self.model, **settings)),
+            lambda settings: asdict(self.params.training_config(self.model, **settings)),
             parts_read("train", "val"),
         )
 

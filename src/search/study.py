@@ -95,7 +95,7 @@ class Study:
         self.plan = plan
         self._storage = storage
         self._patience = patience
-        self._to_try = [checked(plan.space, settings) for settings in plan.known_good]
+        self._to_try = [checked(plan.space, settings) for settings in plan.initial_trials]
         self._ended: dict[int, TrialRecord] = {} if ended is None else ended
 
     @property

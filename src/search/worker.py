@@ -66,7 +66,7 @@ class TrialWorker:
         ticket.note("process", f"{socket.gethostname()}:{os.getpid()}")
         ticket.note("code", code_digest(self.workspace.model.spec.name))
         try:
-            return self._train(ticket, self.params.fit_of(self.workspace.model.spec.name, **ticket.params))
+            return self._train(ticket, self.params.training_config(self.workspace.model.spec.name, **ticket.params))
         except StopRequested:
             raise
         except Exception as error:  # whatever a model does, the other trials go on

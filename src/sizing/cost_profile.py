@@ -54,12 +54,12 @@ def profile_encode(model: ToneModel, inputs: Features) -> tuple[Features, Cost]:
     return measure(lambda: model.encode(inputs), _held(model), inputs.values())
 
 
-def profile_step(model: ToneModel, features: Features, settings: TrainingConfig, checkpointing: bool) -> Cost:
+def profile_step(model: ToneModel, features: Features, settings: TrainingConfig, gradient_checkpointing: bool) -> Cost:
     """What a batch of training takes, from its cached features to the gradients of all that is trainable."""
     (num_posts,) = {len(value) for value in features.values()}
     labels_B = torch.zeros(num_posts, dtype=torch.long)
     loss, blank_B = Loss.of(settings, labels_B), labels_B.to(model.device)
-    set_checkpointing(model.backbone, checkpointing)
+    set_checkpointing(model.backbone, gradient_checkpointing)
     model.train()
     for weight in model.parameters():
         if weight.requires_grad:

@@ -26,8 +26,8 @@ class BatchPlan:
     """How to take one optimiser step: how many posts a batch, how many batches, and the peak of bytes."""
 
     micro_batch: int
-    accumulation: int
-    checkpointing: bool
+    gradient_accumulation_steps: int
+    gradient_checkpointing: bool
     bytes: int
 
 
@@ -66,12 +66,12 @@ class Footprint:
     @property
     def effective_batch(self) -> int:
         """Posts of an optimiser step."""
-        return self.settings.batch_size * self.settings.accumulation
+        return self.settings.batch_size * self.settings.gradient_accumulation_steps
 
     @property
     def encoded(self) -> int:
         """Posts in the cache, altered views of those of the train part included."""
-        views = self.settings.views if self.settings.augment else 0
+        views = self.settings.num_augmented_views if self.settings.augment else 0
         return sum(self.num_posts.values()) + views * self.num_posts["train"]
 
     @property
@@ -84,9 +84,9 @@ class Footprint:
         """AdamW's two moments of every trained weight, in its precision (float32 for an adapter and a head)."""
         return 2 * self.trained_bytes
 
-    def step_bytes(self, micro_batch: int, checkpointing: bool) -> int:
+    def step_bytes(self, micro_batch: int, gradient_checkpointing: bool) -> int:
         """The peak of a step over batches of so many posts: all of the above and what the batch holds."""
-        post = self.checkpointed if checkpointing else self.plain
+        post = self.checkpointed if gradient_checkpointing else self.plain
         fixed = self.base_bytes + self.trained_bytes + self.gradient_bytes + self.optimizer_bytes
         return fixed + micro_batch * post.peak_bytes
 
@@ -98,8 +98,13 @@ class Footprint:
         """
         sizes = [size for size in _powers_of_two(self.effective_batch) if self.effective_batch % size == 0]
         return [
-            BatchPlan(size, self.effective_batch // size, checkpointing, self.step_bytes(size, checkpointing))
-            for checkpointing in (False, True)
+            BatchPlan(
+                size,
+                self.effective_batch // size,
+                gradient_checkpointing,
+                self.step_bytes(size, gradient_checkpointing),
+            )
+            for gradient_checkpointing in (False, True)
             for size in reversed(sizes)
         ]
 
@@ -133,8 +138,8 @@ def footprint(
         adapted=tuple(adapter.modules()),
         cached={name: value.nbytes for name, value in features.items()},
         encoding=encoding,
-        plain=profile_step(model, features, settings, checkpointing=False),
-        checkpointed=profile_step(model, features, settings, checkpointing=True),
+        plain=profile_step(model, features, settings, gradient_checkpointing=False),
+        checkpointed=profile_step(model, features, settings, gradient_checkpointing=True),
     )
 
 

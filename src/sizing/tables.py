@@ -48,7 +48,7 @@ def verdict(found: Footprint, memory_gib: float) -> str:
         return f"It does not fit {memory_gib:g} GiB, {FREE_SHARE:.0%} left free: the least it takes is {least:.2f} GiB"
     return (
         f"It fits {memory_gib:g} GiB, {FREE_SHARE:.0%} left free, with batch_size: {plan.micro_batch}, "
-        f"accumulation: {plan.accumulation}, checkpointing: {str(plan.checkpointing).lower()}, "
+        f"accumulation: {plan.gradient_accumulation_steps}, checkpointing: {str(plan.gradient_checkpointing).lower()}, "
         f"and takes {plan.bytes / GIB:.2f} GiB"
     )
 
@@ -94,8 +94,8 @@ def _computation(found: Footprint) -> Table:
 def _steps(found: Footprint) -> Table:
     peaks: dict[tuple[int, int], list[str]] = {}
     for plan in found.plans():
-        peaks.setdefault((plan.micro_batch, plan.accumulation), []).append(_bytes(plan.bytes))
-    columns = ("batch_size", "accumulation", "peak", "with checkpointing")
+        peaks.setdefault((plan.micro_batch, plan.gradient_accumulation_steps), []).append(_bytes(plan.bytes))
+    columns = ("batch_size", "gradient_accumulation_steps", "peak", "with checkpointing")
     return f"Ways to take a step of {found.effective_batch} posts", columns, [(*way, *peaks[way]) for way in peaks]
 
 
@@ -127,12 +127,12 @@ def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
     kind = model_class(model)
     highest = {name: choice.highest() for name, choice in params.space_of(model).items()}
     numbers = {name: value for name, value in highest.items() if value is not None}
-    largest = params.fit_of(model, **numbers)
-    known = [params.fit_of(model, **settings) for settings in params.tune.known_good.get(model, ())]
+    largest = params.training_config(model, **numbers)
+    known = [params.training_config(model, **settings) for settings in params.tune.initial_trials.get(model, ())]
     num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else STUDY_POSTS
     found = footprint(kind, largest, num_posts)
     say(f"{model} as {kind.spec.checkpoint}, base in bfloat16, {found.num_tokens} tokens of text a post")
-    say(f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, objective {largest.objective}")
+    say(f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, readout {largest.readout}")
     for each in [*tables(found), sizes(kind, known)]:
         table(*each)
     say(verdict(found, memory_gib or STUDY_MEMORY_GIB))

@@ -93,7 +93,7 @@ def open_store() -> "MlflowClient":
     Several processes may do so at once. A store whose folder was moved or copied is told where its artifacts are now.
 
     Raises:
-        UsageRefusal: MLFLOW_TRACKING_URI is no address of a store.
+        UsageError: MLFLOW_TRACKING_URI is no address of a store.
         UserError: the store cannot be opened.
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})

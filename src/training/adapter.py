@@ -153,8 +153,8 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
     """A fresh adapter and readout; the same seed and settings make the same weights, whatever was on before."""
     torch.manual_seed(seed)
     # What may be refused comes first, while nothing is on.
-    wholes = _prefixes(model, settings.trains.split())
-    readout = model.verbalizer_readout() if settings.objective == "words" else None
+    wholes = _prefixes(model, settings.unfreeze.split())
+    readout = model.verbalizer_readout() if settings.readout == "verbalizer" else None
     peft = None
     if settings.rank:
         with warnings.catch_warnings():
@@ -245,14 +245,14 @@ def _unfreeze(model: ToneModel, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def _config(model: ToneModel, settings: TrainingConfig) -> PeftConfig:
-    targets = _target_modules(model, settings)
+    target_projections = _target_modules(model, settings)
     if settings.adapter == "ia3":
-        return IA3Config(target_modules=targets, feedforward_modules=[])
+        return IA3Config(target_modules=target_projections, feedforward_modules=[])
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=target_projections,
         use_dora=settings.adapter == "dora",
         use_rslora=settings.adapter == "rslora",
         bias="none",
@@ -269,35 +269,37 @@ def _use_fast_dropout(peft: PeftModel) -> None:
 
 def _target_modules(model: ToneModel, settings: TrainingConfig) -> str | list[str]:
     """What takes adapters, as peft wants it: a pattern where all that can does, else names."""
-    pattern = model.spec.target_modules(settings.targets)
+    pattern = model.spec.target_modules(settings.target_projections)
     left_out = _left_out(model, settings)
     if not left_out:
         return pattern
     names = [name for name, _ in model.backbone.named_modules() if re.fullmatch(pattern, name)]
     chosen = [name for name in names if not name.startswith(left_out)]
     if not chosen:
-        raise UsageError(f"{model.spec.name} has nothing to adapt in {settings.adapts} ({settings.adapt_layers})")
+        raise UsageError(
+            f"{model.spec.name} has nothing to adapt in {settings.adapter_segments} ({settings.adapter_layers})"
+        )
     return chosen
 
 
 def _left_out(model: ToneModel, settings: TrainingConfig) -> tuple[str, ...]:
     """What the names of weights begin with that take no adapter: other segments, and layers that are too low."""
-    adapts = settings.adapts.split()
-    _prefixes(model, adapts)
-    left_out = [segment for segment in model.segments if adapts and segment.name not in adapts]
-    return tuple(prefix for each in left_out + _low_layers(model, settings.adapt_layers) for prefix in each.modules)
+    adapter_segments = settings.adapter_segments.split()
+    _prefixes(model, adapter_segments)
+    left_out = [segment for segment in model.segments if adapter_segments and segment.name not in adapter_segments]
+    return tuple(prefix for each in left_out + _low_layers(model, settings.adapter_layers) for prefix in each.modules)
 
 
-def _low_layers(model: ToneModel, adapt_layers: str) -> list[Segment]:
+def _low_layers(model: ToneModel, adapter_layers: str) -> list[Segment]:
     """The layers below the adapted ones of each stack."""
-    if adapt_layers == "all":
+    if adapter_layers == "all":
         return []
-    last = adapt_layers.removeprefix("last-")
+    last = adapter_layers.removeprefix("last-")
     depths = Counter(segment.name for segment in model.segments if segment.layers)
     kept = {name: depth // 2 if last == "half" else int(last) for name, depth in depths.items()}
     for name, depth in depths.items():
         if not 0 < kept[name] <= depth:
-            raise UsageError(f"adapt_layers {adapt_layers}: {name} of {model.spec.name} has {depth} layers")
+            raise UsageError(f"adapt_layers {adapter_layers}: {name} of {model.spec.name} has {depth} layers")
     return [each for each in model.segments if each.layers and each.layers[1] <= depths[each.name] - kept[each.name]]
 
 

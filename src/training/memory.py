@@ -37,7 +37,7 @@ def micro_batch(
     Raises:
         UserError: not even one post fits.
     """
-    effective = math.ceil(settings.batch_size * settings.accumulation / parallel.num_processes)
+    effective = math.ceil(settings.batch_size * settings.gradient_accumulation_steps / parallel.num_processes)
     if model.device.type != "cuda" or effective == 1:
         return settings.batch_size
     free, _ = torch.cuda.mem_get_info(model.device)

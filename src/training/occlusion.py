@@ -173,7 +173,7 @@ def sanity_check(own: SaliencyMap, shuffled_map: Callable[[], SaliencyMap], read
     """How much a map is like those of the same model with its readout's weights shuffled.
 
     J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (section 3.1: the first step of the cascade). The
-    readout is a trained classifier, or, with objective `words`, the rows of the vocabulary's head that belong to the
+    readout is a trained classifier, or, with readout `verbalizer`, the rows of the vocabulary's head that belong to the
     tones' words: these are not trained here, but are as much of the model as any weights.
 
     Args:

@@ -85,7 +85,7 @@ def fit(
 
 
 def _is_better(row: Mapping[str, float], best: Mapping[str, float], settings: TrainingConfig) -> bool:
-    if settings.watch == "loss":
+    if settings.monitor == "loss":
         return row["val_loss"] < best["val_loss"]
     return row["val_macro_f1"] > best["val_macro_f1"]
 
@@ -113,7 +113,7 @@ class Trainer:
         decay, eps = settings.weight_decay, settings.adam_eps
         self.optimizer = AdamW(self.weights, lr=settings.lr, eps=eps, weight_decay=decay, fused=True)
         self.schedule = LambdaLR(self.optimizer, _cosine(settings, data.posts))
-        set_checkpointing(model.backbone, settings.checkpointing)
+        set_checkpointing(model.backbone, settings.gradient_checkpointing)
         self.loss = Loss.of(settings, data.labels(range(len(data.posts))))
         self.micro = micro_batch(model, data, settings, self.loss, parallel)
 
@@ -140,7 +140,7 @@ class Trainer:
         """The posts of each optimiser step: in whatever pieces a step is computed, they are the same."""
         lengths, settings = data.features.lengths(), self.settings
         balance = [data.posts[place].label for place in posts] if settings.sampling == "balanced" else None
-        size = settings.batch_size * settings.accumulation
+        size = settings.batch_size * settings.gradient_accumulation_steps
         batches = shuffled([lengths[place] for place in posts], size, seed, balance)
         return [[posts[place] for place in batch] for batch in batches]
 
@@ -219,10 +219,10 @@ def _require_number(value: float, settings: TrainingConfig) -> None:
 
 
 def _cosine(settings: TrainingConfig, posts: Sequence[Post]) -> "Cosine":
-    size = settings.batch_size * settings.accumulation
+    size = settings.batch_size * settings.gradient_accumulation_steps
     epochs = range(1, settings.epochs + 1)
     total = sum(math.ceil(curriculum.num_posts(settings, posts, epoch) / size) for epoch in epochs)
-    return Cosine(max(1, round(settings.warmup * total)), total)
+    return Cosine(max(1, round(settings.warmup_ratio * total)), total)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Workspace:
 
 def views_of(posts: Sequence[Post], settings: TrainingConfig) -> list[list[AugmentedPost]]:
     """The altered views of posts that the settings ask for: a list of all posts' for each number."""
-    numbers = range(1, settings.views + 1) if settings.augment else ()
+    numbers = range(1, settings.num_augmented_views + 1) if settings.augment else ()
     return [[augmented(post, settings.augment, number) for post in posts] for number in numbers]
 
 

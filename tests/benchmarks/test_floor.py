@@ -70,7 +70,7 @@ def test_a_step_of_ours_has_none_of_the_frozen_tower_s_products(tmp_path: Path) 
     parts = posts.read(num_posts=48)
     sized = sizes.make("tinyllava", "tiny", tmp_path, [post.caption for post in parts.train])
     task = Task(sized, parts, params.seed, 1)
-    settings = replace(params.fit_of("tinyllava"), batch_size=4, dropout=0.0)
+    settings = replace(params.training_config("tinyllava"), batch_size=4, dropout=0.0)
     tower = sized.load().backbone.model.vision_tower
     with Products() as vision, torch.no_grad():
         tower(torch.randn(4, 3, tower.config.image_size, tower.config.image_size))

@@ -92,7 +92,7 @@ def test_a_gpu_kernel_is_causal_if_it_says_so(causal: bool, share: float) -> Non
 
 def test_a_model_on_meta_has_shapes_alone(tiny_model: Callable[[str], ToneModel]) -> None:
     model = tiny_model("tinyllava")
-    attach_adapter(model, TrainingConfig(objective="head", rank=2, alpha=2, dropout=0.1, lr=0.001), seed=1)
+    attach_adapter(model, TrainingConfig(readout="head", rank=2, alpha=2, dropout=0.1, lr=0.001), seed=1)
     copied = on_meta(model)
     assert {weight.device for weight in (*copied.parameters(), *copied.buffers())} == {META}
     assert {weight.device.type for weight in model.parameters()} == {"cpu"}
@@ -101,7 +101,7 @@ def test_a_model_on_meta_has_shapes_alone(tiny_model: Callable[[str], ToneModel]
 
 
 def test_a_step_holds_weights_and_thrice_the_trained(tiny_model: Callable[[str], ToneModel]) -> None:
-    settings = TrainingConfig(objective="head", rank=2, alpha=2, dropout=0.0, lr=0.001)
+    settings = TrainingConfig(readout="head", rank=2, alpha=2, dropout=0.0, lr=0.001)
     model = tiny_model("clip")
     attach_adapter(model, settings, seed=1)
     side = model.backbone.config.vision_config.image_size
@@ -114,7 +114,7 @@ def test_a_step_holds_weights_and_thrice_the_trained(tiny_model: Callable[[str],
     weights = [*model.parameters(), *model.buffers()]
     trained = sum(weight.nbytes for weight in model.parameters() if weight.requires_grad)
     blank = {name: value.to(META) for name, value in features.items()}
-    batch = profile_step(model.to(META), blank, settings, checkpointing=False).peak_bytes
+    batch = profile_step(model.to(META), blank, settings, gradient_checkpointing=False).peak_bytes
     assert foretold == sum(weight.nbytes for weight in weights) + 3 * trained + batch
 
 

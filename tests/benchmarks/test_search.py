@@ -19,7 +19,7 @@ def task_of(model: str, folder: Path, num_posts: int = 32) -> tuple[Task, Traini
     params = load_params()
     parts = posts.read(num_posts=num_posts)
     sized = sizes.make(model, "tiny", folder, [post.caption for post in parts.train])
-    settings = params.fit_of(model, epochs=2, patience=2, batch_size=8)
+    settings = params.training_config(model, epochs=2, patience=2, batch_size=8)
     return Task(sized, parts, params.seed, torch.get_num_threads()), settings
 
 
@@ -44,7 +44,7 @@ def test_searches_with_pruning_draw_from_one_space_and_are_judged_on_test(tmp_pa
 
 
 def test_the_best_trial_is_the_earliest_of_equals() -> None:
-    settings = fixed_trials(TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.1, lr=0.001), 3)
+    settings = fixed_trials(TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.1, lr=0.001), 3)
     scores = (0.2, 0.5, 0.5)
     found = [Trained(each, ({"val_macro_f1": score},), {}) for each, score in zip(settings, scores, strict=True)]
     assert best_of(found) is found[1]

@@ -98,7 +98,7 @@ def test_the_help_shows_defaults_names_and_an_example() -> None:
 
 def test_a_reader_that_stops_reading_is_no_error() -> None:
     code = (
-        "from src.cli.output import command, say\n"
+        "from src.cli.options import command\nfrom src.cli.output import say\n"
         "@command()\ndef main():\n for line in range(100000): say('line')\nmain()"
     )
     piped = subprocess.run(
@@ -111,7 +111,7 @@ def test_an_interrupted_process_ends_with_one_line() -> None:
     # A process that a script began in the background is deaf to it, and so are its children until they say otherwise.
     code = (
         "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from src.cli.output import command, say\n"
+        "from src.cli.options import command\nfrom src.cli.output import say\n"
         "@command()\ndef main():\n print('in', flush=True)\n time.sleep(60)\nmain()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -60,8 +60,8 @@ def folder(repo_root: Path, some: list[Post], tmp_path_factory: pytest.TempPathF
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
         params = yaml.safe_load((repo_root / "params.yaml").read_text())
-        params["fit"]["common"].update(epochs=2, patience=2)
-        params["split"]["published"] = {"folder": "lists"}
+        params["training"]["common"].update(epochs=2, patience=2)
+        params["split"]["predefined"] = {"folder": "lists"}
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
         (folder / "sample").symlink_to(repo_root / "sample")
         fold_lists(folder / "lists", some)
@@ -221,7 +221,7 @@ def test_without_folds_it_says_where_to_name_them(
     shutil.rmtree("lists")
     done = invoke()
     assert (done.exit_code, done.output.count("\n")) == (1, 1)
-    assert "lists holds no folds (train_1.txt and so on): say in split.published where they are" in done.output
+    assert "lists holds no folds (train_1.txt and so on): say in split.predefined where they are" in done.output
 
 
 # Folds of any kind of system

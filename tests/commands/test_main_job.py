@@ -45,7 +45,7 @@ def repository(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             shutil.copyfile(repo_root / name, folder / name)
     edit_params(folder, lambda params: params.update(models=[MODEL]))
     edit_params(folder, lambda params: params["tune"].update(trials=TRIALS, pruner="none"))
-    edit_params(folder, lambda params: params["fit"]["common"].update(epochs=3))
+    edit_params(folder, lambda params: params["training"]["common"].update(epochs=3))
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
         git(folder, *words)
     return folder
@@ -318,7 +318,7 @@ def test_an_experiment_in_a_copy_leaves_its_runs_here_and_answers_once_applied(
 ) -> None:
     git(locked, "add", "-A")
     git(locked, "commit", "-qm", "before")
-    changes = ("-S", "fit.common.weight_decay=0.5", "-S", "tune.trials=1")
+    changes = ("-S", "training.common.weight_decay=0.5", "-S", "tune.trials=1")
     warm_python.run(locked, "dvc", "exp", "run", "--temp", "-n", "decay", *changes, f"register@{MODEL}")
     best = f"outputs/tune/{MODEL}/best.json"
     before = read_json(locked / best)["study"]

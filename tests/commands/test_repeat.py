@@ -37,8 +37,8 @@ def folder(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPath
         # Absolute, for within one process MLflow keeps a store by its address.
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlruns/mlflow.db")
         params = yaml.safe_load((repo_root / "params.yaml").read_text())
-        params["fit"]["common"].update(epochs=2, patience=2)
-        params["tune"]["known_good"]["clip"] = [DEFAULT, WINNER]
+        params["training"]["common"].update(epochs=2, patience=2)
+        params["tune"]["initial_trials"]["clip"] = [DEFAULT, WINNER]
         params["repeat"]["seeds"] = 2
         (folder / "params.yaml").write_text(yaml.safe_dump(params))
         (folder / "sample").symlink_to(repo_root / "sample")
@@ -178,7 +178,7 @@ def params(repo_root: Path) -> Params:
 
 
 def known(params: Params, *settings: dict[str, Any]) -> Params:
-    return replace(params, tune=replace(params.tune, known_good={"clip": settings}))
+    return replace(params, tune=replace(params.tune, initial_trials={"clip": settings}))
 
 
 def test_the_default_is_the_first_that_is_known_to_be_good_at_the_winners_budget(params: Params) -> None:

@@ -134,7 +134,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(
 def test_other_settings_of_a_training_are_another_one_and_an_untrained_model_has_none(
     anew: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = yaml.safe_load(Path("params.yaml").read_text())["fit"]
+    fit = yaml.safe_load(Path("params.yaml").read_text())["training"]
     names = {"recipes": ["blip2-zeroshot-prompt", "blip2-zeroshot-head"]}
     choose(monkeypatch, anew, reproduce=names)
     run()

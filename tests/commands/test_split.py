@@ -110,10 +110,10 @@ def test_lists_decide_where_they_are_published_and_shares_do_not(configure: Conf
     split()
     part_of = read_split(SPLIT)
     lists({key: part for key, part in part_of.items() if int(key) < 100})
-    configure(kind="published", published={"folder": "lists"}, val=0.4, test=0.4)
+    configure(kind="predefined", predefined={"folder": "lists"}, val=0.4, test=0.4)
     report = split()
     assert read_split(SPLIT) == {key: part for key, part in part_of.items() if int(key) < 100}
-    assert (report["published"], report["in_no_part"]) == ({"folder": "lists", "fold": None}, 20)
+    assert (report["predefined"], report["in_no_part"]) == ({"folder": "lists", "fold": None}, 20)
     assert "in no part: 20 labelled posts" in report["said"]
     assert len(read_groups(GROUPS)) == 120, "posts in no part have a group all the same"
 
@@ -123,7 +123,7 @@ def test_another_list_is_another_split(configure: Configure) -> None:
     split()
     part_of = read_split(SPLIT)
     lists(part_of)
-    configure(kind="published", published={"folder": "lists"})
+    configure(kind="predefined", predefined={"folder": "lists"})
     before = split()["split_digest"]
     lists(part_of | {"0": next(part for part in ("train", "val") if part != part_of["0"])})
     assert split()["split_digest"] != before
@@ -132,15 +132,15 @@ def test_another_list_is_another_split(configure: Configure) -> None:
 def test_lists_of_no_published_split_do_not_count(configure: Configure) -> None:
     prepared()
     before = split()
-    configure(published={"folder": "nowhere", "fold": 3})
+    configure(predefined={"folder": "nowhere", "fold": 3})
     report = split()
     assert report["split_digest"] == before["split_digest"]
-    assert report["published"] is None
+    assert report["predefined"] is None
 
 
 def test_by_default_lists_are_looked_for_among_the_data(configure: Configure) -> None:
     prepared()
-    configure(kind="published")
+    configure(kind="predefined")
     assert refused().startswith("error: data holds no list of train (train.txt)")
     split_of = {str(key): ("train", "val", "test")[key // 6 % 3] for key in range(120)}
     DATA.mkdir()
@@ -152,7 +152,7 @@ def test_by_default_lists_are_looked_for_among_the_data(configure: Configure) ->
 def test_the_folder_of_lists_is_a_dependency_of_the_stage(repo_root: Path) -> None:
     """So that `dvc repro` notices lists that have changed."""
     stage = yaml.safe_load((repo_root / "dvc.yaml").read_text())["stages"]["split"]
-    assert "${split.published.folder}" in stage["deps"]
+    assert "${split.predefined.folder}" in stage["deps"]
 
 
 def test_without_prepare_it_says_what_to_do() -> None:

@@ -21,12 +21,12 @@ EPOCHS = 6
 # Else a fast machine would be done before it is killed.
 SLOWLY = """
 import time
-from src.learning import fitting
-validate = fitting._validate
+from src.training import trainer
+validate = trainer._validate
 def slow(*args):
     time.sleep(0.3)
     return validate(*args)
-fitting._validate = slow
+trainer._validate = slow
 """
 
 
@@ -35,7 +35,7 @@ def repository(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """A repository in which the winner is to be trained for longer than it was, and has a dropout."""
     with copied(made, tmp_path_factory, "train") as folder:
         params = yaml.safe_load(Path("params.yaml").read_text())
-        params["fit"]["common"].update(epochs=EPOCHS, patience=EPOCHS)
+        params["training"]["common"].update(epochs=EPOCHS, patience=EPOCHS)
         Path("params.yaml").write_text(yaml.safe_dump(params))
         shutil.rmtree(WRITTEN)
         yield folder

@@ -27,8 +27,8 @@ def refused(content: object) -> str:
 def test_the_committed_file_is_valid(repo_root: Path) -> None:
     params = load_params(repo_root / "params.yaml")
     assert params.scale == "tiny"
-    assert params.fit_of("llava").objective == "words"
-    assert params.fit_of("clip", rank=2).rank == 2
+    assert params.training_config("llava").readout == "verbalizer"
+    assert params.training_config("clip", rank=2).rank == 2
 
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str, Any]) -> None:
@@ -45,10 +45,10 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str,
         (("split", "val"), 1.5, "val and test must leave a rest"),
         (("split", "val"), "much", "val: 'much' is not a number"),
         (("split", "kind"), "group", "split: kind: unknown value 'group'; did you mean 'grouped'?"),
-        (("split", "published"), {"file": "lists"}, "split: published: unknown key 'file'"),
-        (("split", "published"), {"fold": "first"}, "published: fold: 'first' has the wrong type"),
-        (("split", "published"), {"fold": -1}, "published: fold must not be negative"),
-        (("split", "published"), {"folder": ""}, "published: folder must not be empty"),
+        (("split", "predefined"), {"file": "lists"}, "split: predefined: unknown key 'file'"),
+        (("split", "predefined"), {"fold": "first"}, "predefined: fold: 'first' has the wrong type"),
+        (("split", "predefined"), {"fold": -1}, "predefined: fold must not be negative"),
+        (("split", "predefined"), {"folder": ""}, "predefined: folder must not be empty"),
         (("tune", "trials"), 0, "trials must be at least 1"),
         (("tune", "startup_trials"), -1, "startup_trials must not be negative"),
         (("tune", "pruner"), "halvin", "tune: pruner: unknown value 'halvin'; did you mean 'halving'?"),
@@ -61,20 +61,24 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str,
         (("reproduce", "recipes"), ["clip-lora", "clip-lora"], "reproduce: recipes must not be named twice"),
         (("reproduce",), {"recipe": ["clip-lora"]}, "reproduce: unknown key 'recipe'; did you mean 'recipes'?"),
         (("encode",), 3, "encode: expected keys and values, found 3"),
-        (("fit", "clip"), {"rank": -1}, "fit of clip: rank must be 0 (head alone) or more"),
-        (("fit", "clip"), {"optimizer": "sgd"}, "fit of clip: unknown key 'optimizer'"),
+        (("training", "clip"), {"rank": -1}, "training of clip: rank must be 0 (head alone) or more"),
+        (("training", "clip"), {"optimizer": "sgd"}, "training of clip: unknown key 'optimizer'"),
         (("tune", "spaces", "clip", "rank"), {"low": 4, "high": 1}, "low must not be above high"),
         (("tune", "spaces", "clip", "lr"), {"low": 0, "high": 1, "scale": "log"}, "a log scale needs low above 0"),
         (("tune", "spaces", "clip", "rang"), {"low": 1, "high": 4}, "spaces.clip.rang is no setting of a fit"),
-        (("tune", "spaces", "clip", "dropout"), {"low": 0.1, "high": 1}, "fit of clip: dropout must lie in [0, 1)"),
+        (
+            ("tune", "spaces", "clip", "dropout"),
+            {"low": 0.1, "high": 1},
+            "training of clip: dropout must lie in [0, 1)",
+        ),
         (("tune", "spaces", "clip", "loss"), {"choices": ["focal", "focul"]}, "did you mean 'focal'?"),
-        (("tune", "known_good", "clip"), [{"rank": 2, "alfa": 4}], "fit of clip: unknown key 'alfa'"),
-        (("fit", "clip"), {"augment": "picture words"}, "fit of clip: augment must name picture or caption"),
-        (("fit", "clip"), {"views": 0}, "fit of clip: views must be positive"),
-        (("fit", "clip"), {"adam_eps": 0}, "fit of clip: adam_eps must be positive"),
-        (("fit", "clip"), {"curriculum_start": 0}, "fit of clip: curriculum_start must lie in (0, 1]"),
-        (("fit", "clip"), {"curriculum_until": 1.5}, "fit of clip: curriculum_until must lie in [0, 1]"),
-        (("fit", "clip"), {"curriculum": "agreement"}, "curriculum agreement tells no posts apart under protocol"),
+        (("tune", "initial_trials", "clip"), [{"rank": 2, "alfa": 4}], "training of clip: unknown key 'alfa'"),
+        (("training", "clip"), {"augment": "picture words"}, "training of clip: augment must name picture or caption"),
+        (("training", "clip"), {"num_augmented_views": 0}, "training of clip: num_augmented_views must be positive"),
+        (("training", "clip"), {"adam_eps": 0}, "training of clip: adam_eps must be positive"),
+        (("training", "clip"), {"curriculum_start": 0}, "training of clip: curriculum_start must lie in (0, 1]"),
+        (("training", "clip"), {"curriculum_until": 1.5}, "training of clip: curriculum_until must lie in [0, 1]"),
+        (("training", "clip"), {"curriculum": "agreement"}, "curriculum agreement tells no posts apart under protocol"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused(
@@ -89,16 +93,16 @@ def test_a_value_that_makes_no_sense_is_refused(
 
 def test_what_goes_only_together_may_be_searched_together(content: dict[str, Any]) -> None:
     """One choice of a space is looked at beside the first of the others, not beside what the search replaces."""
-    content["fit"]["clip"] = {"objective": "words", "rank": 8}
-    content["tune"]["spaces"]["clip"] = {"rank": {"choices": [0, 1]}, "objective": {"choices": ["head"]}}
-    content["tune"]["known_good"]["clip"] = []
-    assert build(Params, content, "params.yaml").fit_of("clip").rank == 8
+    content["training"]["clip"] = {"readout": "verbalizer", "rank": 8}
+    content["tune"]["spaces"]["clip"] = {"rank": {"choices": [0, 1]}, "readout": {"choices": ["head"]}}
+    content["tune"]["initial_trials"]["clip"] = []
+    assert build(Params, content, "params.yaml").training_config("clip").rank == 8
 
 
 def test_a_curriculum_by_agreement_needs_posts_that_disagree(content: dict[str, Any]) -> None:
-    content["fit"]["clip"] = {"curriculum": "agreement"}
+    content["training"]["clip"] = {"curriculum": "agreement"}
     content["prepare"]["protocol"] = "standard"
-    assert build(Params, content, "params.yaml").fit_of("clip").curriculum == "agreement"
+    assert build(Params, content, "params.yaml").training_config("clip").curriculum == "agreement"
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,7 @@ def test_an_impossible_seed_is_named(content: dict[str, Any], seed: int) -> None
         (Range(low=1, high=16, scale="log2"), 16),
         (Range(low=0.001, high=0.1, scale="log"), 0.1),
         (Range(choices=(512, 128)), 512),
-        (Range(choices=("head", "words")), None),
+        (Range(choices=("head", "verbalizer")), None),
     ],
 )
 def test_highest_number_of_a_range(choice: Range, highest: float | None) -> None:

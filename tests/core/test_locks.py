@@ -13,8 +13,8 @@ from src.core.locks import lock, try_lock
 HOLD = """
 import sys, time
 from pathlib import Path
-from src.core.locks import exclusive, turn
-take = {"exclusive": lambda file: exclusive(file, "work"), "turn": turn}[sys.argv[1]]
+from src.core.locks import lock, try_lock
+take = {"try_lock": lambda file: try_lock(file, "work"), "lock": lock}[sys.argv[1]]
 with take(Path(sys.argv[2])):
     print("in", flush=True)
     time.sleep(60)
@@ -31,7 +31,7 @@ def hold(kind: str, file: Path, root: Path) -> "subprocess.Popen[str]":
 
 def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, repo_root: Path) -> None:
     file = tmp_path / "new" / "clip.lock"
-    process = hold("exclusive", file, repo_root)
+    process = hold("try_lock", file, repo_root)
     for _ in range(2):
         with pytest.raises(UserError, match=rf"another process \(pid {process.pid}\) is running it"):
             try_lock(file, "it").__enter__()
@@ -45,7 +45,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, rep
 
 def test_a_turn_is_passed_on_by_a_killed_process(tmp_path: Path, repo_root: Path) -> None:
     file = tmp_path / "store.lock"
-    process = hold("turn", file, repo_root)
+    process = hold("lock", file, repo_root)
     with pytest.raises(UserError):
         try_lock(file, "it").__enter__()
     process.kill()

@@ -55,17 +55,17 @@ def test_an_override_changes_its_key_alone(params: Path, first: int) -> None:
 
 def test_an_unlisted_setting_is_added_to_its_model(params: Path) -> None:
     before = {path: value for path, value in read(params).items() if value != {}}
-    paths: list[tuple[str, ...]] = [("fit", model, name) for model in ("common", *MODELS) for name in SETTINGS]
+    paths: list[tuple[str, ...]] = [("training", model, name) for model in ("common", *MODELS) for name in SETTINGS]
     values = {path: 1000 + number for number, path in enumerate(paths)}
     override(params, values, sign="++")
     assert read(params) == before | values
 
 
 def test_small_numbers_come_back_as_numbers(params: Path) -> None:
-    given = ["++fit.clip.lr=0.000001", "tune.known_good.clip.1.lr=0.000002", "tune.spaces.clip.lr.low=0.000001"]
+    given = ["++training.clip.lr=0.000001", "tune.known_good.clip.1.lr=0.000002", "tune.spaces.clip.lr.low=0.000001"]
     apply_overrides(params, given)
     assert "1e-06" in params.read_text()
     loaded = load_params(params)
-    assert loaded.fit_of("clip").lr == 1e-6
-    assert loaded.tune.known_good["clip"][1]["lr"] == 2e-6
+    assert loaded.training_config("clip").lr == 1e-6
+    assert loaded.tune.initial_trials["clip"][1]["lr"] == 2e-6
     assert loaded.space_of("clip")["lr"].low == 1e-6

@@ -23,7 +23,7 @@ def test_the_recipes_of_a_model_stand_together_so_that_its_base_is_loaded_once()
 def test_every_recipe_is_a_valid_fit(repo_root: Path) -> None:
     params = load_params(repo_root / "params.yaml")
     for recipe in RECIPES:
-        fitted = params.fit_of(recipe.model, **recipe.settings)
+        fitted = params.training_config(recipe.model, **recipe.settings)
         for name, value in recipe.settings.items():
             assert getattr(fitted, name) == value
 

@@ -8,7 +8,7 @@ from src.core.provenance import code_digest, imported, training_key
 from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
 
-SETTINGS = TrainingConfig(objective="head", rank=1, alpha=1, dropout=0.0, lr=0.001)
+SETTINGS = TrainingConfig(readout="head", rank=1, alpha=1, dropout=0.0, lr=0.001)
 FACTS = {"model": "clip", "split_digest": "s"}
 
 
@@ -27,18 +27,18 @@ def digest(model: str) -> str:
 @pytest.mark.parametrize(
     ("changed", "models"),
     [
-        ("learning/fitting.py", set(MODELS)),
-        ("learning/shards.py", set(MODELS)),
+        ("training/trainer.py", set(MODELS)),
+        ("training/cache_shards.py", set(MODELS)),
         ("data/augmentation.py", set(MODELS)),
-        ("core/settings.py", set(MODELS)),
-        ("models/segments.py", set(MODELS)),
+        ("core/training_config.py", set(MODELS)),
+        ("modeling/segments.py", set(MODELS)),
         ("models/blip2.py", {"blip2"}),
-        ("models/llava_format.py", {"llava", "tinyllava"}),
+        ("modeling/llava_format.py", {"llava", "tinyllava"}),
         ("models/catalog.py", set()),
-        ("tuned/saliency.py", set()),
-        ("sizing/rehearsal.py", set()),
+        ("training/occlusion.py", set()),
+        ("sizing/cost_profile.py", set()),
         ("data/leaks.py", set()),
-        ("services/terminal.py", set()),
+        ("cli/output.py", set()),
         ("train.py", set()),
     ],
 )

@@ -15,7 +15,7 @@ def post(key: str, caption: str = "a caption") -> Post:
 
 
 POSTS = [post(str(n), f"caption {n} #tag{n}") for n in range(20)]
-SINGLE_PROCESS = {each.id: each.id for each in POSTS}
+SINGLES = {each.id: each.id for each in POSTS}
 
 
 @pytest.mark.parametrize(
@@ -67,14 +67,14 @@ def test_text_alone_stands_beside_one_even_grey() -> None:
 
 def test_every_picture_is_given_once_and_none_to_its_own_post() -> None:
     for seed in range(50):
-        givers = shuffled_images(POSTS, SINGLE_PROCESS, seed)
-        assert sorted(giver.id for giver in givers) == sorted(SINGLE_PROCESS)
+        givers = shuffled_images(POSTS, SINGLES, seed)
+        assert sorted(giver.id for giver in givers) == sorted(SINGLES)
         assert all(giver.id != own.id for giver, own in zip(givers, POSTS, strict=True))
 
 
 def test_the_seed_decides_who_gives_to_whom_and_the_order_of_posts_does_not() -> None:
     def giver_of(posts: list[Post], seed: int) -> dict[str, str]:
-        givers = shuffled_images(posts, SINGLE_PROCESS, seed)
+        givers = shuffled_images(posts, SINGLES, seed)
         return {own.id: giver.id for own, giver in zip(posts, givers, strict=True)}
 
     assert giver_of(POSTS, 1) == giver_of(POSTS[::-1], 1)
@@ -84,7 +84,7 @@ def test_the_seed_decides_who_gives_to_whom_and_the_order_of_posts_does_not() ->
 def test_each_other_post_is_as_likely_to_give_as_any() -> None:
     """The chi-squared statistic of 4 givers in 2,000 draws exceeds 16.3 once in a thousand."""
     few = POSTS[:5]
-    counts = Counter(shuffled_images(few, SINGLE_PROCESS, seed)[0].id for seed in range(2000))
+    counts = Counter(shuffled_images(few, SINGLES, seed)[0].id for seed in range(2000))
     assert set(counts) == {"1", "2", "3", "4"}
     assert sum((count - 500) ** 2 / 500 for count in counts.values()) < 16.3
 

@@ -9,7 +9,7 @@ from src.core.records import Fingerprint, Post
 from src.data import mvsa
 from src.data.duplicates import find_duplicates
 from src.data.leaks import leak_report, revealing_hashtags
-from src.data.published_splits import published
+from src.data.published_splits import predefined_split
 from src.data.split import grouped, stratified
 
 
@@ -159,7 +159,7 @@ def test_the_known_leaks_of_the_published_split_are_found(real_mvsa: Path, real_
     """
     posts, prints = list(real_reading.posts), list(real_reading.fingerprints)
     found = find_duplicates([post for post in posts if post.label], prints)
-    report = leak_report(posts, prints, published(posts, real_mvsa / "splits"), found)
+    report = leak_report(posts, prints, predefined_split(posts, real_mvsa / "splits"), found)
     leaked = twins(report, "test", "train")
     assert (leaked["caption"], report["captions_without_words"]["test"]) == (27, 3)
     assert leaked["any"] >= 28
@@ -168,5 +168,5 @@ def test_the_known_leaks_of_the_published_split_are_found(real_mvsa: Path, real_
     assert report["groups"]["any"]["conflicting"] == 51
     happy = next(row for row in report["hashtags"] if row["hashtag"] == "#happy")
     assert (happy["posts"], happy["with_label"], happy["label"]) == (50, 50, "positive")
-    fourth = leak_report(posts, prints, published(posts, real_mvsa / "splits", 4), found)
+    fourth = leak_report(posts, prints, predefined_split(posts, real_mvsa / "splits", 4), found)
     assert twins(fourth, "test", "train")["caption"] >= 64

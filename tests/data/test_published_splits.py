@@ -8,7 +8,7 @@ from src.core.errors import UserError
 from src.core.labels import TONES, label_of
 from src.core.records import Post
 from src.data import mvsa
-from src.data.published_splits import folds_in, published
+from src.data.published_splits import folds_in, predefined_split
 
 # Three posts a part, one of each tone; the last of all has no label.
 POSTS = [Post(str(key), "", "", TONES[key % 3], TONES[key % 3], TONES[key % 3], "") for key in range(12)]
@@ -47,7 +47,7 @@ def parts(part_of: Mapping[str, str]) -> dict[str, str]:
 
 def refused(folder: Path, fold: int | None = None, posts: Sequence[Post] = (*POSTS, UNLABELLED)) -> str:
     with pytest.raises(UserError) as caught:
-        published(posts, folder, fold)
+        predefined_split(posts, folder, fold)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -56,24 +56,24 @@ def refused(folder: Path, fold: int | None = None, posts: Sequence[Post] = (*POS
 @pytest.mark.parametrize("val", ["val", "dev"])
 def test_three_lists_of_ids_divide_the_posts(write: Write, name: str, val: str) -> None:
     folder = write({"train": LISTS["train"], val: LISTS["val"], "test": LISTS["test"]}, name)
-    assert parts(published([*POSTS, UNLABELLED], folder)) == LISTS
+    assert parts(predefined_split([*POSTS, UNLABELLED], folder)) == LISTS
 
 
 def test_the_order_is_that_of_the_posts_and_unnamed_posts_are_in_no_part(write: Write) -> None:
-    part_of = published(POSTS, write({"train": "210", "val": "543", "test": "876"}))
+    part_of = predefined_split(POSTS, write({"train": "210", "val": "543", "test": "876"}))
     assert list(part_of) == list("012345678")
-    assert published(POSTS[::-1], write({})) == part_of
+    assert predefined_split(POSTS[::-1], write({})) == part_of
 
 
 def test_blank_lines_spaces_and_a_byte_order_mark_do_not_matter(write: Write) -> None:
     folder = write({"train": ["\ufeff0 ", "", " 1", "2\r"], "val": "345", "test": "678"})
-    assert parts(published(POSTS, folder)) == LISTS
+    assert parts(predefined_split(POSTS, folder)) == LISTS
 
 
 def test_a_fold_names_posts_by_lines_of_the_pair_list(folds: Path) -> None:
     assert folds_in(folds) == [1, 2]
-    assert parts(published(POSTS, folds, 1)) == LISTS
-    assert parts(published(POSTS, folds, 2)) == {"train": "012", "val": "678", "test": "345"}
+    assert parts(predefined_split(POSTS, folds, 1)) == LISTS
+    assert parts(predefined_split(POSTS, folds, 2)) == {"train": "012", "val": "678", "test": "345"}
 
 
 def test_folds_come_in_the_order_of_their_numbers(write: Write) -> None:
@@ -82,8 +82,8 @@ def test_folds_come_in_the_order_of_their_numbers(write: Write) -> None:
 
 def test_lists_of_ids_and_folds_may_stand_in_one_folder(folds: Path, write: Write) -> None:
     write({"train": "678", "dev": "345", "test": "012"}, "qmf_{}.txt")
-    assert parts(published(POSTS, folds)) == {"train": "678", "val": "345", "test": "012"}
-    assert parts(published(POSTS, folds, 1)) == LISTS
+    assert parts(predefined_split(POSTS, folds)) == {"train": "678", "val": "345", "test": "012"}
+    assert parts(predefined_split(POSTS, folds, 1)) == LISTS
 
 
 def test_a_missing_list_is_named(write: Write, folds: Path, tmp_path: Path) -> None:
@@ -136,12 +136,12 @@ def test_a_folder_without_folds_says_so(write: Write) -> None:
 @pytest.mark.real_data
 def test_the_published_divisions_of_the_real_posts_are_read(real_mvsa: Path) -> None:
     lists = real_mvsa / "splits"
-    qmf = published(real_posts(real_mvsa, "agreement"), lists)
+    qmf = predefined_split(real_posts(real_mvsa, "agreement"), lists)
     assert Counter(qmf.values()) == {"train": 1555, "val": 518, "test": 519}
     posts = real_posts(real_mvsa, "standard")
     tested: Counter[str] = Counter()
     for fold in folds_in(lists):
-        part_of = published(posts, lists, fold)
+        part_of = predefined_split(posts, lists, fold)
         assert len(part_of) == 4511
         tested.update(key for key, part in part_of.items() if part == "test")
     assert (len(tested), set(tested.values())) == (4511, {1}), "each post is tested once"

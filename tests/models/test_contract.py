@@ -40,8 +40,8 @@ from src.training.trainer import fit
 NAMES = (*MODELS, "toy")
 WEIGHTS = "model.safetensors"
 CPU = torch.device("cpu")
-HEAD = TrainingConfig(objective="head", rank=0, alpha=1, dropout=0.0, lr=0.003)
-LORA = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
+HEAD = TrainingConfig(readout="head", rank=0, alpha=1, dropout=0.0, lr=0.003)
+LORA = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
 
 ODD_CAPTIONS = [
     "",

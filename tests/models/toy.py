@@ -66,7 +66,7 @@ class Model(ToneModel):
         checkpoint="somebody/toy",
         revision="0" * 40,
         attention="",
-        targets="q",
+        target_projections="q",
         prompt="{caption}",
         tokens=TokenCounts(prefix=0, prompt=1, caption=20),
         projections={"q": "mixer"},

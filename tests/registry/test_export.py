@@ -99,7 +99,7 @@ def require_golden(contract: Contract, printed: list[list[str]]) -> None:
 
 
 @dataclass(frozen=True)
-class PlannedExperiment:
+class Case:
     """A model with an adapter of random weights, to be exported without a registry."""
 
     model: str
@@ -108,15 +108,15 @@ class PlannedExperiment:
 
 
 CASES = {
-    "llava, its words": PlannedExperiment("llava", False, {}),
-    "llava, its words, merged": PlannedExperiment("llava", True, {"trains": "connector"}),
-    "tinyllava, two hidden layers, a whole connector": PlannedExperiment(
-        "tinyllava", False, {"trains": "connector", "head_layers": 2}
+    "llava, its words": Case("llava", False, {}),
+    "llava, its words, merged": Case("llava", True, {"unfreeze": "connector"}),
+    "tinyllava, two hidden layers, a whole connector": Case(
+        "tinyllava", False, {"unfreeze": "connector", "head_layers": 2}
     ),
-    "blip2, DoRA": PlannedExperiment("blip2", False, {"adapter": "dora"}),
-    "blip2, its words, merged": PlannedExperiment("blip2", True, {"objective": "words"}),
-    "clip, its prompts": PlannedExperiment("clip", False, {"objective": "words", "adapter": "ia3"}),
-    "clip, no adapter": PlannedExperiment("clip", False, {"rank": 0}),
+    "blip2, DoRA": Case("blip2", False, {"adapter": "dora"}),
+    "blip2, its words, merged": Case("blip2", True, {"readout": "verbalizer"}),
+    "clip, its prompts": Case("clip", False, {"readout": "verbalizer", "adapter": "ia3"}),
+    "clip, no adapter": Case("clip", False, {"rank": 0}),
 }
 
 
@@ -132,7 +132,7 @@ def test_the_code_of_every_models_card_gives_the_golden_logits_without_this_repo
     params = load_params(repo_root / "params.yaml")
     folders = {"registered": exported(), "registered, merged": exported("--merge")}
     for name, case in CASES.items():
-        settings = params.fit_of(case.model, **case.settings)
+        settings = params.training_config(case.model, **case.settings)
         folders[name] = make(tmp_path / name, case, settings, tiny_model(case.model), registered, posts[:3])
     (tmp_path / "alone").mkdir()
     for name, printed in answers(tmp_path / "alone", folders).items():
@@ -141,7 +141,7 @@ def test_the_code_of_every_models_card_gives_the_golden_logits_without_this_repo
 
 def make(
     place: Path,
-    case: PlannedExperiment,
+    case: Case,
     settings: TrainingConfig,
     model: "ToneModel",
     registered: Contract,
@@ -313,7 +313,7 @@ def test_every_kind_of_adapter_merges(
 
     model = tiny_model(MODEL)
     adapter = adapter_module.attach_adapter(
-        model, load_params(repo_root / "params.yaml").fit_of(MODEL, adapter=kind), seed=1
+        model, load_params(repo_root / "params.yaml").training_config(MODEL, adapter=kind), seed=1
     )
     with torch.no_grad():
         for weight in model.parameters():
@@ -330,8 +330,8 @@ def test_parts_trained_without_an_adapter_are_exported_merged_or_not_at_all(
     made: Path, tiny_model: "Callable[[str], ToneModel]", posts: list[Post], repo_root: Path, tmp_path: Path
 ) -> None:
     registered = contract_in(made / "outputs/register" / MODEL / "contract")
-    settings = load_params(repo_root / "params.yaml").fit_of("blip2", rank=0, trains="connector")
-    case = PlannedExperiment("blip2", False, {})
+    settings = load_params(repo_root / "params.yaml").training_config("blip2", rank=0, unfreeze="connector")
+    case = Case("blip2", False, {})
     with pytest.raises(
         UserError, match="parts of the base were trained as a whole, and no adapter: export it with --mer"
     ):

@@ -166,7 +166,7 @@ def test_an_adapter_that_was_never_trained_is_known_whatever_its_kind(
     from src.training import adapter as adapter_module
 
     model = tiny_model(MODEL)
-    settings = load_params(repo_root / "params.yaml").fit_of(MODEL, adapter=kind)
+    settings = load_params(repo_root / "params.yaml").training_config(MODEL, adapter=kind)
     with adapter_module.fresh_adapter(model, settings, seed=1) as adapter:
         adapter.save(tmp_path / "fresh")
         assert adapter.peft is not None

@@ -43,14 +43,14 @@ TOY = """
 import json
 from pathlib import Path
 
-from src.core.errors import Refusal
+from src.core.errors import UserError
 from src.core.toy import GOOD
 
 
 def load(artifacts):
     words = json.loads((Path(artifacts["adapter"]) / "words.json").read_text())
     if not words:
-        raise Refusal("the toy has no words")
+        raise UserError("the toy has no words")
     return words
 
 

@@ -24,7 +24,7 @@ def edit_tune(**changes: Any) -> None:
 
 
 def edit_fit(**changes: Any) -> None:
-    _edit(lambda params: params["fit"]["common"].update(changes))
+    _edit(lambda params: params["training"]["common"].update(changes))
 
 
 def _edit(change: Callable[[dict[str, Any]], None]) -> None:
@@ -163,7 +163,7 @@ def test_the_environment_may_name_the_storage(repository: Path, warm: WarmComman
 def test_settings_that_are_words_are_searched_as_well(repository: Path, warm: WarmCommand) -> None:
     """The first choice of each, and the last, from the board to the file that the winner is trained by."""
     space: dict[str, dict[str, Any]] = {
-        "targets": {"choices": ["qv", "qkvo"]},
+        "target_projections": {"choices": ["qv", "qkvo"]},
         "curriculum": {"choices": ["none", "loss"]},
         "augment": {"choices": ["", "picture caption"]},
         "loss": {"choices": ["cross_entropy", "focal"]},
@@ -174,7 +174,7 @@ def test_settings_that_are_words_are_searched_as_well(repository: Path, warm: Wa
     }
     all_first = {name: choice.get("choices", [0.002])[0] for name, choice in space.items()}
     all_last = {name: choice.get("choices", [0.002])[-1] for name, choice in space.items()}
-    edit_tune(spaces={"clip": space}, known_good={"clip": [all_first, all_last]})
+    edit_tune(spaces={"clip": space}, initial_trials={"clip": [all_first, all_last]})
     said = warm.run("--trials", "2")
     assert "augment -, " in said and "augment picture caption, " in said
     assert "clip: best of 2 trials is trial " in said and "0 trials pruned, 0 failed" in said

@@ -202,7 +202,7 @@ def test_the_command_is_stopped_and_goes_on_and_leaves_no_process_behind(
 
 def edit_epochs(epochs: int) -> None:
     params = yaml.safe_load(Path("params.yaml").read_text())
-    params["fit"]["common"].update(epochs=epochs, patience=epochs)
+    params["training"]["common"].update(epochs=epochs, patience=epochs)
     Path("params.yaml").write_text(yaml.safe_dump(params))
 
 

@@ -87,8 +87,8 @@ while study.remaining(int(sys.argv[2])):
 
 HOLD = """
 import sys, time
-from src.search.storage import sole_search
-with sole_search(sys.argv[1], sys.argv[2]):
+from src.search.storage import postgres_lock
+with postgres_lock(sys.argv[1], sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -237,7 +237,7 @@ class AnswersLost(RetryPolicy):
 
 def test_what_is_done_twice_for_a_lost_answer_counts_once(tmp_path: Path) -> None:
     good = ({"rank": 4, "lr": 1e-3}, {"rank": 8, "lr": 1e-3})
-    study = open_study(f"sqlite:///{tmp_path}/studies.db", plan("clip", known_good=good))
+    study = open_study(f"sqlite:///{tmp_path}/studies.db", plan("clip", initial_trials=good))
     study._patience = AnswersLost("on the server", 0)
     study.enqueue_known_good(2)
     assert [trial.state for trial in study.trials()] == ["waiting", "waiting"]

@@ -24,9 +24,9 @@ SPACE = {
     "rank": Range(low=4, high=64, scale="log2"),
     "lr": Range(low=1e-5, high=1e-2, scale="log"),
     "head_layers": Range(low=0, high=2),
-    "objective": Range(choices=("head", "words")),
+    "readout": Range(choices=("head", "verbalizer")),
 }
-GOOD: dict[str, Setting] = {"rank": 16, "lr": 3e-4, "head_layers": 1, "objective": "head"}
+GOOD: dict[str, Setting] = {"rank": 16, "lr": 3e-4, "head_layers": 1, "readout": "head"}
 
 Opener = Callable[[], Study]
 
@@ -46,7 +46,7 @@ def opened(url: str, name: str, **changes: Any) -> Study:
 
 
 def plan(name: str, **changes: Any) -> StudyPlan:
-    settings = {"pruner": "halving", "min_epochs": 1, "max_epochs": 9, "known_good": (GOOD,), **changes}
+    settings = {"pruner": "halving", "min_epochs": 1, "max_epochs": 9, "initial_trials": (GOOD,), **changes}
     return StudyPlan(name=name, space=SPACE, seed=1, startup_trials=3, **settings)
 
 
@@ -91,7 +91,7 @@ def test_settings_stay_in_the_space_and_powers_of_two_are_powers(reopen: Opener)
         assert trial.params["rank"] in (4, 8, 16, 32, 64)
         assert 1e-5 <= float(trial.params["lr"]) <= 1e-2
         assert trial.params["head_layers"] in (0, 1, 2)
-        assert trial.params["objective"] in ("head", "words")
+        assert trial.params["readout"] in ("head", "verbalizer")
 
 
 def test_known_good_settings_come_first_and_once(reopen: Opener) -> None:
@@ -103,17 +103,17 @@ def test_known_good_settings_come_first_and_once(reopen: Opener) -> None:
 
 def test_settings_that_were_interrupted_come_before_known_good_ones_that_were_not_begun(url: str) -> None:
     other = {**GOOD, "rank": 4}
-    study = opened(url, "two", known_good=(GOOD, other))
+    study = opened(url, "two", initial_trials=(GOOD, other))
     study.enqueue_known_good(1)
     study.ask()
-    again = opened(url, "two", known_good=(GOOD, other))
+    again = opened(url, "two", initial_trials=(GOOD, other))
     again.recover()
     run(again, 3)
     assert [trial.params for trial in again.finished()][:2] == [GOOD, other]
 
 
 def test_known_good_settings_are_lined_up_for_all_that_are_about_to_draw(url: str) -> None:
-    study = opened(url, "two", known_good=(GOOD, {**GOOD, "rank": 4}))
+    study = opened(url, "two", initial_trials=(GOOD, {**GOOD, "rank": 4}))
     study.enqueue_known_good(2)
     study.enqueue_known_good(2)
     assert [trial.state for trial in study.trials()] == ["waiting", "waiting"]
@@ -126,13 +126,13 @@ def test_known_good_settings_are_lined_up_for_all_that_are_about_to_draw(url: st
         ({"lr": 1.0}, "lr: 1.0 lies outside of the search space (from 1e-05 to 0.01)"),
         ({"lr": "fast"}, "lr: fast lies outside"),
         ({"head_layers": 1.5}, "head_layers: 1.5 lies outside of the search space (a whole number from 0 to 2)"),
-        ({"objective": "word"}, "objective: word lies outside of the search space (one of head, words)"),
+        ({"readout": "word"}, "objective: word lies outside of the search space (one of head, words)"),
         ({"rnak": 8}, "unknown search parameter 'rnak'; did you mean 'rank'?"),
     ],
 )
 def test_known_good_settings_outside_of_the_space_are_refused(url: str, bad: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError) as refusal:
-        opened(url, "bad", known_good=(bad,))
+        opened(url, "bad", initial_trials=(bad,))
     assert message in str(refusal.value)
 
 
@@ -334,12 +334,17 @@ def test_the_storage_speaks_names_people_see(url: str) -> None:
 
 
 def test_settings_enqueued_by_hand_are_run(url: str) -> None:
-    study = opened(url, "clip-tiny", known_good=())
-    for settings in ({"rank": 4}, {"rank": 32.0, "lr": 0.001, "objective": "words"}):
+    study = opened(url, "clip-tiny", initial_trials=())
+    for settings in ({"rank": 4}, {"rank": 32.0, "lr": 0.001, "readout": "verbalizer"}):
         by_hand(url, "clip-tiny").enqueue_trial(settings)
     first, second = study.ask(), study.ask()
     assert first.params["rank"] == 4 and list(first.params) == list(SPACE)
-    assert second.params == {"rank": 32, "lr": 0.001, "objective": "words", "head_layers": second.params["head_layers"]}
+    assert second.params == {
+        "rank": 32,
+        "lr": 0.001,
+        "readout": "verbalizer",
+        "head_layers": second.params["head_layers"],
+    }
     assert type(second.params["rank"]) is int
 
 
@@ -355,7 +360,7 @@ def test_settings_enqueued_by_hand_are_run(url: str) -> None:
     ],
 )
 def test_senseless_settings_by_hand_fail_with_a_reason(url: str, settings: dict[str, Any], named: str) -> None:
-    study = opened(url, "clip-tiny", known_good=())
+    study = opened(url, "clip-tiny", initial_trials=())
     by_hand(url, "clip-tiny").enqueue_trial(settings)
     drawn = study.ask()
     refused = study.trials()[0]

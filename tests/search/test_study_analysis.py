@@ -27,7 +27,7 @@ SPACE = {
     "rank": Range(low=1, high=16, scale="log2"),
     "lr": Range(low=5e-6, high=1e-2, scale="log"),
     "dropout": Range(low=0.0, high=0.3),
-    "targets": Range(choices=("q", "qv", "qkvo")),
+    "target_projections": Range(choices=("q", "qv", "qkvo")),
 }
 
 
@@ -38,7 +38,7 @@ def trial(number: int, values: Sequence[float] | None, **more: Any) -> FrozenTri
         "rank": 2 ** draw.randint(0, 4),
         "lr": math.exp(draw.uniform(math.log(5e-6), math.log(1e-2))),
         "dropout": draw.uniform(0, 0.3),
-        "targets": draw.choice(["q", "qv", "qkvo"]),
+        "target_projections": draw.choice(["q", "qv", "qkvo"]),
     }
     state = more.pop("state", TrialState.COMPLETE)
     return create_trial(params=params, distributions=distributions_of(SPACE), state=state, values=values, **more)
@@ -93,7 +93,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, made: optuna.Study) -> dict[str, Any]
 def test_the_setting_that_decides_the_score_comes_first_under_its_own_name() -> None:
     found = study_analysis.importances(study(*map(scored, range(20))), SPACE)
     assert next(iter(found)) == "lr" and found["lr"] > 0.5
-    assert set(found) == {"rank", "lr", "dropout", "targets"}
+    assert set(found) == {"rank", "lr", "dropout", "target_projections"}
     assert sum(found.values()) == pytest.approx(1)
 
 
@@ -101,10 +101,10 @@ def test_the_same_study_tells_the_same_in_every_process() -> None:
     made = study(*map(scored, range(20)))
     assert study_analysis.importances(made, SPACE) == study_analysis.importances(made, SPACE)
     code = (
-        "import importlib.util, sys; from src.services import insights\n"
+        "import importlib.util, sys; from src.search import study_analysis\n"
         f"spec = importlib.util.spec_from_file_location('told', {__file__!r})\n"
         "told = importlib.util.module_from_spec(spec); spec.loader.exec_module(told)\n"
-        "print(list(insights.importances(told.study(*map(told.scored, range(20))), told.SPACE).items()))"
+        "print(list(study_analysis.importances(told.study(*map(told.scored, range(20))), told.SPACE).items()))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "3"}
     root = Path(__file__).parents[2]
@@ -186,10 +186,10 @@ def test_what_has_no_score_moves_no_axis(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_slices_are_drawn_over_all_that_could_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     panels = {axes.get_xlabel(): axes for axes in drawn(monkeypatch, study(scored(0), scored(1)))["slices"]}
-    assert list(panels) == ["rank", "lr", "dropout", "targets"]
+    assert list(panels) == ["rank", "lr", "dropout", "target_projections"]
     assert [tick.get_text() for tick in panels["rank"].get_xticklabels()] == ["1", "2", "4", "8", "16"]
     assert panels["lr"].get_xscale() == "log" and panels["lr"].get_xlim()[0] < 5e-6 < 1e-2 < panels["lr"].get_xlim()[1]
-    assert [tick.get_text() for tick in panels["targets"].get_xticklabels()] == ["q", "qv", "qkvo"]
+    assert [tick.get_text() for tick in panels["target_projections"].get_xticklabels()] == ["q", "qv", "qkvo"]
     assert {tuple(dots.get_offsets().tolist()[0]) for dots in panels["rank"].collections} == {
         (scored(0).params["rank"], scored(0).values[0])
     }

@@ -41,7 +41,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     def fit(*args: Any) -> None:
         act()
 
-    monkeypatch.setattr(trial_module, "fit", fit)
+    monkeypatch.setattr(trial_module, "training", fit)
 
 
 def raising(error: BaseException) -> Callable[[], None]:
@@ -127,7 +127,7 @@ def digest(workspace: Workspace) -> float:
 
 def test_a_loss_that_is_no_number_is_the_settings_fault(worker: TrialWorker) -> None:
     ticket = worker.study.ask()
-    error = worker.params.fit_of("clip", **{**ticket.params, "lr": 1e36})
+    error = worker.params.training_config("clip", **{**ticket.params, "lr": 1e36})
     with pytest.raises(UserError) as refused:
         worker._train(ticket, error)
     found = failure_of(refused.value)

@@ -25,14 +25,14 @@ from src.training.cache import FeatureStore
 from src.training.loss import Loss
 from src.training.memory import set_checkpointing
 
-LORA = TrainingConfig(objective="head", rank=8, alpha=16, dropout=0.0, lr=0.001)
+LORA = TrainingConfig(readout="head", rank=8, alpha=16, dropout=0.0, lr=0.001)
 HEAD = replace(LORA, rank=0)
 POSTS = {"train": 1555, "val": 518, "test": 519}
 
 
 @cache
 def at_full_size(name: str) -> Footprint:
-    settings = replace(LORA, objective="words") if name == "llava" else LORA
+    settings = replace(LORA, readout="verbalizer") if name == "llava" else LORA
     return footprint(model_class(name), replace(settings, rank=16, dropout=0.1), POSTS)
 
 
@@ -59,7 +59,7 @@ def test_adapters_have_the_studys_number_of_parameters(name: str, rank: int, ada
 def test_a_head_is_counted_and_words_have_none(name: str, width: int) -> None:
     head = trained_parameters(model_class(name), replace(HEAD, head_layers=1, head_width=512))
     assert head == {"head": 2 * width + (width + 1) * 512 + (512 + 1) * 3}
-    assert trained_parameters(model_class(name), replace(LORA, objective="words"))["head"] == 0
+    assert trained_parameters(model_class(name), replace(LORA, readout="verbalizer"))["head"] == 0
 
 
 @pytest.mark.parametrize(("name", "modules"), [("clip", 48), ("blip2", 64), ("llava", 128), ("tinyllava", 44)])
@@ -110,7 +110,7 @@ def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = MET
 
 def peak_of_a_step(model: ToneModel, features: Features, settings: TrainingConfig) -> int:
     """The peak of what torch's allocator on the CPU gave out during a step, besides weights and their gradients."""
-    set_checkpointing(model.backbone, settings.checkpointing)
+    set_checkpointing(model.backbone, settings.gradient_checkpointing)
     model.train()
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
@@ -125,17 +125,17 @@ def peak_of_a_step(model: ToneModel, features: Features, settings: TrainingConfi
     return peak
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_rehearsal_foretells_the_memory_of_a_real_step(
-    name: str, checkpointing: bool, tiny_model: Callable[[str], ToneModel]
+    name: str, gradient_checkpointing: bool, tiny_model: Callable[[str], ToneModel]
 ) -> None:
     """Without dropout, of which the CPU keeps more than a GPU does."""
-    model, settings = tiny_model(name), replace(LORA, checkpointing=checkpointing)
+    model, settings = tiny_model(name), replace(LORA, gradient_checkpointing=gradient_checkpointing)
     attach_adapter(model, settings, seed=1)
     features = model.encode(inputs_of_length(8, 40, torch.device("cpu")))
     blank = {key: value.to(META) for key, value in features.items()}
-    foretold = profile_step(copy.deepcopy(model).to(META), blank, settings, checkpointing)
+    foretold = profile_step(copy.deepcopy(model).to(META), blank, settings, gradient_checkpointing)
     assert foretold.peak_bytes == pytest.approx(peak_of_a_step(model, features, settings), rel=0.05)
 
 
@@ -145,11 +145,11 @@ def test_memory_and_computation_grow_with_the_batch(name: str, tiny_model: Calla
     model = tiny_model(name)
     attach_adapter(model, LORA, seed=1)
     model.to(META)
-    for checkpointing in (False, True):
+    for gradient_checkpointing in (False, True):
         costs = []
         for num_posts in (1, 6):
             features, _ = profile_encode(model, inputs_of_length(num_posts, 40))
-            costs.append(profile_step(model, features, LORA, checkpointing))
+            costs.append(profile_step(model, features, LORA, gradient_checkpointing))
         one, six = costs
         assert six.flops == 6 * one.flops
         # Tables of positions are the same for all posts; they weigh something in a model as small as these.
@@ -160,8 +160,8 @@ def test_memory_and_computation_grow_with_the_batch(name: str, tiny_model: Calla
 @pytest.mark.parametrize("name", ["clip", "llava"])
 def test_a_gpu_takes_the_memory_foretold(name: str) -> None:
     """At full size, with random weights: one optimiser step in bfloat16 with checkpointing."""
-    settings = replace(LORA, rank=16, dropout=0.1, checkpointing=True)
-    foretold = footprint(model_class(name), settings, POSTS).step_bytes(4, checkpointing=True)
+    settings = replace(LORA, rank=16, dropout=0.1, gradient_checkpointing=True)
+    foretold = footprint(model_class(name), settings, POSTS).step_bytes(4, gradient_checkpointing=True)
     assert foretold == pytest.approx(peak_at_full_size(name, settings, torch.device("cuda")), rel=0.15)
 
 
@@ -176,7 +176,7 @@ def peak_at_full_size(name: str, settings: TrainingConfig, device: torch.device)
         tensor.data.zero_()
     batch = {key: torch.zeros(4, *value.shape[1:], dtype=value.dtype, device=device) for key, value in features.items()}
     batch["length"] += torch.arange(len(batch["tokens"][0]) - 4, len(batch["tokens"][0]), device=device)
-    set_checkpointing(model.backbone, settings.checkpointing)
+    set_checkpointing(model.backbone, settings.gradient_checkpointing)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     loss = Loss.of(settings, torch.zeros(4, dtype=torch.long))
     for _ in range(2):
@@ -272,7 +272,7 @@ def test_the_meta_device_is_left_as_it_was() -> None:
 def made_up(**changes: object) -> Footprint:
     """Its base takes 10 GiB, what is trained 2, and a post 4, or 1 with checkpointing."""
     parts = {
-        "settings": replace(LORA, batch_size=8, accumulation=2),
+        "settings": replace(LORA, batch_size=8, gradient_accumulation_steps=2),
         "num_posts": POSTS,
         "num_tokens": 60,
         "base": 5_000_000_000,
@@ -291,11 +291,11 @@ def made_up(**changes: object) -> Footprint:
 @pytest.mark.parametrize(
     ("room", "expected"),
     [
-        (76.0, BatchPlan(16, 1, checkpointing=False, bytes=76 * GIB)),
-        (75.9, BatchPlan(8, 2, checkpointing=False, bytes=44 * GIB)),
-        (16.0, BatchPlan(1, 16, checkpointing=False, bytes=16 * GIB)),
-        (15.9, BatchPlan(2, 8, checkpointing=True, bytes=14 * GIB)),
-        (13.0, BatchPlan(1, 16, checkpointing=True, bytes=13 * GIB)),
+        (76.0, BatchPlan(16, 1, gradient_checkpointing=False, bytes=76 * GIB)),
+        (75.9, BatchPlan(8, 2, gradient_checkpointing=False, bytes=44 * GIB)),
+        (16.0, BatchPlan(1, 16, gradient_checkpointing=False, bytes=16 * GIB)),
+        (15.9, BatchPlan(2, 8, gradient_checkpointing=True, bytes=14 * GIB)),
+        (13.0, BatchPlan(1, 16, gradient_checkpointing=True, bytes=13 * GIB)),
         (12.9, None),
     ],
 )
@@ -307,8 +307,8 @@ def test_the_plan_is_the_largest_batch_that_fits_and_checkpoints_only_if_it_must
 
 
 def test_a_plan_keeps_the_posts_of_a_step() -> None:
-    plans = made_up(settings=replace(LORA, batch_size=12, accumulation=3)).plans()
-    assert [(plan.micro_batch, plan.accumulation) for plan in plans[:3]] == [(4, 9), (2, 18), (1, 36)]
+    plans = made_up(settings=replace(LORA, batch_size=12, gradient_accumulation_steps=3)).plans()
+    assert [(plan.micro_batch, plan.gradient_accumulation_steps) for plan in plans[:3]] == [(4, 9), (2, 18), (1, 36)]
     assert len(plans) == 6
 
 
@@ -316,8 +316,12 @@ def test_llava_trains_on_the_studys_gpu() -> None:
     """A V100 of 32 GiB, with accumulation and checkpointing as the study says; here the step has 16 posts."""
     found = at_full_size("llava")
     plan = found.plan(32 * GIB)
-    assert plan == BatchPlan(2, 8, checkpointing=False, bytes=found.step_bytes(2, checkpointing=False))
-    assert found.plan(16 * GIB) == BatchPlan(2, 8, checkpointing=True, bytes=found.step_bytes(2, checkpointing=True))
+    assert plan == BatchPlan(
+        2, 8, gradient_checkpointing=False, bytes=found.step_bytes(2, gradient_checkpointing=False)
+    )
+    assert found.plan(16 * GIB) == BatchPlan(
+        2, 8, gradient_checkpointing=True, bytes=found.step_bytes(2, gradient_checkpointing=True)
+    )
     assert found.plan(14 * GIB) is None
 
 
@@ -340,7 +344,7 @@ def test_the_tables_say_it_all() -> None:
 
 
 def test_altered_views_of_the_train_part_are_encoded_and_cached_too() -> None:
-    found = made_up(settings=replace(LORA, augment="picture", views=2))
+    found = made_up(settings=replace(LORA, augment="picture", num_augmented_views=2))
     assert found.encoded == sum(POSTS.values()) + 2 * POSTS["train"] == 5702
     rows = {title: {row[0]: row for row in rows} for title, _, rows in tables(found)}
     assert str(rows["Cache"]["in all"][2]).strip() == "5.57 MiB"

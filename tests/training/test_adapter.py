@@ -32,9 +32,9 @@ from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
 from src.training.trainer import fit
 
-SETTINGS = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.1, lr=0.003, epochs=1, batch_size=8)
-WORDS = replace(SETTINGS, objective="words")
-SINGLE_PROCESS = replace(SETTINGS, rank=0)
+SETTINGS = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.1, lr=0.003, epochs=1, batch_size=8)
+WORDS = replace(SETTINGS, readout="verbalizer")
+HEAD_ALONE = replace(SETTINGS, rank=0)
 MODELS = ("clip", "blip2", "llava", "tinyllava")
 
 
@@ -76,7 +76,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 @pytest.mark.parametrize(
     "settings",
-    [SETTINGS, WORDS, SINGLE_PROCESS, replace(SETTINGS, checkpointing=True)],
+    [SETTINGS, WORDS, HEAD_ALONE, replace(SETTINGS, gradient_checkpointing=True)],
     ids=["lora", "words", "alone", "saving"],
 )
 def test_an_adapter_comes_off_without_a_trace(
@@ -87,7 +87,7 @@ def test_an_adapter_comes_off_without_a_trace(
     for seed in (1, 2):
         with fresh_adapter(model, settings, seed) as adapter:
             fit(model, train, train, settings, seed, NullCallback())
-            assert model.trainable_names() or settings is SINGLE_PROCESS
+            assert model.trainable_names() or settings is HEAD_ALONE
             assert adapter.readout is model.readout
         assert trace(model) == before
         assert equal(bits(model), weights)
@@ -139,7 +139,7 @@ def test_a_readout_that_cannot_be_made_leaves_no_adapter(model: ToneModel, monke
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("settings", [SETTINGS, WORDS, SINGLE_PROCESS], ids=["head", "words", "alone"])
+@pytest.mark.parametrize("settings", [SETTINGS, WORDS, HEAD_ALONE], ids=["head", "words", "alone"])
 def test_only_the_adapter_and_the_head_are_trainable(
     name: str, settings: TrainingConfig, tiny_model: Callable[[str], ToneModel]
 ) -> None:
@@ -147,7 +147,7 @@ def test_only_the_adapter_and_the_head_are_trainable(
     with fresh_adapter(model, settings, seed=1) as adapter:
         trainable = {key for key, weight in model.named_parameters() if weight.requires_grad}
         wanted = {f"backbone.{key}.lora_{part}.default.weight" for key in adapter.modules() for part in "AB"}
-        if settings.objective == "head":
+        if settings.readout == "head":
             wanted |= {f"readout.{key}" for key, _ in adapter.readout.named_parameters()}
         assert trainable == wanted
         assert bool(adapter.modules()) == (settings.rank > 0)
@@ -165,13 +165,13 @@ def test_lora_stays_in_float32_on_a_bfloat16_base(model: ToneModel) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
 def test_one_step_moves_every_lora_b(
-    name: str, checkpointing: bool, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
+    name: str, gradient_checkpointing: bool, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     """With gradient checkpointing gradients may stop short of adapters in a frozen base (transformers issue 42489)."""
     model = tiny_model(name)
-    settings = replace(SETTINGS, checkpointing=checkpointing)
+    settings = replace(SETTINGS, gradient_checkpointing=gradient_checkpointing)
     with fresh_adapter(model, settings, seed=1) as adapter:
         store = FeatureStore.of(tmp_path, model)
         store.ensure(model, posts[:8], 8, lambda _: None)
@@ -186,8 +186,8 @@ def test_one_step_moves_every_lora_b(
 
 def test_checkpointing_changes_no_gradient(model: ToneModel, train: LabelledFeatures) -> None:
     histories = []
-    for checkpointing in (False, True):
-        settings = replace(SETTINGS, checkpointing=checkpointing, dropout=0.0, epochs=2)
+    for gradient_checkpointing in (False, True):
+        settings = replace(SETTINGS, gradient_checkpointing=gradient_checkpointing, dropout=0.0, epochs=2)
         with fresh_adapter(model, settings, seed=1):
             histories.append(
                 [row["train_loss"] for row in fit(model, train, train, settings, 1, NullCallback()).history]
@@ -203,7 +203,7 @@ def start(model: ToneModel, settings: TrainingConfig, seed: int) -> dict[str, Te
         return trainable_state(model)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, WORDS, SINGLE_PROCESS], ids=["head", "words", "alone"])
+@pytest.mark.parametrize("settings", [SETTINGS, WORDS, HEAD_ALONE], ids=["head", "words", "alone"])
 def test_a_seed_decides_the_first_weights_whatever_ran_before(
     model: ToneModel, train: LabelledFeatures, settings: TrainingConfig, tiny_model: Callable[[str], ToneModel]
 ) -> None:
@@ -231,7 +231,7 @@ def saved(model: ToneModel, train: LabelledFeatures, tmp_path: Path) -> tuple[Pa
 
 @pytest.mark.parametrize(
     "settings",
-    [SETTINGS, WORDS, SINGLE_PROCESS, replace(SETTINGS, head_layers=2)],
+    [SETTINGS, WORDS, HEAD_ALONE, replace(SETTINGS, head_layers=2)],
     ids=["head", "words", "alone", "deep"],
 )
 def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_model(
@@ -355,7 +355,7 @@ def test_a_spoilt_adapter_is_refused_in_one_line_and_leaves_no_trace(
 
 
 def test_the_head_alone_saves_no_lora(model: ToneModel, tmp_path: Path) -> None:
-    with fresh_adapter(model, SINGLE_PROCESS, seed=1) as adapter:
+    with fresh_adapter(model, HEAD_ALONE, seed=1) as adapter:
         assert adapter.modules() == []
         assert model.cached_names() == ("length", "pooled")
         adapter.save(tmp_path / "adapter")

@@ -19,20 +19,20 @@ from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
 from src.training.trainer import fit
 
-SETTINGS = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=1, batch_size=8)
+SETTINGS = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=1, batch_size=8)
 CASES = [
     ("tinyllava", replace(SETTINGS, adapter="dora")),
     ("tinyllava", replace(SETTINGS, adapter="rslora")),
     ("clip", replace(SETTINGS, adapter="ia3")),
-    ("tinyllava", replace(SETTINGS, targets="qkvo")),
-    ("llava", replace(SETTINGS, objective="words", trains="connector")),
-    ("blip2", replace(SETTINGS, targets="o", trains="qformer")),
-    ("blip2", replace(SETTINGS, rank=0, trains="qformer connector")),
+    ("tinyllava", replace(SETTINGS, target_projections="qkvo")),
+    ("llava", replace(SETTINGS, readout="verbalizer", unfreeze="connector")),
+    ("blip2", replace(SETTINGS, target_projections="o", unfreeze="qformer")),
+    ("blip2", replace(SETTINGS, rank=0, unfreeze="qformer connector")),
 ]
 
 
 def name_of(case: object) -> str:
-    return case if isinstance(case, str) else f"{case.adapter}-{case.targets}-{case.trains}"  # type: ignore[attr-defined]
+    return case if isinstance(case, str) else f"{case.adapter}-{case.target_projections}-{case.trains}"  # type: ignore[attr-defined]
 
 
 def bits(model: ToneModel) -> dict[str, Tensor]:
@@ -73,7 +73,7 @@ def test_it_trains_is_saved_whole_and_comes_off_without_a_trace(
 
 
 @pytest.mark.parametrize(
-    ("name", "trains", "cached"),
+    ("name", "unfreeze", "cached"),
     [
         ("llava", "connector", ("tokens", "length", "vision")),
         ("blip2", "qformer", ("tokens", "length", "vision")),
@@ -85,14 +85,14 @@ def test_what_trains_as_a_whole_is_never_cached(
     tiny_model: Callable[[str], ToneModel], name: str, trains: str, cached: tuple[str, ...]
 ) -> None:
     model = tiny_model(name)
-    with fresh_adapter(model, replace(SETTINGS, rank=0, trains=trains), seed=1):
+    with fresh_adapter(model, replace(SETTINGS, rank=0, unfreeze=trains), seed=1):
         assert model.cached_names() == cached
 
 
 def test_targets_choose_the_projections(tiny_model: Callable[[str], ToneModel]) -> None:
     model = tiny_model("blip2")
-    for targets, endings in (("q", {"q_proj"}), ("ko", {"k_proj", "out_proj"}), ("", {"q_proj", "v_proj"})):
-        with fresh_adapter(model, replace(SETTINGS, targets=targets), seed=1) as adapter:
+    for target_projections, endings in (("q", {"q_proj"}), ("ko", {"k_proj", "out_proj"}), ("", {"q_proj", "v_proj"})):
+        with fresh_adapter(model, replace(SETTINGS, target_projections=target_projections), seed=1) as adapter:
             assert {module.rsplit(".", 1)[1] for module in adapter.modules()} == endings
 
 
@@ -101,7 +101,7 @@ def test_a_part_that_there_is_not_is_refused_and_leaves_nothing(tiny_model: Call
     before = bits(model)
     with (
         pytest.raises(UsageError, match="unknown part of the model 'qformer'; known: text, vision"),
-        fresh_adapter(model, replace(SETTINGS, trains="qformer"), seed=1),
+        fresh_adapter(model, replace(SETTINGS, unfreeze="qformer"), seed=1),
     ):
         pass
     assert bits(model).keys() == before.keys()

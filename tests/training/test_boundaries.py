@@ -22,7 +22,7 @@ from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
 from src.training.trainer import TrainingResult, fit
 
-LORA = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
+LORA = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
 
 # What is cached for each training, besides `length`. Tiny LLaVA's language model has 3 layers, the others' stacks 2.
 TEXT = {"tokens"}
@@ -30,27 +30,27 @@ CASES: Mapping[str, Mapping[str, tuple[dict[str, Any], set[str]]]] = {
     "clip": {
         "head alone": ({"rank": 0}, {"pooled"}),
         "both towers": ({}, {"pixels", *TEXT}),
-        "text tower": ({"adapts": "text"}, {"image", *TEXT}),
-        "last layers": ({"adapt_layers": "last-1"}, {"vision.1", "text.1"}),
-        "last text layer": ({"adapts": "text", "adapt_layers": "last-half"}, {"image", "text.1"}),
+        "text tower": ({"adapter_segments": "text"}, {"image", *TEXT}),
+        "last layers": ({"adapter_layers": "last-1"}, {"vision.1", "text.1"}),
+        "last text layer": ({"adapter_segments": "text", "adapter_layers": "last-half"}, {"image", "text.1"}),
     },
     "blip2": {
         "head alone": ({"rank": 0}, {"pooled"}),
         "language model": ({}, {"image", *TEXT}),
-        "last layer": ({"adapt_layers": "last-half"}, {"language.1"}),
-        "Q-Former": ({"trains": "qformer"}, {"vision", *TEXT}),
-        "projection": ({"rank": 0, "trains": "connector"}, {"queries", *TEXT}),
+        "last layer": ({"adapter_layers": "last-half"}, {"language.1"}),
+        "Q-Former": ({"unfreeze": "qformer"}, {"vision", *TEXT}),
+        "projection": ({"rank": 0, "unfreeze": "connector"}, {"queries", *TEXT}),
     },
     "llava": {
-        "words": ({"objective": "words"}, {"image", *TEXT}),
-        "last layer": ({"adapt_layers": "last-half"}, {"language.2"}),
-        "last two layers": ({"adapt_layers": "last-2", "objective": "words"}, {"language.1"}),
-        "connector": ({"trains": "connector"}, {"vision", *TEXT}),
+        "words": ({"readout": "verbalizer"}, {"image", *TEXT}),
+        "last layer": ({"adapter_layers": "last-half"}, {"language.2"}),
+        "last two layers": ({"adapter_layers": "last-2", "readout": "verbalizer"}, {"language.1"}),
+        "connector": ({"unfreeze": "connector"}, {"vision", *TEXT}),
     },
     "tinyllava": {
         "head alone": ({"rank": 0}, {"pooled"}),
         "language model": ({}, {"image", *TEXT}),
-        "last layer": ({"adapt_layers": "last-1"}, {"language.1"}),
+        "last layer": ({"adapter_layers": "last-1"}, {"language.1"}),
     },
 }
 EACH = [pytest.param(name, *CASES[name][case], id=f"{name}, {case}") for name in CASES for case in CASES[name]]
@@ -116,7 +116,7 @@ def layers_of(modules: list[str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "adapts", "adapt_layers", "expected"),
+    ("name", "adapter_segments", "adapter_layers", "expected"),
     [
         ("llava", "", "all", {"model0", "model1", "model2"}),
         ("llava", "", "last-half", {"model2"}),
@@ -128,9 +128,11 @@ def layers_of(modules: list[str]) -> set[str]:
     ],
 )
 def test_adapters_go_on_the_layers_that_are_named(
-    name: str, adapts: str, adapt_layers: str, expected: set[str], tiny_model: Callable[[str], ToneModel]
+    name: str, adapter_segments: str, adapter_layers: str, expected: set[str], tiny_model: Callable[[str], ToneModel]
 ) -> None:
-    with fresh_adapter(tiny_model(name), replace(LORA, adapts=adapts, adapt_layers=adapt_layers), seed=1) as adapter:
+    with fresh_adapter(
+        tiny_model(name), replace(LORA, adapter_segments=adapter_segments, adapter_layers=adapter_layers), seed=1
+    ) as adapter:
         assert layers_of(adapter.modules()) == expected
         assert len(adapter.modules()) == len(expected) * (4 if name == "llava" else 2)
 
@@ -138,7 +140,7 @@ def test_adapters_go_on_the_layers_that_are_named(
 def test_an_adapter_on_some_layers_comes_back(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
-    model, settings = tiny_model("blip2"), replace(LORA, adapt_layers="last-1", epochs=1)
+    model, settings = tiny_model("blip2"), replace(LORA, adapter_layers="last-1", epochs=1)
     with fresh_adapter(model, settings, seed=1) as adapter:
         data = cached(model, posts[:16], tmp_path / "cache")
         fit(model, data, data, settings, 1, NullCallback())
@@ -151,9 +153,9 @@ def test_an_adapter_on_some_layers_comes_back(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"adapt_layers": "last-4"}, "adapt_layers last-4: language of llava has 3 layers"),
-        ({"adapts": "vision"}, "llava has nothing to adapt in vision"),
-        ({"adapts": "towers"}, "unknown part of the model 'towers'; known: connector, language, vision"),
+        ({"adapter_layers": "last-4"}, "adapt_layers last-4: language of llava has 3 layers"),
+        ({"adapter_segments": "vision"}, "llava has nothing to adapt in vision"),
+        ({"adapter_segments": "towers"}, "unknown part of the model 'towers'; known: connector, language, vision"),
     ],
 )
 def test_what_cannot_be_adapted_is_refused_in_one_line_and_leaves_nothing(
@@ -167,10 +169,10 @@ def test_what_cannot_be_adapted_is_refused_in_one_line_and_leaves_nothing(
     assert model.readout is None
 
 
-@pytest.mark.parametrize("adapt_layers", ["none", "last-0", "last--1", "last-", "first-2", "last-2 "])
-def test_a_senseless_choice_of_layers_is_refused(adapt_layers: str) -> None:
+@pytest.mark.parametrize("adapter_layers", ["none", "last-0", "last--1", "last-", "first-2", "last-2 "])
+def test_a_senseless_choice_of_layers_is_refused(adapter_layers: str) -> None:
     with pytest.raises(ValueError, match="adapt_layers must be all, last-half or last-K"):
-        replace(LORA, adapt_layers=adapt_layers)
+        replace(LORA, adapter_layers=adapter_layers)
 
 
 # What one base in memory comes to
@@ -185,7 +187,7 @@ def test_after_thirty_trials_the_base_and_its_memory_are_what_they_were_after_on
     gc.freeze()  # what is there already is neither looked through nor counted
     for trial in range(30):
         rank = 2 ** (trial % 5)
-        settings = replace(LORA, rank=rank, alpha=rank, epochs=1, adapt_layers=("all", "last-1")[trial % 2])
+        settings = replace(LORA, rank=rank, alpha=rank, epochs=1, adapter_layers=("all", "last-1")[trial % 2])
         with fresh_adapter(model, settings, seed=trial):
             data = cached(model, posts[:8], tmp_path)
             fit(model, data, data, settings, trial, NullCallback())

@@ -21,7 +21,7 @@ from src.training.adapter import fresh_adapter
 from src.training.batching import collate
 from src.training.cache import FACTS, FeatureStore
 
-LORA = TrainingConfig(objective="head", rank=2, alpha=2, dropout=0.0, lr=0.1)
+LORA = TrainingConfig(readout="head", rank=2, alpha=2, dropout=0.0, lr=0.1)
 
 
 class Encoder:
@@ -421,7 +421,7 @@ def test_a_deeper_boundary_starts_from_what_is_there(
     with fresh_adapter(model, LORA, seed=1):
         ensure(FeatureStore.of(tmp_path, model), model, posts[:4])
     assert opener.count == 4
-    for settings in (replace(LORA, adapt_layers="last-1"), replace(LORA, rank=0)):
+    for settings in (replace(LORA, adapter_layers="last-1"), replace(LORA, rank=0)):
         with fresh_adapter(model, settings, seed=1):
             store = FeatureStore.of(tmp_path, model)
             assert ensure(store, model, posts[:6]) == 6

@@ -7,7 +7,7 @@ from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.training.curriculum import by_loss, chosen, num_posts, share
 
-SETTINGS = TrainingConfig(objective="head", rank=1, alpha=1, dropout=0.0, lr=0.001, epochs=6, curriculum="loss")
+SETTINGS = TrainingConfig(readout="head", rank=1, alpha=1, dropout=0.0, lr=0.001, epochs=6, curriculum="loss")
 
 
 def post(number: int, label: str, image_label: str = "") -> Post:

@@ -253,7 +253,7 @@ def workplace(
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "src").symlink_to(repo_root / "src")
     params = yaml.safe_load((repo_root / PARAMS).read_text())
-    params["fit"]["common"].update(epochs=2, batch_size=8)
+    params["training"]["common"].update(epochs=2, batch_size=8)
     (folder / PARAMS).write_text(yaml.safe_dump(params))
     write_posts(folder / POSTS, posts[:37])
     write_split(folder / SPLIT, {post.id: "train" if place < 24 else "val" for place, post in enumerate(posts[:37])})
@@ -318,10 +318,10 @@ def test_where_a_process_dies_the_training_ends_with_one_line_and_no_run_goes_on
     program = folder / "dying.py"
     program.write_text(
         "import os, signal\n"
-        "from src.learning import fitting\n"
+        "from src.training import trainer\n"
         "from src.train import main\n"
         "if os.environ['RANK'] == '1':\n"
-        "    fitting.clip_grad_norm_ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    trainer.clip_grad_norm_ = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "main()\n"
     )
     said = launch(repo_root, "ddp.yaml", str(program), "--model", MODEL, folder=folder, code=1, python=warm_python)

@@ -76,7 +76,7 @@ def test_nothing_is_dropped_of_what_is_judged() -> None:
 @pytest.mark.parametrize("adapter", ["lora", "dora", "rslora"])
 def test_adapters_drop_by_it(tiny_model: Callable[[str], ToneModel], adapter: str) -> None:
     model = tiny_model("clip")
-    settings = TrainingConfig(objective="head", rank=2, alpha=4, dropout=0.25, lr=0.003, adapter=adapter)  # type: ignore[arg-type] # one of its words
+    settings = TrainingConfig(readout="head", rank=2, alpha=4, dropout=0.25, lr=0.003, adapter=adapter)  # type: ignore[arg-type] # one of its words
     with fresh_adapter(model, settings, 7):
         found = [module for name, module in model.backbone.named_modules() if ".lora_dropout." in name]
         assert found

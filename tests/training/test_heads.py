@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from src.core.training_config import TrainingConfig
 from src.training.adapter import ClassifierHead
 
-SETTINGS = TrainingConfig(objective="head", rank=0, alpha=1, dropout=0.5, lr=0.1, head_width=16)
+SETTINGS = TrainingConfig(readout="head", rank=0, alpha=1, dropout=0.5, lr=0.1, head_width=16)
 
 
 @pytest.mark.parametrize(

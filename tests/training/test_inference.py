@@ -92,7 +92,7 @@ def test_a_post_in_no_cache_is_scored_as_a_cached_one(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model = tiny_model("tinyllava")
-    settings = TrainingConfig(objective="words", rank=2, alpha=2, dropout=0.5, lr=0.1)
+    settings = TrainingConfig(readout="verbalizer", rank=2, alpha=2, dropout=0.5, lr=0.1)
     with fresh_adapter(model, settings, seed=1):
         store = FeatureStore.of(tmp_path, model)
         store.ensure(model, posts[:5], 2, lambda _: None)

@@ -11,7 +11,7 @@ LOGITS = torch.tensor([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0]])
 
 
 def settings(**chosen: object) -> TrainingConfig:
-    return TrainingConfig(objective="head", rank=1, alpha=1, dropout=0, lr=1e-3, **chosen)  # type: ignore[arg-type]
+    return TrainingConfig(readout="head", rank=1, alpha=1, dropout=0, lr=1e-3, **chosen)  # type: ignore[arg-type]
 
 
 def test_cross_entropy_is_the_mean_of_minus_log_p() -> None:

@@ -18,7 +18,9 @@ from src.training.dataset import LabelledFeatures
 from src.training.loss import Loss
 from src.training.memory import largest_that_fits, micro_batch
 
-SETTINGS = TrainingConfig(objective="head", rank=2, alpha=2, dropout=0.1, lr=0.001, batch_size=4, accumulation=4)
+SETTINGS = TrainingConfig(
+    readout="head", rank=2, alpha=2, dropout=0.1, lr=0.001, batch_size=4, gradient_accumulation_steps=4
+)
 
 
 class Device:
@@ -57,7 +59,7 @@ def test_what_is_found_at_full_size_is_what_the_dry_run_plans() -> None:
     found = footprint(model_class("tinyllava"), SETTINGS, {"train": 1})
     for gib in (6, 10, 20, 80):
         room = gib * 2**30 * 0.9
-        plan = next(plan for plan in found.plans() if plan.bytes <= room and not plan.checkpointing)
+        plan = next(plan for plan in found.plans() if plan.bytes <= room and not plan.gradient_checkpointing)
         assert largest_that_fits(16, room, lambda posts: found.step_bytes(posts, False)) == plan.micro_batch
 
 

@@ -210,7 +210,7 @@ def trained(
 ) -> Trained:
     model = tiny_model(request.param)
     settings = TrainingConfig(
-        objective="words" if request.param == "llava" else "head",
+        readout="verbalizer" if request.param == "llava" else "head",
         rank=4,
         alpha=8,
         dropout=0.0,

@@ -26,7 +26,7 @@ from src.training.distributed import SINGLE_PROCESS
 from src.training.inference import logits, losses, mean_loss, predictions
 from src.training.trainer import Cosine, TrainingResult, _cosine, fit
 
-SETTINGS = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, batch_size=16, epochs=2)
+SETTINGS = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, batch_size=16, epochs=2)
 STILL = replace(SETTINGS, lr=1e-12)  # so small a step that nothing changes
 A_POST = Post("1", "1.jpg", "a caption", "positive", "positive", "positive", "digest")
 TRAIN, VAL = slice(0, 48), slice(48, 80)
@@ -74,10 +74,10 @@ def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 # Learning
 
 
-@pytest.mark.parametrize("objective", ["head", "words"])
-def test_the_loss_falls_on_the_sample(model: ToneModel, posts: list[Post], cache: Path, objective: str) -> None:
+@pytest.mark.parametrize("readout", ["head", "verbalizer"])
+def test_the_loss_falls_on_the_sample(model: ToneModel, posts: list[Post], cache: Path, readout: str) -> None:
     settings = TrainingConfig(
-        objective="words" if objective == "words" else "head", rank=8, alpha=16, dropout=0.0, lr=0.003, epochs=5
+        readout="verbalizer" if readout == "verbalizer" else "head", rank=8, alpha=16, dropout=0.0, lr=0.003, epochs=5
     )
     listener = Listener()
     with fresh_adapter(model, settings, seed=1):
@@ -96,8 +96,8 @@ def test_the_loss_falls_on_the_sample(model: ToneModel, posts: list[Post], cache
 
 def test_the_train_loss_is_the_mean_over_posts(model: ToneModel, posts: list[Post], cache: Path) -> None:
     """Whatever the batches are: the last one is short here, and so is the last group."""
-    for accumulation in (1, 3):
-        settings = replace(STILL, batch_size=5, accumulation=accumulation, epochs=1)
+    for gradient_accumulation_steps in (1, 3):
+        settings = replace(STILL, batch_size=5, gradient_accumulation_steps=gradient_accumulation_steps, epochs=1)
         with fresh_adapter(model, settings, seed=1):
             data = data_of(model, posts[:23], cache)
             found = fit(model, data, data, settings, 1, NullCallback())
@@ -262,7 +262,9 @@ def test_the_batches_follow_the_seed_and_differ_from_epoch_to_epoch(
 
 def test_training_is_adamw_with_the_schedule(model: ToneModel, posts: list[Post], cache: Path) -> None:
     """Against a loop written out here, one batch an epoch."""
-    settings = replace(SETTINGS, rank=0, epochs=4, weight_decay=0.1, label_smoothing=0.1, warmup=0.5, max_grad_norm=1e9)
+    settings = replace(
+        SETTINGS, rank=0, epochs=4, weight_decay=0.1, label_smoothing=0.1, warmup_ratio=0.5, max_grad_norm=1e9
+    )
     states: list[dict[str, Tensor]] = []
 
     def keep(epoch: int) -> bool:
@@ -307,7 +309,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch(
         data = data_of(model, posts[:count], cache)
         before = trainable_state(model)
     whole = first_step(model, data, SETTINGS)
-    halves = first_step(model, data, replace(SETTINGS, batch_size=8, accumulation=2))
+    halves = first_step(model, data, replace(SETTINGS, batch_size=8, gradient_accumulation_steps=2))
     assert not equal(whole, before)
     for name, weight in whole.items():
         torch.testing.assert_close(halves[name], weight, rtol=0, atol=1e-6)
@@ -344,10 +346,14 @@ def test_every_step_of_a_training_learns() -> None:
 
 
 @pytest.mark.parametrize("posts", [1, 15, 16, 17, 255, 256, 257, 1555])
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(16, 1), (16, 4), (5, 3)])
-def test_the_schedule_ends_with_the_training(posts: int, batch_size: int, accumulation: int) -> None:
-    settings = replace(SETTINGS, batch_size=batch_size, accumulation=accumulation, epochs=3)
-    steps = sum(len(shuffled([1] * posts, batch_size * accumulation, seed)) for seed in range(settings.epochs))
+@pytest.mark.parametrize(("batch_size", "gradient_accumulation_steps"), [(16, 1), (16, 4), (5, 3)])
+def test_the_schedule_ends_with_the_training(posts: int, batch_size: int, gradient_accumulation_steps: int) -> None:
+    settings = replace(
+        SETTINGS, batch_size=batch_size, gradient_accumulation_steps=gradient_accumulation_steps, epochs=3
+    )
+    steps = sum(
+        len(shuffled([1] * posts, batch_size * gradient_accumulation_steps, seed)) for seed in range(settings.epochs)
+    )
     schedule = _cosine(settings, [A_POST] * posts)
     assert schedule.total == steps
     assert schedule(steps) == pytest.approx(0, abs=1e-9) or steps == schedule.warmup == 1
@@ -396,7 +402,7 @@ VARIED = replace(
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("watch", ["macro_f1", "loss"])
+@pytest.mark.parametrize("monitor", ["macro_f1", "loss"])
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
     name: str,
     watch: Literal["macro_f1", "loss"],
@@ -404,7 +410,7 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
     tmp_path: Path,
     tiny_model: Callable[[str], ToneModel],
 ) -> None:
-    settings = replace(VARIED, watch=watch, trains="connector" if "llava" in name else "")
+    settings = replace(VARIED, monitor=watch, unfreeze="connector" if "llava" in name else "")
 
     def train(
         reporter: TrainingCallback, keeper: TrainingCheckpoint | None
@@ -416,7 +422,16 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
                 data_of(model, posts[24:40], tmp_path / "cache"),
             )
             tables = [data_of(model, posts[24 * n : 24 * n + 24], tmp_path / "cache").features for n in (1, 2)]
-            found = fit(model, replace(train, views=tuple(tables)), val, settings, 1, reporter, SINGLE_PROCESS, keeper)
+            found = fit(
+                model,
+                replace(train, views=tuple(tables)),
+                val,
+                settings,
+                1,
+                reporter,
+                SINGLE_PROCESS,
+                keeper,
+            )
             return found, trainable_state(model)
 
     whole, state = train(NullCallback(), None)

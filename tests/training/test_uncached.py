@@ -21,7 +21,7 @@ from src.training.cache import FeatureStore
 from src.training.dataset import LabelledFeatures
 from src.training.inference import alignments, logits, logits_uncached, predictions_of
 
-LORA = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.5, lr=0.003)
+LORA = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.5, lr=0.003)
 
 
 @pytest.fixture(params=MODELS)

@@ -18,7 +18,7 @@ from src.training.adapter import fresh_adapter
 from src.training.inference import logits
 from src.training.workspace import CHECKPOINT_FILE, Workspace, open_workspace, posts_by_part
 
-LORA = TrainingConfig(objective="head", rank=2, alpha=2, dropout=0.0, lr=0.1)
+LORA = TrainingConfig(readout="head", rank=2, alpha=2, dropout=0.0, lr=0.1)
 CHECKPOINT = checkpoint_folder("clip").parent / CHECKPOINT_FILE
 
 
@@ -122,7 +122,7 @@ def test_features_are_those_of_the_part_and_the_adapter(workspace: Workspace) ->
 
 
 def test_training_has_altered_views_which_are_encoded_once(workspace: Workspace) -> None:
-    settings = replace(LORA, augment="picture", views=2)
+    settings = replace(LORA, augment="picture", num_augmented_views=2)
     encoded: list[int] = []
     with fresh_adapter(workspace.model, settings, seed=1):
         assert workspace.training(LORA, advance=encoded.append).views == ()

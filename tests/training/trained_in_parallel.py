@@ -1,6 +1,6 @@
 """What test_parallel.py launches: trainings by all processes, data-parallel and sharded, and what came of each.
 
-accelerate launch --config_file configs/fsdp.yaml tests/learning/trained_in_parallel.py FOLDER
+accelerate launch --config_file configs/fsdp.yaml tests/training/trained_in_parallel.py FOLDER
 """
 
 import copy
@@ -28,12 +28,12 @@ from src.training.distributed import DistributedContext, open_distributed
 from src.training.trainer import fit
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = TrainingConfig(objective="head", rank=4, alpha=8, dropout=0.0, lr=0.003, batch_size=8, epochs=3)
+SETTINGS = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, batch_size=8, epochs=3)
 NUM_VAL = 13
 
 
 @dataclass(frozen=True)
-class PlannedExperiment:
+class Case:
     """A training on the first `count` posts of the sample, judged by the next `NUM_VAL`, up to an epoch `last`.
 
     Several processes may be `interrupted` after their first epoch, and go on.
@@ -64,21 +64,17 @@ class Judge:
 
 
 CASES = {
-    "interrupted": PlannedExperiment("clip", replace(SETTINGS, batch_size=12), interrupted=True),
-    "even shares": PlannedExperiment("clip", SETTINGS, last=2),
+    "interrupted": Case("clip", replace(SETTINGS, batch_size=12), interrupted=True),
+    "even shares": Case("clip", SETTINGS, last=2),
     # The last step is of 13 posts, in pieces of four.
-    "uneven shares": PlannedExperiment("tinyllava", replace(SETTINGS, batch_size=4, accumulation=4), count=29),
+    "uneven shares": Case("tinyllava", replace(SETTINGS, batch_size=4, gradient_accumulation_steps=4), count=29),
     # The last step is of one post, so that one process has none.
-    "one post": PlannedExperiment(
-        "clip", replace(SETTINGS, adapter="dora", class_weights="balanced", max_grad_norm=0.01), count=25
-    ),
-    "words": PlannedExperiment("llava", replace(SETTINGS, objective="words", checkpointing=True)),
+    "one post": Case("clip", replace(SETTINGS, adapter="dora", class_weights="balanced", max_grad_norm=0.01), count=25),
+    "words": Case("llava", replace(SETTINGS, readout="verbalizer", gradient_checkpointing=True)),
     # Some of these weights have no gradient but what is rounded, and AdamW goes where that points.
-    "parts": PlannedExperiment(
-        "blip2", replace(SETTINGS, trains="connector qformer", rank=1, lr=0.0003), tolerance=1e-4
-    ),
+    "parts": Case("blip2", replace(SETTINGS, unfreeze="connector qformer", rank=1, lr=0.0003), tolerance=1e-4),
     # As on a GPU: what is trained is in another precision than the base.
-    "bfloat16": PlannedExperiment("tinyllava", SETTINGS, dtype=torch.bfloat16, tolerance=1e-2),
+    "bfloat16": Case("tinyllava", SETTINGS, dtype=torch.bfloat16, tolerance=1e-2),
 }
 
 
@@ -97,7 +93,7 @@ def labelled(model: ToneModel, posts: Sequence[Post], folder: Path) -> LabelledF
 
 def train(
     model: ToneModel,
-    case: PlannedExperiment,
+    case: Case,
     posts: Sequence[Post],
     folder: Path,
     name: str,
