@@ -62,7 +62,11 @@ def test_an_unlisted_setting_is_added_to_its_model(params: Path) -> None:
 
 
 def test_small_numbers_come_back_as_numbers(params: Path) -> None:
-    given = ["++training.clip.lr=0.000001", "tune.known_good.clip.1.lr=0.000002", "tune.spaces.clip.lr.low=0.000001"]
+    given = [
+        "++training.clip.lr=0.000001",
+        "tune.initial_trials.clip.1.lr=0.000002",
+        "tune.spaces.clip.lr.low=0.000001",
+    ]
     apply_overrides(params, given)
     assert "1e-06" in params.read_text()
     loaded = load_params(params)
