@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,42 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or none of it: a killed process leaves the old file in place."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to, and rename that file to `path` at the end.
+
+    A killed process leaves the old file in place. An error in the block leaves it too, and removes the new one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(_temporary(path))
     try:
-        temporary.write_bytes(content)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` to fill, and put it in the place of `folder` at the end.
+
+    An error in the block leaves the old folder in place, and removes the new one.
+    """
+    temporary = folder.with_name(_temporary(folder))
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same id
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, as `atomic_file` does."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def require_writable(path: Path) -> None:
@@ -137,29 +164,29 @@ def folder_digest(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-# For databases, pictures and the like; adapters come on top of it.
-LEAST_BYTES = 64 * 2**20
+def require_free_space(folder: Path, num_bytes: int, purpose: str) -> None:
+    """Write a file into a folder, and compare the free space of its disk with `num_bytes`.
 
-
-def require_free_space(folders: list[Path], num_bytes: int = LEAST_BYTES) -> None:
-    """Write a file into each folder, and ask how much is free there.
+    Args:
+        folder: is made if it is missing.
+        num_bytes: the space that is needed.
+        purpose: what needs it, for the message, such as "the search".
 
     Raises:
-        UserError: a folder takes no file, or its disk has less than `num_bytes` left.
+        UserError: nothing can be written in the folder, or its disk has less than `num_bytes` left.
     """
-    for folder in folders:
-        probe = folder / f".room.{os.getpid()}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"room")
-            free = shutil.disk_usage(folder).free
-        except OSError as error:
-            raise UserError(f"nothing can be written in {folder}: {error.strerror or error}") from error
-        finally:
-            with suppress(OSError):
-                probe.unlink()
-        if free < num_bytes:
-            raise UserError(
-                f"{folder} has {free / 2**20:,.0f} MiB left, and the search needs {num_bytes / 2**20:,.0f} or more: "
-                "make room first"
-            )
+    probe = folder / _temporary(folder / "space")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"space")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError(f"nothing can be written in {folder}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+    if free < num_bytes:
+        raise UserError(
+            f"{folder} has {free / 2**20:,.1f} MiB left, and {purpose} needs {num_bytes / 2**20:,.1f}: make room there, "
+            "or make the folder a link to a larger disk"
+        )

@@ -1,12 +1,32 @@
 """Outputs of stages as typed records."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from src.core.files import folder_digest, read_json
+from src.core.config_parser import build
+from src.core.files import folder_digest, read_json, write_json
 from src.core.paths import stage_folder
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """The content of one JSON file that a stage writes; each subclass is a frozen dataclass with the file's keys."""
+
+    def write(self, path: Path) -> None:
+        """Write the file, measured numbers rounded."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the file.
+
+        Raises:
+            UserError: the file is missing.
+            UsageError: a key is unknown or missing, or a value has another type.
+        """
+        return build(cls, read_json(path), str(path))
 
 
 @dataclass(frozen=True)

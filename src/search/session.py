@@ -8,7 +8,7 @@ from pathlib import Path
 
 from src.cli.output import say
 from src.core.config import Params
-from src.core.files import LEAST_BYTES, require_free_space
+from src.core.files import require_free_space
 from src.core.locks import sqlite_file, try_lock
 from src.core.paths import KEPT, MLRUNS, OUTPUTS, STUDIES, TRIALS
 from src.core.provenance import code_digest
@@ -31,6 +31,9 @@ from src.tracking.run_logging import open_tracker, run_tags
 from src.tracking.store import tracking_uri
 from src.tracking.ui_views import VIEW_TAG, trials_view
 from src.training.workspace import checkpoint_of, facts_of, open_workspace
+
+# Free space for databases and plots. Adapters need more on top of it.
+LEAST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +68,10 @@ class SearchRun:
 
     def search(self, total: int) -> tuple[Study, TrialRecord]:
         """Run the trials that are missing to `total`; returns the study and its best trial."""
-        require_free_space([OUTPUTS, KEPT, *_local_store()])
+        _require_free_space(LEAST_BYTES)
         with self._opened() as (study, parent, mirror):
             self._greet(study)
-            require_free_space(
-                [OUTPUTS, KEPT, *_local_store()], LEAST_BYTES + _adapter_bytes(study) * study.remaining(total)
-            )
+            _require_free_space(LEAST_BYTES + _adapter_bytes(study) * study.remaining(total))
             self._run(study, mirror, total)
             return study, conclude(self.model, study, mirror, parent, total)
 
@@ -175,6 +176,11 @@ class SearchRun:
 def _adapter_bytes(study: Study) -> int:
     """The largest adapter so far, whose weights are float32; 0 where no trial has come to its end."""
     return max((4 * int(trial.outcome.get("parameters", 0)) for trial in study.finished()), default=0)
+
+
+def _require_free_space(num_bytes: int) -> None:
+    for folder in (OUTPUTS, KEPT, *_local_store()):
+        require_free_space(folder, num_bytes, "the search")
 
 
 def _local_store() -> list[Path]:

@@ -8,14 +8,15 @@ and fill it one after the other.
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from src.core.config_parser import build
-from src.core.errors import UsageError, UserError
-from src.core.files import write_json
+from src.core.errors import UsageError
+from src.core.files import require_free_space, write_json
 from src.core.locks import lock
 from src.data.images import EncodablePost
 from src.modeling.base import Features, ToneModel
@@ -194,13 +195,7 @@ class FeatureStore:
     def _begin(self, batch: Sequence[tuple[EncodablePost, Features]], num_posts: int) -> None:
         """Say what the folder is for, if the disk has room for all posts; `batch` is the first of them."""
         needed = sum(num_bytes(features) for _, features in batch) / len(batch) * num_posts
-        self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise UserError(
-                f"{self.folder} would take {needed / 1e6:,.1f} MB for {num_posts:,} posts, and "
-                f"{free / 1e6:,.1f} MB are free: make room there, or make outputs/cache a link to a larger disk"
-            )
+        require_free_space(self.folder, math.ceil(needed), f"the cache of {num_posts:,} posts")
         write_json(self.folder / FACTS, asdict(self.boundary))
 
     def _discard_if_foreign(self) -> None:
