@@ -187,6 +187,6 @@ def require_free_space(folder: Path, num_bytes: int, purpose: str) -> None:
             probe.unlink()
     if free < num_bytes:
         raise UserError(
-            f"{folder} has {free / 2**20:,.1f} MiB left, and {purpose} needs {num_bytes / 2**20:,.1f}: make room there, "
-            "or make the folder a link to a larger disk"
+            f"{folder} has {free / 2**20:,.1f} MiB left, and {purpose} needs {num_bytes / 2**20:,.1f}: "
+            "make room there, or make the folder a link to a larger disk"
         )

@@ -388,7 +388,7 @@ def test_a_disk_that_is_too_small_is_found_out_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
     store = FeatureStore.of(tmp_path, model)
-    with pytest.raises(UserError, match=r"would take 0\.0 MB for 10 posts, and 0\.0 MB are free") as refusal:
+    with pytest.raises(UserError, match=r"has 0\.0 MiB left, and the cache of 10 posts needs") as refusal:
         ensure(store, model, posts[:10])
     assert "\n" not in str(refusal.value)
     assert not list(store.folder.iterdir())

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from src.core.files import atomic_file, atomic_folder
+
+
+def fail(place: Path) -> None:
+    place.write_text("new")
+    raise RuntimeError
+
+
+def test_atomic_file_replaces_the_old(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "a.txt"
+    for content in ("one", "two"):
+        with atomic_file(path) as temporary:
+            temporary.write_text(content)
+    assert path.read_text() == "two" and list(path.parent.iterdir()) == [path]
+
+
+def test_atomic_file_survives_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(path) as temporary:
+        fail(temporary)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_folder_replaces_the_old(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    for name in ("one", "two"):
+        with atomic_folder(folder) as temporary:
+            (temporary / name).write_text(name)
+    assert [path.name for path in folder.iterdir()] == ["two"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_atomic_folder_survives_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
+        fail(temporary / "b")
+    assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
