@@ -8,6 +8,7 @@ from typing import Any, Self
 from src.core.config_parser import build
 from src.core.files import folder_digest, read_json, write_json
 from src.core.paths import stage_folder
+from src.core.training_config import Setting
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,39 @@ class StageOutput:
             UsageError: a key is unknown or missing, or a value has another type.
         """
         return build(cls, read_json(path), str(path))
+
+
+@dataclass(frozen=True)
+class BestTrial(StageOutput):
+    """The best trial of a search (`BEST_FILE` of stage `tune`)."""
+
+    # The study's name in Optuna's storage.
+    study: str
+    # The finished trials of the search, and how many of them were pruned.
+    trials: int
+    pruned: int
+    # The number of the best trial in the study, counted from 0.
+    best_trial: int
+    best_val_macro_f1: float
+    # The settings that the trial drew, by the names of TrainingConfig.
+    params: dict[str, Setting]
+
+
+@dataclass(frozen=True)
+class SearchSummary(StageOutput):
+    """What a search cost and which settings mattered (`SEARCH_FILE` of stage `tune`)."""
+
+    # Complete and pruned trials, then how many of them were pruned, then failed trials beside them.
+    finished: int
+    pruned: int
+    failed: int
+    # The number of failed trials by their cause.
+    reasons: dict[str, int]
+    # The epochs that all trials trained, and what they would have trained at most without pruning.
+    epochs: int
+    epochs_unpruned: int
+    # The share of each setting in the differences of scores, the highest first; empty where too few trials tell.
+    importances: dict[str, float]
 
 
 @dataclass(frozen=True)

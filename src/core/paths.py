@@ -35,6 +35,11 @@ COMPARE = OUTPUTS / "compare"
 NOISE = OUTPUTS / "noise"
 REPORT = OUTPUTS / "report"
 
+# What `tune` writes in its stage's folder.
+BEST_FILE = "best.json"
+SEARCH_FILE = "search.json"
+TRIALS_FILE = "trials.csv"
+
 CACHE = KEPT / "cache"
 STUDIES = KEPT / "studies.db"
 TRIALS = KEPT / "trials"

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from src.cli.output import say, warn
 from src.core.config import Range, TuneParams
 from src.core.errors import UserError
-from src.core.files import DECIMALS, write_bytes, write_json, write_table
-from src.core.paths import stage_folder
+from src.core.files import DECIMALS, write_bytes, write_table
+from src.core.outputs import BestTrial, SearchSummary
+from src.core.paths import BEST_FILE, SEARCH_FILE, TRIALS_FILE, stage_folder
 from src.core.training_config import display_value
 from src.search.mlflow_sync import MlflowSync
 from src.search.plan import StudyPlan
@@ -30,9 +32,9 @@ def conclude(model: str, study: Study, mirror: MlflowSync, parent: Run, total: i
     finished = study.finished()[:total]
     ended = [trial for trial in study.trials() if trial.state in ENDED and trial.number <= finished[-1].number]
     folder = stage_folder("tune", model)
-    write_json(folder / "best.json", _best(study, finished, best))
-    write_json(folder / "search.json", {**_spent(study.plan, ended), "importances": _importances(study)})
-    write_table(folder / "trials.csv", [_row(trial) for trial in finished])
+    _best(study, finished, best).write(folder / BEST_FILE)
+    replace(_spent(study.plan, ended), importances=_importances(study)).write(folder / SEARCH_FILE)
+    write_table(folder / TRIALS_FILE, [_row(trial) for trial in finished])
     for old in folder.glob("*.png"):  # of a study with other pictures
         old.unlink()
     for name, png in figures(study.raw, study.plan.space).items():
@@ -64,7 +66,7 @@ def tell_best(model: str, study: Study, best: TrialRecord, total: int, usual: Tu
     for trial in [] if study.plan.single else front(study.finished()[:total]):
         size = f"{trial.outcome['parameters']:,} parameters"
         say(f"On the front: trial {trial.number}, macro-F1 {trial.value:.4f}, {size}")
-    say(f"Look: `make ui`, experiment mvsa-{model}. Table: {stage_folder('tune', model) / 'trials.csv'}")
+    say(f"Look: `make ui`, experiment mvsa-{model}. Table: {stage_folder('tune', model) / TRIALS_FILE}")
     searched = {"trials": total, "sampler": study.plan.sampler, "pruner": study.plan.pruner}
     changed = {name: value for name, value in searched.items() if value != getattr(usual, name)}
     if changed:
@@ -82,15 +84,16 @@ def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return found
 
 
-def _best(study: Study, finished: Sequence[TrialRecord], best: TrialRecord) -> dict[str, Any]:
-    return {
-        "study": study.name,
-        "trials": len(finished),
-        "pruned": sum(trial.state == "pruned" for trial in finished),
-        "best_trial": best.number,
-        "best_val_macro_f1": best.value,
-        "params": best.params,
-    }
+def _best(study: Study, finished: Sequence[TrialRecord], best: TrialRecord) -> BestTrial:
+    assert best.value is not None
+    return BestTrial(
+        study=study.name,
+        trials=len(finished),
+        pruned=sum(trial.state == "pruned" for trial in finished),
+        best_trial=best.number,
+        best_val_macro_f1=best.value,
+        params=best.params,
+    )
 
 
 def _importances(study: Study) -> dict[str, float]:
@@ -98,28 +101,29 @@ def _importances(study: Study) -> dict[str, float]:
     return {name: round(share, DECIMALS) for name, share in importances(study.raw, study.plan.space).items()}
 
 
-def _spent(plan: StudyPlan, trials: Sequence[TrialRecord]) -> dict[str, Any]:
+def _spent(plan: StudyPlan, trials: Sequence[TrialRecord]) -> SearchSummary:
     """How the trials ended, and what pruning has saved: a pruned trial might have run to its last epoch."""
     states = Counter(trial.state for trial in trials)
     unpruned = sum(plan.max_epochs if trial.state == "pruned" else trial.epochs for trial in trials)
-    return {
-        "finished": sum(trial.finished for trial in trials),
-        "pruned": states["pruned"],
-        "failed": states["failed"],
-        "reasons": dict(Counter(trial.cause or trial.reason for trial in trials if trial.state == "failed")),
-        "epochs": sum(trial.epochs for trial in trials),
-        "epochs_unpruned": unpruned,
-    }
+    return SearchSummary(
+        finished=sum(trial.finished for trial in trials),
+        pruned=states["pruned"],
+        failed=states["failed"],
+        reasons=dict(Counter(trial.cause or trial.reason for trial in trials if trial.state == "failed")),
+        epochs=sum(trial.epochs for trial in trials),
+        epochs_unpruned=unpruned,
+        importances={},
+    )
 
 
 def _trained(study: Study) -> str:
     spent = _spent(study.plan, study.trials())
-    return f"{spent['epochs']} epochs trained, {spent['epochs_unpruned']} had no trial been pruned; {_ends(spent)}"
+    return f"{spent.epochs} epochs trained, {spent.epochs_unpruned} had no trial been pruned; {_ends(spent)}"
 
 
-def _ends(spent: dict[str, Any]) -> str:
-    causes = ", ".join(f"{count} × {cause}" for cause, count in spent["reasons"].items())
-    return f"{spent['pruned']} trials pruned, {spent['failed']} failed{f' ({causes})' if causes else ''}"
+def _ends(spent: SearchSummary) -> str:
+    causes = ", ".join(f"{count} × {cause}" for cause, count in spent.reasons.items())
+    return f"{spent.pruned} trials pruned, {spent.failed} failed{f' ({causes})' if causes else ''}"
 
 
 def _row(trial: TrialRecord) -> dict[str, Any]:
