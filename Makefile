@@ -47,7 +47,8 @@ ui: setup ## Open the MLflow UI on http://127.0.0.1:PORT
 	@case "$$MLFLOW_TRACKING_URI" in \
 	http://*|https://*) echo "Runs are tracked by a server: open its address in a browser";; \
 	*) echo "MLflow UI: http://127.0.0.1:$(PORT) (Ctrl-C ends it)" && \
-		$(RUN) mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1 --backend-store-uri "$$MLFLOW_TRACKING_URI";; \
+		MLFLOW_BACKEND_STORE_URI="$$MLFLOW_TRACKING_URI" \
+		$(RUN) mlflow ui --host 127.0.0.1 --port $(PORT) --workers 1;; \
 	esac
 
 lock: ## Choose anew the newest versions that pyproject.toml allows, and write requirements.lock

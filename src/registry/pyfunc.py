@@ -32,9 +32,9 @@ _VENDORED = "mvsa_tuner"
 # The file that MLflow runs when it loads a version.
 _ENTRY_FILE = "model.py"
 _ENTRY = """from {name}.serve import load, predict
-from {name}.services.packages import publish
+from {name}.registry.pyfunc import set_pyfunc_model
 
-publish(load, predict)
+set_pyfunc_model(load, predict)
 """
 _DATA_URL = re.compile(r"\s*data:[^,]*;\s*base64\s*,", re.IGNORECASE)
 

@@ -108,7 +108,7 @@ def test_what_is_pulled_is_not_run_and_answers(locked: Path, tmp_path: Path, war
     assert f"run `python -m src.register --model {MODEL}`" in warm_python.run(there, *asked, code=1)
     warm_python.run(there, "src.register", "--model", MODEL)
     assert warm_python.run(there, *asked) == warm_python.run(locked, *asked)
-    said = warm_python.run(there, "src.explain", f"models:/mvsa-{MODEL}@champion")
+    said = warm_python.run(there, "src.lineage", f"models:/mvsa-{MODEL}@champion")
     assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 10
 
 
@@ -258,7 +258,7 @@ def test_the_champion_holds_its_contract_and_every_link_back_to_the_raw_data(
 ) -> None:
     address = f"models:/mvsa-{MODEL}@champion"
     assert f"mvsa-{MODEL} version 1 holds its contract" in warm_python.run(done, "src.verify", address)
-    said = warm_python.run(done, "src.explain", address)
+    said = warm_python.run(done, "src.lineage", address)
     assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 10
     (revision,) = (out["md5"] for out in yaml.safe_load((done / "data.dvc").read_text())["outs"])
     # It was trained at the first commit.

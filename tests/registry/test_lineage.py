@@ -37,7 +37,7 @@ def kept() -> Any:
 
 
 def test_every_link_of_a_fresh_version_holds(repository: Path) -> None:
-    said = run("explain", ADDRESS).output
+    said = run("lineage", ADDRESS).output
     lines = [line for line in said.splitlines() if line.rstrip().endswith("holds")]
     assert [line.strip().split("  ")[0] for line in lines] == LINKS
     contract = kept()
@@ -48,14 +48,14 @@ def test_every_link_of_a_fresh_version_holds(repository: Path) -> None:
 
 
 def test_a_repository_that_has_moved_on_without_touching_what_trains_still_holds(own: Path) -> None:
-    (own / "src" / "services" / "more.py").write_text("MORE = 1\n")
+    (own / "src" / "reporting" / "more.py").write_text("MORE = 1\n")
     git("add", "-A")
     git("commit", "-qm", "more")
-    run("explain", ADDRESS)
+    run("lineage", ADDRESS)
 
 
 def change_code(own: Path) -> None:
-    with (own / "src" / "learning" / "losses.py").open("a") as file:
+    with (own / "src" / "training" / "loss.py").open("a") as file:
         file.write("# more\n")
 
 
@@ -116,7 +116,7 @@ def change_checkpoint(own: Path) -> None:
 )
 def test_a_link_that_holds_no_more_is_named(spoil: Callable[[Path], object], message: str, own: Path) -> None:
     spoil(own)
-    said = run("explain", ADDRESS, code=1).output
+    said = run("lineage", ADDRESS, code=1).output
     assert f"error: the chain is broken at 1 of 10 links: {message}" in said
     assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 9
 
@@ -125,27 +125,27 @@ def test_runs_that_mlflow_no_longer_has_break_the_chain_there(own: Path) -> None
     search, client = kept()["search"], open_store()
     (trial,) = registry.runs_tagged(MODEL, {"stage": "trial", **search})
     client.delete_run(trial.id)
-    run("explain", ADDRESS)
+    run("lineage", ADDRESS)
     best = Path("outputs/tune") / MODEL / "best.json"
     write_json(best, {**read_json(best), "best_trial": search["trial"] + 1})
-    said = run("explain", ADDRESS, code=1).output
+    said = run("lineage", ADDRESS, code=1).output
     assert f"broken at 2 of 10 links: trial, neither MLflow nor {best} has trial {search['trial']}" in said
     best.unlink()
-    assert "broken at 3 of 10 links: study, neither MLflow nor" in run("explain", ADDRESS, code=1).output
+    assert "broken at 3 of 10 links: study, neither MLflow nor" in run("lineage", ADDRESS, code=1).output
     _, version = registry.version_at(ADDRESS)
     client.delete_run(version.run_id)
-    said = run("explain", ADDRESS, code=1).output
+    said = run("lineage", ADDRESS, code=1).output
     assert f"broken at 4 of 10 links: run, MLflow has no run {version.run_id}" in said
 
 
 def test_another_adapter_than_the_registered_one_breaks_the_chain_at_the_version(own: Path) -> None:
     _, version = registry.version_at(ADDRESS)
     registry.tag_version(version, ADAPTER_DIGEST, "other")
-    assert "broken at 1 of 10 links: version, its adapter's files:" in run("explain", ADDRESS, code=1).output
+    assert "broken at 1 of 10 links: version, its adapter's files:" in run("lineage", ADDRESS, code=1).output
 
 
 def test_a_version_trained_with_uncommitted_code_says_so(own: Path) -> None:
     _, version = registry.version_at(ADDRESS)
     registry.tag_version(version, "git_dirty", "true")
-    said = run("explain", ADDRESS, code=1).output
+    said = run("lineage", ADDRESS, code=1).output
     assert "git commit, src/ had changes then that are in no commit" in said and "with changes" in said

@@ -129,7 +129,7 @@ def test_another_store_gets_version_and_run_from_the_files_alone(own: Path, monk
     assert {name: first.tags[name] for name in first.tags} == {name: version.tags[name] for name in first.tags}
     record = registry.run_record(version.run_id)
     assert record and record.tags["logged_from"] == "files"
-    said = run("explain", address).output
+    said = run("lineage", address).output
     assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 10
     assert "positive" in run("predict", "--model", MODEL, "data/data/1.jpg", "what a day").output
 
@@ -140,7 +140,7 @@ def test_a_run_from_files_names_no_commit_if_other_code_has_trained(own: Path, m
     run("register", "--model", MODEL)
     (version,) = registry.versions(MODEL)
     assert "git_commit" not in version.tags
-    said = run("explain", f"models:/mvsa-{MODEL}@champion", code=1).output
+    said = run("lineage", f"models:/mvsa-{MODEL}@champion", code=1).output
     assert "broken at 1 of 10 links: git commit, no commit is known" in said
 
 

@@ -68,8 +68,8 @@ def toy_package(folder: Path, good: float = 0.75, words: str = '{"positive": "go
     (folder / "adapter").mkdir(parents=True)
     (folder / "adapter" / "words.json").write_text(words)
     code = folder / "src"
-    for floor in ("core", "models", "services"):
-        shutil.copytree(Path("src") / floor, code / floor, ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ("core", "registry", "tracking"):
+        shutil.copytree(Path("src") / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
     (code / "__init__.py").touch()
     (code / "core" / "toy.py").write_text(f"GOOD = {good}\n")
     (code / "serve.py").write_text(TOY)

@@ -1,4 +1,4 @@
-"""Copies of a package under other names: each runs its own code, beside an application's package of the first name."""
+"""Copies of a package under unique names run their own code."""
 
 import ast
 import importlib
@@ -26,6 +26,7 @@ def write_package(folder: Path, word: str) -> Path:
     (package / "__init__.py").touch()
     (package / "core" / "__init__.py").touch()
     (package / "core" / "__pycache__" / "words.cpython-311.pyc").write_bytes(b"old")
+    (package / "core" / "page.html.jinja").write_text("<p>{{ word }}</p>")
     (package / "core" / "words.py").write_text(f'"""Not\nfrom src/ but a word."""\nWORD = "{word}"\n')
     (package / "serve.py").write_bytes(
         b"from src import core\r\n\r\ndef say():\r\n    from src.core.words import WORD\r\n    return core and WORD\r\n"
@@ -33,13 +34,13 @@ def write_package(folder: Path, word: str) -> Path:
     return package
 
 
-def test_copies_of_different_code_run_their_own(folder: Path, tmp_path: Path) -> None:
+def test_copies_run_different_code(folder: Path, tmp_path: Path) -> None:
     names = [vendor(write_package(tmp_path, word), folder, "toy") for word in ("good", "bad")]
     first, second = (importlib.import_module(f"{name}.serve") for name in names)
     assert (first.say(), second.say()) == ("good", "bad")
 
 
-def test_the_same_code_has_the_same_name_whatever_is_compiled_of_it(folder: Path, tmp_path: Path) -> None:
+def test_copies_modules_only_under_equal_name(folder: Path, tmp_path: Path) -> None:
     package = write_package(tmp_path, "good")
     name = vendor(package, folder, "toy")
     (package / "core" / "__pycache__" / "words.cpython-311.pyc").unlink()
@@ -51,7 +52,7 @@ def test_the_same_code_has_the_same_name_whatever_is_compiled_of_it(folder: Path
     assert "from src/ but" in (folder / name / "core" / "words.py").read_text()
 
 
-def test_the_projects_own_copy_imports_nothing_by_its_first_name(repo_root: Path, tmp_path: Path) -> None:
+def test_project_copy_imports_only_itself(repo_root: Path, tmp_path: Path) -> None:
     name = vendor(repo_root / "src", tmp_path, "mvsa_tuner")
     files = list((tmp_path / name).rglob("*.py"))
     modules = [

@@ -1,6 +1,6 @@
 """The chain from a registered version back to the raw data, and whether each link of it still holds here and today.
 
-python -m src.explain models:/mvsa-clip@champion
+python -m src.lineage models:/mvsa-clip@champion
 """
 
 import tempfile
@@ -28,12 +28,11 @@ _COMMIT, _DIRTY = "git_commit", "git_dirty"
 CODE = (
     "src/core",
     "src/data",
-    "src/learning",
+    "src/modeling",
     "src/models",
-    "src/prepare.py",
-    "src/split.py",
-    "src/encode.py",
-    "src/train.py",
+    "src/evaluation",
+    "src/training",
+    *(f"src/{folder}{stage}.py" for folder in ("", "pipeline/") for stage in ("prepare", "split", "encode", "train")),
 )
 
 
@@ -62,7 +61,7 @@ class _Link:
     fault: str
 
 
-@command(example="python -m src.explain models:/mvsa-clip@champion")
+@command(example="python -m src.lineage models:/mvsa-clip@champion")
 @click.argument("version")
 def main(version: str) -> None:
     """Print where VERSION (an address in the registry) is from, link by link; exit code 1 if a link does not hold."""
