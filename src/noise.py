@@ -17,8 +17,9 @@ from src.core.paths import BASELINE, FINGERPRINTS, NOISE, POSTS, stage_folder
 from src.core.records import Fingerprint, Post, Prediction, read_fingerprints, read_posts, read_predictions
 
 if TYPE_CHECKING:
+    from src.core.estimates import DuplicateAgreement
     from src.core.records import Interval
-    from src.evaluation.label_noise import LabelIssue, PooledPredictions, Twins
+    from src.evaluation.label_noise import LabelIssue, PooledPredictions
 
 # In which way twins are alike: in any, transitively; in what they say; in what they say and show.
 ALIKE = ("any", "caption", "caption and looks")
@@ -26,7 +27,7 @@ COLUMNS = [
     *("rank", "id", "label", "suggested", "quality", "label_probability"),
     *("text_label", "image_label", "caption"),
 ]
-Told = Mapping[str, Mapping[str, "Twins | None"]]
+Told = Mapping[str, Mapping[str, "DuplicateAgreement | None"]]
 
 
 @command(example="python -m src.noise")
@@ -78,7 +79,7 @@ def _require_current(posts: Sequence[Post], pooled: "PooledPredictions") -> None
 
 def _twins(
     posts: Sequence[Post], fingerprints: Sequence[Fingerprint], protocol: str, seed: int
-) -> dict[str, "Twins | None"]:
+) -> dict[str, "DuplicateAgreement | None"]:
     """What twins say of the labels that a protocol makes, for each way of being alike."""
     from src.data.duplicates import CAPTION, LOOKS, find_duplicates
     from src.evaluation.label_noise import twins
@@ -136,7 +137,7 @@ def _tell_learned(learned: Mapping[str, Any]) -> None:
     )
 
 
-def _cells(found: "Twins | None") -> list[Any]:
+def _cells(found: "DuplicateAgreement | None") -> list[Any]:
     if found is None:
         return [0, *[None] * 6]
     counts = [found.twins, found.groups, found.conflicting_groups]

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import yaml
@@ -12,6 +12,9 @@ import yaml
 from src.core.errors import UsageError, unknown
 
 T = TypeVar("T")
+
+_LISTS = (tuple, Sequence)
+_MAPPINGS = (dict, Mapping)
 
 
 class _Yaml(yaml.SafeLoader):
@@ -79,9 +82,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value not in arguments:
             raise UsageError(f"{where}: {unknown('value', str(value), map(str, arguments))}")
         return value
-    if origin is tuple and isinstance(value, list):
+    if origin in _LISTS and isinstance(value, list):
         return tuple(_convert(arguments[0], item, where) for item in value)
-    if origin is dict and isinstance(value, Mapping):
+    if origin in _MAPPINGS and isinstance(value, Mapping):
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if origin is types.UnionType:
         return _convert_union(arguments, value, where)
@@ -94,9 +97,18 @@ def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
             return None
         if kind in (int, float, str, bool) and type(value) is kind:
             return value
-        if typing.get_origin(kind) is tuple and isinstance(value, list):
+        if _is_nested(kind, value):
             return _convert(kind, value, where)
+    if float in arguments and type(value) is int:
+        return float(value)
     raise UsageError(f"{where}: {value!r} has the wrong type")
+
+
+def _is_nested(kind: Any, value: Any) -> bool:
+    """Return whether a list or mapping may be a value of `kind`."""
+    if isinstance(value, list):
+        return typing.get_origin(kind) in _LISTS
+    return isinstance(value, Mapping) and (dataclasses.is_dataclass(kind) or typing.get_origin(kind) in _MAPPINGS)
 
 
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
@@ -105,6 +117,6 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{where}: {value!r} is not a number")
         return float(value)
-    if type(value) is not hint:
+    if hint is not Any and type(value) is not hint:
         raise UsageError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
     return value

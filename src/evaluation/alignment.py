@@ -7,44 +7,15 @@ Suffixes of shapes: N posts, G groups of near-duplicates.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
 
+from src.core.estimates import AlignmentCorrelation, AlignmentQuartile
 from src.core.records import Interval, Prediction
 from src.evaluation.intervals import RESAMPLES, Array, cluster_bootstrap, intervals
 
 NUM_QUARTILES = 4
-
-
-@dataclass(frozen=True)
-class Quartile:
-    """The posts between two cosines, `low` and `high` included: how many they are, and which share is right."""
-
-    low: float
-    high: float
-    n: int
-    accuracy: Interval
-
-
-@dataclass(frozen=True)
-class Relation:
-    """How alignment goes with being right. Correlations are None where all cosines are alike, or all posts right.
-
-    Attributes:
-        n: the posts that have both a cosine and a prediction.
-        mean: of the cosines.
-        point_biserial: Pearson's correlation of the cosine with right (1) or wrong (0), from -1 to 1.
-        spearman: the same of ranks, which no far-off cosine sways.
-        quartiles: from the least aligned posts to the most; fewer than four of fewer posts.
-    """
-
-    n: int
-    mean: float
-    point_biserial: Interval | None
-    spearman: float | None
-    quartiles: tuple[Quartile, ...]
 
 
 def relation(
@@ -53,7 +24,7 @@ def relation(
     group_of: Mapping[str, str],
     seed: int,
     resamples: int = RESAMPLES,
-) -> Relation | None:
+) -> AlignmentCorrelation | None:
     """How alignment goes with being right; None where no post has both.
 
     Args:
@@ -70,7 +41,7 @@ def relation(
     right_N = np.array([float(row.predicted == row.actual) for row in found])
     groups = [group_of[row.id] for row in found]
     alike = np.ptp(cosine_N) == 0 or np.ptp(right_N) == 0
-    return Relation(
+    return AlignmentCorrelation(
         n=len(found),
         mean=float(cosine_N.mean()),
         point_biserial=None if alike else point_biserial(cosine_N, right_N, groups, seed, resamples),
@@ -114,6 +85,6 @@ def _correlation(sums_xC: Array) -> Array:
 
 def _quartile(
     rows: Sequence[Prediction], cosine_of: Mapping[str, float], group_of: Mapping[str, str], seed: int, resamples: int
-) -> Quartile:
+) -> AlignmentQuartile:
     accuracy = intervals(rows, group_of, seed, resamples)["accuracy"]
-    return Quartile(cosine_of[rows[0].id], cosine_of[rows[-1].id], len(rows), accuracy)
+    return AlignmentQuartile(cosine_of[rows[0].id], cosine_of[rows[-1].id], len(rows), accuracy)

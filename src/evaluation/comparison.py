@@ -13,56 +13,18 @@ A family of comparisons is corrected by Holm's method (S. Holm, Scandinavian Jou
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from src.core.records import Interval, Prediction
+from src.core.estimates import Comparison, Verdict, VerdictAnswer
+from src.core.records import Prediction
 from src.evaluation.intervals import RESAMPLES, Array, cluster_bootstrap, figures_of, group_counts
-
-Answer = Literal["yes", "no", "cannot tell"]
 
 ALPHA = 0.05
 POWER = 0.8
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A first system against a second on the same posts. Differences are first minus second, in shares.
-
-    Attributes:
-        posts: how many both have judged.
-        only_first, only_second: how many the one judges rightly and the other does not.
-        accuracy, macro_f1: the difference and its interval, by the paired bootstrap of groups, uncorrected.
-        mcnemar_p, bootstrap_p: two-sided p-values of the difference in accuracy, uncorrected.
-        posts_needed: see `posts_needed`.
-    """
-
-    posts: int
-    only_first: int
-    only_second: int
-    accuracy: Interval
-    macro_f1: Interval
-    mcnemar_p: float
-    bootstrap_p: float
-    posts_needed: int | None
-
-    @property
-    def p(self) -> float:
-        """The p-value that decides: the larger of the two."""
-        return max(self.mcnemar_p, self.bootstrap_p)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Is the first better than the second: "no" says that it is worse. `p_holm` is corrected for the family."""
-
-    answer: Answer
-    p_holm: float
 
 
 def compare(
@@ -139,7 +101,7 @@ def _bootstrap_p(differences_R: Array) -> float:
     return min(1.0, 2 * (float(rarer) + 1) / (len(differences_R) + 1))
 
 
-def _answer(sure: bool, difference: float) -> Answer:
+def _answer(sure: bool, difference: float) -> VerdictAnswer:
     if not sure:
         return "cannot tell"
     return "yes" if difference > 0 else "no"

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
+from src.core.estimates import Comparison, Verdict
 from src.core.records import Bin, Interval, Prediction
 from src.evaluation.calibration import (
     Calibration,
@@ -14,14 +15,14 @@ from src.evaluation.calibration import (
     risk_coverage_area,
     scaled,
 )
-from src.evaluation.comparison import Comparison, Verdict, compare, verdicts
+from src.evaluation.comparison import compare, verdicts
 from src.evaluation.intervals import RESAMPLES, intervals
 from src.evaluation.systems import BASELINES, System
 
 ALL, LEAK_FREE = "all", "leak-free"
 BEFORE, AFTER = "before", "after"
-Pair = tuple[str, str]
-Row = dict[str, Any]
+SystemPair = tuple[str, str]
+TableRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ComparisonResults:
 
     posts: int
     scores: Mapping[str, Mapping[str, Interval]]
-    answers: Mapping[Pair, PairResult]
+    answers: Mapping[SystemPair, PairResult]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class ConfidenceQuality:
     area: float
 
 
-def family(systems: Sequence[System]) -> list[Pair]:
+def family(systems: Sequence[System]) -> list[SystemPair]:
     """What is compared: every two tuned models, then each with the baselines, its own zero-shot and its own probe."""
     tuned = [each for each in systems if each.kind == "tuned"]
     pairs = [(first.name, second.name) for first, second in combinations(tuned, 2)]
@@ -95,7 +96,7 @@ def confidence_quality(system: System) -> ConfidenceQuality:
     )
 
 
-def score_rows(systems: Sequence[System], findings: Mapping[str, ComparisonResults]) -> list[Row]:
+def score_rows(systems: Sequence[System], findings: Mapping[str, ComparisonResults]) -> list[TableRow]:
     """A row for each system and each part of `findings`: its figures, each with `_low` and `_high`."""
     return [
         {"system": each.name, "kind": each.kind, "model": each.model, "part": part, "posts": found.posts}
@@ -105,7 +106,7 @@ def score_rows(systems: Sequence[System], findings: Mapping[str, ComparisonResul
     ]
 
 
-def pair_rows(findings: Mapping[str, ComparisonResults]) -> list[Row]:
+def pair_rows(findings: Mapping[str, ComparisonResults]) -> list[TableRow]:
     """A row for each part of `findings` and each comparison; `p` is the larger of both p-values."""
     return [
         {"part": part, "first": first, "second": second, **_pair(answer)}
@@ -114,12 +115,12 @@ def pair_rows(findings: Mapping[str, ComparisonResults]) -> list[Row]:
     ]
 
 
-def calibration_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[Row]:
+def calibration_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[TableRow]:
     """A row for each system: calibration, and the area under its risk-coverage curve (`aurc`)."""
     return [{"system": name, **asdict(each.calibration), "aurc": each.area} for name, each in trusts.items()]
 
 
-def reliability_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[Row]:
+def reliability_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[TableRow]:
     """A row for each bin of each system, before and after scaling, that has a post."""
     return [
         {"system": name, "scaling": stage, **asdict(each)}
@@ -130,7 +131,7 @@ def reliability_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[Row]:
     ]
 
 
-def selective_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[Row]:
+def selective_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[TableRow]:
     """A row for each number of posts kept of each system."""
     return [
         {"system": name, "coverage": (k + 1) / len(found.curve), "accuracy": accuracy}
@@ -141,9 +142,9 @@ def selective_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[Row]:
 
 def headline(
     systems: Sequence[System], findings: Mapping[str, ComparisonResults], trusts: Mapping[str, ConfidenceQuality]
-) -> Row:
+) -> TableRow:
     """What is worth watching from revision to revision: for each tuned model a few figures under names of their own."""
-    found: Row = {}
+    found: TableRow = {}
     for each in (system for system in systems if system.kind == "tuned"):
         for part, prefix in ((ALL, ""), (LEAK_FREE, "leak_free_")):
             if part in findings:
@@ -153,7 +154,7 @@ def headline(
     return found
 
 
-def _pair(answer: PairResult) -> Row:
+def _pair(answer: PairResult) -> TableRow:
     found = answer.comparison
     return {
         "posts": found.posts,
@@ -169,8 +170,8 @@ def _pair(answer: PairResult) -> Row:
     }
 
 
-def _flat(figures: Mapping[str, Interval]) -> Row:
-    row: Row = {}
+def _flat(figures: Mapping[str, Interval]) -> TableRow:
+    row: TableRow = {}
     for name, each in figures.items():
         row |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
     return row

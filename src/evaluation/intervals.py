@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap
 
+from src.core.estimates import Spread
 from src.core.labels import TONES
 from src.core.records import Interval, Prediction
 
@@ -31,7 +32,7 @@ Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
 
 
-FIGURES = ("accuracy", "macro_f1", "weighted_f1")
+SCORES = ("accuracy", "macro_f1", "weighted_f1")
 
 
 CONFIDENCE = 0.95
@@ -55,7 +56,7 @@ class Resampled:
 def intervals(
     predictions: Sequence[Prediction], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
-    """The figures of `FIGURES` on some posts, one at least, each with its interval.
+    """The figures of `SCORES` on some posts, one at least, each with its interval.
 
     Args:
         predictions: of labelled posts.
@@ -65,7 +66,7 @@ def intervals(
     """
     counts_GC = group_counts(predictions, group_of)
     found = cluster_bootstrap(counts_GC, figures_of, seed, resamples).intervals
-    return dict(zip(FIGURES, found, strict=True))
+    return dict(zip(SCORES, found, strict=True))
 
 
 def tone_intervals(
@@ -87,7 +88,7 @@ def group_counts(predictions: Sequence[Prediction], group_of: Mapping[str, str])
 
 
 def figures_of(counts_xC: Array) -> Array:
-    """The figures of `FIGURES` (F, ...) of confusion matrices in one row (..., C).
+    """The figures of `SCORES` (F, ...) of confusion matrices in one row (..., C).
 
     As in `src.evaluation.metrics`: all three tones count, and one that is neither there nor predicted has F1 0.
     """
@@ -152,25 +153,6 @@ def _intervals(values_F: Array, low_F: Array, high_F: Array) -> tuple[Interval, 
 
 
 _CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Some values in short.
-
-    Attributes:
-        mean: their mean.
-        sd: their standard deviation, with n - 1 below; None for one value.
-        n: how many they are.
-        low, high: the 95% interval of the mean, by Student's t (Gosset, Biometrika 1908); None where the values are
-            all alike or one alone, for then there is no spread to judge by.
-    """
-
-    mean: float
-    sd: float | None
-    n: int
-    low: float | None = None
-    high: float | None = None
 
 
 def spread_of(values: Sequence[float]) -> Spread:

@@ -17,8 +17,9 @@ from cleanlab.rank import get_label_quality_scores
 from numpy.typing import NDArray
 
 from src.core.errors import UserError
+from src.core.estimates import DuplicateAgreement
 from src.core.labels import TONES
-from src.core.records import Interval, Prediction
+from src.core.records import Prediction
 from src.evaluation.intervals import RESAMPLES, Array, cluster_bootstrap
 
 _STEPS = 1000
@@ -124,39 +125,9 @@ def _likeliest_weights(likelihood_SN: NDArray[np.float64]) -> NDArray[np.float64
     return weights_S
 
 
-@dataclass(frozen=True)
-class Twins:
-    """What the twins among labelled posts, those that have a near-duplicate among them, say. Intervals draw groups.
-
-    Attributes:
-        posts: all that are labelled.
-        twins, groups, conflicting_groups: twins, the groups they are in, and those of them with more than one label.
-        pairs, disagreeing_pairs: pairs of twins of one group, and those with two labels.
-        pair_disagreement: the share of pairs that disagree; a group of n posts has n(n - 1)/2, so that large ones rule.
-        disagreement: how likely a twin disagrees with another of its group drawn by lot, every twin counted once.
-        noise_rate: how likely a label is wrong, by the model above, from `disagreement`.
-        true_tone_accuracy: 1 - `noise_rate`, what a classifier that knows the true tone would score on such labels.
-        majority_accuracy: the most that a classifier which gives twins the same tone can score on the twins.
-        majority_accuracy_all: the same on all posts, if it is right on all others.
-    """
-
-    posts: int
-    twins: int
-    groups: int
-    conflicting_groups: int
-    pairs: int
-    disagreeing_pairs: int
-    pair_disagreement: Interval
-    disagreement: Interval
-    noise_rate: Interval
-    true_tone_accuracy: Interval
-    majority_accuracy: Interval
-    majority_accuracy_all: float
-
-
 def twins(
     label_of: Mapping[str, str], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
-) -> Twins | None:
+) -> DuplicateAgreement | None:
     """What twins say of the labels; None where no labelled post has a twin.
 
     Args:
@@ -175,7 +146,7 @@ def twins(
         counts_GC, _figures, seed, resamples
     ).intervals
     num_twins, _, pairs, disagreeing, num_majority = counts_GC.sum(0).tolist()
-    return Twins(
+    return DuplicateAgreement(
         posts=len(label_of),
         twins=int(num_twins),
         groups=len(counts_GC),
@@ -206,7 +177,7 @@ def _counts(group: list[str]) -> tuple[float, ...]:
 
 
 def _figures(counts_xC: Array) -> Array:
-    """The five intervals of `Twins`, in their order."""
+    """The five intervals of `DuplicateAgreement`, in their order."""
     posts, disagree, pairs, disagreeing, majority = np.moveaxis(counts_xC, -1, 0)
     disagreement = disagree / posts
     noise = noise_rate(disagreement)

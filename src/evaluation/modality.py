@@ -2,103 +2,25 @@
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
+from src.core.estimates import (
+    AblationResult,
+    AgreementAccuracy,
+    Disagreement,
+    HashtagEffect,
+    LabelAdherence,
+    ShuffledImages,
+)
 from src.core.labels import NEUTRAL, TONES
 from src.core.records import Interval, Post, Prediction
 from src.data.ablations import BOTH
 from src.data.captions import without_hashtags
-from src.evaluation.comparison import Comparison, Verdict, compare, verdicts
+from src.evaluation.comparison import compare, verdicts
 from src.evaluation.intervals import CONFIDENCE, RESAMPLES, intervals
 
-Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of one condition. Figures are those of `src.evaluation.intervals`, by name.
-
-    Attributes:
-        figures: on all test posts.
-        leak_free: on those without a near-duplicate in another part; empty where there are none.
-        change: from both halves to this condition, on all; None for both halves themselves.
-        verdict: whether that is better than both halves, corrected for all conditions; None likewise.
-    """
-
-    figures: Mapping[str, Interval]
-    leak_free: Mapping[str, Interval]
-    change: Comparison | None = None
-    verdict: Verdict | None = None
-
-
-@dataclass(frozen=True)
-class LabelAdherence:
-    """How often predictions are the text's label, the image's, or neither, of `n` posts where the two differ.
-
-    Shares with 95% intervals (E. B. Wilson, JASA 1927), posts taken as independent. `expected` are the shares under
-    the same keys if the predictions were dealt out to the posts at random: of a model that looks at neither half.
-    """
-
-    n: int
-    text: Interval
-    image: Interval
-    neither: Interval
-    expected: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Shuffling:
-    """What came of the shuffled pictures: the share of posts whose new picture's post has the `same_label`.
-
-    `torn` says, of the other posts, how often the model follows the caption's own label (`text`) or that of the post
-    that the picture is from (`image`); None where there are no others.
-    """
-
-    same_label: float
-    torn: LabelAdherence | None
-
-
-@dataclass(frozen=True)
-class Hashtags:
-    """What hashtags are worth: the posts that have some, the posts that have no other words, and the `change`.
-
-    The change is on the former, from with to without, for all others are as they were; None where there are none.
-    """
-
-    n: int
-    emptied: int
-    change: Comparison | None
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Of `n` posts, whose two labels agree or all of them disagree, the accuracy by condition."""
-
-    n: int
-    accuracy: Mapping[str, Interval]
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """What the model makes of posts with two labels, by condition; nothing of no posts.
-
-    Attributes:
-        posts: how many they are.
-        follows: which label it follows on all of them.
-        leak_free: the same on those without a near-duplicate in train or val.
-        neutral: the same on those with one label neutral (1,919 of MVSA-Single).
-        opposite: the same on those with one positive and one negative (358 of MVSA-Single).
-        by_pair: the same for each pair of labels.
-    """
-
-    posts: int
-    follows: Mapping[str, LabelAdherence]
-    leak_free: Mapping[str, LabelAdherence]
-    neutral: Mapping[str, LabelAdherence]
-    opposite: Mapping[str, LabelAdherence]
-    by_pair: Mapping[str, Mapping[str, LabelAdherence]]
+LabelPair = tuple[str, str]
 
 
 def outcomes(
@@ -107,7 +29,7 @@ def outcomes(
     clean: Collection[str],
     seed: int,
     resamples: int = RESAMPLES,
-) -> dict[str, Outcome]:
+) -> dict[str, AblationResult]:
     """What came of each condition, from predictions of the same posts in the same order.
 
     Args:
@@ -126,16 +48,16 @@ def outcomes(
         unseen = [row for row in rows if row.id in clean]
         figures = intervals(rows, group_of, seed, resamples)
         leak_free = intervals(unseen, group_of, seed, resamples) if unseen else {}
-        made[name] = Outcome(figures, leak_free, changes.get(name), told.get(name))
+        made[name] = AblationResult(figures, leak_free, changes.get(name), told.get(name))
     return made
 
 
-def shuffling(posts: Sequence[Post], givers: Sequence[Post], shuffled: Sequence[Prediction]) -> Shuffling:
+def shuffling(posts: Sequence[Post], givers: Sequence[Post], shuffled: Sequence[Prediction]) -> ShuffledImages:
     """What came of the shuffled pictures of posts, from the posts that they are from; all in the same order."""
     pairs = [(post.label, giver.label) for post, giver in zip(posts, givers, strict=True)]
     other = [(pair, row.predicted) for pair, row in zip(pairs, shuffled, strict=True) if pair[0] != pair[1]]
     torn = following([pair for pair, _ in other], [tone for _, tone in other])
-    return Shuffling(1 - len(other) / len(pairs), torn)
+    return ShuffledImages(1 - len(other) / len(pairs), torn)
 
 
 def hashtags(
@@ -145,12 +67,12 @@ def hashtags(
     group_of: Mapping[str, str],
     seed: int,
     resamples: int = RESAMPLES,
-) -> Hashtags:
+) -> HashtagEffect:
     """What hashtags are worth, from predictions of posts with and without them, all in the same order."""
     rest_of = {post.id: rest for post in posts if (rest := without_hashtags(post.caption)) != post.caption}
     before, after = ([row for row in rows if row.id in rest_of] for rows in (both, without))
     change = compare(after, before, group_of, seed, resamples) if rest_of else None
-    return Hashtags(len(rest_of), sum(not rest for rest in rest_of.values()), change)
+    return HashtagEffect(len(rest_of), sum(not rest for rest in rest_of.values()), change)
 
 
 def disagreeing(posts: Sequence[Post], part_of: Mapping[str, str]) -> list[Post]:
@@ -162,7 +84,7 @@ def disagreeing(posts: Sequence[Post], part_of: Mapping[str, str]) -> list[Post]
 
 
 def following(
-    pairs: Sequence[Pair], predicted: Sequence[str], all_predicted: Sequence[str] = ()
+    pairs: Sequence[LabelPair], predicted: Sequence[str], all_predicted: Sequence[str] = ()
 ) -> LabelAdherence | None:
     """Which label predictions follow; None of no posts.
 
@@ -181,9 +103,9 @@ def following(
     return LabelAdherence(n, text, image, _share(n - sum(counts), n), shares)
 
 
-def following_by_pair(pairs: Sequence[Pair], predicted: Sequence[str]) -> dict[str, LabelAdherence]:
+def following_by_pair(pairs: Sequence[LabelPair], predicted: Sequence[str]) -> dict[str, LabelAdherence]:
     """The same for each pair of labels that occurs; its name has the text's first, as in `positive, neutral`."""
-    tones_of: dict[Pair, list[str]] = {(text, image): [] for text in TONES for image in TONES}
+    tones_of: dict[LabelPair, list[str]] = {(text, image): [] for text in TONES for image in TONES}
     for pair, tone in zip(pairs, predicted, strict=True):
         tones_of[pair].append(tone)
     found = {
@@ -199,7 +121,7 @@ def by_agreement(
     group_of: Mapping[str, str],
     seed: int,
     resamples: int = RESAMPLES,
-) -> dict[str, Agreement]:
+) -> dict[str, AgreementAccuracy]:
     """The accuracy on posts whose two labels `agree`, and on those where they `disagree`; no entry without posts.
 
     Args:
@@ -215,7 +137,7 @@ def by_agreement(
     for kind in (kind for kind in ids if ids[kind]):
         chosen = {name: [row for row in rows if row.id in ids[kind]] for name, rows in found.items()}
         accuracy = {name: intervals(rows, group_of, seed, resamples)["accuracy"] for name, rows in chosen.items()}
-        made[kind] = Agreement(len(ids[kind]), accuracy)
+        made[kind] = AgreementAccuracy(len(ids[kind]), accuracy)
     return made
 
 
@@ -247,7 +169,7 @@ def disagreement(
     )
 
 
-def _following(predictions: Sequence[Prediction], pair_of: Mapping[str, Pair]) -> LabelAdherence | None:
+def _following(predictions: Sequence[Prediction], pair_of: Mapping[str, LabelPair]) -> LabelAdherence | None:
     return following([pair_of[row.id] for row in predictions], [row.predicted for row in predictions])
 
 

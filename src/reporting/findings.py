@@ -11,7 +11,7 @@ from src.core.paths import BASELINE, COMPARE, DATA_REPORT, GROUPS, LEAKS, NOISE,
 from src.core.records import read_groups, read_predictions
 from src.evaluation.alignment import relation
 from src.evaluation.comparison_tables import ALL, LEAK_FREE
-from src.evaluation.intervals import FIGURES
+from src.evaluation.intervals import SCORES
 from src.evaluation.systems import BASELINES
 
 # A row of a table that a stage wrote, numbers as numbers, None where a cell is empty.
@@ -227,7 +227,7 @@ class ReportInputs:
     def score_rows(self) -> list[dict[str, Any]]:
         """A row a system: on `all` test posts, on the `clean` ones (leak-free), and what the `study` reports."""
         rows = {(row["system"], row["part"]): row for row in self.scores}
-        none = {f"{name}{end}": None for name in FIGURES for end in ("", "_low", "_high")}
+        none = {f"{name}{end}": None for name in SCORES for end in ("", "_low", "_high")}
         return [
             {
                 **row,

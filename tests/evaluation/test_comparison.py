@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, norm
 
+from src.core.estimates import Comparison, Verdict
 from src.core.labels import TONES
 from src.core.records import Interval, Prediction
-from src.evaluation.comparison import ALPHA, Comparison, Verdict, compare, posts_needed, verdicts
+from src.evaluation.comparison import ALPHA, compare, posts_needed, verdicts
 from src.evaluation.metrics import scores
 
 Systems = tuple[list[Prediction], list[Prediction]]

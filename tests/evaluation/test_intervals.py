@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from src.core.labels import TONES
 from src.core.records import Interval, Prediction
-from src.evaluation.intervals import FIGURES, cluster_bootstrap, figures_of, group_counts, intervals
+from src.evaluation.intervals import SCORES, cluster_bootstrap, figures_of, group_counts, intervals
 from src.evaluation.metrics import scores
 
 # How often an actual tone (row) is predicted to be which, and how often each is there.
@@ -33,7 +33,7 @@ def alone(rows: list[Prediction]) -> dict[str, str]:
 def test_figures_are_those_of_the_projects_own_scores_where_a_tone_is_missing_too(cells: list[int]) -> None:
     rows = predictions(np.array(cells))
     found = intervals(rows, alone(rows), seed=1, resamples=50)
-    assert list(found) == list(FIGURES)
+    assert list(found) == list(SCORES)
     assert {name: each.value for name, each in found.items()} == pytest.approx(scores(rows).headline())
 
 

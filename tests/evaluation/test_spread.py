@@ -1,6 +1,7 @@
 import pytest
 
-from src.evaluation.intervals import Spread, spread_of
+from src.core.estimates import Spread
+from src.evaluation.intervals import spread_of
 
 
 def test_the_interval_is_students() -> None:
