@@ -155,11 +155,11 @@ def _address(model: str) -> str:
     if not stage_folder("train", model).is_dir():
         return registry.uri_of(model)
     trained = read_trained(model)
-    found = registry.find(model, trained.digest)
+    found = registry.find_by_digest(model, trained.digest)
     if found is None:
         remedy = f"run `python -m src.register --model {model}`, or name another with --version"
         raise UserError(f"the adapter in {trained.adapter} is no registered version here: {remedy}")
-    champion = registry.champion(model)
+    champion = registry.version_at_alias(model)
     if champion and champion.number != found.number:
         hint = f"the champion is version {champion.number}: --version {registry.uri_of(model)}"
         warn(f"{found.name} version {found.number} answers, which outputs/ holds; {hint}")

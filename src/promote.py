@@ -41,7 +41,7 @@ def _show(model: str) -> None:
     labels = {
         found.number: label
         for label in (registry.CHALLENGER, registry.CHAMPION)
-        if (found := registry.champion(model, label))
+        if (found := registry.version_at_alias(model, label))
     }
     rows = [
         (version.number, promotion.score(version), labels.get(version.number, ""), version.tags.get("split_digest", ""))

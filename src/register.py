@@ -80,7 +80,7 @@ def main(model: str) -> None:
 
     digest = subject.trained.digest
     package = _package(subject)
-    found = registry.find(model, digest) or _register(subject, package, params.notice)
+    found = registry.find_by_digest(model, digest) or _register(subject, package, params.notice)
     promoted = promote_if_better(model, found)
     # Its number is the registry's own to give: another store has another one for it.
     write_json(stage_folder("register", model) / "version.json", {"name": found.name, ADAPTER_DIGEST: digest})

@@ -116,7 +116,7 @@ def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
         _open_run(training, best, notice) as run,
         progress(training.settings.epochs, f"{model}: training", "epochs") as bar,
     ):
-        run.watch()
+        run.log_system_metrics()
         result, modules = _train_or_resume(training, _EpochReporter(run, bar))
         _write(training, best, result, modules)
         log_training(run, read_trained(model))

@@ -39,13 +39,13 @@ def promote_if_better(model: str, version: Version) -> bool:
     Returns:
         Whether it is the champion now.
     """
-    present = registry.champion(model)
+    present = registry.version_at_alias(model)
     if _JUDGED not in version.tags:
         if present is None or not _comparable(present, version) or score(present) <= score(version):
             _set_champion(model, present, version, "validation")
         registry.tag_version(version, _JUDGED, str(present.number) if present else "none")
     _name_challenger(model)
-    present = registry.champion(model)
+    present = registry.version_at_alias(model)
     return present is not None and present.number == version.number
 
 
@@ -62,9 +62,9 @@ def promote(model: str, number: int | None = None) -> Change | None:
     """
     known = registry.versions(model)
     if number is None:
-        change = _set_champion(model, registry.champion(model), _best(model, known), "validation")
+        change = _set_champion(model, registry.version_at_alias(model), _best(model, known), "validation")
     else:
-        change = _set_champion(model, registry.champion(model), _numbered(model, known, number), "by hand")
+        change = _set_champion(model, registry.version_at_alias(model), _numbered(model, known, number), "by hand")
     _name_challenger(model)
     return change
 
@@ -75,7 +75,7 @@ def rollback(model: str) -> Change:
     Raises:
         UserError: there was none before.
     """
-    present = registry.champion(model)
+    present = registry.version_at_alias(model)
     if present is None:
         raise UserError(f"no champion of {model} is registered: there is nothing to go back from")
     known = {version.number: version for version in registry.versions(model)}
@@ -117,14 +117,14 @@ def _set_champion(model: str, present: Version | None, version: Version, how: Ho
     change = Change(
         version.number, present.number if present else None, how, datetime.now(UTC).isoformat(timespec="seconds")
     )
-    registry.alias(version.name, CHAMPION, version.number)
+    registry.set_alias(version.name, CHAMPION, version.number)
     registry.tag_model(model, f"{_CHANGE}.{len(history(model)) + 1:04}", json.dumps(asdict(change)))
     return change
 
 
 def _name_challenger(model: str) -> None:
     """The best of the other versions that compare with the champion, if there is one."""
-    champion = registry.champion(model)
+    champion = registry.version_at_alias(model)
     others = [
         version
         for version in registry.versions(model)
@@ -132,8 +132,8 @@ def _name_challenger(model: str) -> None:
     ]
     if others:
         best = max(others, key=_rank)
-        registry.alias(best.name, CHALLENGER, best.number)
-    elif registry.champion(model, CHALLENGER):
+        registry.set_alias(best.name, CHALLENGER, best.number)
+    elif registry.version_at_alias(model, CHALLENGER):
         registry.remove_alias(registry.registered_name(model), CHALLENGER)
 
 

@@ -58,7 +58,7 @@ def uri_of(model: str, alias: str = CHAMPION) -> str:
     return f"models:/{registered_name(model)}@{alias}"
 
 
-def find(model: str, digest: str) -> Version | None:
+def find_by_digest(model: str, digest: str) -> Version | None:
     """The version whose adapter has this digest, or None."""
     client, name = _open_registry(), registered_name(model)
     with mlflow_errors_as_user_errors():
@@ -82,7 +82,7 @@ def register(
     Raises:
         UserError: the registry does not answer.
     """
-    known = find(model, digest)
+    known = find_by_digest(model, digest)
     if known:
         return known
     client, name = _open_registry(), registered_name(model)
@@ -105,14 +105,14 @@ def versions(model: str) -> list[Version]:
     return sorted(map(_version, found), key=lambda each: each.number)
 
 
-def champion(model: str, label: str = CHAMPION) -> Version | None:
+def version_at_alias(model: str, alias: str = CHAMPION) -> Version | None:
     """The version that a model's alias points at, or None."""
     client, name = _open_registry(), registered_name(model)
     with mlflow_errors_as_user_errors():
         registered = client.search_registered_models(f"name = '{name}'")
-        if not registered or label not in registered[0].aliases:
+        if not registered or alias not in registered[0].aliases:
             return None
-        return _version(client.get_model_version(name, registered[0].aliases[label]))
+        return _version(client.get_model_version(name, registered[0].aliases[alias]))
 
 
 def version_at(uri: str) -> tuple[str, Version]:
@@ -127,7 +127,7 @@ def version_at(uri: str) -> tuple[str, Version]:
         raise UsageError(f"{uri} is no address of a version, such as models:/mvsa-clip@champion or models:/mvsa-clip/3")
     model = named["model"]
     if named["label"]:
-        found = champion(model, named["label"])
+        found = version_at_alias(model, named["label"])
         if found is None:
             remedy = f"run `python -m src.register --model {model}`"
             raise UserError(f"no {named['label']} of {model} is registered: {remedy}")
@@ -138,7 +138,7 @@ def version_at(uri: str) -> tuple[str, Version]:
     raise UserError(f"{model} has no version {named['number']}")
 
 
-def alias(name: str, label: str, number: int) -> None:
+def set_alias(name: str, label: str, number: int) -> None:
     """Point an alias, such as `CHAMPION`, of a registered model at a version; it leaves the version it was at."""
     with mlflow_errors_as_user_errors():
         _open_registry().set_registered_model_alias(name, label, str(number))

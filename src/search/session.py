@@ -141,7 +141,7 @@ class SearchRun:
     def _study_run(self, tracker: Tracker, study: Study) -> Run:
         tracker.tag(VIEW_TAG, trials_view(list(self.plan.space)))
         run = self._earlier_run(tracker, study) or self._new_run(tracker, study)
-        run.watch()
+        run.log_system_metrics()
         return run
 
     def _earlier_run(self, tracker: Tracker, study: Study) -> Run | None:

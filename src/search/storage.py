@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.core.errors import UsageError, UserError
 from src.core.locks import at_origin, lock, sqlite_file
-from src.tracking.addresses import first_line, opening
+from src.tracking.addresses import database_errors_as_user_errors, first_line_without_password
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, GrpcStorageProxy
@@ -146,7 +146,7 @@ def postgres_lock(url: str, study: str) -> Iterator[None]:
 
 
 def _opening(url: str) -> AbstractContextManager[None]:
-    return opening(url, "the storage of studies", _OPTION, _ADDRESSES)
+    return database_errors_as_user_errors(url, "the storage of studies", _OPTION, _ADDRESSES)
 
 
 def _proxy(url: str, limit_s: float = 0) -> "GrpcStorageProxy":
@@ -195,4 +195,4 @@ def _why(error: Exception) -> str:
     from grpc import RpcError
 
     said = error.details() if isinstance(error, RpcError) and hasattr(error, "details") else None
-    return str(said) if said else first_line(error.__cause__ or error)
+    return str(said) if said else first_line_without_password(error.__cause__ or error)

@@ -12,7 +12,7 @@ _HIDDEN = "***"
 
 
 @contextmanager
-def opening(url: str, what: str, option: str, takes: str) -> Iterator[None]:
+def database_errors_as_user_errors(url: str, what: str, option: str, takes: str) -> Iterator[None]:
     """Say in one line why a database cannot be opened.
 
     Args:
@@ -30,19 +30,19 @@ def opening(url: str, what: str, option: str, takes: str) -> Iterator[None]:
     try:
         yield
     except (ArgumentError, ImportError) as error:
-        raise UsageError(f"{option} takes {takes}: {first_line(error, url)}") from error
+        raise UsageError(f"{option} takes {takes}: {first_line_without_password(error, url)}") from error
     except ValueError as error:
         # It quotes what stands in the port's place: a piece of the password, where that has a slash in it.
         remedy = "its port is no number, or its password not percent-encoded"
         raise UsageError(f"{option} takes {takes}: {remedy}") from error
     except (SQLAlchemyError, RuntimeError) as error:
-        database, said = sqlite_file(url), first_line(error, url)
+        database, said = sqlite_file(url), first_line_without_password(error, url)
         if database:
             raise UserError(f"{what} {database} cannot be opened: {said}") from error
         raise UserError(f"{what} on the server cannot be opened: {said}; start it, or change {option}") from error
 
 
-def first_line(error: BaseException, url: str = "") -> str:
+def first_line_without_password(error: BaseException, url: str = "") -> str:
     """The first line of what an error says, without the password of `url`."""
     return without_password(str(error).splitlines()[0], url) if str(error) else type(error).__name__
 

@@ -188,7 +188,7 @@ class Run:
         return str(self._client.get_run(self.id).data.tags.get(name, ""))
 
     @mlflow_errors_as_user_errors()
-    def figures(self) -> dict[str, float]:
+    def last_metrics(self) -> dict[str, float]:
         """The last value of each metric."""
         return dict(self._client.get_run(self.id).data.metrics)
 
@@ -198,7 +198,7 @@ class Run:
         return str(self._client.get_run(self.id).info.experiment_id)
 
     @mlflow_errors_as_user_errors()
-    def watch(self, every_s: float = _WATCH_S) -> None:
+    def log_system_metrics(self, every_s: float = _WATCH_S) -> None:
         """Log how busy the machine is, as MLflow's system metrics, until `end`; nothing of a run within `every_s`.
 
         MLflow does it in a thread, which ends with the run or the process. GPUs are seen where nvidia-ml-py is there.
@@ -250,7 +250,7 @@ class Tracker:
         self.tag(_NOTE, with_section(self._note(), heading, text))
 
     @mlflow_errors_as_user_errors()
-    def peers(self, prefix: str) -> "dict[str, Tracker]":
+    def experiments(self, prefix: str) -> "dict[str, Tracker]":
         """The experiments whose names begin like this, by the rest of their names."""
         names = [each.name for each in self._client.search_experiments() if each.name.startswith(prefix)]
         return {name.removeprefix(prefix): Tracker(name, client=self._client) for name in sorted(names)}

@@ -40,7 +40,7 @@ def link_runs(tracker: Tracker, model: str, evaluated: Run) -> None:
 def compare_models(tracker: Tracker, facts: Mapping[str, str]) -> None:
     """Write the newest scores of all models on the same posts into the description of each one's experiment."""
     same = {name: facts[name] for name in _COMPARABLE}
-    peers = tracker.peers(_PREFIX)
+    peers = tracker.experiments(_PREFIX)
     rows = [row for model, peer in peers.items() if (row := _row(model, peer, same))]
     rows.sort(key=lambda row: -row["validation"])
     if rows:
@@ -60,9 +60,9 @@ def _row(model: str, peer: Tracker, same: Mapping[str, str]) -> dict[str, Any] |
     return {
         "model": model,
         "run": evaluated.id,
-        "validation": train.figures().get(_VAL, 0.0) if train else 0.0,
-        "test": evaluated.figures()[_TEST],
-        "zeroshot": zeroshot.figures()[_TEST] if zeroshot else None,
+        "validation": train.last_metrics().get(_VAL, 0.0) if train else 0.0,
+        "test": evaluated.last_metrics()[_TEST],
+        "zeroshot": zeroshot.last_metrics()[_TEST] if zeroshot else None,
     }
 
 
@@ -81,14 +81,14 @@ def _baselines(peers: Mapping[str, Tracker], facts: Mapping[str, str]) -> list[d
     return [
         {"model": name, "run": run.id, "validation": figures["val_macro_f1"], "test": figures[_TEST], "zeroshot": None}
         for name, run in found.items()
-        if run and (figures := run.figures())
+        if run and (figures := run.last_metrics())
     ]
 
 
 def _newest(peer: Tracker, tags: Mapping[str, str]) -> Run | None:
     """The newest run with these tags that has scores."""
     runs = map(peer.reopen, peer.find(tags))
-    return next((run for run in runs if _TEST in run.figures()), None)
+    return next((run for run in runs if _TEST in run.last_metrics()), None)
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:

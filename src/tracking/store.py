@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 from src.core.errors import UsageError, UserError
 from src.core.locks import at_origin, lock, sqlite_file
 from src.core.paths import MLRUNS
-from src.tracking.addresses import opening, without_password
+from src.tracking.addresses import database_errors_as_user_errors, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -140,7 +140,7 @@ def _require_address(uri: str) -> None:
     if database is None and not scheme.startswith("http"):
         from sqlalchemy import NullPool, create_engine
 
-        with opening(uri, "the MLflow store", _OPTION, _ADDRESSES):
+        with database_errors_as_user_errors(uri, "the MLflow store", _OPTION, _ADDRESSES):
             create_engine(uri, poolclass=NullPool).connect().close()
 
 

@@ -21,7 +21,7 @@ def second(own: Path) -> int:
 
 
 def champion() -> int:
-    found = registry.champion(MODEL)
+    found = registry.version_at_alias(MODEL)
     assert found is not None
     return found.number
 

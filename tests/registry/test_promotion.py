@@ -33,7 +33,7 @@ def add(model: str, val: float, split: str = "a", test: float = 0.0) -> Version:
 
 def stands(model: str) -> tuple[int | None, int | None]:
     """The numbers of champion and challenger."""
-    champion, challenger = (registry.champion(model, label) for label in (CHAMPION, CHALLENGER))
+    champion, challenger = (registry.version_at_alias(model, label) for label in (CHAMPION, CHALLENGER))
     return champion.number if champion else None, challenger.number if challenger else None
 
 
@@ -104,7 +104,7 @@ def test_an_alias_that_was_moved_elsewhere_is_where_a_rollback_starts(model: str
     for val in (0.5, 0.6):
         promote_if_better(model, add(model, val))
     add(model, 0.1)
-    registry.alias(registry.registered_name(model), CHAMPION, 3)
+    registry.set_alias(registry.registered_name(model), CHAMPION, 3)
     assert (rollback(model).version, stands(model)) == (2, (2, 1))
 
 

@@ -20,8 +20,6 @@ from src.registry.registry import (
     CHAMPION,
     RunRecord,
     Version,
-    alias,
-    champion,
     download,
     load,
     model_tags,
@@ -30,10 +28,12 @@ from src.registry.registry import (
     remove_alias,
     run_record,
     runs_tagged,
+    set_alias,
     tag_model,
     tag_version,
     uri_of,
     version_at,
+    version_at_alias,
     versions,
 )
 from src.tracking.client import Tracker
@@ -90,7 +90,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
 def version(store: Path, package: ModelPackage) -> Version:
     with Tracker("toy").run("register") as run:
         made = register("toy", package, run_id=run.id, digest="aaa", tags={"val_macro_f1": 0.5}, description="A *toy*")
-    alias(made.name, CHAMPION, made.number)
+    set_alias(made.name, CHAMPION, made.number)
     return made
 
 
@@ -115,9 +115,9 @@ def test_the_same_adapter_makes_no_new_version(version: Version, package: ModelP
 
 
 def test_the_champion_is_where_the_alias_points(version: Version) -> None:
-    assert champion("toy") == Version("mvsa-toy", version.number, False, version.tags, version.run_id)
-    assert champion("toy", "challenger") is None
-    assert champion("stranger") is None
+    assert version_at_alias("toy") == Version("mvsa-toy", version.number, False, version.tags, version.run_id)
+    assert version_at_alias("toy", "challenger") is None
+    assert version_at_alias("stranger") is None
 
 
 def test_a_version_is_found_by_alias_and_by_number(version: Version) -> None:
@@ -133,15 +133,15 @@ def test_a_version_is_found_by_alias_and_by_number(version: Version) -> None:
 
 
 def test_tags_and_aliases_come_and_go(version: Version) -> None:
-    alias(version.name, "other", version.number)
+    set_alias(version.name, "other", version.number)
     tag_model("toy", "note.1", "first")
     tag_version(version, "checked", "yes")
-    found = champion("toy", "other")
+    found = version_at_alias("toy", "other")
     assert found is not None and found.tags["checked"] == "yes"
     assert model_tags("toy") == {"note.1": "first"} and model_tags("stranger") == {}
     remove_alias(version.name, "other")
     remove_alias(version.name, "other")
-    assert champion("toy", "other") is None
+    assert version_at_alias("toy", "other") is None
 
 
 def test_runs_are_read_and_found_by_their_tags(store: Path) -> None:

@@ -128,8 +128,8 @@ def test_a_run_that_is_watched_says_how_busy_the_machine_is_until_it_ends(
     client: MlflowClient, tracker: Tracker
 ) -> None:
     with tracker.run("search") as run:
-        run.watch(every_s=0.05)
-        while "system/cpu_utilization_percentage" not in run.figures():
+        run.log_system_metrics(every_s=0.05)
+        while "system/cpu_utilization_percentage" not in run.last_metrics():
             time.sleep(0.05)
     assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
     assert logged(client, run.id).info.status == "FINISHED"
@@ -137,8 +137,8 @@ def test_a_run_that_is_watched_says_how_busy_the_machine_is_until_it_ends(
 
 def test_a_short_run_has_no_system_metrics(tracker: Tracker) -> None:
     with tracker.run("search") as run:
-        run.watch()
-    assert run.figures() == {}
+        run.log_system_metrics()
+    assert run.last_metrics() == {}
     assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
 
 
