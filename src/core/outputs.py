@@ -6,9 +6,20 @@ from pathlib import Path
 from typing import Any, Self
 
 from src.core.config_parser import build
+from src.core.estimates import (
+    AblationResult,
+    AgreementAccuracy,
+    AlignmentCorrelation,
+    Disagreement,
+    HashtagEffect,
+    ShuffledImages,
+    Spread,
+)
 from src.core.files import folder_digest, read_json, write_json
+from src.core.paper import Recipe
 from src.core.paths import stage_folder
-from src.core.training_config import Setting
+from src.core.saliency import Word
+from src.core.training_config import Setting, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -122,3 +133,145 @@ def read_trained(model: str) -> Trained:
         adapted_modules=tuple(content["adapted_modules"]),
         validation={name: content[name] for name in ("accuracy", "macro_f1", "weighted_f1")},
     )
+
+
+@dataclass(frozen=True)
+class ModalityOutput(StageOutput):
+    """The content of modality.json: a tuned model on test posts with one half hidden or changed."""
+
+    # The number of test posts.
+    posts: int
+    # The number of test posts without a near-duplicate in train or val.
+    leak_free_posts: int
+    # By ablation, both halves first.
+    conditions: Mapping[str, AblationResult]
+    # The reason for each ablation that these posts do not allow.
+    omitted: Mapping[str, str]
+    # None where that ablation is omitted.
+    shuffled: ShuffledImages | None
+    hashtags: HashtagEffect
+    # By `agree` and `disagree`, the relation of the post's two labels. No entry without posts.
+    by_agreement: Mapping[str, AgreementAccuracy]
+    disagreement: Disagreement
+    # None for a model without image-text alignment, and for test posts without captions.
+    alignment: AlignmentCorrelation | None
+    # The digest of the adapter that was judged.
+    adapter_digest: str
+
+
+@dataclass(frozen=True)
+class CheckedMap:
+    """The sanity check of one saliency map, as saliency.json holds it."""
+
+    # The id of the post whose map was compared with maps of shuffled readouts.
+    post: str
+    # The mean of `correlations`. None where a map is flat.
+    mean: float | None
+    # Spearman's rank correlation with the map of each shuffled readout.
+    correlations: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ExplainedMistake:
+    """A test post that the model gets wrong, with the saliency map's sums. Contributions are in log-odds (nats)."""
+
+    id: str
+    actual: str
+    # The tone that the map explains.
+    predicted: str
+    # The probability of the predicted tone.
+    probability: float
+    # The contribution of the image as a whole.
+    image: float
+    # The contribution of the caption as a whole.
+    caption: float
+    # The words in the caption's order.
+    words: tuple[Word, ...]
+    # The path of the heat map, relative to the folder of saliency.json.
+    png: str
+
+
+@dataclass(frozen=True)
+class SaliencyOutput(StageOutput):
+    """The content of saliency.json: the most confident mistakes of one model, the surest first."""
+
+    model: str
+    notice: str
+    # The description of the method.
+    method: str
+    # The check of the first mistake's map. None without a mistake.
+    sanity: CheckedMap | None
+    mistakes: tuple[ExplainedMistake, ...]
+
+
+@dataclass(frozen=True)
+class RepeatOutput(StageOutput):
+    """The content of repeat.json: the winner of a search and the default, each trained on the same other seeds.
+
+    A `Spread` is None where no seed has the scores that it needs.
+    """
+
+    # The search whose winner was trained.
+    study: str
+    seeds: tuple[int, ...]
+    # The settings of `winner` and, if params.yaml has initial trials, of `default`.
+    settings: Mapping[str, TrainingConfig]
+    winner_is_default: bool
+    # The score by which the search chose the winner.
+    best_val_macro_f1: float
+    # By how much `best_val_macro_f1` is above the winner's mean on the other seeds.
+    optimism: float | None
+    # The winner's macro-F1 on validation less that on test, paired by seed.
+    drop: Spread | None
+    # By settings and figure.
+    scores: Mapping[str, Mapping[str, Spread | None]]
+    # The winner's figure less the default's, by figure, paired by seed.
+    gain: Mapping[str, Spread | None]
+    # The reason for each training that failed, by settings and seed.
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class FoldScores:
+    """Scores of one published fold's test part."""
+
+    fold: int
+    posts: int
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
+
+
+@dataclass(frozen=True)
+class FoldsOutput(StageOutput):
+    """The content of folds.json: one training on each published fold."""
+
+    # The search whose settings were trained.
+    study: str
+    settings: TrainingConfig
+    folds: tuple[FoldScores, ...]
+    # The number of test posts of all folds.
+    posts: int
+    # Scores on the test posts of all folds, by figure.
+    pooled: Mapping[str, float]
+    # The number of test posts without a near-duplicate in their fold's train or val part.
+    leak_free_posts: int
+    # Scores on those, by figure. Empty without such a post.
+    pooled_leak_free: Mapping[str, float]
+    # By figure. The interval of the mean is left out: folds share most of their train parts, and no estimate of the
+    # variance is unbiased (Y. Bengio and Y. Grandvalet, JMLR 2004).
+    spread: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
+class RecipeOutput(StageOutput):
+    """The content of outputs/reproduce/<recipe>.json: one experiment of the paper, run here."""
+
+    recipe: Recipe
+    # Our figures on the posts that the model was judged on, with `accuracy_low` and `accuracy_high`. Empty on failure.
+    scores: Mapping[str, float]
+    num_posts: int
+    # The weights and posts that the experiment was run on.
+    facts: Mapping[str, str]
+    # The reason why there are no scores. Empty on success.
+    failure: str

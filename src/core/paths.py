@@ -34,6 +34,15 @@ BASELINE = OUTPUTS / "baseline"
 COMPARE = OUTPUTS / "compare"
 NOISE = OUTPUTS / "noise"
 REPORT = OUTPUTS / "report"
+REPRODUCE = OUTPUTS / "reproduce"
+
+# File names in the folder of a stage.
+MODALITY_JSON = "modality.json"
+SALIENCY_JSON = "saliency.json"
+MISTAKES_HTML = "mistakes.html"
+MISTAKES_FOLDER = "mistakes"
+REPEAT_JSON = "repeat.json"
+FOLDS_JSON = "folds.json"
 
 # What `tune` writes in its stage's folder.
 BEST_FILE = "best.json"
@@ -44,6 +53,7 @@ CACHE = KEPT / "cache"
 STUDIES = KEPT / "studies.db"
 TRIALS = KEPT / "trials"
 REPEATS = KEPT / "repeats"
+PAPER_RUNS = KEPT / "paper"
 UNFINISHED = KEPT / "unfinished"
 CHECKPOINTS = KEPT / "checkpoints"
 
