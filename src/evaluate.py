@@ -21,7 +21,7 @@ def main(model: str) -> None:
 
     trained = read_trained(model)
     from src.evaluation.metrics import report, scores
-    from src.reporting.mistakes import gallery
+    from src.reporting.mistakes import mistakes_page
     from src.tracking.client import parts_read
     from src.tracking.overview import compare_models, link_runs
     from src.tracking.run_logging import log_scores, open_tracker, run_tags
@@ -43,7 +43,7 @@ def main(model: str) -> None:
     with tracker.run("evaluate", tags=tags) as run:
         run.inputs(parts_read("test"))
         log_scores(run, result, report(found), title, "test")
-        run.text("misclassified.html", gallery(f"{title}: what it gets wrong", params.notice, test.posts, found))
+        run.text("misclassified.html", mistakes_page(f"{title}: what it gets wrong", params.notice, test.posts, found))
         run.text("predictions.csv", (folder / "predictions.csv").read_text(encoding="utf-8"))
         link_runs(tracker, model, run)
         compare_models(tracker, workspace.facts())

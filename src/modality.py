@@ -99,13 +99,13 @@ def modality_posts(test: Sequence[Post], seed: int) -> ModalityPosts:
     """The posts that the model is asked about, from what `prepare` and `split` wrote."""
     from src.data.ablations import SHUFFLED, shuffled_images
     from src.data.duplicates import find_duplicates
-    from src.evaluation.modality import disagreeing
+    from src.evaluation.modality import disagreeing_posts
 
     posts, part_of, group_of = read_posts(POSTS), read_split(SPLIT), read_groups(GROUPS)
     # The groups of `split` are of labelled posts alone.
     all_groups = find_duplicates(posts, read_fingerprints(FINGERPRINTS)).groups
     seen = {all_groups[key] for key, part in part_of.items() if part != "test"}
-    torn = disagreeing(posts, part_of)
+    torn = disagreeing_posts(posts, part_of)
     clean = {post.id for post in torn if post.id not in part_of and all_groups[post.id] not in seen}
     givers, omitted = [], {}
     try:
@@ -177,19 +177,21 @@ def summarise(asked: ModalityPosts, answers: Answers, seed: int) -> dict[str, An
     """What the answers say, as modality.json has it; the dataclasses of src/analysis say what the keys mean."""
     from src.data.ablations import BOTH, NO_HASHTAGS, SHUFFLED
     from src.evaluation import modality
-    from src.evaluation.alignment import relation
+    from src.evaluation.alignment import alignment_correlation
 
     test, found, group_of = asked.test, answers.test, asked.group_of
-    outcomes = modality.outcomes(found, group_of, asked.clean, seed)
-    agreement = modality.by_agreement(test, found, group_of, seed)
-    aligned = relation(answers.cosine_of, found[BOTH], group_of, seed)
+    outcomes = modality.ablation_results(found, group_of, asked.clean, seed)
+    agreement = modality.accuracy_by_agreement(test, found, group_of, seed)
+    aligned = alignment_correlation(answers.cosine_of, found[BOTH], group_of, seed)
     return {
         "posts": len(test),
         "leak_free_posts": sum(post.id in asked.clean for post in test),
         "conditions": {name: asdict(each) for name, each in outcomes.items()},
         "omitted": asked.omitted,
-        "shuffled": asdict(modality.shuffling(test, asked.givers, found[SHUFFLED])) if SHUFFLED in found else None,
-        "hashtags": asdict(modality.hashtags(test, found[BOTH], found[NO_HASHTAGS], group_of, seed)),
+        "shuffled": asdict(modality.shuffling_effect(test, asked.givers, found[SHUFFLED]))
+        if SHUFFLED in found
+        else None,
+        "hashtags": asdict(modality.hashtag_effect(test, found[BOTH], found[NO_HASHTAGS], group_of, seed)),
         "by_agreement": {name: asdict(each) for name, each in agreement.items()},
         "disagreement": asdict(modality.disagreement(asked.disagreeing, answers.disagreeing, asked.clean)),
         "alignment": asdict(aligned) if aligned else None,

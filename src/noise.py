@@ -49,13 +49,13 @@ def _learned(
     posts: Sequence[Post], tables: Mapping[str, Sequence[Prediction]]
 ) -> "tuple[dict[str, Any] | None, list[LabelIssue]]":
     """What confident learning makes of predictions out of fold, and the posts that it suspects; nothing of none."""
-    from src.evaluation.label_noise import joint, pool_predictions, suspects
+    from src.evaluation.label_noise import joint_distribution, label_issues, pool_predictions
 
     if not tables:
         return None, []
     pooled = pool_predictions(tables)
     _require_current(posts, pooled)
-    wrong, shares_KK = suspects(pooled), joint(pooled).tolist()
+    wrong, shares_KK = label_issues(pooled), joint_distribution(pooled).tolist()
     learned = {
         "posts": len(pooled.ids),
         "flagged": len(wrong),
@@ -82,14 +82,14 @@ def _twins(
 ) -> dict[str, "DuplicateAgreement | None"]:
     """What twins say of the labels that a protocol makes, for each way of being alike."""
     from src.data.duplicates import CAPTION, LOOKS, find_duplicates
-    from src.evaluation.label_noise import twins
+    from src.evaluation.label_noise import duplicate_agreement
 
     made = {post.id: label_of(protocol, post.text_label, post.image_label) for post in posts}
     labels = {key: label for key, label in made.items() if label}
     found = find_duplicates([post for post in posts if post.id in labels], fingerprints)
     says, shows = found.by_kind[CAPTION], found.by_kind[LOOKS]
     groups = (found.groups, says, {key: f"{says[key]} {shows[key]}" for key in labels})
-    return {alike: twins(labels, group_of, seed) for alike, group_of in zip(ALIKE, groups, strict=True)}
+    return {alike: duplicate_agreement(labels, group_of, seed) for alike, group_of in zip(ALIKE, groups, strict=True)}
 
 
 def _rows(posts: Sequence[Post], wrong: "Sequence[LabelIssue]") -> list[dict[str, Any]]:

@@ -151,9 +151,9 @@ def _explained(model: str, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 def _experiments() -> dict[str, Any]:
     """The study's experiments, and what a reader must know of the weights that they were run with."""
-    found = paper_table.section()
+    found = paper_table.paper_section()
     notices = [notice_of(scale) for scale in dict.fromkeys(row.scale for row in found.recipes)]
-    return {"experiments": found, "experiment_notices": notices, "experiment_figures": paper_table.FIGURES}
+    return {"experiments": found, "experiment_notices": notices, "experiment_figures": paper_table.SCORE_TITLES}
 
 
 def _page(

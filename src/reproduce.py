@@ -19,7 +19,7 @@ from src.core.paper import ALL, RECIPES, Recipe, recipes_of
 from src.core.paths import GROUPS
 from src.core.records import PARTS, Prediction, read_groups
 from src.models.catalog import MODELS
-from src.reporting.paper_table import FOLDER, HEADLINE, TABLE, TO_BEAT, Row, not_above, write_rows
+from src.reporting.paper_table import FOLDER, HEADLINE, TABLE, TO_BEAT, PaperTableRow, not_above, write_rows
 
 if TYPE_CHECKING:
     from src.experiments.reproduction import ExperimentResult
@@ -85,15 +85,15 @@ def _write(params: Params, outcomes: "Sequence[ExperimentResult]") -> None:
         content = {"ours": row.scores, "num_posts": row.posts, "facts": outcome.facts, "failure": row.failure}
         write_json(FOLDER / f"{row.name}.json", {**asdict(outcome.recipe), **content})
     if any(row.scores for row in rows):
-        rows += [Row(name=name, **_scored(params, said, group_of)) for name, said in _baselines().items()]
+        rows += [PaperTableRow(name=name, **_scored(params, said, group_of)) for name, said in _baselines().items()]
         write_rows(rows)
         _show(params, rows)
 
 
-def _row(params: Params, outcome: "ExperimentResult", group_of: Mapping[str, str]) -> Row:
+def _row(params: Params, outcome: "ExperimentResult", group_of: Mapping[str, str]) -> PaperTableRow:
     scored = _scored(params, outcome.predictions, group_of) if outcome.predictions else {}
     scale, weights = (outcome.facts[name] for name in ("scale", "weights"))
-    return Row(name=outcome.recipe.name, scale=scale, weights=weights, failure=outcome.failure, **scored)
+    return PaperTableRow(name=outcome.recipe.name, scale=scale, weights=weights, failure=outcome.failure, **scored)
 
 
 def _scored(params: Params, said: Sequence[Prediction], group_of: Mapping[str, str]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _baselines() -> dict[str, list[Prediction]]:
     return {"majority": majority(*posts).test, TO_BEAT: tfidf(*posts).test}
 
 
-def _show(params: Params, rows: Sequence[Row]) -> None:
+def _show(params: Params, rows: Sequence[PaperTableRow]) -> None:
     columns = ["recipe", "posts", *(name for title in HEADLINE.values() for name in (title, "published"))]
     shown = [
         [row.name, row.posts, *(side.get(name) for name in HEADLINE for side in (row.scores, row.published))]

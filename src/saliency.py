@@ -25,7 +25,7 @@ from src.models.catalog import MODELS
 
 if TYPE_CHECKING:
     from src.core.outputs import Trained
-    from src.reporting.saliency_page import Explained
+    from src.reporting.saliency_page import ExplainedPost
 
 WORDS_PRINTED = 10
 PNG_FOLDER = "mistakes"
@@ -35,7 +35,7 @@ PNG_FOLDER = "mistakes"
 class Answer:
     """Posts with their maps, the sanity check of the first if asked, and the weights and posts behind it all."""
 
-    posts: "Sequence[Explained]"
+    posts: "Sequence[ExplainedPost]"
     sanity: SanityCheck | None
     facts: dict[str, str]
 
@@ -102,8 +102,8 @@ def _explain_post(model: str, params: Params, post: Post, tone: str, sanity: boo
     say(f"{png}, {html}. {params.notice}")
 
 
-def _print_map(model: str, explained: "Explained") -> None:
-    found = explained.found
+def _print_map(model: str, explained: "ExplainedPost") -> None:
+    found = explained.saliency_map
     chances = ", ".join(f"{tone} {chance:.3f}" for tone, chance in found.probabilities.items())
     say(f"{model}: {explained.heading} ({chances})")
     heaviest = [(word.text, signed(word.contribution)) for word in found.by_weight()[:WORDS_PRINTED]]
@@ -139,7 +139,7 @@ def _explain_mistakes(model: str, params: Params, most: int, folder: Path, train
 def _explain(model: str, params: Params, asked: Sequence[tuple[Post, str]], sanity: bool) -> Answer:
     """The maps of posts, each for a tone (empty: the likeliest), by the trained adapter."""
     from src.data.images import open_image
-    from src.reporting.saliency_page import Explained
+    from src.reporting.saliency_page import ExplainedPost
     from src.training.adapter import saved_adapter
     from src.training.occlusion import num_passes, saliency_map, sanity_check
     from src.training.workspace import open_workspace
@@ -155,18 +155,18 @@ def _explain(model: str, params: Params, asked: Sequence[tuple[Post, str]], sani
             image = open_image(post.image, at_least=adapter.model.picture_resizer().at_least)
             return saliency_map(adapter.model, image, post.caption, params.evaluate.batch_size, tone, bar.advance)
 
-        found = [Explained(post, part_of.get(post.id, ""), explain(post, tone)) for post, tone in asked]
+        found = [ExplainedPost(post, part_of.get(post.id, ""), explain(post, tone)) for post, tone in asked]
         check = None
         if sanity and found:
             first = found[0]
-            check = sanity_check(first.found, lambda: explain(first.post, first.found.tone), adapter.readout)
+            check = sanity_check(first.saliency_map, lambda: explain(first.post, first.saliency_map.tone), adapter.readout)
     return Answer(found, check, workspace.facts())
 
 
-def _png(model: str, params: Params, explained: "Explained") -> bytes:
+def _png(model: str, params: Params, explained: "ExplainedPost") -> bytes:
     from src.reporting.plot_saliency import explained_post
 
-    return explained_post(explained.found, f"{model}, tuned. {explained.heading}", params.notice)
+    return explained_post(explained.saliency_map, f"{model}, tuned. {explained.heading}", params.notice)
 
 
 def _empty(folder: Path) -> None:
@@ -184,10 +184,10 @@ def _summary(model: str, notice: str, wrong: Sequence[Prediction], answer: Answe
             "id": each.id,
             "actual": each.actual,
             "predicted": each.predicted,
-            "probability": explained.found.probabilities[each.predicted],
-            "picture": explained.found.picture,
-            "caption": explained.found.caption,
-            "words": [{"word": word.text, "contribution": word.contribution} for word in explained.found.words],
+            "probability": explained.saliency_map.probabilities[each.predicted],
+            "picture": explained.saliency_map.picture,
+            "caption": explained.saliency_map.caption,
+            "words": [{"word": word.text, "contribution": word.contribution} for word in explained.saliency_map.words],
             "png": f"{PNG_FOLDER}/{each.id}.png",
         }
         for each, explained in zip(wrong, answer.posts, strict=True)

@@ -18,7 +18,7 @@ from src.evaluation.intervals import RESAMPLES, Array, cluster_bootstrap, interv
 NUM_QUARTILES = 4
 
 
-def relation(
+def alignment_correlation(
     cosine_of: Mapping[str, float],
     predictions: Sequence[Prediction],
     group_of: Mapping[str, str],

@@ -85,7 +85,7 @@ def pool_predictions(tables: Mapping[str, Sequence[Prediction]]) -> PooledPredic
     return PooledPredictions(list(first), labels_N, weights, np.tensordot(weights_S, systems_SNK, axes=1))
 
 
-def suspects(pooled: PooledPredictions) -> list[LabelIssue]:
+def label_issues(pooled: PooledPredictions) -> list[LabelIssue]:
     """The posts whose label is likely wrong, the least plausible first.
 
     How many, of each label and for each other tone, the estimated noise says (cleanlab's `prune_by_noise_rate`); which,
@@ -106,7 +106,7 @@ def suspects(pooled: PooledPredictions) -> list[LabelIssue]:
     ]
 
 
-def joint(pooled: PooledPredictions) -> NDArray[np.float64]:
+def joint_distribution(pooled: PooledPredictions) -> NDArray[np.float64]:
     """joint_KK, the estimated shares of posts by label (rows) and true tone: off the diagonal is what is wrong."""
     found: NDArray[np.float64] = estimate_joint(pooled.labels_N, pooled.probabilities_NK)
     return found
@@ -125,7 +125,7 @@ def _likeliest_weights(likelihood_SN: NDArray[np.float64]) -> NDArray[np.float64
     return weights_S
 
 
-def twins(
+def duplicate_agreement(
     label_of: Mapping[str, str], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
 ) -> DuplicateAgreement | None:
     """What twins say of the labels; None where no labelled post has a twin.

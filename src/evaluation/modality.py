@@ -23,7 +23,7 @@ from src.evaluation.intervals import CONFIDENCE, RESAMPLES, intervals
 LabelPair = tuple[str, str]
 
 
-def outcomes(
+def ablation_results(
     found: Mapping[str, Sequence[Prediction]],
     group_of: Mapping[str, str],
     clean: Collection[str],
@@ -52,15 +52,15 @@ def outcomes(
     return made
 
 
-def shuffling(posts: Sequence[Post], givers: Sequence[Post], shuffled: Sequence[Prediction]) -> ShuffledImages:
+def shuffling_effect(posts: Sequence[Post], givers: Sequence[Post], shuffled: Sequence[Prediction]) -> ShuffledImages:
     """What came of the shuffled pictures of posts, from the posts that they are from; all in the same order."""
     pairs = [(post.label, giver.label) for post, giver in zip(posts, givers, strict=True)]
     other = [(pair, row.predicted) for pair, row in zip(pairs, shuffled, strict=True) if pair[0] != pair[1]]
-    torn = following([pair for pair, _ in other], [tone for _, tone in other])
+    torn = label_adherence([pair for pair, _ in other], [tone for _, tone in other])
     return ShuffledImages(1 - len(other) / len(pairs), torn)
 
 
-def hashtags(
+def hashtag_effect(
     posts: Sequence[Post],
     both: Sequence[Prediction],
     without: Sequence[Prediction],
@@ -75,7 +75,7 @@ def hashtags(
     return HashtagEffect(len(rest_of), sum(not rest for rest in rest_of.values()), change)
 
 
-def disagreeing(posts: Sequence[Post], part_of: Mapping[str, str]) -> list[Post]:
+def disagreeing_posts(posts: Sequence[Post], part_of: Mapping[str, str]) -> list[Post]:
     """The posts whose text and image have different labels, and which no training or choice has seen.
 
     Those are the ones of the test part and the ones that no part contains, for want of a label.
@@ -83,7 +83,7 @@ def disagreeing(posts: Sequence[Post], part_of: Mapping[str, str]) -> list[Post]
     return [post for post in posts if post.text_label != post.image_label and part_of.get(post.id, "test") == "test"]
 
 
-def following(
+def label_adherence(
     pairs: Sequence[LabelPair], predicted: Sequence[str], all_predicted: Sequence[str] = ()
 ) -> LabelAdherence | None:
     """Which label predictions follow; None of no posts.
@@ -103,19 +103,19 @@ def following(
     return LabelAdherence(n, text, image, _share(n - sum(counts), n), shares)
 
 
-def following_by_pair(pairs: Sequence[LabelPair], predicted: Sequence[str]) -> dict[str, LabelAdherence]:
+def adherence_by_pair(pairs: Sequence[LabelPair], predicted: Sequence[str]) -> dict[str, LabelAdherence]:
     """The same for each pair of labels that occurs; its name has the text's first, as in `positive, neutral`."""
     tones_of: dict[LabelPair, list[str]] = {(text, image): [] for text in TONES for image in TONES}
     for pair, tone in zip(pairs, predicted, strict=True):
         tones_of[pair].append(tone)
     found = {
-        ", ".join(pair): following([pair] * len(tones), tones, all_predicted=predicted)
+        ", ".join(pair): label_adherence([pair] * len(tones), tones, all_predicted=predicted)
         for pair, tones in tones_of.items()
     }
     return {name: each for name, each in found.items() if each}
 
 
-def by_agreement(
+def accuracy_by_agreement(
     posts: Sequence[Post],
     found: Mapping[str, Sequence[Prediction]],
     group_of: Mapping[str, str],
@@ -165,12 +165,12 @@ def disagreement(
         leak_free=follows(clean),
         neutral=follows(neutral),
         opposite=follows(pair_of.keys() - neutral),
-        by_pair={name: following_by_pair(pairs, [row.predicted for row in rows]) for name, rows in found.items()},
+        by_pair={name: adherence_by_pair(pairs, [row.predicted for row in rows]) for name, rows in found.items()},
     )
 
 
 def _following(predictions: Sequence[Prediction], pair_of: Mapping[str, LabelPair]) -> LabelAdherence | None:
-    return following([pair_of[row.id] for row in predictions], [row.predicted for row in predictions])
+    return label_adherence([pair_of[row.id] for row in predictions], [row.predicted for row in predictions])
 
 
 def _share(count: int, n: int) -> Interval:

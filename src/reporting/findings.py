@@ -9,7 +9,7 @@ from src.core.files import read_json, read_table
 from src.core.paper import PUBLISHED, Figures, Published
 from src.core.paths import BASELINE, COMPARE, DATA_REPORT, GROUPS, LEAKS, NOISE, SPLIT_REPORT, stage_folder
 from src.core.records import read_groups, read_predictions
-from src.evaluation.alignment import relation
+from src.evaluation.alignment import alignment_correlation
 from src.evaluation.comparison_tables import ALL, LEAK_FREE
 from src.evaluation.intervals import SCORES
 from src.evaluation.systems import BASELINES
@@ -280,7 +280,7 @@ def alignments(models: Sequence[str], seed: int) -> dict[str, Any]:
     cosine_of = {row["id"]: float(row["cosine"]) for table in tables for row in table}
     group_of = read_groups(GROUPS)
     test = {model: read_predictions(stage_folder("evaluate", model) / "predictions.csv") for model in models}
-    found = {model: relation(cosine_of, rows, group_of, seed) for model, rows in test.items()}
+    found = {model: alignment_correlation(cosine_of, rows, group_of, seed) for model, rows in test.items()}
     return {model: asdict(each) for model, each in found.items() if each}
 
 

@@ -36,7 +36,7 @@ class Mistake:
     thumbnail: bytes
 
 
-def gallery(
+def mistakes_page(
     title: str, notice: str, posts: Iterable[Post], predictions: Sequence[Prediction], most: int = MOST_SHOWN
 ) -> str:
     """An HTML page with the misclassified of these predictions, those the model was surest of first.
@@ -52,7 +52,7 @@ def gallery(
     wrong = mistaken(predictions)
     kinds = Counter((each.actual, each.predicted) for each in wrong).most_common()
     return render(
-        "gallery",
+        "mistakes",
         title=title,
         notice=notice,
         total=len(predictions),

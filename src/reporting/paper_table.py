@@ -12,21 +12,21 @@ FOLDER = OUTPUTS / "reproduce"
 TABLE = FOLDER / "recipes.csv"
 # Of each, the title of its column.
 HEADLINE = {"accuracy": "accuracy", "macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
-FIGURES = {**HEADLINE, **{f"f1_{tone}": f"F1 {tone}" for tone in TONES}}
+SCORE_TITLES = {**HEADLINE, **{f"f1_{tone}": f"F1 {tone}" for tone in TONES}}
 # What has to be beaten by whoever claims that pictures or pretraining help: words of the captions alone.
 TO_BEAT = "tfidf"
-_OURS = (*FIGURES, "accuracy_low", "accuracy_high")
+_OURS = (*SCORE_TITLES, "accuracy_low", "accuracy_high")
 _RECIPES = {recipe.name: recipe for recipe in RECIPES}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PaperTableRow:
     """A recipe, or a baseline that it is compared with.
 
     Attributes:
         name: that of the recipe, or of the baseline.
         posts: how many it was judged on.
-        scores: those of `FIGURES`, and the ends of the accuracy's 95% interval where it has any; none after a failure.
+        scores: by the names of `SCORE_TITLES`, and the ends of the accuracy's interval; empty after a failure.
         scale, weights: of a recipe, the weights it was run with.
         failure: why there are no scores.
     """
@@ -49,28 +49,28 @@ class Row:
         return self.recipe.published if self.recipe else {}
 
 
-def write_rows(rows: Sequence[Row]) -> None:
+def write_rows(rows: Sequence[PaperTableRow]) -> None:
     """Write the table."""
-    columns = ["name", "scale", "weights", "posts", *_OURS, *(f"published_{each}" for each in FIGURES), "failure"]
+    columns = ["name", "scale", "weights", "posts", *_OURS, *(f"published_{each}" for each in SCORE_TITLES), "failure"]
     content = [
         {
             **{name: getattr(row, name) for name in ("name", "scale", "weights", "posts", "failure")},
             **{name: row.scores.get(name) for name in _OURS},
-            **{f"published_{name}": row.published.get(name) for name in FIGURES},
+            **{f"published_{name}": row.published.get(name) for name in SCORE_TITLES},
         }
         for row in rows
     ]
     write_table(TABLE, content, columns)
 
 
-def read_rows() -> list[Row]:
+def read_rows() -> list[PaperTableRow]:
     """Read the table.
 
     Raises:
         UserError: `reproduce` has not run.
     """
     return [
-        Row(
+        PaperTableRow(
             name=row["name"],
             posts=int(row["posts"]),
             scores={name: float(row[name]) for name in _OURS if row[name]},
@@ -83,7 +83,7 @@ def read_rows() -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Section:
+class PaperSection:
     """What the report shows of the experiments.
 
     Attributes:
@@ -95,8 +95,8 @@ class Section:
         not_above: recipes that are not above it.
     """
 
-    recipes: Sequence[Row]
-    baselines: Sequence[Row]
+    recipes: Sequence[PaperTableRow]
+    baselines: Sequence[PaperTableRow]
     notes: Mapping[str, int]
     elsewhere: Sequence[str]
     to_beat: float | None
@@ -107,7 +107,7 @@ class Section:
         return sorted(self.notes[each] for each in recipe.assumed)
 
 
-def section() -> Section:
+def paper_section() -> PaperSection:
     """The section, from the table.
 
     Raises:
@@ -117,7 +117,7 @@ def section() -> Section:
     recipes = [row.recipe for row in rows if row.recipe]
     assumed = dict.fromkeys(each for recipe in recipes for each in recipe.assumed)
     least, names = not_above(rows) or (None, [])
-    return Section(
+    return PaperSection(
         recipes=[row for row in rows if row.recipe],
         baselines=[row for row in rows if not row.recipe],
         notes={each: number for number, each in enumerate(assumed, 1)},
@@ -127,7 +127,7 @@ def section() -> Section:
     )
 
 
-def not_above(rows: Sequence[Row]) -> tuple[float, list[str]] | None:
+def not_above(rows: Sequence[PaperTableRow]) -> tuple[float, list[str]] | None:
     """The macro-F1 of TF-IDF, and the recipes that are not above it. None where it is not among the rows."""
     for row in rows:
         if row.name == TO_BEAT:

@@ -11,18 +11,18 @@ from src.reporting.plot_saliency import Shade, heat_map, scale_of, shade
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainedPost:
     """A post and the map that explains what a model says of it; `part` is where the post stands, empty in none."""
 
     post: Post
     part: str
-    found: SaliencyMap
+    saliency_map: SaliencyMap
 
     @property
     def heading(self) -> str:
         """What the model says of the post, beside its label."""
         labelled = f"labelled {self.post.label}" if self.post.label else "without a label"
-        return f"Post {self.post.id}: predicted {self.found.predicted}, {labelled}"
+        return f"Post {self.post.id}: predicted {self.saliency_map.predicted}, {labelled}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Shown:
     look: Shade
 
 
-def saliency_page(title: str, notice: str, posts: Sequence[Explained], sanity: SanityCheck | None = None) -> str:
+def saliency_page(title: str, notice: str, posts: Sequence[ExplainedPost], sanity: SanityCheck | None = None) -> str:
     """An HTML page with the maps of these posts.
 
     Args:
@@ -48,9 +48,14 @@ def saliency_page(title: str, notice: str, posts: Sequence[Explained], sanity: S
     return render("saliency", title=title, notice=notice, posts=[_content(each) for each in posts], **about)
 
 
-def _content(each: Explained) -> dict[str, Any]:
-    halves = [(name, signed(value)) for name, value in each.found.halves()]
-    return {"explained": each, "heat_map": heat_map(each.found), "halves": halves, "words": _words(each.found)}
+def _content(each: ExplainedPost) -> dict[str, Any]:
+    halves = [(name, signed(value)) for name, value in each.saliency_map.halves()]
+    return {
+        "explained": each,
+        "heat_map": heat_map(each.saliency_map),
+        "halves": halves,
+        "words": _words(each.saliency_map),
+    }
 
 
 def _words(found: SaliencyMap) -> dict[str, list[Shown]]:

@@ -7,7 +7,7 @@ from typing import Any
 from src.core.files import read_json
 from src.core.paths import stage_folder
 
-FIGURES = {
+REPEAT_SCORES = {
     "val_macro_f1": "validation macro-F1",
     "val_accuracy": "validation accuracy",
     "test_macro_f1": "test macro-F1",
@@ -51,7 +51,7 @@ def search_reliability(model: str) -> SearchReliability:
     search, repeated = read_json(folder / "search.json"), read_json(stage_folder("repeat", model) / "repeat.json")
     files = {caption: folder / f"{name}.png" for name, caption in PICTURES.items()}
     return SearchReliability(
-        scores={said: _row(repeated, figure) for figure, said in FIGURES.items()},
+        scores={said: _row(repeated, figure) for figure, said in REPEAT_SCORES.items()},
         sentences=(*_on_other_seeds(repeated), *_on_trials(search)),
         importances=search["importances"],
         pictures={caption: path.read_bytes() for caption, path in files.items() if path.is_file()},

@@ -7,7 +7,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from src.core.labels import NEGATIVE, POSITIVE
 from src.core.records import Prediction
-from src.evaluation.alignment import point_biserial, relation
+from src.evaluation.alignment import alignment_correlation, point_biserial
 
 FEW = 200
 
@@ -30,7 +30,7 @@ def drawn(n: int, seed: int, noise: float = 1.0) -> tuple[dict[str, float], list
 
 def test_correlations_are_those_of_other_implementations() -> None:
     cosine_of, right = drawn(80, seed=1)
-    found = relation(cosine_of, said(right), alone(80), seed=1, resamples=FEW)
+    found = alignment_correlation(cosine_of, said(right), alone(80), seed=1, resamples=FEW)
     assert found is not None and found.point_biserial is not None
     assert found.point_biserial.value == pytest.approx(pointbiserialr(right, list(cosine_of.values())).statistic)
     # Spearman's for a variable of two values, from the Mann-Whitney ranks of those that are right.
@@ -62,7 +62,7 @@ def test_near_duplicates_widen_the_interval() -> None:
     copies = {str(n): str(n % 40) for n in range(160)}
 
     def width(group_of: dict[str, str]) -> float:
-        found = relation(often, said(right * 4), group_of, seed=1, resamples=FEW)
+        found = alignment_correlation(often, said(right * 4), group_of, seed=1, resamples=FEW)
         assert found is not None and found.point_biserial is not None
         low, high = found.point_biserial.low, found.point_biserial.high
         assert low is not None and high is not None
@@ -74,7 +74,7 @@ def test_near_duplicates_widen_the_interval() -> None:
 def test_quartiles_go_from_the_least_aligned_to_the_most() -> None:
     cosine_of = {str(n): (7 * n % 10) / 10 for n in range(10)}
     right = [cosine_of[str(n)] >= 0.5 for n in range(10)]
-    found = relation(cosine_of, said(right), alone(10), seed=1, resamples=FEW)
+    found = alignment_correlation(cosine_of, said(right), alone(10), seed=1, resamples=FEW)
     assert found is not None
     assert [(each.low, each.high, each.n) for each in found.quartiles] == [
         (0.0, 0.2, 3),
@@ -86,12 +86,14 @@ def test_quartiles_go_from_the_least_aligned_to_the_most() -> None:
 
 
 def test_posts_without_a_cosine_are_left_out() -> None:
-    found = relation({"1": 0.2, "2": 0.3, "77": 0.9}, said([False, False, True, True]), alone(4), seed=1, resamples=FEW)
+    found = alignment_correlation(
+        {"1": 0.2, "2": 0.3, "77": 0.9}, said([False, False, True, True]), alone(4), seed=1, resamples=FEW
+    )
     assert found is not None
     assert found.n == 2
     assert found.mean == pytest.approx(0.25)
     assert [each.n for each in found.quartiles] == [1, 1]
-    assert relation({}, said([True]), alone(1), seed=1, resamples=FEW) is None
+    assert alignment_correlation({}, said([True]), alone(1), seed=1, resamples=FEW) is None
 
 
 @pytest.mark.parametrize(
@@ -99,14 +101,16 @@ def test_posts_without_a_cosine_are_left_out() -> None:
 )
 def test_posts_all_alike_have_no_correlation(cosines: list[float], right: list[bool]) -> None:
     cosine_of = {str(n): cosine for n, cosine in enumerate(cosines)}
-    found = relation(cosine_of, said(right), alone(3), seed=1, resamples=FEW)
+    found = alignment_correlation(cosine_of, said(right), alone(3), seed=1, resamples=FEW)
     assert found is not None
     assert found.point_biserial is None
     assert found.spearman is None
 
 
 def test_a_few_posts_give_an_interval_too() -> None:
-    found = relation({"0": 0.1, "1": 0.2, "2": 0.3}, said([False, True, True]), alone(3), seed=1, resamples=FEW)
+    found = alignment_correlation(
+        {"0": 0.1, "1": 0.2, "2": 0.3}, said([False, True, True]), alone(3), seed=1, resamples=FEW
+    )
     assert found is not None and found.point_biserial is not None
     low, high = found.point_biserial.low, found.point_biserial.high
     assert low is not None and high is not None

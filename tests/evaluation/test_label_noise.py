@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from src.core.errors import UserError
 from src.core.labels import TONES
 from src.core.records import Post, Prediction
-from src.evaluation.label_noise import PooledPredictions, joint, pool_predictions, suspects
+from src.evaluation.label_noise import PooledPredictions, joint_distribution, label_issues, pool_predictions
 from src.training.baselines import Examples, out_of_fold, probe
 
 NUM_POSTS, FLIPPED = 600, 0.1
@@ -122,7 +122,7 @@ def planted() -> tuple[PooledPredictions, set[str]]:
 def test_planted_errors_are_found_and_come_first() -> None:
     """Three in four of the 60 at least, hardly a right label among them, and none among the first 40."""
     pooled, flipped = planted()
-    found = [each.id for each in suspects(pooled)]
+    found = [each.id for each in label_issues(pooled)]
     assert len(flipped.intersection(found)) >= 0.75 * len(flipped)
     assert len(flipped.intersection(found)) >= 0.9 * len(found)
     assert set(found[:40]) <= flipped
@@ -130,13 +130,13 @@ def test_planted_errors_are_found_and_come_first() -> None:
 
 def test_the_share_of_wrong_labels_is_about_what_was_planted() -> None:
     pooled, _ = planted()
-    assert 1 - np.trace(joint(pooled)) == pytest.approx(FLIPPED, abs=0.03)
+    assert 1 - np.trace(joint_distribution(pooled)) == pytest.approx(FLIPPED, abs=0.03)
 
 
 def test_a_suspect_says_what_speaks_against_its_label() -> None:
     pooled, _ = planted()
     rows = dict(zip(pooled.ids, zip(pooled.labels_N, pooled.probabilities_NK, strict=True), strict=True))
-    found = suspects(pooled)
+    found = label_issues(pooled)
     for each in found:
         label, row = rows[each.id]
         others = np.delete(row, label)
@@ -159,11 +159,11 @@ def test_the_joint_is_that_of_the_paper() -> None:
     tones_K = np.bincount(labels_N)
     expected_KK = counts_KK / counts_KK.sum(1, keepdims=True) * tones_K[:, None] / len(labels_N)
     # The library rounds each row to whole posts.
-    assert joint(pooled) == pytest.approx(expected_KK, abs=1.5 / len(labels_N))
-    assert joint(pooled).sum(1) == pytest.approx(tones_K / len(labels_N))
+    assert joint_distribution(pooled) == pytest.approx(expected_KK, abs=1.5 / len(labels_N))
+    assert joint_distribution(pooled).sum(1) == pytest.approx(tones_K / len(labels_N))
 
 
 def test_where_all_systems_agree_with_the_labels_nothing_is_suspect(labels_N: NDArray[np.int64]) -> None:
     pooled = pool_predictions({"oracle": table(labels_N, 0.94 * np.eye(3)[labels_N] + 0.02)})
-    assert suspects(pooled) == []
-    assert np.trace(joint(pooled)) == pytest.approx(1)
+    assert label_issues(pooled) == []
+    assert np.trace(joint_distribution(pooled)) == pytest.approx(1)

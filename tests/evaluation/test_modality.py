@@ -10,14 +10,14 @@ from src.core.records import Post, Prediction
 from src.evaluation.comparison import compare
 from src.evaluation.intervals import intervals
 from src.evaluation.modality import (
-    by_agreement,
-    disagreeing,
+    ablation_results,
+    accuracy_by_agreement,
+    adherence_by_pair,
+    disagreeing_posts,
     disagreement,
-    following,
-    following_by_pair,
-    hashtags,
-    outcomes,
-    shuffling,
+    hashtag_effect,
+    label_adherence,
+    shuffling_effect,
 )
 
 FEW = 200
@@ -42,14 +42,14 @@ def alone(posts: Sequence[Post]) -> dict[str, str]:
 def test_shares_are_of_the_posts_that_follow_each_label() -> None:
     pairs = [(POSITIVE, NEGATIVE)] * 6 + [(NEUTRAL, POSITIVE)] * 4
     predicted = [POSITIVE, POSITIVE, POSITIVE, NEGATIVE, NEGATIVE, NEUTRAL, POSITIVE, NEUTRAL, NEUTRAL, NEGATIVE]
-    found = following(pairs, predicted)
+    found = label_adherence(pairs, predicted)
     assert found is not None
     assert (found.n, found.text.value, found.image.value, found.neither.value) == (10, 0.5, 0.3, 0.2)
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 5), (1, 1), (3, 10), (512, 1919), (1919, 1919)])
 def test_intervals_are_those_of_statsmodels(count: int, n: int) -> None:
-    found = following([(POSITIVE, NEGATIVE)] * n, [POSITIVE] * count + [NEUTRAL] * (n - count))
+    found = label_adherence([(POSITIVE, NEGATIVE)] * n, [POSITIVE] * count + [NEUTRAL] * (n - count))
     assert found is not None
     expected = proportion_confint(count, n, method="wilson")
     assert (found.text.low, found.text.high) == pytest.approx(expected, abs=1e-12)
@@ -59,7 +59,7 @@ def test_intervals_are_those_of_statsmodels(count: int, n: int) -> None:
 def test_what_is_expected_is_the_mean_over_all_ways_to_deal_the_predictions_out() -> None:
     pairs = [PAIRS[0], PAIRS[1], PAIRS[1], PAIRS[3], PAIRS[5]]
     predicted = [NEGATIVE, NEUTRAL, POSITIVE, POSITIVE, POSITIVE]
-    found = following(pairs, predicted)
+    found = label_adherence(pairs, predicted)
     assert found is not None
     deals = list(permutations(predicted))
     text, image = (
@@ -70,15 +70,15 @@ def test_what_is_expected_is_the_mean_over_all_ways_to_deal_the_predictions_out(
 
 
 def test_of_no_posts_nothing_follows_anything() -> None:
-    assert following([], []) is None
-    assert following_by_pair([], []) == {}
+    assert label_adherence([], []) is None
+    assert adherence_by_pair([], []) == {}
     none = disagreement([], {"both": []}, set())
     assert (none.posts, none.follows, none.leak_free, none.neutral, none.by_pair) == (0, {}, {}, {}, {"both": {}})
 
 
 def test_pairs_of_labels_are_told_apart_and_those_that_do_not_occur_are_not_there() -> None:
     pairs = [(POSITIVE, NEUTRAL), (NEUTRAL, POSITIVE), (POSITIVE, NEUTRAL), (POSITIVE, NEUTRAL)]
-    found = following_by_pair(pairs, [POSITIVE, POSITIVE, NEUTRAL, NEGATIVE])
+    found = adherence_by_pair(pairs, [POSITIVE, POSITIVE, NEUTRAL, NEGATIVE])
     assert list(found) == ["neutral, positive", "positive, neutral"]
     assert (found["neutral, positive"].n, found["neutral, positive"].image.value) == (1, 1.0)
     three = found["positive, neutral"]
@@ -108,7 +108,7 @@ def test_disagreement_is_told_apart_by_whether_a_label_is_neutral() -> None:
 def test_only_posts_that_no_training_or_choice_has_seen_are_asked_about() -> None:
     torn = [post(key, POSITIVE, NEUTRAL) for key in ("train", "val", "test", "none")]
     part_of = {"train": "train", "val": "val", "test": "test", "alike": "test"}
-    assert [each.id for each in disagreeing([*torn, post("alike")], part_of)] == ["test", "none"]
+    assert [each.id for each in disagreeing_posts([*torn, post("alike")], part_of)] == ["test", "none"]
 
 
 # What each condition costs
@@ -133,7 +133,7 @@ def found_of(posts: Sequence[Post]) -> Mapping[str, list[Prediction]]:
 
 def test_each_condition_has_its_figures_and_its_change_from_both(asked: list[Post]) -> None:
     found, group_of = found_of(asked), alone(asked)
-    made = outcomes(found, group_of, {each.id for each in asked[:3]}, seed=1, resamples=FEW)
+    made = ablation_results(found, group_of, {each.id for each in asked[:3]}, seed=1, resamples=FEW)
     assert made["both"].change is None
     assert made["both"].verdict is None
     assert made["both"].figures["accuracy"].value == 1
@@ -148,36 +148,36 @@ def test_each_condition_has_its_figures_and_its_change_from_both(asked: list[Pos
 
 
 def test_without_leak_free_posts_there_are_no_figures_of_them(asked: list[Post]) -> None:
-    made = outcomes(found_of(asked), alone(asked), set(), seed=1, resamples=FEW)
+    made = ablation_results(found_of(asked), alone(asked), set(), seed=1, resamples=FEW)
     assert made["text"].leak_free == {}
 
 
 def test_accuracy_is_told_apart_by_whether_the_labels_agree() -> None:
     posts = [post("0"), post("1"), post("2", NEUTRAL, POSITIVE), post("3", POSITIVE, NEUTRAL), post("4", NEUTRAL)]
     rows = said(posts, [POSITIVE, NEGATIVE, POSITIVE, NEUTRAL, NEUTRAL])
-    found = by_agreement(posts, {"both": rows}, alone(posts), seed=1, resamples=FEW)
+    found = accuracy_by_agreement(posts, {"both": rows}, alone(posts), seed=1, resamples=FEW)
     assert (found["agree"].n, found["agree"].accuracy["both"].value) == (2, 0.5)
     assert found["disagree"].n == 3
     assert found["disagree"].accuracy["both"].value == pytest.approx(1 / 3)
-    assert set(by_agreement(posts[:2], {"both": rows[:2]}, alone(posts), seed=1, resamples=FEW)) == {"agree"}
+    assert set(accuracy_by_agreement(posts[:2], {"both": rows[:2]}, alone(posts), seed=1, resamples=FEW)) == {"agree"}
 
 
 def test_of_shuffled_pictures_it_is_told_whose_label_is_followed() -> None:
     posts = [post("0", label=POSITIVE), post("1", label=NEGATIVE), post("2", label=POSITIVE), post("3", label=NEUTRAL)]
     givers = [posts[2], posts[3], posts[0], posts[1]]
-    found = shuffling(posts, givers, said(posts, [NEGATIVE, NEUTRAL, NEGATIVE, NEUTRAL]))
+    found = shuffling_effect(posts, givers, said(posts, [NEGATIVE, NEUTRAL, NEGATIVE, NEUTRAL]))
     assert found.same_label == 0.5
     assert found.torn is not None
     assert (found.torn.n, found.torn.text.value, found.torn.image.value) == (2, 0.5, 0.5)
-    assert shuffling(posts[:1], posts[2:3], said(posts[:1], [POSITIVE])).torn is None
+    assert shuffling_effect(posts[:1], posts[2:3], said(posts[:1], [POSITIVE])).torn is None
 
 
 def test_hashtags_are_judged_on_the_posts_that_have_some() -> None:
     captions = ["#happy", "so #happy", "no tags", "none either"]
     posts = [post(str(n), caption=caption) for n, caption in enumerate(captions)]
     both, without = said(posts, [POSITIVE] * 4), said(posts, [NEGATIVE, POSITIVE, POSITIVE, POSITIVE])
-    found = hashtags(posts, both, without, alone(posts), seed=1, resamples=FEW)
+    found = hashtag_effect(posts, both, without, alone(posts), seed=1, resamples=FEW)
     assert (found.n, found.emptied) == (2, 1)
     assert found.change is not None
     assert (found.change.posts, found.change.accuracy.value) == (2, -0.5)
-    assert hashtags(posts[2:], both[2:], both[2:], alone(posts), seed=1, resamples=FEW).change is None
+    assert hashtag_effect(posts[2:], both[2:], both[2:], alone(posts), seed=1, resamples=FEW).change is None

@@ -8,7 +8,7 @@ import pytest
 from src.core.estimates import DuplicateAgreement
 from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES
 from src.core.records import Interval
-from src.evaluation.label_noise import noise_rate, twins
+from src.evaluation.label_noise import duplicate_agreement, noise_rate
 
 RESAMPLES = 500
 
@@ -16,7 +16,7 @@ RESAMPLES = 500
 def found(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreement | None:
     """What twins say where these are the labels of each group."""
     label_of = {f"{g} {i}": label for g, labels in enumerate(groups) for i, label in enumerate(labels)}
-    return twins(label_of, {key: key.split()[0] for key in label_of}, seed=7, resamples=resamples)
+    return duplicate_agreement(label_of, {key: key.split()[0] for key in label_of}, seed=7, resamples=resamples)
 
 
 def required(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreement:

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from src.core.records import ADAPTER_DIGEST, Post, Prediction
-from src.reporting.mistakes import gallery, mistaken, thumbnail
+from src.reporting.mistakes import mistaken, mistakes_page, thumbnail
 from src.tracking.client import Dataset, Tracker, parts_read
 from src.tracking.markdown import run_link, table, with_section
 from src.tracking.overview import compare_models, link_runs
@@ -46,7 +46,7 @@ def test_only_mistakes_are_shown_the_most_confident_first(picture: Path) -> None
         said("3", "neutral", 0.8),
         said("4", "neutral", 0.4),
     ]
-    page = gallery("clip", NOTICE, [post(key, picture) for key in "1234"], found)
+    page = mistakes_page("clip", NOTICE, [post(key, picture) for key in "1234"], found)
     assert re.findall(r"Post (\d)</p>", page) == ["3", "1", "4"]
     assert [each.id for each in mistaken(found)] == ["3", "1", "4"]
     assert "3 of 4 posts are misclassified." in page
@@ -54,7 +54,7 @@ def test_only_mistakes_are_shown_the_most_confident_first(picture: Path) -> None
 
 
 def test_a_mistake_is_shown_with_all_that_is_known_of_it(picture: Path) -> None:
-    page = gallery("clip", NOTICE, [post("1", picture)], [said("1", "negative", 0.5)])
+    page = mistakes_page("clip", NOTICE, [post("1", picture)], [said("1", "negative", 0.5)])
     assert "<strong>negative</strong> predicted, <strong>positive</strong> labelled" in page
     assert "Annotators: text positive, image neutral" in page
     assert "what a day" in page
@@ -65,7 +65,7 @@ def test_a_mistake_is_shown_with_all_that_is_known_of_it(picture: Path) -> None:
 
 
 def test_a_caption_is_text_and_no_markup(picture: Path) -> None:
-    page = gallery(
+    page = mistakes_page(
         "clip", NOTICE, [post("1", picture, "<script>alert('x')</script> & co")], [said("1", "neutral", 0.5)]
     )
     assert "<script>" not in page
@@ -73,7 +73,7 @@ def test_a_caption_is_text_and_no_markup(picture: Path) -> None:
 
 
 def test_the_page_needs_no_network(picture: Path) -> None:
-    page = gallery("clip", NOTICE, [post("1", picture)], [said("1", "neutral", 0.5)])
+    page = mistakes_page("clip", NOTICE, [post("1", picture)], [said("1", "neutral", 0.5)])
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     assert "http" not in page
 
@@ -81,19 +81,19 @@ def test_the_page_needs_no_network(picture: Path) -> None:
 def test_of_many_mistakes_the_surest_are_shown_and_all_are_counted(picture: Path) -> None:
     keys = [str(number) for number in range(9)]
     found = [said(key, "neutral", 0.4 + int(key) / 20) for key in keys]
-    page = gallery("clip", NOTICE, [post(key, picture) for key in keys], found, most=2)
+    page = mistakes_page("clip", NOTICE, [post(key, picture) for key in keys], found, most=2)
     assert "9 of 9 posts are misclassified; the 2 of which the model was surest are shown." in page
     assert re.findall(r"Post (\d)</p>", page) == ["8", "7"]
     assert "<tr><td>positive</td><td>neutral</td><td>9</td></tr>" in page
 
 
 def test_without_a_mistake_the_page_says_so(picture: Path) -> None:
-    page = gallery("clip", NOTICE, [post("1", picture)], [said("1", "positive", 0.9)])
+    page = mistakes_page("clip", NOTICE, [post("1", picture)], [said("1", "positive", 0.9)])
     assert "0 of 1 posts are misclassified." in page
 
 
 def test_a_picture_that_is_gone_leaves_the_rest(tmp_path: Path) -> None:
-    page = gallery("clip", NOTICE, [post("1", tmp_path / "gone.jpg")], [said("1", "neutral", 0.5)])
+    page = mistakes_page("clip", NOTICE, [post("1", tmp_path / "gone.jpg")], [said("1", "neutral", 0.5)])
     assert "The picture is gone" in page
     assert thumbnail(tmp_path / "gone.jpg") == b""
 

@@ -5,14 +5,24 @@ import pytest
 
 from src.core.files import read_table
 from src.reporting.pages import render
-from src.reporting.paper_table import FIGURES, TABLE, Row, not_above, read_rows, section, write_rows
+from src.reporting.paper_table import (
+    SCORE_TITLES,
+    TABLE,
+    PaperTableRow,
+    not_above,
+    paper_section,
+    read_rows,
+    write_rows,
+)
 
-LORA = dict.fromkeys(FIGURES, 0.5) | {"accuracy": 0.612, "accuracy_low": 0.57, "accuracy_high": 0.65}
+LORA = dict.fromkeys(SCORE_TITLES, 0.5) | {"accuracy": 0.612, "accuracy_low": 0.57, "accuracy_high": 0.65}
 ROWS = [
-    Row(name="clip-zeroshot", scale="tiny", weights="random", posts=1000, scores={"accuracy": 0.4, "macro_f1": 0.7}),
-    Row(name="clip-lora", scale="tiny", weights="random", posts=519, scores=LORA),
-    Row(name="blip2-lora", scale="tiny", weights="random", failure="the loss is no longer a number"),
-    Row(name="tfidf", posts=519, scores={"accuracy": 0.7, "macro_f1": 0.6}),
+    PaperTableRow(
+        name="clip-zeroshot", scale="tiny", weights="random", posts=1000, scores={"accuracy": 0.4, "macro_f1": 0.7}
+    ),
+    PaperTableRow(name="clip-lora", scale="tiny", weights="random", posts=519, scores=LORA),
+    PaperTableRow(name="blip2-lora", scale="tiny", weights="random", failure="the loss is no longer a number"),
+    PaperTableRow(name="tfidf", posts=519, scores={"accuracy": 0.7, "macro_f1": 0.6}),
 ]
 
 
@@ -23,7 +33,11 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def page() -> str:
     """The section of the report, all white space as one blank."""
-    content = {"experiments": section(), "experiment_notices": ["Mind the weights."], "experiment_figures": FIGURES}
+    content = {
+        "experiments": paper_section(),
+        "experiment_notices": ["Mind the weights."],
+        "experiment_figures": SCORE_TITLES,
+    }
     return " ".join(render("report/experiments", **content).split())
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from src.core.records import Post
 from src.core.saliency import METHOD, SaliencyMap, SanityCheck, Word
 from src.reporting.plot_saliency import LEAST_SCALE, explained_post, heat_map, scale_of, shade
-from src.reporting.saliency_page import Explained, saliency_page
+from src.reporting.saliency_page import ExplainedPost, saliency_page
 
 NOTICE = "Weights are random."
 CHANCES = {"negative": 0.6, "neutral": 0.3, "positive": 0.1}
@@ -25,9 +25,9 @@ def found(*words: tuple[str, float], tone: str = "negative", cells: list[list[fl
     return SaliencyMap(tone, CHANCES, made, cells, picture=-0.125, caption=1.5, pixels_SS3=PIXELS, num_passes=57)
 
 
-def explained(*words: tuple[str, float], key: str = "7", part: str = "test", label: str = "positive") -> Explained:
+def explained(*words: tuple[str, float], key: str = "7", part: str = "test", label: str = "positive") -> ExplainedPost:
     caption = " ".join(word for word, _ in words)
-    return Explained(Post(key, "7.jpg", caption, "positive", "neutral", label, "digest"), part, found(*words))
+    return ExplainedPost(Post(key, "7.jpg", caption, "positive", "neutral", label, "digest"), part, found(*words))
 
 
 def size(png: bytes) -> tuple[int, int]:

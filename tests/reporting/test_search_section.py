@@ -8,7 +8,7 @@ import pytest
 from src.core.errors import UserError
 from src.core.files import write_bytes, write_json
 from src.reporting.pages import render
-from src.reporting.search_section import FIGURES, SearchReliability, search_reliability
+from src.reporting.search_section import REPEAT_SCORES, SearchReliability, search_reliability
 
 SEARCH = {
     "finished": 30,
@@ -33,8 +33,11 @@ def repeated(**changes: Any) -> dict[str, Any]:
         "best_val_macro_f1": 0.85,
         "optimism": 0.05,
         "drop": spread(0.03, 0.01),
-        "scores": {"winner": dict.fromkeys(FIGURES, spread(0.8)), "default": dict.fromkeys(FIGURES, spread(0.7))},
-        "gain": dict.fromkeys(FIGURES, spread(0.1, 0.01, 0.0752, 0.1248)),
+        "scores": {
+            "winner": dict.fromkeys(REPEAT_SCORES, spread(0.8)),
+            "default": dict.fromkeys(REPEAT_SCORES, spread(0.7)),
+        },
+        "gain": dict.fromkeys(REPEAT_SCORES, spread(0.1, 0.01, 0.0752, 0.1248)),
         "failures": {},
         **changes,
     }
@@ -62,7 +65,7 @@ def said(section: SearchReliability, words: str) -> bool:
 
 def test_the_table_has_the_winner_the_default_and_the_gain_with_its_interval(section: Any) -> None:
     found = section()
-    assert list(found.scores) == list(FIGURES.values())
+    assert list(found.scores) == list(REPEAT_SCORES.values())
     assert found.scores["test macro-F1"] == {
         "winner": "0.8000 ± 0.0200",
         "default": "0.7000 ± 0.0200",
@@ -93,7 +96,7 @@ def test_the_optimism_of_choosing_is_said_either_way(section: Any) -> None:
 def test_a_plain_sentence_says_whether_the_seeds_can_tell_the_gain_from_0(
     section: Any, gain: dict[str, Any], words: str
 ) -> None:
-    assert said(section(gain=dict.fromkeys(FIGURES, gain)), words)
+    assert said(section(gain=dict.fromkeys(REPEAT_SCORES, gain)), words)
 
 
 def test_a_winner_that_is_the_default_gains_nothing_by_construction(section: Any) -> None:
@@ -103,7 +106,7 @@ def test_a_winner_that_is_the_default_gains_nothing_by_construction(section: Any
 
 
 def test_a_model_without_a_default_has_no_gain(section: Any) -> None:
-    found = section(scores={"winner": dict.fromkeys(FIGURES, spread(0.8))}, gain=dict.fromkeys(FIGURES))
+    found = section(scores={"winner": dict.fromkeys(REPEAT_SCORES, spread(0.8))}, gain=dict.fromkeys(REPEAT_SCORES))
     assert said(found, "No settings were known to be good before the search")
     assert found.scores["test accuracy"] == {"winner": "0.8000 ± 0.0200"}
 
@@ -115,8 +118,8 @@ def test_the_drop_from_validation_to_test_may_be_a_rise(section: Any) -> None:
 
 def test_a_training_that_failed_is_named_and_what_is_missing_is_left_out(section: Any) -> None:
     found = section(
-        scores={"winner": dict.fromkeys(FIGURES), "default": dict.fromkeys(FIGURES, spread(0.7))},
-        gain=dict.fromkeys(FIGURES),
+        scores={"winner": dict.fromkeys(REPEAT_SCORES), "default": dict.fromkeys(REPEAT_SCORES, spread(0.7))},
+        gain=dict.fromkeys(REPEAT_SCORES),
         optimism=None,
         drop=None,
         failures={"winner, seed 9": "the loss is no longer a number"},
