@@ -20,7 +20,7 @@ from src.core.training_config import TrainingConfig
 from src.data import mvsa
 from src.data.split import stratified
 from src.modeling.base import Features, ToneModel
-from src.models.catalog import resolve
+from src.models.catalog import resolve_checkpoint
 from src.training.adapter import fresh_adapter
 from src.training.batching import collate
 from src.training.cache import FeatureStore
@@ -68,7 +68,9 @@ def main() -> None:
 def _prepare(folder: Path) -> tuple[ToneModel, LabelledFeatures, LabelledFeatures]:
     reading = mvsa.read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None, hashes=False)
     part_of = stratified(reading.posts, 0.2, 0.2, seed=7)
-    checkpoint = resolve("tinyllava", "tiny", folder / "checkpoint", [post.caption for post in reading.posts])
+    checkpoint = resolve_checkpoint(
+        "tinyllava", "tiny", folder / "checkpoint", [post.caption for post in reading.posts]
+    )
     model = load_model("tinyllava", checkpoint)
     with fresh_adapter(model, SETTINGS, seed=7):
         store = FeatureStore.of(folder / "cache", model)

@@ -55,7 +55,7 @@ class Peer:
     ) -> "Peer":
         """The peer for a task; the tokens are ours, and if it decodes like us the pixels too, down to the last one."""
         model = task.sized.load()
-        at_least = model.picture_resizer().at_least if decodes_like_us else None
+        at_least = model.image_resizer().at_least if decodes_like_us else None
         parts = {name: PostDataset(model, posts, at_least) for name, posts in vars(task.posts).items()}
         facts, dtype = peer_models.Facts.of(model), model.backbone.dtype
         return cls(task, plan, order, logits, loader_workers, dtype, facts, parts, Collator(model))

@@ -18,9 +18,10 @@ from torch import nn
 
 from src.core.errors import UserError
 from src.core.files import folder_digest
+from src.core.outputs import PretrainedWeights
 from src.modeling import tiny
-from src.modeling.base import Checkpoint, ToneModel
-from src.models.catalog import model_class, resolve
+from src.modeling.base import ToneModel
+from src.models.catalog import model_class, resolve_checkpoint
 from src.training.workspace import load_model
 
 SIZES = ("tiny", "medium", "medium-32k", "full")
@@ -108,7 +109,7 @@ class Sized:
 
     name: str
     size: str
-    checkpoint: Checkpoint
+    checkpoint: PretrainedWeights
 
     def load(self) -> ToneModel:
         """Our model, on the device and in the precision that the commands would take."""
@@ -137,11 +138,11 @@ def make(name: str, size: str, folder: Path, captions: Sequence[str]) -> Sized:
     """
     if size == "full" and not torch.cuda.is_available():
         raise UserError("size full needs a GPU that torch can see: run medium here")
-    checkpoint = resolve(name, "tiny", folder / "tiny", captions)
+    checkpoint = resolve_checkpoint(name, "tiny", folder / "tiny", captions)
     if size in VOCABULARY:
         checkpoint = _medium(name, size, Path(checkpoint.source), folder / size)
     if size == "full":
-        checkpoint = Checkpoint(checkpoint.source, f"random-{tiny.SEED}", "full")
+        checkpoint = PretrainedWeights(checkpoint.source, f"random-{tiny.SEED}", "full")
     return Sized(name, size, checkpoint)
 
 
@@ -152,7 +153,7 @@ def describe(model: ToneModel) -> dict[str, int]:
     return {"parameters": total, **({"head_parameters": head.weight.numel()} if head is not None else {})}
 
 
-def _medium(name: str, size: str, source: Path, folder: Path) -> Checkpoint:
+def _medium(name: str, size: str, source: Path, folder: Path) -> PretrainedWeights:
     kind = model_class(name)
     tokenizer, image_processor = kind.processors(str(source))
     kind_of_config = kind.architecture().config_class
@@ -161,7 +162,7 @@ def _medium(name: str, size: str, source: Path, folder: Path) -> Checkpoint:
     config = kind_of_config.from_dict(_merged(small, changes))
     side = config.vision_config.image_size
     tiny.save(folder, lambda: _built(name, config), tokenizer, _with_side(image_processor, side))
-    return Checkpoint(str(folder), folder_digest(folder), "tiny")
+    return PretrainedWeights(str(folder), folder_digest(folder), "tiny")
 
 
 def _full(name: str, tokenizer: Any) -> Any:

@@ -12,8 +12,8 @@ from src.cli.output import progress, say
 from src.core.config import Params, load_params
 from src.core.files import write_json
 from src.core.paths import checkpoint_folder, stage_folder
-from src.modeling.hub import offline_unless_reachable
-from src.models.catalog import MODELS, resolve
+from src.modeling.hub import go_offline_if_hub_unreachable
+from src.models.catalog import MODELS, resolve_checkpoint
 
 if TYPE_CHECKING:
     from src.data.images import EncodablePost
@@ -29,13 +29,13 @@ def main(model: str) -> None:
     """
     params = load_params()
     if params.scale == "full":
-        offline_unless_reachable()  # before what follows imports the Hub's library
+        go_offline_if_hub_unreachable()  # before what follows imports the Hub's library
     from src.training.adapter import fresh_adapter
     from src.training.workspace import CHECKPOINT_FILE, Workspace, load_model, posts_by_part, views_of
 
     parts = posts_by_part()
     captions = [post.caption for post in parts["train"]]
-    checkpoint = resolve(model, params.scale, checkpoint_folder(model), captions)
+    checkpoint = resolve_checkpoint(model, params.scale, checkpoint_folder(model), captions)
     workspace = Workspace(load_model(model, checkpoint), parts)
     posts = [post for part in parts.values() for post in part]
     # The adapted model's boundary comes first: from what it keeps, the bare model's is reached without a picture.

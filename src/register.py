@@ -25,7 +25,6 @@ from src.registry.contract import (
     Contract,
     GoldenPost,
     Search,
-    Weights,
     choose_golden,
     write_contract,
 )
@@ -207,7 +206,7 @@ def _contract(subject: _Subject, adapter: "Adapter", golden: list[GoldenPost]) -
         prompt=model.spec.prompt,
         preprocessing=model.preprocessing_digest(),
         dtype=dtype_of(model),
-        checkpoint=Weights(**asdict(model.checkpoint)),
+        checkpoint=model.checkpoint,
         libraries=_libraries(),
         adapted_modules=tuple(adapter.modules()),
         settings=asdict(adapter.settings),

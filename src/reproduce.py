@@ -68,10 +68,10 @@ def _figures(scores: Mapping[str, float]) -> str:
 
 
 def _run(params: Params, recipes: Sequence[Recipe]) -> "list[ExperimentResult]":
-    from src.modeling.hub import offline_unless_reachable
+    from src.modeling.hub import go_offline_if_hub_unreachable
 
     if params.scale == "full":
-        offline_unless_reachable()  # before what follows imports the Hub's library
+        go_offline_if_hub_unreachable()  # before what follows imports the Hub's library
     from src.experiments.reproduction import run_recipes
 
     return run_recipes(params, recipes)

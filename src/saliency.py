@@ -152,7 +152,7 @@ def _explain(model: str, params: Params, asked: Sequence[tuple[Post, str]], sani
     ):
 
         def explain(post: Post, tone: str) -> SaliencyMap:
-            image = open_image(post.image, at_least=adapter.model.picture_resizer().at_least)
+            image = open_image(post.image, at_least=adapter.model.image_resizer().at_least)
             return saliency_map(adapter.model, image, post.caption, params.evaluate.batch_size, tone, bar.advance)
 
         found = [ExplainedPost(post, part_of.get(post.id, ""), explain(post, tone)) for post, tone in asked]

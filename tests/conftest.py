@@ -89,13 +89,13 @@ def tiny_model(posts: "list[Post]", tmp_path_factory: pytest.TempPathFactory) ->
     """A model of the catalog by its name: made and loaded once a session, and each caller's own to spoil."""
     import torch
 
-    from src.models.catalog import model_class, resolve
+    from src.models.catalog import model_class, resolve_checkpoint
 
     folder, kept = tmp_path_factory.mktemp("checkpoints"), {}
 
     def own(name: str) -> "ToneModel":
         if name not in kept:
-            checkpoint = resolve(name, "tiny", folder / name, [post.caption for post in posts])
+            checkpoint = resolve_checkpoint(name, "tiny", folder / name, [post.caption for post in posts])
             kept[name] = model_class(name).load(checkpoint, torch.device("cpu"), torch.float32)
         return copy.deepcopy(kept[name])
 

@@ -40,9 +40,9 @@ LOAD = """
 import sys, threading
 from pathlib import Path
 import torch
-from src.models.catalog import model_class, resolve
+from src.models.catalog import model_class, resolve_checkpoint
 for name in sys.argv[1:]:
-    model_class(name).load(resolve(name, "full", Path("unused"), []), torch.device("cpu"), torch.float32)
+    model_class(name).load(resolve_checkpoint(name, "full", Path("unused"), []), torch.device("cpu"), torch.float32)
 print(*(thread.name for thread in threading.enumerate()), sep="\\n")
 """
 

@@ -75,6 +75,23 @@ class SearchSummary(StageOutput):
 
 
 @dataclass(frozen=True)
+class PretrainedWeights:
+    """The pretrained weights of a model, at one revision."""
+
+    # A Hub id, or a local folder.
+    source: str
+    # A commit of the Hub, or the digest of the local folder.
+    revision: str
+    # The scale in params.yaml that the weights belong to: full or tiny.
+    scale: str
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether the weights are tiny random ones in a local folder."""
+        return self.scale == "tiny"
+
+
+@dataclass(frozen=True)
 class Trained:
     """A training as train.json describes it.
 

@@ -11,13 +11,13 @@ from src.cli.output import Progress, progress, say, warn
 from src.core.config import Params
 from src.core.errors import DivergenceError, UserError
 from src.core.files import digest_of, read_json, write_json
+from src.core.outputs import PretrainedWeights
 from src.core.paper import Recipe
 from src.core.paths import CHECKPOINTS, REPEATS, checkpoint_folder
 from src.core.provenance import code_digest, training_key
 from src.core.records import Post, Prediction, Scores
 from src.evaluation.metrics import report, scores
-from src.modeling.base import Checkpoint
-from src.models.catalog import resolve
+from src.models.catalog import resolve_checkpoint
 from src.tracking.client import Run, Tracker
 from src.tracking.run_logging import log_scores, run_tags
 from src.training.adapter import fresh_adapter
@@ -142,13 +142,13 @@ def _of_model(
         bar.advance()
 
 
-def _checkpoint(scale: str, model: str, train: Sequence[Post]) -> Checkpoint:
+def _checkpoint(scale: str, model: str, train: Sequence[Post]) -> PretrainedWeights:
     """That of `encode` if it is of this scale, or else one resolved as `encode` does."""
     if (checkpoint_folder(model).parent / CHECKPOINT_FILE).is_file():
         found = checkpoint_of(model)
         if found.scale == scale:
             return found
-    return resolve(model, scale, CHECKPOINTS / model, [post.caption for post in train])
+    return resolve_checkpoint(model, scale, CHECKPOINTS / model, [post.caption for post in train])
 
 
 def _run(params: Params, case: PlannedExperiment, workspace: Workspace | None) -> ExperimentResult:

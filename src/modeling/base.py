@@ -23,27 +23,14 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from src.core.errors import UserError
-from src.modeling.segments import POOLED, Segment, cached_names, frozen_segments, joined, pending_segments
+from src.core.outputs import PretrainedWeights
+from src.modeling.segments import POOLED, Segment, cached_names, frozen_segments, join_layers, pending_segments
 from src.modeling.transformers_usage import TransformersUsage
 
 Features = dict[str, Tensor]
 # A picture of many times a model's side may be decoded at a half, a quarter or an eighth, down to so many sides: what
 # is left for the resizing then smooths as it would have. `open_image` says how equal the result is.
 DECODED_SIDES = 2
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Weights, and where they are: `source` is a Hub id or a local folder, `revision` a commit or a digest."""
-
-    source: str
-    revision: str
-    scale: str
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the weights were made on the spot (and are random)."""
-        return self.scale == "tiny"
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class PictureResizer:
+class ImageResizer:
     """Makes pictures a model's size, and no more than that; it can go to another process without the weights."""
 
     image_processor: Any
@@ -114,7 +101,7 @@ class ToneModel(nn.Module, ABC):
     mean_311: Tensor
     std_311: Tensor
 
-    def __init__(self, backbone: Any, tokenizer: Any, image_processor: Any, checkpoint: Checkpoint) -> None:
+    def __init__(self, backbone: Any, tokenizer: Any, image_processor: Any, checkpoint: PretrainedWeights) -> None:
         super().__init__()
         self.segments = self.chain(backbone.config)
         self.backbone = backbone.requires_grad_(False).eval()
@@ -127,7 +114,7 @@ class ToneModel(nn.Module, ABC):
         self.register_buffer("std_311", std_3.view(3, 1, 1), persistent=False)
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Self:
+    def load(cls, checkpoint: PretrainedWeights, device: torch.device, dtype: torch.dtype) -> Self:
         """Load weights, tokenizer and picture processor, from the Hub or a local folder alike.
 
         Raises:
@@ -152,7 +139,7 @@ class ToneModel(nn.Module, ABC):
             raise UserError(f"{checkpoint.source} cannot be loaded: {str(error).splitlines()[0]}") from error
         _require_whole(checkpoint, info)
         commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
-        return cls(backbone, *processors, Checkpoint(checkpoint.source, commit, checkpoint.scale)).to(device)
+        return cls(backbone, *processors, PretrainedWeights(checkpoint.source, commit, checkpoint.scale)).to(device)
 
     @classmethod
     @abstractmethod
@@ -196,7 +183,7 @@ class ToneModel(nn.Module, ABC):
     def verbalizer_readout(self) -> nn.Module:
         """The readout that needs no training: it scores each tone's own word against pooled_BD."""
 
-    def usage(self) -> TransformersUsage:
+    def transformers_usage(self) -> TransformersUsage:
         """How plain transformers does what this model does with the readout that is on it.
 
         Raises:
@@ -209,19 +196,19 @@ class ToneModel(nn.Module, ABC):
         """Where the weights are."""
         return self.mean_311.device
 
-    def picture_resizer(self) -> "PictureResizer":
+    def image_resizer(self) -> "ImageResizer":
         """What makes pictures the model's size."""
-        return PictureResizer(self.image_processor)
+        return ImageResizer(self.image_processor)
 
     def preprocess(self, images: Sequence[Image], captions: Sequence[str]) -> list[Features]:
         """The inputs of each post: `pixels` uint8[3, S, S], resized only, `tokens` int64[T] and `length`, the T."""
-        pictures = self.picture_resizer()(images)
+        pictures = self.image_resizer()(images)
         return [
             {"pixels": pixels, "tokens": torch.tensor(ids), "length": torch.tensor(len(ids))}
             for pixels, ids in zip(pictures, self.token_ids(captions), strict=True)
         ]
 
-    def plain(self, caption: str) -> str:
+    def strip_special_tokens(self, caption: str) -> str:
         """Return the caption with a space in place of every special token: people do write `<image>` and `</s>`.
 
         Letter case does not count: CLIP's tokenizer looks for its tokens after it has lowered the text.
@@ -280,7 +267,7 @@ class ToneModel(nn.Module, ABC):
 
     def _run(self, segments: Sequence[Segment], features: Features, wanted: Sequence[str]) -> Features:
         known = dict(features)
-        for segment in joined(segments):
+        for segment in join_layers(segments):
             known[segment.writes] = self.run_segment(segment, known)
         return {name: known[name] for name in wanted}
 
@@ -291,7 +278,7 @@ def quiet_unless_watched() -> None:
         disable_progress_bar()
 
 
-def _require_whole(checkpoint: Checkpoint, info: Mapping[str, Any]) -> None:
+def _require_whole(checkpoint: PretrainedWeights, info: Mapping[str, Any]) -> None:
     for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(fault):
             names = sorted(str(name) for name in info[fault])

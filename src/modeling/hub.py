@@ -11,7 +11,7 @@ _ADDRESS = "https://huggingface.co"
 _ANSWERS_WITHIN_S = 5.0
 
 
-def offline_unless_reachable() -> None:
+def go_offline_if_hub_unreachable() -> None:
     """Have the Hub's library read its cache alone where the Hub does not answer, and say so.
 
     By itself it tries each file six times over half a minute, two files a checkpoint. To be called before the library

@@ -61,7 +61,7 @@ class LanguageToneModel(ToneModel):
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
         """The prompt's tokens after the picture; the caption is cut to `MAX_CAPTION_TOKENS`, the prompt never."""
-        prompts = [self.spec.prompt.format(caption=self.plain(caption)) for caption in captions]
+        prompts = [self.spec.prompt.format(caption=self.strip_special_tokens(caption)) for caption in captions]
         return [self.after_image(ids) for ids in self.tokenizer(prompts)["input_ids"]]
 
     def after_image(self, ids: list[int]) -> list[int]:
@@ -85,7 +85,7 @@ class LanguageToneModel(ToneModel):
         length_B = features[LENGTH]
         end_B = states_BTD.shape[1] - length_B.max() + length_B - 1  # the longest has no padding
         layer, rotary = self.layer_parts(self.decoder.layers[-1]), arguments.get("position_embeddings")
-        pooled_BD: Tensor = self.final_norm(layer.at(states_BTD, end_B, causal=True, rotary=rotary))
+        pooled_BD: Tensor = self.final_norm(layer.forward_at(states_BTD, end_B, causal=True, rotary=rotary))
         return pooled_BD
 
     @property
@@ -131,9 +131,9 @@ class LanguageToneModel(ToneModel):
             )
         return [word[0] for word in words]
 
-    def plain(self, caption: str) -> str:
+    def strip_special_tokens(self, caption: str) -> str:
         """Return the caption as every model's, and cut where it has `MAX_CAPTION_TOKENS` at most by itself."""
-        caption = super().plain(caption)
+        caption = super().strip_special_tokens(caption)
         # No token is shorter than a byte, but for the space that Llama's tokenizer puts first.
         if len(caption.encode()) < MAX_CAPTION_TOKENS:
             return caption

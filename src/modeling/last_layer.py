@@ -49,7 +49,7 @@ class LayerParts:
         q, k, v, o = (getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", output))
         return cls(norm, q, k, v, o, attention.head_dim, feed_norm, feed, p)
 
-    def at(self, states_BTD: Tensor, place_B: Tensor, *, causal: bool, rotary: Rotary | None = None) -> Tensor:
+    def forward_at(self, states_BTD: Tensor, place_B: Tensor, *, causal: bool, rotary: Rotary | None = None) -> Tensor:
         """What the layer makes of the state at `place_B` of each row: state_BD.
 
         Args:

@@ -137,7 +137,7 @@ class LlavaFormat(LanguageToneModel):
         # "default" leaves out the class token, which stands first.
         return selected_BPD[:, 1:] if config.vision_feature_select_strategy == "default" else selected_BPD
 
-    def usage(self) -> TransformersUsage:
+    def transformers_usage(self) -> TransformersUsage:
         """LLaVA's own forward, read at the last position."""
         line = "pooled = model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, -1]"
         if isinstance(self.readout, VerbalizerReadout):

@@ -82,7 +82,7 @@ def stack(
     return tuple(made)
 
 
-def joined(segments: Iterable[Segment]) -> list[Segment]:
+def join_layers(segments: Iterable[Segment]) -> list[Segment]:
     """The same steps, with layers that follow each other in one stack made one segment."""
     runs: list[Segment] = []
     for segment in segments:

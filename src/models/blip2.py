@@ -131,7 +131,7 @@ class Model(LanguageToneModel):
             return connector(features["queries"].to(connector.weight.dtype))  # type: ignore[no-any-return]
         return self.run_language(segment, features, "image")
 
-    def usage(self) -> TransformersUsage:
+    def transformers_usage(self) -> TransformersUsage:
         """The picture's embeddings are put before the text's, whether or not the tokenizer has a token for them."""
         image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
         both = 'embeds = torch.cat([image_embeds, model.get_input_embeddings()(inputs["input_ids"])], dim=1)'

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from src.core.errors import unknown
 from src.core.files import folder_digest
+from src.core.outputs import PretrainedWeights
 
 if TYPE_CHECKING:
-    from src.modeling.base import Checkpoint, ToneModel
+    from src.modeling.base import ToneModel
 
 MODELS = (
     "clip",
@@ -31,12 +32,10 @@ def model_class(name: str) -> "type[ToneModel]":
     return kind
 
 
-def resolve(name: str, scale: str, folder: Path, captions: Sequence[str]) -> "Checkpoint":
+def resolve_checkpoint(name: str, scale: str, folder: Path, captions: Sequence[str]) -> PretrainedWeights:
     """Where a model's weights are: the Hub's pinned ones, or tiny ones written to `folder` now."""
-    from src.modeling.base import Checkpoint
-
     kind = model_class(name)
     if scale == "full":
-        return Checkpoint(kind.spec.checkpoint, kind.spec.revision, scale)
+        return PretrainedWeights(kind.spec.checkpoint, kind.spec.revision, scale)
     kind.make_tiny(folder, captions)
-    return Checkpoint(str(folder), folder_digest(folder), scale)
+    return PretrainedWeights(str(folder), folder_digest(folder), scale)

@@ -22,7 +22,7 @@ from src.core.labels import TONES
 from src.modeling import tiny
 from src.modeling.base import Features, Spec, TokenCounts, ToneModel
 from src.modeling.last_layer import LayerParts
-from src.modeling.segments import LENGTH, POOLED, Segment, joined, stack
+from src.modeling.segments import LENGTH, POOLED, Segment, join_layers, stack
 from src.modeling.transformers_usage import TransformersUsage
 
 # Random embeddings must be wide for an adapter to tell the words of a vocabulary apart.
@@ -113,7 +113,7 @@ class Model(ToneModel):
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
         """The caption's tokens, cut to what the text tower can hold, between its begin and end tokens."""
         room = self.backbone.config.text_config.max_position_embeddings
-        plain = [self.plain(caption) for caption in captions]
+        plain = [self.strip_special_tokens(caption) for caption in captions]
         ids: list[list[int]] = self.tokenizer(plain, truncation=True, max_length=room)["input_ids"]
         return ids
 
@@ -138,7 +138,7 @@ class Model(ToneModel):
             return states_BPD  # type: ignore[no-any-return]
         # The class token, which stands first, is the picture's.
         first_B = torch.zeros(len(states_BPD), dtype=torch.long, device=self.device)
-        class_BD = _parts_of(tower.encoder.layers[-1]).at(states_BPD, first_B, causal=False)
+        class_BD = _parts_of(tower.encoder.layers[-1]).forward_at(states_BPD, first_B, causal=False)
         return self.backbone.visual_projection(tower.post_layernorm(class_BD))  # type: ignore[no-any-return]
 
     def _text(self, segment: Segment, features: Features) -> Tensor:
@@ -150,7 +150,7 @@ class Model(ToneModel):
             states_BTD = layer(states_BTD, None, is_causal=True)
         if not pools:
             return states_BTD
-        end_BD = _parts_of(tower.encoder.layers[-1]).at(states_BTD, features[LENGTH] - 1, causal=True)
+        end_BD = _parts_of(tower.encoder.layers[-1]).forward_at(states_BTD, features[LENGTH] - 1, causal=True)
         return self.backbone.text_projection(tower.final_layer_norm(end_BD))  # type: ignore[no-any-return]
 
     def alignment(self, features: Features) -> Tensor:
@@ -163,12 +163,12 @@ class Model(ToneModel):
         ids = self.token_ids([self.spec.prompt.format(caption=tone) for tone in TONES])
         tokens = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(self.device)
         length_K = torch.tensor([len(row) for row in ids], device=self.device)
-        (tower,) = joined(segment for segment in self.segments if segment.name == "text")
+        (tower,) = join_layers(segment for segment in self.segments if segment.name == "text")
         with torch.no_grad():
             prompts_KD = self._text(tower, {"tokens": tokens, LENGTH: length_K})
         return PromptReadout(prompts_KD, self.backbone.logit_scale.exp())
 
-    def usage(self) -> TransformersUsage:
+    def transformers_usage(self) -> TransformersUsage:
         """Both towers' projected embeddings, as they are before CLIP's own forward normalises them."""
         room = self.backbone.config.text_config.max_position_embeddings
         image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'

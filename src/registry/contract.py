@@ -14,6 +14,7 @@ from src.core.config_parser import build
 from src.core.errors import UserError
 from src.core.files import write_bytes, write_json
 from src.core.labels import TONES
+from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 
 CONTRACT_FILE = "contract.json"
@@ -40,15 +41,6 @@ class GoldenPost:
     image: str
     caption: str
     logits: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The base: its Hub id or local folder, the resolved commit or the folder's digest, and the scale."""
-
-    source: str
-    revision: str
-    scale: str
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class Contract:
     prompt: str
     preprocessing: str
     dtype: str
-    checkpoint: Weights
+    checkpoint: PretrainedWeights
     libraries: dict[str, str]
     adapted_modules: tuple[str, ...]
     settings: dict[str, int | float | str | bool]

@@ -63,7 +63,7 @@ def write_files(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Pat
         UserError: the model's file does not say how plain transformers computes it, or the adapter cannot be merged, or
             there is no adapter and yet something of the base was trained, which only merged weights can hold.
     """
-    usage, readout = loaded.model.usage(), loaded.adapter.readout
+    usage, readout = loaded.model.transformers_usage(), loaded.adapter.readout
     layers = tuple(f"nn.{layer!r}" for layer in readout) if isinstance(readout, ClassifierHead) else ()
     has_head = bool(layers) or any("head[" in line for line in usage.lines)
     usage.processor.save_pretrained(folder)
@@ -77,12 +77,12 @@ def write_files(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Pat
 
 def _write_golden(loaded: LoadedVersion, contract: Path, folder: Path) -> None:
     """The contract, with the golden posts as the model reads them: pictures decoded once for all, captions cut."""
-    at_least, posts, pictures = loaded.model.picture_resizer().at_least, [], {}
+    at_least, posts, pictures = loaded.model.image_resizer().at_least, [], {}
     for place, post in enumerate(loaded.contract.golden):
         name, content = f"golden-{place}.png", BytesIO()
         open_image(contract / post.image, at_least=at_least).save(content, "PNG")
         pictures[name] = content.getvalue()
-        posts.append(replace(post, image=name, caption=loaded.model.plain(post.caption)))
+        posts.append(replace(post, image=name, caption=loaded.model.strip_special_tokens(post.caption)))
     write_contract(folder, replace(loaded.contract, golden=tuple(posts)), pictures)
 
 

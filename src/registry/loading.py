@@ -12,8 +12,9 @@ from torch import Tensor
 from src.core.errors import UserError
 from src.core.files import folder_digest
 from src.core.labels import TONES
+from src.core.outputs import PretrainedWeights
 from src.data.images import UnreadableImage, open_image
-from src.modeling.base import Checkpoint, ToneModel
+from src.modeling.base import ToneModel
 from src.registry.contract import Contract, read_contract
 from src.training import adapter as adapter_module
 from src.training.inference import logits_of
@@ -73,7 +74,9 @@ def load_version(artifacts: Mapping[str, str], device: str | None = None) -> Loa
     return LoadedVersion(adapter, contract, off, allowed, remarks)
 
 
-def load_adapter(name: str, checkpoint: Checkpoint, folder: Path, device: str | None = None) -> adapter_module.Adapter:
+def load_adapter(
+    name: str, checkpoint: PretrainedWeights, folder: Path, device: str | None = None
+) -> adapter_module.Adapter:
     """A saved adapter on a base that is loaded for it.
 
     Raises:
@@ -99,7 +102,7 @@ def answer(model: ToneModel, rows: Sequence[tuple[bytes, str]], first: int = 1) 
     Raises:
         UnreadableImage: a picture cannot be used; the message has its post's number, counted from `first`.
     """
-    at_least = model.picture_resizer().at_least
+    at_least = model.image_resizer().at_least
     images = [_decoded(image, at_least, number) for number, (image, _) in enumerate(rows, start=first)]
     return logits_of(model, images, [text for _, text in rows])
 
@@ -116,10 +119,9 @@ def dtype_of(model: ToneModel) -> str:
     return str(model.backbone.dtype).removeprefix("torch.")
 
 
-def _base(contract: Contract, artifacts: Mapping[str, str]) -> Checkpoint:
+def _base(contract: Contract, artifacts: Mapping[str, str]) -> PretrainedWeights:
     """Where the base is: in the Hub, or in the version's own folder, whose digest is its revision."""
-    weights = contract.checkpoint
-    checkpoint = Checkpoint(weights.source, weights.revision, weights.scale)
+    checkpoint = contract.checkpoint
     if "base" not in artifacts:
         return checkpoint
     found = folder_digest(Path(artifacts["base"]))
@@ -128,7 +130,7 @@ def _base(contract: Contract, artifacts: Mapping[str, str]) -> Checkpoint:
     return replace(checkpoint, source=artifacts["base"])
 
 
-def _another_base(checkpoint: Checkpoint, found: str) -> UserError:
+def _another_base(checkpoint: PretrainedWeights, found: str) -> UserError:
     return UserError(
         f"the base {checkpoint.source} is at {found}, and the adapter was trained on {checkpoint.revision}"
     )

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from src.modeling.base import Checkpoint, Features, Spec, ToneModel
+from src.core.outputs import PretrainedWeights
+from src.modeling.base import Features, Spec, ToneModel
 from src.modeling.llava_format import IMAGE_TOKEN
 
 M = TypeVar("M", bound=ToneModel)
@@ -58,7 +59,7 @@ def build_on_meta(kind: type[M], dtype: torch.dtype) -> M:
     colours = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
     with META:
         backbone = kind.architecture()(config).to(dtype)
-        return kind(backbone, tokenizer, colours, Checkpoint(kind.spec.checkpoint, kind.spec.revision, "full"))
+        return kind(backbone, tokenizer, colours, PretrainedWeights(kind.spec.checkpoint, kind.spec.revision, "full"))
 
 
 def blank_inputs(model: ToneModel, caption_tokens: int | None = None) -> Features:

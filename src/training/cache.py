@@ -20,7 +20,7 @@ from src.core.files import require_free_space, write_json
 from src.core.locks import lock
 from src.data.images import EncodablePost
 from src.modeling.base import Features, ToneModel
-from src.modeling.segments import LENGTH, joined
+from src.modeling.segments import LENGTH, join_layers
 from src.training.cache_encoder import encode_further, encode_posts
 from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, write
 
@@ -104,7 +104,7 @@ class FeatureStore:
     def of(cls, root: Path, model: ToneModel) -> "FeatureStore":
         """The store under `root` for what is frozen in `model` now."""
         boundary = Boundary.of(model)
-        title = [segment.label for segment in joined(model.frozen_segments())] or ["inputs"]
+        title = [segment.label for segment in join_layers(model.frozen_segments())] or ["inputs"]
         return cls(root / model.spec.name / "-".join([*title, boundary.key]), boundary)
 
     def ensure(

@@ -91,7 +91,7 @@ class _Pictures(Dataset[Tensor | str]):
 
     def __init__(self, model: ToneModel, images: Sequence[Source]) -> None:
         self.images = images
-        self.resize = model.picture_resizer()
+        self.resize = model.image_resizer()
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:

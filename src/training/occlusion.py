@@ -54,7 +54,7 @@ class Parts:
     @classmethod
     def of(cls, model: ToneModel, image: Image, caption: str, advance: Callable[[int], None] = _ignore) -> "Parts":
         """The parts of a post as the model reads it."""
-        (pixels_3SS,) = model.picture_resizer()([image])
+        (pixels_3SS,) = model.image_resizer()([image])
         return cls(model, pixels_3SS, caption, split_words(caption), advance)
 
     @torch.no_grad()

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 
 from src.core.files import read_json
+from src.core.outputs import PretrainedWeights
 from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
 from src.core.records import Post, read_posts, read_split
 from src.core.training_config import TrainingConfig
 from src.data.augmentation import AugmentedPost, augmented
-from src.modeling.base import Checkpoint, ToneModel
+from src.modeling.base import ToneModel
 from src.models.catalog import model_class
 from src.training.cache import Boundary, FeatureStore
 from src.training.dataset import LabelledFeatures
@@ -79,16 +80,16 @@ def open_workspace(name: str) -> Workspace:
     return Workspace(load_model(name, checkpoint_of(name)), posts_by_part())
 
 
-def checkpoint_of(name: str) -> Checkpoint:
+def checkpoint_of(name: str) -> PretrainedWeights:
     """Which weights `encode` found for a model.
 
     Raises:
         UserError: it has not run.
     """
-    return Checkpoint(**read_json(checkpoint_folder(name).parent / CHECKPOINT_FILE))
+    return PretrainedWeights(**read_json(checkpoint_folder(name).parent / CHECKPOINT_FILE))
 
 
-def facts_of(name: str, checkpoint: Checkpoint) -> dict[str, str]:
+def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
     """What scores depend on besides the settings: the weights and the posts, for tags and names."""
     return {
         "model": name,
@@ -100,7 +101,7 @@ def facts_of(name: str, checkpoint: Checkpoint) -> dict[str, str]:
     }
 
 
-def load_model(name: str, checkpoint: Checkpoint, device: str | None = None) -> ToneModel:
+def load_model(name: str, checkpoint: PretrainedWeights, device: str | None = None) -> ToneModel:
     """A model on a device, or the best there is: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow."""
     where = torch.device(device) if device else loading_device()
     dtype = torch.bfloat16 if (where if device else own_device()).type == "cuda" else torch.float32

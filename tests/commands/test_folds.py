@@ -53,7 +53,7 @@ def some(posts: list[Post]) -> list[Post]:
 def folder(repo_root: Path, some: list[Post], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which everything up to `tune` has run for one model, and which has folds."""
     from src.data.split import stratified
-    from src.models.catalog import resolve
+    from src.models.catalog import resolve_checkpoint
 
     folder = tmp_path_factory.mktemp("folds")
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,9 @@ def folder(repo_root: Path, some: list[Post], tmp_path_factory: pytest.TempPathF
         write_json(
             Path("outputs/tune/clip/best.json"), {"study": "a study", "best_val_macro_f1": 0.9, "params": WINNER}
         )
-        checkpoint = resolve("clip", "tiny", Path("outputs/encode/clip/checkpoint"), [post.caption for post in some])
+        checkpoint = resolve_checkpoint(
+            "clip", "tiny", Path("outputs/encode/clip/checkpoint"), [post.caption for post in some]
+        )
         write_json(Path("outputs/encode/clip/checkpoint.json"), asdict(checkpoint))
         yield folder
 

@@ -29,7 +29,7 @@ DIVISION: dict[str, Any] = {"protocol": "agreement", "parts": {"train": {}, "val
 def folder(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which everything up to `encode` has run for one model, on some posts of the sample."""
     from src.data.split import stratified
-    from src.models.catalog import resolve
+    from src.models.catalog import resolve_checkpoint
 
     folder = tmp_path_factory.mktemp("repeat")
     with pytest.MonkeyPatch.context() as patch:
@@ -45,7 +45,9 @@ def folder(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPath
         some = posts[:45]
         write_posts(Path("outputs/prepare/posts.csv"), some)
         write_split(Path("outputs/split/split.csv"), stratified(some, 0.2, 0.2, seed=7))
-        checkpoint = resolve("clip", "tiny", Path("outputs/encode/clip/checkpoint"), [post.caption for post in some])
+        checkpoint = resolve_checkpoint(
+            "clip", "tiny", Path("outputs/encode/clip/checkpoint"), [post.caption for post in some]
+        )
         write_json(Path("outputs/encode/clip/checkpoint.json"), asdict(checkpoint))
         yield folder
 

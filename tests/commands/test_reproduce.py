@@ -24,7 +24,7 @@ TABLE = Path("outputs/reproduce/recipes.csv")
 def prepared(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which everything up to `encode` has run for two models, on the sample."""
     from src.data.split import stratified
-    from src.models.catalog import resolve
+    from src.models.catalog import resolve_checkpoint
 
     root = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +39,7 @@ def prepared(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPa
         write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "s"})
         for model in ("clip", "blip2"):
             folder = Path("outputs/encode") / model
-            checkpoint = resolve(model, "tiny", folder / "checkpoint", [post.caption for post in posts])
+            checkpoint = resolve_checkpoint(model, "tiny", folder / "checkpoint", [post.caption for post in posts])
             write_json(folder / "checkpoint.json", asdict(checkpoint))
         yield root
 

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from src.modeling.hub import offline_unless_reachable
+from src.modeling.hub import go_offline_if_hub_unreachable
 
 
 class Missing(BaseHTTPRequestHandler):
@@ -48,14 +48,14 @@ def test_where_nobody_answers_only_the_cache_is_read(
     nobody: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", nobody)
-    offline_unless_reachable()
+    go_offline_if_hub_unreachable()
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert capsys.readouterr().err.startswith(f"warning: {nobody} does not answer: ")
 
 
 def test_any_answer_is_one(address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("HF_ENDPOINT", address)
-    offline_unless_reachable()
+    go_offline_if_hub_unreachable()
     assert os.environ["HF_HUB_OFFLINE"] == ""
     assert capsys.readouterr().err == ""
 
@@ -65,5 +65,5 @@ def test_who_is_offline_by_choice_hears_nothing(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", nobody)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    offline_unless_reachable()
+    go_offline_if_hub_unreachable()
     assert capsys.readouterr().err == ""

@@ -23,13 +23,13 @@ def case(model: ToneModel) -> PlannedExperiment:
 
         def at(states_BTD: Tensor) -> Tensor:
             rotary = model.layer_arguments(states_BTD).get("position_embeddings")
-            return parts.at(states_BTD, PLACES, causal=True, rotary=rotary)
+            return parts.forward_at(states_BTD, PLACES, causal=True, rotary=rotary)
 
         return lambda states: layer(states, attention_mask=None, **model.layer_arguments(states)), at, model.width
     layer = model.backbone.text_model.encoder.layers[-1]
     parts = _parts_of(layer)
     width = model.backbone.config.text_config.hidden_size
-    return lambda states: layer(states, None, is_causal=True), lambda s: parts.at(s, PLACES, causal=True), width
+    return lambda states: layer(states, None, is_causal=True), lambda s: parts.forward_at(s, PLACES, causal=True), width
 
 
 @pytest.mark.parametrize("name", ["clip", "blip2", "llava", "tinyllava"])
@@ -51,7 +51,7 @@ def test_a_layer_at_one_place_is_the_layer_at_that_place(name: str, tiny_model: 
 def test_without_causality_all_positions_are_seen(tiny_model: Callable[[str], ToneModel]) -> None:
     layer: Any = tiny_model("clip").backbone.vision_model.encoder.layers[-1]
     states_BPD = torch.randn(3, 7, 96)
-    found_BD = _parts_of(layer).at(states_BPD, PLACES, causal=False)
+    found_BD = _parts_of(layer).forward_at(states_BPD, PLACES, causal=False)
     torch.testing.assert_close(found_BD, layer(states_BPD, None)[torch.arange(3), PLACES], rtol=0, atol=1e-5)
 
 
@@ -62,8 +62,8 @@ def test_what_a_layer_drops_while_it_trains_is_dropped_here_too(tiny_model: Call
     layer.dropout = 0.999999
     parts: LayerParts = model.layer_parts(layer)
     states_BTD = torch.randn(3, 7, model.width)
-    still_BD = parts.at(states_BTD, PLACES, causal=True)
+    still_BD = parts.forward_at(states_BTD, PLACES, causal=True)
     layer.train()
-    dropped_BD = parts.at(states_BTD, PLACES, causal=True)
+    dropped_BD = parts.forward_at(states_BTD, PLACES, causal=True)
     torch.testing.assert_close(dropped_BD, states_BTD[torch.arange(3), PLACES])
     assert not torch.equal(still_BD, dropped_BD)

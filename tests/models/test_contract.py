@@ -19,15 +19,16 @@ import src.models
 from src.core.errors import UsageError, UserError
 from src.core.files import folder_digest
 from src.core.labels import TONES
+from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import open_image
 from src.modeling import tiny
-from src.modeling.base import Checkpoint, Features, ToneModel
+from src.modeling.base import Features, ToneModel
 from src.modeling.language import LanguageToneModel
 from src.modeling.segments import INPUTS
 from src.models import catalog
-from src.models.catalog import MODELS, model_class, resolve
+from src.models.catalog import MODELS, model_class, resolve_checkpoint
 from src.training import adapter as adapter_module
 from src.training.adapter import ClassifierHead, fresh_adapter
 from src.training.batching import collate
@@ -129,7 +130,7 @@ def test_a_checkpoint_is_loaded_whole(model: ToneModel, tmp_path: Path) -> None:
 
 def test_a_loaded_model_knows_its_checkpoint(model: ToneModel) -> None:
     folder = Path(model.checkpoint.source)
-    assert model.checkpoint == Checkpoint(str(folder), folder_digest(folder), "tiny")
+    assert model.checkpoint == PretrainedWeights(str(folder), folder_digest(folder), "tiny")
     assert model.checkpoint.is_local
 
 
@@ -167,7 +168,7 @@ def test_weights_that_do_not_fit_are_refused(
     tamper(state)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"tampered: {fault}") as refusal:
-        type(model).load(Checkpoint(str(folder), "x", "tiny"), CPU, torch.float32)
+        type(model).load(PretrainedWeights(str(folder), "x", "tiny"), CPU, torch.float32)
     assert "\n" not in str(refusal.value)
 
 
@@ -176,13 +177,13 @@ def test_damaged_weights_are_refused(model: ToneModel, tmp_path: Path) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged cannot be loaded: ") as refusal:
-        type(model).load(Checkpoint(str(folder), "x", "tiny"), CPU, torch.float32)
+        type(model).load(PretrainedWeights(str(folder), "x", "tiny"), CPU, torch.float32)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_checkpoint_is_refused(model: ToneModel, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none cannot be loaded: ") as refusal:
-        type(model).load(Checkpoint(str(tmp_path / "none"), "x", "tiny"), CPU, torch.float32)
+        type(model).load(PretrainedWeights(str(tmp_path / "none"), "x", "tiny"), CPU, torch.float32)
     assert "\n" not in str(refusal.value)
 
 
@@ -190,16 +191,16 @@ def test_a_missing_checkpoint_is_refused(model: ToneModel, tmp_path: Path) -> No
 def test_a_tiny_checkpoint_is_the_same_every_time(name: str, tmp_path: Path) -> None:
     captions = ["a happy day", "a sad day"] * 20
     torch.manual_seed(1)
-    first = resolve(name, "tiny", tmp_path / "first", captions)
+    first = resolve_checkpoint(name, "tiny", tmp_path / "first", captions)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    second = resolve(name, "tiny", tmp_path / "second", captions)
+    second = resolve_checkpoint(name, "tiny", tmp_path / "second", captions)
     assert first.revision == second.revision
     assert torch.equal(torch.get_rng_state(), state)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
     # Made over what is there already, it is the same again.
-    assert resolve(name, "tiny", tmp_path / "first", captions) == first
-    assert resolve(name, "tiny", tmp_path / "first", ["other words"] * 40).revision != first.revision
+    assert resolve_checkpoint(name, "tiny", tmp_path / "first", captions) == first
+    assert resolve_checkpoint(name, "tiny", tmp_path / "first", ["other words"] * 40).revision != first.revision
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -210,7 +211,7 @@ def test_the_full_checkpoint_is_a_pinned_commit_and_asks_no_network(
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    checkpoint = resolve(name, "full", tmp_path / "unused", ["a caption"])
+    checkpoint = resolve_checkpoint(name, "full", tmp_path / "unused", ["a caption"])
     assert re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint.source)
     assert re.fullmatch(r"[0-9a-f]{40}", checkpoint.revision)
     assert not checkpoint.is_local
@@ -296,7 +297,7 @@ def test_a_special_token_in_a_caption_is_only_a_gap_between_words(model: ToneMod
 def test_a_special_token_in_any_letter_case_is_a_gap(model: ToneModel) -> None:
     for token in specials_of(model).values():
         for spelling in (token, token.upper(), token.title(), token.swapcase()):
-            assert model.plain(f"so{spelling}happy") == "so happy"
+            assert model.strip_special_tokens(f"so{spelling}happy") == "so happy"
 
 
 @pytest.mark.parametrize("name", ["blip2", "llava", "tinyllava"])
@@ -313,7 +314,7 @@ def test_a_cut_caption_has_256_tokens_at_most(
     name: str, caption: str, kept: int, tiny_model: Callable[[str], ToneModel]
 ) -> None:
     model = tiny_model(name)
-    assert model.plain(caption) == caption[:kept]
+    assert model.strip_special_tokens(caption) == caption[:kept]
     assert len(model.tokenizer(caption[:kept], add_special_tokens=False)["input_ids"]) <= 256
 
 

@@ -26,7 +26,7 @@ from src.data.images import open_image
 from src.data.mvsa import decode_caption, survey
 from src.modeling.base import ToneModel
 from src.modeling.language import LanguageToneModel
-from src.models.catalog import MODELS, model_class, resolve
+from src.models.catalog import MODELS, model_class, resolve_checkpoint
 from src.training.batching import collate
 from tests.hub import INDEX, fetched, place_of, published_state, strangers, write_weights
 
@@ -106,7 +106,7 @@ def load(kept: tuple[Path, list[str]]) -> Iterator[Callable[[str], Loaded]]:
         kind, (processor, words) = model_class(name), PROCESSORS[name]
         commit = {"revision": kind.spec.revision}
         return Loaded(
-            kind.load(resolve(name, "full", Path("unused"), []), torch.device("cpu"), torch.float32),
+            kind.load(resolve_checkpoint(name, "full", Path("unused"), []), torch.device("cpu"), torch.float32),
             kind.architecture().from_pretrained(kind.spec.checkpoint, dtype=torch.float32, **commit).eval(),
             processor.from_pretrained(kind.spec.checkpoint, backend="pil", **commit, **words),
         )
@@ -230,7 +230,7 @@ def test_special_tokens_of_any_letter_case_are_gaps(loaded: Loaded) -> None:
     (bare,) = model.token_ids([""])
     for token in specials.values():
         for spelling in (token.content, token.content.upper(), token.content.title(), token.content.swapcase()):
-            assert model.plain(f"so{spelling}happy") == "so happy"
+            assert model.strip_special_tokens(f"so{spelling}happy") == "so happy"
             (ids,) = model.token_ids([f"so{spelling}happy {spelling}"])
             assert [index for index in ids if index in specials] == [index for index in bare if index in specials]
 
@@ -262,11 +262,11 @@ def test_a_caption_is_cut_without_a_warning(
     (ids,) = model.token_ids([caption])
     assert not warnings
     if model.spec.name == "clip":  # whose tokenizer cuts
-        assert (model.plain(caption), len(ids)) == (caption, 77)
+        assert (model.strip_special_tokens(caption), len(ids)) == (caption, 77)
         return
     pieces, tokens = CUT[model.spec.name][piece]
-    assert model.plain(caption) == (piece * pieces).rstrip()
-    assert count(model, model.plain(caption)) == tokens
+    assert model.strip_special_tokens(caption) == (piece * pieces).rstrip()
+    assert count(model, model.strip_special_tokens(caption)) == tokens
     assert len(ids) <= model.spec.tokens.prompt + 256
 
 
@@ -284,5 +284,5 @@ def test_a_dry_run_knows_the_length_of_a_long_caption(loaded: Loaded, real_mvsa:
     data = survey(real_mvsa)
     captions = [decode_caption((data.root / "data" / f"{post}.txt").read_bytes())[0] for post in data.pairs]
     assert len(captions) == 4869
-    lengths = [count(loaded.model, loaded.model.plain(caption)) for caption in captions]
+    lengths = [count(loaded.model, loaded.model.strip_special_tokens(caption)) for caption in captions]
     assert np.percentile(lengths, 95) == loaded.model.spec.tokens.caption

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from src.modeling.base import Checkpoint, ToneModel
+from src.core.outputs import PretrainedWeights
+from src.modeling.base import ToneModel
 from src.modeling.language import LanguageToneModel
 from src.models.catalog import MODELS, model_class
 from src.sizing.meta_model import META, MeasuredTokenizer, blank_inputs, build_on_meta
@@ -37,7 +38,7 @@ def test_an_outline_has_the_published_size_and_no_weights(
     assert {weight.device for weight in model.parameters()} == {META}
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert not model.trainable_names()
-    assert model.checkpoint == Checkpoint(model.spec.checkpoint, model.spec.revision, "full")
+    assert model.checkpoint == PretrainedWeights(model.spec.checkpoint, model.spec.revision, "full")
     inputs = blank_inputs(model, caption_tokens=20)
     assert inputs["pixels"].shape == (1, 3, side, side)
     if isinstance(model, LanguageToneModel):
@@ -128,7 +129,7 @@ def test_weights_under_their_published_names_are_found_and_none_is_left_over(
     assert SOURCES[name] <= state.keys()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     # It would refuse missing and unexpected names.
-    loaded = type(model).load(Checkpoint(str(folder), "x", "tiny"), CPU, torch.float32)
+    loaded = type(model).load(PretrainedWeights(str(folder), "x", "tiny"), CPU, torch.float32)
     expected, found = model.backbone.state_dict(), loaded.backbone.state_dict()
     assert found.keys() == expected.keys()
     assert [key for key in expected if not torch.equal(found[key], expected[key])] == []

@@ -98,7 +98,10 @@ class Model(ToneModel):
         return 2 * int(self.backbone.config.width)
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        return [ids[:64] for ids in self.tokenizer([self.plain(caption) for caption in captions])["input_ids"]]
+        return [
+            ids[:64]
+            for ids in self.tokenizer([self.strip_special_tokens(caption) for caption in captions])["input_ids"]
+        ]
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
         if segment.name == "picture":

@@ -11,6 +11,7 @@ import pytest
 
 from src.core.errors import UserError
 from src.core.labels import TONES
+from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.registry.contract import (
     CONTRACT_FILE,
@@ -19,7 +20,6 @@ from src.registry.contract import (
     Contract,
     GoldenPost,
     Search,
-    Weights,
     choose_golden,
     read_contract,
     write_contract,
@@ -38,7 +38,7 @@ CONTRACT = Contract(
     prompt="a {caption}",
     preprocessing="abc",
     dtype="float32",
-    checkpoint=Weights("openai/clip", "3d74", "full"),
+    checkpoint=PretrainedWeights("openai/clip", "3d74", "full"),
     libraries={"torch": "2.13.0"},
     adapted_modules=("text.q_proj",),
     settings={"rank": 8, "lr": 0.002, "adapter": "lora", "gradient_checkpointing": False},

@@ -18,10 +18,11 @@ from src.core.config import load_params
 from src.core.errors import UserError
 from src.core.files import read_json
 from src.core.labels import TONES
+from src.core.outputs import PretrainedWeights
 from src.core.records import Interval, Post, Scores
 from src.core.training_config import TrainingConfig
 from src.modeling.transformers_usage import TransformersUsage
-from src.registry.contract import DIVISION_FILE, TEST_FILE, Contract, GoldenPost, Weights, read_contract, write_contract
+from src.registry.contract import DIVISION_FILE, TEST_FILE, Contract, GoldenPost, read_contract, write_contract
 from src.registry.export import LoadingSnippet
 from src.registry.model_card import CardInputs, Measured, code_of, model_card
 from tests.registry.conftest import MODEL, STORE, git, run, store_in
@@ -171,7 +172,7 @@ def make(
         registered,
         model=case.model,
         prompt=model.spec.prompt,
-        checkpoint=Weights(**asdict(model.checkpoint)),
+        checkpoint=model.checkpoint,
         settings=asdict(settings),
         golden=tuple(golden),
     )
@@ -261,7 +262,7 @@ def test_a_card_of_a_hub_checkpoint_names_it_and_its_results_as_the_hub_reads_th
 ) -> None:
     from huggingface_hub import ModelCard
 
-    weights = Weights("openai/clip-vit-base-patch32", "a" * 40, "full")
+    weights = PretrainedWeights("openai/clip-vit-base-patch32", "a" * 40, "full")
     contract = replace(contract_in(exported()), checkpoint=weights, dtype="bfloat16")
     snippet = LoadingSnippet(
         "CLIPModel", '"openai/clip"', True, TransformersUsage(None, "text=caption", ("logits = 1",)), (), False
@@ -346,7 +347,7 @@ def test_a_model_that_does_not_say_how_plain_transformers_computes_it_is_refused
     with pytest.raises(
         UserError, match=r"clip does not say how plain transformers computes it \(Model.usage\): no export"
     ):
-        ToneModel.usage(tiny_model(MODEL))
+        ToneModel.transformers_usage(tiny_model(MODEL))
 
 
 def test_a_hub_checkpoint_is_named_with_its_commit(
@@ -358,7 +359,7 @@ def test_a_hub_checkpoint_is_named_with_its_commit(
 
     folder = made / "outputs/register" / MODEL / "contract"
     registered = read_contract(folder)
-    hub = replace(registered, checkpoint=Weights("openai/clip", "a" * 40, "full"), dtype="bfloat16")
+    hub = replace(registered, checkpoint=PretrainedWeights("openai/clip", "a" * 40, "full"), dtype="bfloat16")
     model = tiny_model(MODEL)
     adapter = adapter_module.load(model, made / "outputs/train" / MODEL / "adapter")
     artifacts = {"contract": str(folder), "adapter": str(made / "outputs/train" / MODEL / "adapter")}

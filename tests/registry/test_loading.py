@@ -141,11 +141,11 @@ def test_a_version_is_refused_for(cause: str, version: Path) -> None:
 def test_a_base_that_the_hub_gives_at_another_commit_is_refused(
     tiny_model: "Callable[[str], ToneModel]", downloaded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from src.modeling.base import Checkpoint
+    from src.core.outputs import PretrainedWeights
     from src.registry import loading
 
     model = tiny_model(MODEL)
-    model.checkpoint = Checkpoint("openai/clip", "b" * 40, "full")
+    model.checkpoint = PretrainedWeights("openai/clip", "b" * 40, "full")
     monkeypatch.setattr(loading, "load_model", lambda *_: model)
     wanted = replace(model.checkpoint, revision="a" * 40)
     with pytest.raises(UserError, match=f"the base openai/clip is at {'b' * 40}, .* trained on {'a' * 40}"):
@@ -186,7 +186,7 @@ def test_a_version_registered_in_bfloat16_loads_in_float32(version: Path, posts:
     """As one that was trained on a GPU does on a CPU."""
     import torch
 
-    from src.modeling.base import Checkpoint
+    from src.core.outputs import PretrainedWeights
     from src.models.catalog import model_class
     from src.registry.loading import answer, load_version
     from src.training import adapter as adapter_module
@@ -197,7 +197,7 @@ def test_a_version_registered_in_bfloat16_loads_in_float32(version: Path, posts:
         "base": str(version / BASE),
     }
     kept = json.loads((version / CONTRACT).read_text())
-    checkpoint = Checkpoint(str(version / BASE), kept["checkpoint"]["revision"], "tiny")
+    checkpoint = PretrainedWeights(str(version / BASE), kept["checkpoint"]["revision"], "tiny")
     model = model_class(MODEL).load(checkpoint, torch.device("cpu"), torch.bfloat16)
     adapter_module.load(model, version / "artifacts/adapter")
     rows = [((version / "artifacts/contract" / post["image"]).read_bytes(), post["caption"]) for post in kept["golden"]]

@@ -11,10 +11,11 @@ import torch
 from PIL.Image import Image
 
 from src.core.errors import UserError
+from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import open_image
-from src.modeling.base import Checkpoint, Features, ToneModel
+from src.modeling.base import Features, ToneModel
 from src.training import cache as module
 from src.training import cache_shards as files
 from src.training.adapter import fresh_adapter
@@ -187,7 +188,7 @@ def widen_crop(model: ToneModel) -> None:
 
 
 def other_checkpoint(model: ToneModel) -> None:
-    model.checkpoint = Checkpoint(model.checkpoint.source, "another", "tiny")
+    model.checkpoint = PretrainedWeights(model.checkpoint.source, "another", "tiny")
 
 
 def half(model: ToneModel) -> None:

@@ -42,7 +42,7 @@ class Additive:
     def eval(self) -> None:
         pass
 
-    def picture_resizer(self) -> Callable[[Sequence[Image.Image]], list[Tensor]]:
+    def image_resizer(self) -> Callable[[Sequence[Image.Image]], list[Tensor]]:
         return lambda images: [
             torch.tensor(list(image.get_flattened_data()), dtype=torch.uint8).view(SIDE, SIDE, 3).permute(2, 0, 1)
             for image in images

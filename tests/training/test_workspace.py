@@ -9,10 +9,11 @@ import torch
 from src.core.config import load_params
 from src.core.errors import UserError
 from src.core.files import read_json, write_json
+from src.core.outputs import PretrainedWeights
 from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
 from src.core.records import Post, write_posts, write_split
 from src.core.training_config import TrainingConfig
-from src.modeling.base import Checkpoint, ToneModel
+from src.modeling.base import ToneModel
 from src.split import describe
 from src.training.adapter import fresh_adapter
 from src.training.inference import logits
@@ -73,7 +74,7 @@ def test_the_facts_name_the_weights_and_the_data(workspace: Workspace) -> None:
         "data_digest": report["data_digest"],
         "split_digest": report["split_digest"],
     }
-    workspace.model.checkpoint = Checkpoint("openai/clip-vit-base-patch32", "3d74", "full")
+    workspace.model.checkpoint = PretrainedWeights("openai/clip-vit-base-patch32", "3d74", "full")
     assert workspace.facts() == {
         **facts,
         "scale": "full",

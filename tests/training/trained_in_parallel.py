@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from src.core.files import write_json
+from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import MAX_PIXELS
 from src.data.mvsa import read_folder, survey
-from src.modeling.base import Checkpoint, ToneModel
+from src.modeling.base import ToneModel
 from src.models.catalog import model_class
 from src.training.adapter import fresh_adapter
 from src.training.cache import FeatureStore
@@ -134,7 +135,7 @@ def main(folder: Path) -> None:
     with open_distributed() as parallel:
         for name, case in CASES.items():
             for sharded in (False, True):
-                checkpoint = Checkpoint(str(folder / "checkpoints" / case.model), "", "tiny")
+                checkpoint = PretrainedWeights(str(folder / "checkpoints" / case.model), "", "tiny")
                 model = model_class(case.model).load(checkpoint, torch.device("cpu"), case.dtype)
                 way = f"{name}, {'sharded' if sharded else 'data-parallel'}"
                 found = train(model, case, posts, folder, way, replace(parallel, sharded=sharded))
