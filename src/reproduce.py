@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def main(listing: bool, name: str | None, everything: bool, scale: Scale | None) -> None:
     """Run experiments of the study: one, all, or else those that params.yaml names. Write outputs/reproduce/.
 
-    Each is a run in the MLflow experiment mvsa-study. What an earlier call has finished is not done again. At the scale
+    Each is a run in the MLflow experiment mvsa-paper. What an earlier call has finished is not done again. At the scale
     of params.yaml it takes the checkpoints that `encode` left; at the other it needs `prepare` and `split` alone.
     """
     if sum([listing, name is not None, everything]) > 1:
@@ -57,7 +57,7 @@ def main(listing: bool, name: str | None, everything: bool, scale: Scale | None)
 
 
 def _list() -> None:
-    rows = [[recipe.name, recipe.what, _figures(recipe.published)] for recipe in RECIPES]
+    rows = [[recipe.name, recipe.description, _figures(recipe.published)] for recipe in RECIPES]
     table("Recipes", ["recipe", "what it is", "published (test)"], rows)
     for recipe in RECIPES:
         say(f"{recipe.name} assumes: {'; '.join(recipe.assumed)}")
@@ -126,7 +126,7 @@ def _show(params: Params, rows: Sequence[PaperTableRow]) -> None:
     found = not_above(rows)
     if found and found[1]:
         say(f"Not above TF-IDF of the captions (macro-F1 {found[0]:.4f}): {', '.join(found[1])}")
-    say(f"{params.notice}\nLook: `make ui`, experiment mvsa-study. Table: {TABLE}")
+    say(f"{params.notice}\nLook: `make ui`, experiment mvsa-paper. Table: {TABLE}")
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def _summary(model: str, notice: str, wrong: Sequence[Prediction], answer: Answe
             "actual": each.actual,
             "predicted": each.predicted,
             "probability": explained.saliency_map.probabilities[each.predicted],
-            "picture": explained.saliency_map.picture,
+            "picture": explained.saliency_map.image,
             "caption": explained.saliency_map.caption,
             "words": [{"word": word.text, "contribution": word.contribution} for word in explained.saliency_map.words],
             "png": f"{PNG_FOLDER}/{each.id}.png",

@@ -1,7 +1,4 @@
-"""The experiments of the paper and the figures that it reports.
-
-Shares between 0 and 1; None where the study gives no figure. Zero-shot, CLIP saw 1,000 posts and TinyLLaVA 2,000.
-"""
+"""The paper's experiments: settings and published figures of each, as shares between 0 and 1."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,72 +7,40 @@ from typing import Literal
 from src.core.errors import unknown
 from src.core.training_config import Setting
 
-
-@dataclass(frozen=True)
-class Figures:
-    """Scores of one row of the study's results."""
-
-    accuracy: float | None = None
-    macro_f1: float | None = None
-    weighted_f1: float | None = None
-
-
-@dataclass(frozen=True)
-class Published:
-    """One model's figures in the study: without training, and at its best."""
-
-    zeroshot: Figures = Figures()
-    tuned: Figures = Figures()
-
-
-PUBLISHED = {
-    "clip": Published(Figures(accuracy=0.4166), Figures(accuracy=0.812)),
-    "blip2": Published(Figures(accuracy=0.19), Figures(accuracy=0.86)),
-    "llava": Published(Figures(accuracy=0.6628, macro_f1=0.50), Figures(accuracy=0.8227, macro_f1=0.80)),
-    "tinyllava": Published(Figures(weighted_f1=0.2922), Figures(accuracy=0.79, macro_f1=0.74, weighted_f1=0.7857)),
-}
-
-
-# In a list of names, alone: the recipes of all models that are asked for.
+# The name that stands for the recipes of all models in params.yaml.
 ALL = "all"
 
-
+# Assumptions that several recipes share.
 _SILENT = ("batch size, seed and what is not named here: as in params.yaml",)
-
-
 _PROMPT = ("wording of the prompt: that of the model's file",)
-
-
 _POSTS = ("which posts: drawn from all labelled ones by the seed",)
-
-
 _RATE = ("learning rate: 1e-4",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One experiment of the study.
-
-    `kind`: `words` asks the untrained model, `random-head` reads an untrained classifier, `fit` trains. `posts` is how
-    many posts an untrained model was judged on (None: the test part). `published` holds shares between 0 and 1, named
-    as in `Scores.flat`.
-    """
+    """One experiment of the paper."""
 
     name: str
+    # The name in the catalog of models.
     model: str
-    what: str
-    kind: Literal["words", "random-head", "training"] = "training"
+    # The model's set-up in a few words.
+    description: str
+    # `zeroshot` asks the pretrained model for the tone's word, `random-head` reads an untrained classifier.
+    kind: Literal["zeroshot", "random-head", "training"] = "training"
+    # Settings of TrainingConfig that differ from params.yaml.
     settings: Mapping[str, Setting | bool] = field(default_factory=dict)
-    posts: int | None = None
+    # The number of posts that the paper judged an untrained model on. None for the test part.
+    num_posts: int | None = None
+    # The paper's figures, by the names of `Scores.summary`.
     published: Mapping[str, float]
+    # The choices made here where the paper gives none.
     assumed: tuple[str, ...] = ()
 
 
 _CLIP_HEAD: Mapping[str, Setting] = {"readout": "head", "lr": 1e-3}
 
-
 _LLAVA: Mapping[str, Setting] = {"readout": "verbalizer", "target_projections": "qkvo", "unfreeze": "connector"}
-
 
 _BLIP2: Mapping[str, Setting] = {
     "readout": "head",
@@ -91,16 +56,16 @@ RECIPES = (
     Recipe(
         name="clip-zeroshot",
         model="clip",
-        what="frozen towers; the picture's cosine with a prompt for each tone",
-        kind="words",
-        posts=1000,
+        description="frozen towers; the image's cosine with a prompt for each tone",
+        kind="zeroshot",
+        num_posts=1000,
         published={"accuracy": 0.4166},
         assumed=_PROMPT + _POSTS,
     ),
     Recipe(
         name="clip-head",
         model="clip",
-        what="frozen towers; a classifier on both embeddings",
+        description="frozen towers; a classifier on both embeddings",
         settings={**_CLIP_HEAD, "rank": 0, "dropout": 0.0, "epochs": 10},
         published={"accuracy": 0.7848},
         assumed=_SILENT,
@@ -108,7 +73,7 @@ RECIPES = (
     Recipe(
         name="clip-lora",
         model="clip",
-        what="classifier, and LoRA on q and v of both towers",
+        description="classifier, and LoRA on q and v of both towers",
         settings={**_CLIP_HEAD, "rank": 1, "alpha": 1, "dropout": 0.05, "target_projections": "qv", "epochs": 5},
         published={"accuracy": 0.812},
         assumed=("learning rate: that of clip-head", *_SILENT),
@@ -116,15 +81,15 @@ RECIPES = (
     Recipe(
         name="llava-zeroshot",
         model="llava",
-        what="asked by a prompt, untrained",
-        kind="words",
+        description="asked by a prompt, untrained",
+        kind="zeroshot",
         published={"accuracy": 0.6628, "macro_f1": 0.50, "f1_neutral": 0.08},
         assumed=(*_PROMPT, "which posts: the test part"),
     ),
     Recipe(
         name="llava-r8",
         model="llava",
-        what="LoRA on q, k, v, o of the language model; the connector trains too",
+        description="LoRA on q, k, v, o of the language model; the connector trains too",
         settings={**_LLAVA, "rank": 8, "alpha": 16, "lr": 5e-5},
         published={"accuracy": 0.7437},
         assumed=("learning rate: that of llava-r16", *_SILENT, *_PROMPT),
@@ -132,7 +97,7 @@ RECIPES = (
     Recipe(
         name="llava-r16",
         model="llava",
-        what="the same with rank 16",
+        description="the same with rank 16",
         settings={**_LLAVA, "rank": 16, "alpha": 32, "lr": 5e-5},
         published={"accuracy": 0.7899},
         assumed=_SILENT + _PROMPT,
@@ -140,7 +105,7 @@ RECIPES = (
     Recipe(
         name="llava-r16-drop",
         model="llava",
-        what="rank 16 with dropout; AdamW, cosine, accumulation, checkpointing",
+        description="rank 16 with dropout; AdamW, cosine, accumulation, checkpointing",
         settings={
             **_LLAVA,
             "rank": 16,
@@ -163,7 +128,7 @@ RECIPES = (
     Recipe(
         name="llava-freeze-vision",
         model="llava",
-        what="LoRA alone; vision and connector frozen",
+        description="LoRA alone; vision and connector frozen",
         settings={**_LLAVA, "unfreeze": "", "rank": 16, "alpha": 32, "lr": 5e-5},
         published={"accuracy": 0.7168},
         assumed=("rank, alpha and learning rate: those of llava-r16", *_SILENT, *_PROMPT),
@@ -171,16 +136,16 @@ RECIPES = (
     Recipe(
         name="tinyllava-zeroshot",
         model="tinyllava",
-        what="asked by a prompt, untrained",
-        kind="words",
-        posts=2000,
+        description="asked by a prompt, untrained",
+        kind="zeroshot",
+        num_posts=2000,
         published={"weighted_f1": 0.2922},
         assumed=_PROMPT + _POSTS,
     ),
     Recipe(
         name="tinyllava-lora",
         model="tinyllava",
-        what="LoRA on q and v, dropout and a linear head on pooled states; stops on validation loss",
+        description="LoRA on q and v, dropout and a linear head on pooled states; stops on validation loss",
         settings={
             "readout": "head",
             "target_projections": "qv",
@@ -207,15 +172,15 @@ RECIPES = (
     Recipe(
         name="blip2-zeroshot-prompt",
         model="blip2",
-        what="asked by a prompt, untrained",
-        kind="words",
+        description="asked by a prompt, untrained",
+        kind="zeroshot",
         published={"accuracy": 0.19},
         assumed=(*_PROMPT, "which posts: the test part"),
     ),
     Recipe(
         name="blip2-zeroshot-head",
         model="blip2",
-        what="an untrained classifier on pooled states",
+        description="an untrained classifier on pooled states",
         kind="random-head",
         settings={"readout": "head", "rank": 0, "head_layers": 1, "head_width": 512},
         published={"accuracy": 0.318},
@@ -224,7 +189,7 @@ RECIPES = (
     Recipe(
         name="blip2-qformer",
         model="blip2",
-        what="Q-Former and a 512-unit head",
+        description="Q-Former and a 512-unit head",
         settings={**_BLIP2, "rank": 0, "epochs": 6},
         published={"accuracy": 0.75},
         assumed=("published as about .75", *_RATE, *_SILENT, *_PROMPT),
@@ -232,7 +197,7 @@ RECIPES = (
     Recipe(
         name="blip2-lora",
         model="blip2",
-        what="the same and LoRA on q and v of OPT",
+        description="the same and LoRA on q and v of OPT",
         settings={**_BLIP2, "rank": 8, "alpha": 16, "epochs": 6},
         published={"accuracy": 0.846},
         assumed=(*_RATE, *_SILENT, *_PROMPT),
@@ -240,7 +205,7 @@ RECIPES = (
     Recipe(
         name="blip2-lora-small",
         model="blip2",
-        what="the same with rank 4",
+        description="the same with rank 4",
         settings={**_BLIP2, "rank": 4, "alpha": 8, "epochs": 6},
         published={"accuracy": 0.806},
         assumed=("published as about 4 points under blip2-lora", *_RATE, *_SILENT, *_PROMPT),
@@ -248,7 +213,7 @@ RECIPES = (
     Recipe(
         name="blip2-lora-large",
         model="blip2",
-        what="the same with a rank beyond 8",
+        description="the same with a rank beyond 8",
         settings={**_BLIP2, "rank": 16, "alpha": 32, "epochs": 6},
         published={"accuracy": 0.746},
         assumed=("rank: 16", "published as about 10 points under blip2-lora", *_RATE, *_SILENT, *_PROMPT),
@@ -256,7 +221,7 @@ RECIPES = (
     Recipe(
         name="blip2-deep",
         model="blip2",
-        what="a head of 512 and 256 units with GELU, LoRA of rank 4",
+        description="a head of 512 and 256 units with GELU, LoRA of rank 4",
         settings={
             **_BLIP2,
             "head_layers": 2,
@@ -273,10 +238,12 @@ RECIPES = (
 
 
 def recipes_of(names: Sequence[str], models: Collection[str]) -> tuple[Recipe, ...]:
-    """The recipes of these names, or of `models` where the name is `ALL`; those of a model stand together.
+    """Return the recipes with these names, or those of `models` if `ALL` is among the names.
+
+    Recipes of one model are adjacent.
 
     Raises:
-        UsageError: there is no such recipe.
+        UsageError: a name is unknown.
     """
     known = {recipe.name for recipe in RECIPES}
     for name in names:
@@ -285,3 +252,39 @@ def recipes_of(names: Sequence[str], models: Collection[str]) -> tuple[Recipe, .
     if ALL in names:
         return tuple(recipe for recipe in RECIPES if recipe.model in models)
     return tuple(recipe for recipe in RECIPES if recipe.name in names)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The headline scores of one experiment. None where the paper gives no figure."""
+
+    accuracy: float | None = None
+    macro_f1: float | None = None
+    weighted_f1: float | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """The paper's figures for one model."""
+
+    # Without training, asked for the tone's word.
+    zeroshot: Figures = Figures()
+    # The training with the highest accuracy.
+    tuned: Figures = Figures()
+
+
+def _headline(recipes: Collection[Recipe]) -> Figures:
+    """Return the figures of the recipe with the highest accuracy."""
+    best = max(recipes, key=lambda recipe: recipe.published.get("accuracy", 0.0))
+    published = best.published
+    return Figures(published.get("accuracy"), published.get("macro_f1"), published.get("weighted_f1"))
+
+
+def _published_of(model: str) -> Published:
+    recipes = [recipe for recipe in RECIPES if recipe.model == model]
+    zeroshot = [recipe for recipe in recipes if recipe.kind == "zeroshot"]
+    trainings = [recipe for recipe in recipes if recipe.kind == "training"]
+    return Published(_headline(zeroshot), _headline(trainings))
+
+
+PUBLISHED = {model: _published_of(model) for model in dict.fromkeys(recipe.model for recipe in RECIPES)}

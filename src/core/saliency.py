@@ -1,28 +1,30 @@
-"""What a model's answer on a post rests on: how much each part of the post speaks for a tone, and how that is found."""
+"""Saliency maps: the contribution of each image region and each word of a post to one tone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+# The image is a grid of GRID by GRID cells, and WINDOW by WINDOW cells are occluded at a time.
 GRID, WINDOW = 8, 2
 METHOD = (
-    "Method: occlusion. Parts of the post are taken away, one after the other, and the contribution of a part is by "
-    "how much the log-odds of the tone (in nats) fall without it: above zero it speaks for the tone, below zero "
-    "against it. Of the caption one word goes at a time. Of the picture, as the model sees it, a window of "
-    f"{WINDOW} by {WINDOW} cells of a grid of {GRID} by {GRID} goes at a time, filled with the picture's mean colour; "
-    "a cell has the mean of the windows that cover it."
+    "Method: occlusion. Parts of the post are removed one after the other. The contribution of a part is the decrease "
+    "of the tone's log-odds (in nats) without it. A positive contribution supports the tone, a negative one opposes "
+    "it. In the caption, one word is removed at a time. In the image, resized for the model, a window of "
+    f"{WINDOW} by {WINDOW} cells of a grid of {GRID} by {GRID} is filled with the image's mean colour; a cell gets the "
+    "mean of the windows that cover it."
 )
 SANITY = (
-    "Sanity check: a map that shows what the model has learned must change when the readout, which turns its last "
-    "states into the three tones, has its weights shuffled. Spearman's rank correlation of the map with those of "
-    "shuffled readouts is 1 where nothing changes, and on average near 0 where all does."
+    "Sanity check: a map that shows what the model has learned must change when the readout's weights are shuffled. "
+    "Spearman's rank correlation of the map with maps of shuffled readouts is 1 if the map does not change, and near "
+    "0 on average if it changes completely."
 )
-_DOWN, _ACROSS = ("top", "middle", "bottom"), ("left", "middle", "right")
+_DOWN = ("top", "middle", "bottom")
+_ACROSS = ("left", "middle", "right")
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a caption, or a run of words that are taken away together, and its contribution."""
+    """A word of a caption, or several adjacent words that are removed together, with its contribution."""
 
     text: str
     contribution: float
@@ -30,80 +32,86 @@ class Word:
 
 @dataclass(frozen=True)
 class SaliencyMap:
-    """What speaks for a tone of one post. Contributions are in log-odds (nats), found as `METHOD` says.
+    """Contributions to one tone of one post, in log-odds (nats), as `METHOD` describes."""
 
-    Attributes:
-        tone: the tone that is explained.
-        probabilities: by tone, of the whole post.
-        words: those of the caption, in its order.
-        cells_GG: the contribution of each cell of a grid over the picture, rows from the top.
-        picture: the contribution of the picture as a whole, its mean colour left.
-        caption: the contribution of the caption as a whole.
-        pixels_SS3: the picture as the model sees it: red, green and blue of each pixel, 0 to 255.
-        num_passes: how many posts, whole or with a part taken away, went through the model.
-    """
-
+    # The tone that the contributions support or oppose.
     tone: str
+    # The model's probability of each tone for the whole post.
     probabilities: Mapping[str, float]
+    # In the caption's order.
     words: Sequence[Word]
+    # The contribution of each cell of the grid over the image, rows from the top.
     cells_GG: Sequence[Sequence[float]]
-    picture: float
+    # The contribution of the image as a whole, with its mean colour as the replacement.
+    image: float
+    # The contribution of the caption as a whole.
     caption: float
+    # The image as the model gets it: red, green and blue of each pixel, 0 to 255.
     pixels_SS3: Sequence[Sequence[Sequence[int]]]
+    # The number of posts, whole or occluded, that went through the model.
     num_passes: int
 
     @property
     def predicted(self) -> str:
-        """The likeliest tone."""
+        """The tone with the highest probability."""
         return max(self.probabilities, key=lambda tone: self.probabilities[tone])
 
     def contributions(self) -> list[float]:
-        """Those of all cells, and then of all words."""
+        """Return the contributions of all cells, then those of all words."""
         return [*(value for row in self.cells_GG for value in row), *(word.contribution for word in self.words)]
 
     def by_weight(self) -> list[Word]:
-        """The words, those that change most first."""
+        """Return the words, those with the largest absolute contribution first."""
         return sorted(self.words, key=lambda word: -abs(word.contribution))
 
     def halves(self) -> list[tuple[str, float]]:
-        """What the picture and the caption as wholes contribute, and the places in the picture that do most."""
+        """Return the contributions of the image, of its strongest places and of the caption, each with its name."""
         places = [(f"of it, most {'for' if value > 0 else 'against'}: {name}", value) for name, value in self.places()]
-        return [("the picture as a whole", self.picture), *places, ("the caption as a whole", self.caption)]
+        return [("the image as a whole", self.image), *places, ("the caption as a whole", self.caption)]
 
     def places(self) -> list[tuple[str, float]]:
-        """Where in the picture most speaks for the tone and most against it, in words, each with its contribution."""
+        """Return the place in the image that supports the tone most and the one that opposes it most.
+
+        Each comes as words with its contribution. A place is left out if no cell supports, or opposes, the tone.
+        """
         cells = [
             (value, row, column) for row, values in enumerate(self.cells_GG) for column, value in enumerate(values)
         ]
-        most, least = max(cells), min(cells)
-        found = [most] * (most[0] > 0) + [least] * (least[0] < 0)
-        return [(_place(row, column, len(self.cells_GG)), value) for value, row, column in found]
+        extremes = []
+        if max(cells)[0] > 0:
+            extremes.append(max(cells))
+        if min(cells)[0] < 0:
+            extremes.append(min(cells))
+        return [(_place(row, column, len(self.cells_GG)), value) for value, row, column in extremes]
 
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """Spearman's rank correlations of a map with those of shuffled readouts; none where a map is flat."""
+    """Spearman's rank correlations of a map with maps of shuffled readouts."""
 
+    # Empty where a map is flat, which has no ranks.
     correlations: Sequence[float]
 
     @property
     def mean(self) -> float | None:
-        """Their mean; None where there is none."""
+        """The mean correlation. None without a correlation."""
         return fmean(self.correlations) if self.correlations else None
 
     def __str__(self) -> str:
         if self.mean is None:
-            return "cannot be told: the map is flat"
-        low, high = min(self.correlations), max(self.correlations)
-        return f"{self.mean:+z.2f} on average of {len(self.correlations)} ({low:+z.2f} to {high:+z.2f})"
+            return "undefined: the map is flat"
+        lowest = min(self.correlations)
+        highest = max(self.correlations)
+        return f"{self.mean:+z.2f} on average of {len(self.correlations)} ({lowest:+z.2f} to {highest:+z.2f})"
 
 
 def signed(contribution: float) -> str:
-    """A contribution for the eye, such as +0.31; three places where it is small."""
+    """Format a contribution with its sign, such as +0.31. A small one gets three decimals."""
     return f"{contribution:+z.{2 if abs(contribution) >= 0.1 else 3}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _place(row: int, column: int, size: int) -> str:
-    # By the third in which the cell's centre lies.
-    down, across = _DOWN[(6 * row + 3) // (2 * size)], _ACROSS[(6 * column + 3) // (2 * size)]
+    """Return the third of the image, down and across, in which the centre of a cell lies."""
+    down = _DOWN[(6 * row + 3) // (2 * size)]
+    across = _ACROSS[(6 * column + 3) // (2 * size)]
     return down if down == across else f"{down} {across}"

@@ -66,8 +66,8 @@ class PlannedExperiment:
     @classmethod
     def of(cls, params: Params, recipe: Recipe, facts: Mapping[str, str]) -> "PlannedExperiment":
         """The case of a recipe: of an untrained model that is asked, no setting of a training counts."""
-        own = {**facts, "kind": recipe.kind, "posts": str(recipe.posts)}
-        if recipe.kind != "words":
+        own = {**facts, "kind": recipe.kind, "posts": str(recipe.num_posts)}
+        if recipe.kind != "zeroshot":
             return cls(
                 recipe, facts, training_key(params.training_config(recipe.model, **recipe.settings), own, params.seed)
             )
@@ -103,7 +103,7 @@ class PlannedExperiment:
 def run_recipes(params: Params, recipes: Sequence[Recipe]) -> list[ExperimentResult]:
     """Run recipes at the scale of `params`, one base in memory at a time: those of a model stand together.
 
-    Each is a run in the MLflow experiment mvsa-study. One that was run before on the same weights and posts, by the
+    Each is a run in the MLflow experiment mvsa-paper. One that was run before on the same weights and posts, by the
     same code and settings, is taken from then, and its run too. A failure is an outcome; one that another attempt may
     not have (of memory, the Hub, MLflow) is not kept.
 
@@ -153,7 +153,7 @@ def _checkpoint(scale: str, model: str, train: Sequence[Post]) -> PretrainedWeig
 
 def _run(params: Params, case: PlannedExperiment, workspace: Workspace | None) -> ExperimentResult:
     """What comes of a case, now or earlier; a run of MLflow is made where there is none that is complete."""
-    kept, tracker = case.kept(), Tracker("mvsa-study", _ABOUT)
+    kept, tracker = case.kept(), Tracker("mvsa-paper", _ABOUT)
     if kept and (kept.failure or tracker.find({**case.labels, **_COMPLETE})):
         outcome = kept
     else:
@@ -195,9 +195,9 @@ def _log(run: Run, outcome: ExperimentResult) -> None:
 def _predict(params: Params, workspace: Workspace | None, recipe: Recipe) -> list[Prediction]:
     assert workspace, "only what is kept needs no model"
     model = workspace.model
-    if recipe.kind == "words":
+    if recipe.kind == "zeroshot":
         model.readout = model.verbalizer_readout()
-        data = _drawn(workspace, recipe.posts, params.seed).data("test")
+        data = _drawn(workspace, recipe.num_posts, params.seed).data("test")
         return predictions(data, logits(model, data, params.evaluate.batch_size))
     settings = params.training_config(recipe.model, **recipe.settings)
     with fresh_adapter(model, settings, params.seed):

@@ -121,7 +121,7 @@ def paper_section() -> PaperSection:
         recipes=[row for row in rows if row.recipe],
         baselines=[row for row in rows if not row.recipe],
         notes={each: number for number, each in enumerate(assumed, 1)},
-        elsewhere=[recipe.name for recipe in recipes if recipe.posts],
+        elsewhere=[recipe.name for recipe in recipes if recipe.num_posts],
         to_beat=least,
         not_above=names,
     )

@@ -132,7 +132,7 @@ def saliency_map(
         probabilities=dict(zip(TONES, odds_3K[0].sigmoid().tolist(), strict=True)),
         words=_occluded_words(parts, k, batch_size),
         cells_GG=_occluded_cells(parts, k, batch_size, window),
-        picture=whole - no_picture,
+        image=whole - no_picture,
         caption=whole - no_caption,
         pixels_SS3=parts.pixels_3SS.permute(1, 2, 0).tolist(),
         num_passes=num_passes(caption),

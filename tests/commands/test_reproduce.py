@@ -68,7 +68,7 @@ def client() -> Any:
 
 def logged() -> list[Any]:
     """The runs of the experiment, those in the bin left out."""
-    experiment = client().get_experiment_by_name("mvsa-study")
+    experiment = client().get_experiment_by_name("mvsa-paper")
     return list(client().search_runs([experiment.experiment_id])) if experiment else []
 
 
@@ -92,7 +92,7 @@ def test_a_recipe_gives_our_scores_beside_the_published_ones(prepared: Path, nam
     written = read_json(prepared / "outputs" / "reproduce" / f"{name}.json")
     assert written["published"] == recipe.published
     assert 0 <= written["ours"]["accuracy_low"] <= written["ours"]["accuracy"] <= written["ours"]["accuracy_high"] <= 1
-    assert written["num_posts"] == (105 if recipe.posts else 21)
+    assert written["num_posts"] == (105 if recipe.num_posts else 21)
     assert f"{name}: accuracy" in said and "Weights are random" in said
     rows = {row["name"]: row for row in read_table(prepared / TABLE)}
     assert set(rows) == {name, "majority", "tfidf"} and rows["tfidf"]["published_accuracy"] == ""
@@ -222,7 +222,7 @@ def test_the_list_names_every_recipe_with_its_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("zeroshot", "message"),
     [
         (
             ["--list", "--all"],

@@ -62,7 +62,7 @@ def test_a_post_gets_a_picture_and_a_page_and_the_heaviest_parts_are_printed(sal
     assert f"Post {post.id}: predicted" in page
     assert f"labelled {post.label}" in page
     assert "Weights are random" in page
-    assert "the picture as a whole" in said
+    assert "the image as a whole" in said
     assert any(word in said for word in post.caption.split())
     assert "Sanity" not in page + said
 

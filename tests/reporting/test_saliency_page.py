@@ -22,7 +22,7 @@ PIXELS = [[(x * 8, y * 8, 128) for x in range(32)] for y in range(32)]
 
 def found(*words: tuple[str, float], tone: str = "negative", cells: list[list[float]] = CELLS) -> SaliencyMap:
     made = [Word(*word) for word in words]
-    return SaliencyMap(tone, CHANCES, made, cells, picture=-0.125, caption=1.5, pixels_SS3=PIXELS, num_passes=57)
+    return SaliencyMap(tone, CHANCES, made, cells, image=-0.125, caption=1.5, pixels_SS3=PIXELS, num_passes=57)
 
 
 def explained(*words: tuple[str, float], key: str = "7", part: str = "test", label: str = "positive") -> ExplainedPost:
@@ -108,7 +108,7 @@ def test_the_page_says_the_method_the_notice_and_all_that_is_known_of_the_post()
     assert "by 57 passes" in text
     assert "Annotators: text positive, image neutral. The post is of the test part." in text
     assert "negative 60.0% neutral 30.0% positive 10.0%" in text
-    assert "the picture as a whole \N{MINUS SIGN}0.12" in text
+    assert "the image as a whole \N{MINUS SIGN}0.12" in text
     assert "1 sad +0.80 2 day \N{MINUS SIGN}0.40 3 the +0.000" in text
 
 

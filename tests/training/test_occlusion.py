@@ -92,7 +92,7 @@ def test_what_rests_on_one_cell_and_one_word_is_put_down_to_them_alone(spotted: 
     found = asked(fake, spotted, "we love it", batch_size)
     # What fills the cell is not black: it is the picture's mean, a 64th of white.
     alone = 3.0 * (1 - 4 / 255)
-    assert found.picture == pytest.approx(alone, abs=1e-5)
+    assert found.image == pytest.approx(alone, abs=1e-5)
     assert torch.allclose(torch.tensor(found.cells_GG), only_cell(2, 5, alone), atol=1e-5)
     assert [word.text for word in found.words] == ["we", "love", "it"]
     assert [word.contribution for word in found.words] == pytest.approx([0, 2, 0], abs=1e-5)
@@ -112,7 +112,7 @@ def test_where_parts_only_add_up_so_do_their_contributions(noisy: Image.Image) -
     fake = Additive(weights_GG, {"a": 0.5, "b": -1.5, "c": 0.25})
     found = asked(fake, noisy, "a b c a other")
     cells_GG = torch.tensor(found.cells_GG)
-    assert float(cells_GG.sum()) == pytest.approx(found.picture, abs=1e-4)
+    assert float(cells_GG.sum()) == pytest.approx(found.image, abs=1e-4)
     assert sum(word.contribution for word in found.words) == pytest.approx(found.caption, abs=1e-4)
     assert cells_GG.std() > 0.01
 
@@ -129,7 +129,7 @@ def test_windows_of_several_cells_find_the_cell_and_blur_no_farther_than_they_re
 def test_a_picture_of_one_colour_has_nothing_to_take_away() -> None:
     fake = Additive(torch.ones(GRID, GRID))
     found = asked(fake, Image.new("RGB", (SIDE, SIDE), (200, 30, 90)), "", window=2)
-    assert found.picture == 0
+    assert found.image == 0
     assert torch.tensor(found.cells_GG).abs().max() < 1e-6
 
 
@@ -283,7 +283,7 @@ def test_a_map_changes_when_the_readout_is_shuffled(trained: Trained) -> None:
 )
 def test_any_caption_is_explained(trained: Trained, caption: str) -> None:
     found = trained.explain(caption)
-    assert all(value == value and abs(value) < 1e6 for value in [*found.contributions(), found.picture, found.caption])
+    assert all(value == value and abs(value) < 1e6 for value in [*found.contributions(), found.image, found.caption])
     assert len(found.words) == len(split_words(caption))
     if not found.words:
         assert found.caption == pytest.approx(0, abs=1e-4)
@@ -310,7 +310,6 @@ def test_of_a_flat_map_the_check_can_say_nothing(spotted: Image.Image) -> None:
     flat = replace(found, cells_GG=[[0.0] * GRID] * GRID)
     check = sanity_check(flat, lambda: flat, torch.nn.Linear(2, 3))
     assert check.mean is None
-    assert str(check) == "cannot be told: the map is flat"
 
 
 def test_shuffling_moves_values_and_puts_them_back_even_after_an_error() -> None:
