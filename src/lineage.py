@@ -15,7 +15,8 @@ from src.cli.options import command
 from src.cli.output import say, table
 from src.core.errors import UserError
 from src.core.files import digest_of, folder_digest, read_json
-from src.core.paths import DATA, DATA_DVC, POSTS, SPLIT, stage_folder
+from src.core.outputs import PretrainedWeights, adapter_digest
+from src.core.paths import DATA, DATA_DVC, POSTS, SPLIT, checkpoint_file, stage_folder
 from src.core.records import ADAPTER_DIGEST, content_digest, data_digest, read_posts, read_split
 from src.data import mvsa
 from src.registry.contract import Contract, read_contract
@@ -109,7 +110,6 @@ def _link(name: str, recorded: str, find_fault: Callable[[], str]) -> _Link:
 
 
 def _digest(subject: _Subject) -> str:
-    from src.core.outputs import adapter_digest
 
     return adapter_digest(Path(subject.artifacts["adapter"]), subject.contract.checkpoint.revision)
 
@@ -247,8 +247,8 @@ def _checkpoint_fault(subject: _Subject) -> str:
         fault = _unequal("the base that came with it", folder_digest(Path(subject.artifacts["base"])), revision)
         if fault:
             return fault
-    path = stage_folder("encode", subject.model) / "checkpoint.json"
-    return _unequal(str(path), str(read_json(path).get("revision")), revision)
+    path = checkpoint_file(subject.model)
+    return _unequal(str(path), PretrainedWeights.read(path).revision, revision)
 
 
 def _unequal(what: str, found: str, recorded: str) -> str:

@@ -75,8 +75,8 @@ class SearchSummary(StageOutput):
 
 
 @dataclass(frozen=True)
-class PretrainedWeights:
-    """The pretrained weights of a model, at one revision."""
+class PretrainedWeights(StageOutput):
+    """The pretrained weights of a model, at one revision (`checkpoint_file` of stage `encode`)."""
 
     # A Hub id, or a local folder.
     source: str
@@ -89,6 +89,16 @@ class PretrainedWeights:
     def is_local(self) -> bool:
         """Return whether the weights are tiny random ones in a local folder."""
         return self.scale == "tiny"
+
+
+@dataclass(frozen=True)
+class EncodeOutput(StageOutput):
+    """The posts and caches of a model (`ENCODE_FILE` of stage `encode`)."""
+
+    # The number of labelled posts of all parts.
+    posts: int
+    # Names of the cache folders: the adapted model's, then the bare model's. Both are the same if nothing differs.
+    caches: tuple[str, ...]
 
 
 @dataclass(frozen=True)

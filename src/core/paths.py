@@ -44,6 +44,9 @@ MISTAKES_FOLDER = "mistakes"
 REPEAT_JSON = "repeat.json"
 FOLDS_JSON = "folds.json"
 
+# What `encode` writes in its stage's folder.
+ENCODE_FILE = "encode.json"
+
 # What `tune` writes in its stage's folder.
 BEST_FILE = "best.json"
 SEARCH_FILE = "search.json"
@@ -64,5 +67,10 @@ def stage_folder(stage: str, model: str) -> Path:
 
 
 def checkpoint_folder(model: str) -> Path:
-    """What `encode` resolved the model's base to: checkpoint.json, and at tiny scale the weights too."""
+    """Return the folder to which `encode` writes a model's weights at tiny scale."""
     return stage_folder("encode", model) / "checkpoint"
+
+
+def checkpoint_file(model: str) -> Path:
+    """Return the file in which `encode` records the checkpoint that it resolved (`PretrainedWeights`)."""
+    return stage_folder("encode", model) / "checkpoint.json"

@@ -13,7 +13,7 @@ from src.core.errors import DivergenceError, UserError
 from src.core.files import digest_of, read_json, write_json
 from src.core.outputs import PretrainedWeights
 from src.core.paper import Recipe
-from src.core.paths import CHECKPOINTS, REPEATS, checkpoint_folder
+from src.core.paths import CHECKPOINTS, REPEATS, checkpoint_file
 from src.core.provenance import code_digest, training_key
 from src.core.records import Post, Prediction, Scores
 from src.evaluation.metrics import report, scores
@@ -24,7 +24,7 @@ from src.training.adapter import fresh_adapter
 from src.training.callbacks import NullCallback
 from src.training.inference import logits, predictions
 from src.training.trainer import fit
-from src.training.workspace import CHECKPOINT_FILE, Workspace, checkpoint_of, facts_of, load_model, posts_by_part
+from src.training.workspace import Workspace, checkpoint_of, facts_of, load_model, posts_by_part
 
 DONE = REPEATS / "recipes"
 _ABOUT = "The study's own experiments, each with the published figures as `published_*`."
@@ -144,7 +144,7 @@ def _of_model(
 
 def _checkpoint(scale: str, model: str, train: Sequence[Post]) -> PretrainedWeights:
     """That of `encode` if it is of this scale, or else one resolved as `encode` does."""
-    if (checkpoint_folder(model).parent / CHECKPOINT_FILE).is_file():
+    if checkpoint_file(model).is_file():
         found = checkpoint_of(model)
         if found.scale == scale:
             return found

@@ -8,7 +8,7 @@ import torch
 
 from src.core.files import read_json
 from src.core.outputs import PretrainedWeights
-from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
+from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, read_posts, read_split
 from src.core.training_config import TrainingConfig
 from src.data.augmentation import AugmentedPost, augmented
@@ -17,8 +17,6 @@ from src.models.catalog import model_class
 from src.training.cache import Boundary, FeatureStore
 from src.training.dataset import LabelledFeatures
 from src.training.distributed import loading_device, own_device
-
-CHECKPOINT_FILE = "checkpoint.json"
 
 
 def _ignore(count: int) -> None:
@@ -86,7 +84,7 @@ def checkpoint_of(name: str) -> PretrainedWeights:
     Raises:
         UserError: it has not run.
     """
-    return PretrainedWeights(**read_json(checkpoint_folder(name).parent / CHECKPOINT_FILE))
+    return PretrainedWeights.read(checkpoint_file(name))
 
 
 def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:

@@ -20,14 +20,13 @@ from safetensors.torch import load_file
 from src.core.errors import UsageError
 from src.core.files import read_json, write_json
 from src.core.outputs import adapter_digest
-from src.core.paths import CACHE, PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
+from src.core.paths import CACHE, PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file, checkpoint_folder, stage_folder
 from src.core.records import ADAPTER_DIGEST, Post, read_predictions, write_posts, write_split
 from src.modeling.base import ToneModel
 from src.training.adapter import saved_adapter
 from src.training.batching import shard_batches
 from src.training.distributed import SINGLE_PROCESS, loading_device, open_distributed, own_device
 from src.training.inference import logits, predictions
-from src.training.workspace import CHECKPOINT_FILE
 from tests.warm import WarmPython
 
 HERE = Path(__file__).parent
@@ -263,7 +262,7 @@ def workplace(
     model = tiny_model(MODEL)
     shutil.copytree(model.checkpoint.source, folder / checkpoint_folder(MODEL))
     checkpoint = {**asdict(model.checkpoint), "source": str(checkpoint_folder(MODEL))}
-    write_json(folder / checkpoint_folder(MODEL).parent / CHECKPOINT_FILE, checkpoint)
+    write_json(folder / checkpoint_file(MODEL), checkpoint)
     best = {"study": "a study", "best_trial": 0, "params": CHOSEN}
     write_json(folder / stage_folder("tune", MODEL) / "best.json", best)
     return folder

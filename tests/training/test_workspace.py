@@ -1,6 +1,6 @@
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,17 +10,17 @@ from src.core.config import load_params
 from src.core.errors import UserError
 from src.core.files import read_json, write_json
 from src.core.outputs import PretrainedWeights
-from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_folder
+from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, write_posts, write_split
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
 from src.split import describe
 from src.training.adapter import fresh_adapter
 from src.training.inference import logits
-from src.training.workspace import CHECKPOINT_FILE, Workspace, open_workspace, posts_by_part
+from src.training.workspace import Workspace, open_workspace, posts_by_part
 
 LORA = TrainingConfig(readout="head", rank=2, alpha=2, dropout=0.0, lr=0.1)
-CHECKPOINT = checkpoint_folder("clip").parent / CHECKPOINT_FILE
+CHECKPOINT = checkpoint_file("clip")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def workspace(
     shutil.copy(repo_root / PARAMS, PARAMS)
     workspace = Workspace(tiny_model("clip"), {"train": posts[:4], "val": posts[4:6], "test": posts[6:8]})
     stages(workspace.parts)
-    write_json(CHECKPOINT, asdict(workspace.model.checkpoint))
+    workspace.model.checkpoint.write(CHECKPOINT)
     return workspace
 
 

@@ -1,0 +1,73 @@
+"""Work of stage `encode`: resolve a model's checkpoint, and cache the features of its frozen segments."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.cli.output import progress
+from src.core.config import Params
+from src.core.outputs import EncodeOutput, PretrainedWeights
+from src.core.paths import ENCODE_FILE, checkpoint_file, checkpoint_folder, stage_folder
+from src.data.images import EncodablePost
+from src.models.catalog import resolve_checkpoint
+from src.training.adapter import fresh_adapter
+from src.training.workspace import Workspace, load_model, posts_by_part, views_of
+
+
+@dataclass(frozen=True)
+class FilledCache:
+    """The cache of one boundary, after `encode` filled it."""
+
+    folder: Path
+    # The size of all files in the folder.
+    num_bytes: int
+    # Items that this call encoded, and items that the cache had before; `unit` names an item.
+    num_encoded: int
+    num_cached: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """The checkpoint of a model, and the caches that `encode` filled."""
+
+    checkpoint: PretrainedWeights
+    caches: tuple[FilledCache, ...]
+
+
+def encode_model(params: Params, model: str) -> EncodeResult:
+    """Resolve the checkpoint of a model, encode every labelled post, and write the outputs of the stage.
+
+    Two caches are filled: for the adapter that params.yaml asks for, and for the bare model.
+
+    Raises:
+        UserError: an earlier stage has not run, the checkpoint or an image cannot be read, or the disk is full.
+    """
+    parts = posts_by_part()
+    captions = [post.caption for post in parts["train"]]
+    checkpoint = resolve_checkpoint(model, params.scale, checkpoint_folder(model), captions)
+    workspace = Workspace(load_model(model, checkpoint), parts)
+    posts = [post for part in parts.values() for post in part]
+    settings = params.training_config(model)
+    views = [view for row in views_of(parts["train"], settings) for view in row]
+    # The adapted model's boundary comes first. The bare model's boundary lies behind it, so its features are computed
+    # from the cached ones, and no image is read twice.
+    with fresh_adapter(workspace.model, settings, params.seed):
+        unit = "posts and views" if views else "posts"
+        adapted = _fill_cache(workspace, [*posts, *views], params.encode.batch_size, unit)
+    bare = _fill_cache(workspace, posts, params.encode.batch_size, "posts")
+    # The loaded model knows the commit that its files came from.
+    resolved = workspace.model.checkpoint
+    resolved.write(checkpoint_file(model))
+    output = EncodeOutput(posts=len(posts), caches=(adapted.folder.name, bare.folder.name))
+    output.write(stage_folder("encode", model) / ENCODE_FILE)
+    return EncodeResult(resolved, (adapted, bare))
+
+
+def _fill_cache(workspace: Workspace, posts: Sequence[EncodablePost], batch_size: int, unit: str) -> FilledCache:
+    """Encode the posts that the cache of the model's present boundary lacks."""
+    model = workspace.model
+    store = workspace.store()
+    with progress(len(posts), f"{model.spec.name}: {store.folder.name}", unit) as bar:
+        num_encoded = store.ensure(model, posts, batch_size, bar.advance)
+    return FilledCache(store.folder, store.num_bytes(), num_encoded, len(posts) - num_encoded, unit)
