@@ -1,0 +1,264 @@
+"""Stage `modality`: predictions of the tuned model on posts with one half hidden or changed.
+
+The test posts are predicted under each ablation of `src/data/ablations.py`. Posts whose text and image have different
+labels are predicted with both halves, with the text alone and with the image alone. `src/evaluation/modality.py`
+computes what the predictions show.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from src.cli.output import progress
+from src.core.config import Params
+from src.core.errors import InfeasibleAnalysis, UserError
+from src.core.files import write_bytes, write_json, write_table
+from src.core.labels import TONES
+from src.core.outputs import ModalityOutput, read_trained
+from src.core.paths import FINGERPRINTS, GROUPS, MODALITY_JSON, POSTS, SPLIT, stage_folder
+from src.core.records import (
+    ADAPTER_DIGEST,
+    Post,
+    Prediction,
+    leak_free,
+    read_fingerprints,
+    read_groups,
+    read_posts,
+    read_predictions,
+    read_split,
+    write_predictions,
+)
+from src.data.ablations import BOTH, NO_HASHTAGS, SHUFFLED, AblatedPost, conditions, halves, shuffled_images
+from src.data.duplicates import find_duplicates
+from src.evaluation import modality
+from src.evaluation.alignment import alignment_correlation
+from src.reporting.plot_evaluation import forest
+from src.tracking.client import parts_read
+from src.tracking.run_logging import open_tracker, run_tags
+from src.training.adapter import saved_adapter
+from src.training.inference import alignments, logits_uncached, predictions_of
+from src.training.workspace import Workspace, open_workspace
+
+# Largest difference from a probability that `evaluate` wrote. The cache was filled in batches of other posts, which
+# costs a digit in float32. bfloat16 has 8 bits of precision.
+MAX_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.2}
+ADHERENCE = ("text", "image", "neither")
+_DISAGREEMENT_COLUMNS = (
+    "id",
+    "text_label",
+    "image_label",
+    "predicted",
+    *TONES,
+    "predicted_from_text",
+    "predicted_from_image",
+)
+
+
+@dataclass(frozen=True)
+class ModalityPosts:
+    """The posts that the model predicts."""
+
+    # The test part.
+    test: Sequence[Post]
+    # For each test post, the post whose image it gets under the ablation `shuffled`. Empty where that is infeasible.
+    givers: Sequence[Post]
+    # The reason for each ablation that is left out, by its name.
+    omitted: Mapping[str, str]
+    # Posts with two different labels that no training has seen.
+    disagreeing: Sequence[Post]
+    # The group of near-duplicates of each labelled post, by id.
+    group_of: Mapping[str, str]
+    # The ids of posts, of either sequence, without a near-duplicate in train or val.
+    leak_free: set[str]
+
+
+@dataclass(frozen=True)
+class ModalityPredictions:
+    """The tuned model's predictions, and the base's alignments."""
+
+    # For the test part, by ablation.
+    test: Mapping[str, Sequence[Prediction]]
+    # For the posts with two labels, by what is shown: both halves, text, image.
+    disagreeing: Mapping[str, Sequence[Prediction]]
+    # The base's cosine of image and caption for test posts with a caption, by id. Empty for a model without alignment.
+    cosine_of: Mapping[str, float]
+
+
+def run_modality(params: Params, model: str) -> ModalityOutput:
+    """Predict the ablated posts, and write outputs/modality/<model>/ and an MLflow run.
+
+    Raises:
+        UserError: an earlier stage has not run, or `evaluate` scored another adapter or other posts.
+    """
+    trained = read_trained(model)
+    evaluated = read_predictions(stage_folder("evaluate", model) / "predictions.csv")
+    workspace = open_workspace(model)
+    posts = modality_posts(workspace.parts["test"], params.seed)
+    predictions = predict(workspace, params, posts, evaluated)
+    output = summarise(posts, predictions, params.seed, trained.digest)
+    _write_files(model, posts, predictions, output)
+    tags = {**run_tags("modality", workspace.facts(), params.notice), ADAPTER_DIGEST: output.adapter_digest}
+    with open_tracker(model).run("modality", tags=tags) as run:
+        run.inputs(parts_read("test"))
+        run.metrics(metrics_of(output))
+        run.folder(stage_folder("modality", model), "modality")
+    return output
+
+
+def modality_posts(test: Sequence[Post], seed: int) -> ModalityPosts:
+    """Choose the posts from the files of `prepare` and `split`."""
+    posts = read_posts(POSTS)
+    part_of = read_split(SPLIT)
+    group_of = read_groups(GROUPS)
+    # `split` groups labelled posts alone, so the groups of all posts are computed again.
+    all_groups = find_duplicates(posts, read_fingerprints(FINGERPRINTS)).groups
+    seen = {all_groups[key] for key, part in part_of.items() if part != "test"}
+    disagreeing = modality.disagreeing_posts(posts, part_of)
+    unseen = {post.id for post in disagreeing if post.id not in part_of and all_groups[post.id] not in seen}
+    givers: list[Post] = []
+    omitted = {}
+    try:
+        givers = shuffled_images(test, group_of, seed)
+    except InfeasibleAnalysis as error:
+        omitted[SHUFFLED] = str(error)
+    return ModalityPosts(test, givers, omitted, disagreeing, group_of, unseen | leak_free(part_of, group_of))
+
+
+def predict(
+    workspace: Workspace, params: Params, posts: ModalityPosts, evaluated: Sequence[Prediction]
+) -> ModalityPredictions:
+    """Predict the posts under every ablation.
+
+    Raises:
+        UserError: the predictions of unchanged test posts differ from those of `evaluate`.
+    """
+    # The alignment is the base's, so it is computed before the adapter is attached.
+    cosine_of = _alignments(workspace, params)
+    model = workspace.model
+    test_ids = {post.id for post in posts.test}
+    # A test post is not predicted twice with the same halves.
+    others = [post for post in posts.disagreeing if post.id not in test_ids]
+    ablated_test = conditions(posts.test, posts.givers)
+    ablated_others = halves(others)
+    total = sum(map(len, (*ablated_test.values(), *ablated_others.values())))
+    with (
+        saved_adapter(model, stage_folder("train", model.spec.name) / "adapter"),
+        progress(total, f"{model.spec.name}: modality", "posts") as bar,
+    ):
+
+        def predicted(originals: Sequence[Post], ablated: Sequence[AblatedPost]) -> list[Prediction]:
+            images = [post.image for post in ablated]
+            captions = [post.caption for post in ablated]
+            logits_NK = logits_uncached(model, images, captions, params.evaluate.batch_size, bar.advance)
+            return predictions_of(originals, logits_NK)
+
+        both = predicted(posts.test, ablated_test.pop(BOTH))
+        # Wrong inputs end the stage before the other ablations are computed.
+        _require_equal(both, evaluated, str(model.backbone.dtype).removeprefix("torch."))
+        test = {BOTH: both} | {name: predicted(posts.test, ablated) for name, ablated in ablated_test.items()}
+        rest = {name: predicted(others, ablated) for name, ablated in ablated_others.items()}
+    disagreeing = {name: _in_order(posts.disagreeing, [*test[name], *rows]) for name, rows in rest.items()}
+    return ModalityPredictions(test, disagreeing, cosine_of)
+
+
+def _alignments(workspace: Workspace, params: Params) -> dict[str, float]:
+    test = workspace.data("test", params.encode.batch_size)
+    cosines = alignments(workspace.model, test, params.evaluate.batch_size)
+    if cosines is None:
+        return {}
+    return {post.id: cosine for post, cosine in zip(test.posts, cosines, strict=True) if post.caption.strip()}
+
+
+def _in_order(posts: Sequence[Post], predictions: Sequence[Prediction]) -> list[Prediction]:
+    prediction_of = {row.id: row for row in predictions}
+    return [prediction_of[post.id] for post in posts]
+
+
+def _require_equal(predictions: Sequence[Prediction], evaluated: Sequence[Prediction], dtype: str) -> None:
+    if [(row.id, row.actual) for row in predictions] != [(row.id, row.actual) for row in evaluated]:
+        raise UserError("outputs/evaluate/ holds the predictions of other posts: run `dvc repro` first")
+    pairs = zip(predictions, evaluated, strict=True)
+    largest = max(abs(getattr(a, tone) - getattr(b, tone)) for a, b in pairs for tone in TONES)
+    if largest > MAX_DIFFERENCE[dtype]:
+        raise UserError(
+            f"outputs/evaluate/ holds the predictions of another adapter (up to {largest:.3f} off): "
+            "run `dvc repro` first"
+        )
+
+
+def summarise(posts: ModalityPosts, predictions: ModalityPredictions, seed: int, adapter_digest: str) -> ModalityOutput:
+    """Compute the content of modality.json from the predictions."""
+    test = predictions.test
+    group_of = posts.group_of
+    shuffled = None
+    if SHUFFLED in test:
+        shuffled = modality.shuffling_effect(posts.test, posts.givers, test[SHUFFLED])
+    return ModalityOutput(
+        posts=len(posts.test),
+        leak_free_posts=sum(post.id in posts.leak_free for post in posts.test),
+        conditions=modality.ablation_results(test, group_of, posts.leak_free, seed),
+        omitted=posts.omitted,
+        shuffled=shuffled,
+        hashtags=modality.hashtag_effect(posts.test, test[BOTH], test[NO_HASHTAGS], group_of, seed),
+        by_agreement=modality.accuracy_by_agreement(posts.test, test, group_of, seed),
+        disagreement=modality.disagreement(posts.disagreeing, predictions.disagreeing, posts.leak_free),
+        alignment=alignment_correlation(predictions.cosine_of, test[BOTH], group_of, seed),
+        adapter_digest=adapter_digest,
+    )
+
+
+def metrics_of(output: ModalityOutput) -> dict[str, float]:
+    """Return the figures that compare two runs, under one name each, such as text_macro_f1."""
+    results = {name.replace("-", "_"): result for name, result in output.conditions.items()}
+    metrics = {
+        f"{name}_{figure}": result.figures[figure].value
+        for figure in ("accuracy", "macro_f1")
+        for name, result in results.items()
+    }
+    metrics |= {
+        f"{name}_accuracy_change": result.change.accuracy.value for name, result in results.items() if result.change
+    }
+    if output.disagreement.follows:
+        adherence = output.disagreement.follows[BOTH]
+        metrics |= {f"follows_{name}": getattr(adherence, name).value for name in ADHERENCE}
+    if output.alignment and output.alignment.point_biserial:
+        metrics["alignment_point_biserial"] = output.alignment.point_biserial.value
+    return metrics
+
+
+def _write_files(model: str, posts: ModalityPosts, predictions: ModalityPredictions, output: ModalityOutput) -> None:
+    folder = stage_folder("modality", model)
+    # DVC expects the file of an omitted ablation too.
+    for name in (*predictions.test, *posts.omitted):
+        write_predictions(folder / f"{name}.csv", predictions.test.get(name, ()))
+    rows = _disagreement_rows(posts.disagreeing, predictions.disagreeing)
+    write_table(folder / "disagreement.csv", rows, _DISAGREEMENT_COLUMNS)
+    cosines = [{"id": key, "cosine": cosine} for key, cosine in predictions.cosine_of.items()]
+    write_table(folder / "alignment.csv", cosines, ("id", "cosine"))
+    write_json(folder / "metrics.json", metrics_of(output))
+    write_bytes(folder / "conditions.png", _accuracy_plot(model, output))
+    output.write(folder / MODALITY_JSON)
+
+
+def _disagreement_rows(posts: Sequence[Post], predictions: Mapping[str, Sequence[Prediction]]) -> list[dict[str, Any]]:
+    """Return one row for each post with two labels, with the columns `_DISAGREEMENT_COLUMNS`."""
+    rows = []
+    for post, both, text, image in zip(posts, *(predictions[name] for name in (BOTH, "text", "image")), strict=True):
+        row = {
+            **asdict(both),
+            "text_label": post.text_label,
+            "image_label": post.image_label,
+            "predicted_from_text": text.predicted,
+            "predicted_from_image": image.predicted,
+        }
+        rows.append({name: row[name] for name in _DISAGREEMENT_COLUMNS})
+    return rows
+
+
+def _accuracy_plot(model: str, output: ModalityOutput) -> bytes:
+    rows = {}
+    for name, result in output.conditions.items():
+        rows[name] = {"all test posts": result.figures["accuracy"]}
+        if result.leak_free:
+            rows[name]["leak-free"] = result.leak_free["accuracy"]
+    return forest(rows, {}, "accuracy", f"{model}, tuned, on the test part: with a half hidden or changed")

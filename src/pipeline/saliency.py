@@ -1,0 +1,165 @@
+"""Stage `saliency`: maps of the words and image regions that support or oppose a prediction of the tuned model."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.cli.output import progress
+from src.core.config import Params
+from src.core.errors import UsageError
+from src.core.files import write_bytes, write_text
+from src.core.outputs import CheckedMap, ExplainedMistake, SaliencyOutput, read_trained
+from src.core.paths import MISTAKES_FOLDER, MISTAKES_HTML, POSTS, SALIENCY_JSON, SPLIT, stage_folder
+from src.core.records import ADAPTER_DIGEST, Post, Prediction, read_posts, read_predictions, read_split
+from src.core.saliency import METHOD, SaliencyMap, SanityCheck
+from src.data.images import open_image
+from src.reporting.mistakes import mistaken
+from src.reporting.plot_saliency import explained_post
+from src.reporting.saliency_page import ExplainedPost, saliency_page
+from src.tracking.run_logging import open_tracker, run_tags
+from src.training.adapter import saved_adapter
+from src.training.occlusion import num_passes, saliency_map, sanity_check
+from src.training.workspace import open_workspace
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Posts with their saliency maps."""
+
+    posts: Sequence[ExplainedPost]
+    # The check of the first map. None if it was not asked for, or without a post.
+    sanity: SanityCheck | None
+    # The weights and posts that the model was trained on.
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class PostExplanation:
+    """The saliency map of one post and the files that show it."""
+
+    post: ExplainedPost
+    sanity: SanityCheck | None
+    png: Path
+    html: Path
+
+
+def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bool, folder: Path) -> PostExplanation:
+    """Explain one post, labelled or not, and write its heat map and its page.
+
+    Args:
+        params: the settings of params.yaml.
+        model: the name in the catalog.
+        post_id: the id in outputs/prepare/posts.csv.
+        tone: one of `TONES`. Empty for the predicted tone.
+        sanity: compare the map with maps of shuffled readouts.
+        folder: where the files are written.
+
+    Raises:
+        UsageError: there is no such post.
+        UserError: an earlier stage has not run, or the image cannot be read.
+    """
+    read_trained(model)
+    post = _post(post_id)
+    explanation = _explain(params, model, [(post, tone)], sanity)
+    (explained,) = explanation.posts
+    png = folder / f"{post.id}.png"
+    html = folder / f"{post.id}.html"
+    write_bytes(png, _heat_map(params, model, explained))
+    title = f"{model}, tuned: post {post.id}"
+    write_text(html, saliency_page(title, params.notice, explanation.posts, explanation.sanity))
+    return PostExplanation(explained, explanation.sanity, png, html)
+
+
+def explain_mistakes(params: Params, model: str, num_mistakes: int, folder: Path) -> tuple[SaliencyOutput, Explanation]:
+    """Explain the most confident mistakes on the test part, and write the stage's files and an MLflow run.
+
+    Raises:
+        UserError: an earlier stage has not run, or an image cannot be read.
+    """
+    trained = read_trained(model)
+    posts = {post.id: post for post in read_posts(POSTS)}
+    mistakes = mistaken(read_predictions(stage_folder("evaluate", model) / "predictions.csv"))[:num_mistakes]
+    explanation = _explain(params, model, [(posts[row.id], row.predicted) for row in mistakes], sanity=True)
+    output = _output(params, model, mistakes, explanation)
+    title = f"{model}, tuned, test: the {len(mistakes)} most confident mistakes"
+    page = saliency_page(title, params.notice, explanation.posts, explanation.sanity)
+    write_text(folder / MISTAKES_HTML, page)
+    output.write(folder / SALIENCY_JSON)
+    _remove_heat_maps(folder / MISTAKES_FOLDER)
+    for mistake, explained in zip(output.mistakes, explanation.posts, strict=True):
+        write_bytes(folder / mistake.png, _heat_map(params, model, explained))
+    tags = {**run_tags("saliency", explanation.facts, params.notice), ADAPTER_DIGEST: trained.digest}
+    with open_tracker(model).run("saliency", tags=tags) as run:
+        run.text(MISTAKES_HTML, page)
+        run.text(SALIENCY_JSON, (folder / SALIENCY_JSON).read_text(encoding="utf-8"))
+    return output, explanation
+
+
+def _post(post_id: str) -> Post:
+    posts = {post.id: post for post in read_posts(POSTS)}
+    if post_id not in posts:
+        ids = list(posts)
+        near = difflib.get_close_matches(post_id, ids, n=3)
+        hint = f"close to it: {', '.join(near)}" if near else f"there are {len(ids):,}, from {ids[0]} to {ids[-1]}"
+        raise UsageError(f"there is no post {post_id!r}; {hint}")
+    return posts[post_id]
+
+
+def _explain(params: Params, model: str, posts: Sequence[tuple[Post, str]], sanity: bool) -> Explanation:
+    """Explain each post for a tone, or for the predicted one where the tone is empty."""
+    workspace = open_workspace(model)
+    part_of = read_split(SPLIT)
+    # The sanity check is of the first map alone.
+    total = sum(num_passes(post.caption, sanity and place == 0) for place, (post, _) in enumerate(posts))
+    with (
+        saved_adapter(workspace.model, stage_folder("train", model) / "adapter") as adapter,
+        progress(total, f"{model}: occlusion", "passes") as bar,
+    ):
+
+        def map_of(post: Post, tone: str) -> SaliencyMap:
+            image = open_image(post.image, at_least=adapter.model.image_resizer().at_least)
+            return saliency_map(adapter.model, image, post.caption, params.evaluate.batch_size, tone, bar.advance)
+
+        explained = [ExplainedPost(post, part_of.get(post.id, ""), map_of(post, tone)) for post, tone in posts]
+        check = None
+        if sanity and explained:
+            first = explained[0]
+            # The tone is kept although a shuffled readout may predict another one.
+            check = sanity_check(
+                first.saliency_map, lambda: map_of(first.post, first.saliency_map.tone), adapter.readout
+            )
+    return Explanation(explained, check, workspace.facts())
+
+
+def _output(params: Params, model: str, mistakes: Sequence[Prediction], explanation: Explanation) -> SaliencyOutput:
+    check = None
+    if explanation.sanity:
+        check = CheckedMap(mistakes[0].id, explanation.sanity.mean, tuple(explanation.sanity.correlations))
+    explained_mistakes = []
+    for mistake, explained in zip(mistakes, explanation.posts, strict=True):
+        saliency = explained.saliency_map
+        explained_mistakes.append(
+            ExplainedMistake(
+                id=mistake.id,
+                actual=mistake.actual,
+                predicted=mistake.predicted,
+                probability=saliency.probabilities[mistake.predicted],
+                image=saliency.image,
+                caption=saliency.caption,
+                words=tuple(saliency.words),
+                png=f"{MISTAKES_FOLDER}/{mistake.id}.png",
+            )
+        )
+    return SaliencyOutput(model, params.notice, METHOD, check, tuple(explained_mistakes))
+
+
+def _heat_map(params: Params, model: str, explained: ExplainedPost) -> bytes:
+    return explained_post(explained.saliency_map, f"{model}, tuned. {explained.heading}", params.notice)
+
+
+def _remove_heat_maps(folder: Path) -> None:
+    """Remove maps of earlier mistakes. The folder is a DVC output, so it is made even if it stays empty."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for png in folder.glob("*.png"):
+        png.unlink()
