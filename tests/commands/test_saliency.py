@@ -1,15 +1,16 @@
-"""`python -m src.saliency`, in a repository in which a small model has been trained and scored."""
+"""Covers: the stage `saliency`, src/saliency.py and src/pipeline/saliency.py."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
-from src.core.outputs import read_trained
+from src.core.config import load_params
+from src.core.errors import UserError
+from src.core.outputs import SaliencyOutput, read_trained
+from src.core.paths import SALIENCY_JSON
 from src.core.records import ADAPTER_DIGEST, Post, read_posts, read_predictions, read_split, write_predictions
 from src.reporting.mistakes import mistaken
 from src.tracking.store import open_store
@@ -31,7 +32,7 @@ Saliency = Callable[..., str]
 
 @pytest.fixture
 def saliency(folder: Path) -> Saliency:
-    """Runs the command; returns what it said. Nothing has run before."""
+    """Run the command and return its output. The folder of the stage is empty before."""
     shutil.rmtree(FOLDER, ignore_errors=True)
 
     def command(*words: str, code: int = 0) -> str:
@@ -41,51 +42,55 @@ def saliency(folder: Path) -> Saliency:
 
 
 def a_post(part: str | None) -> Post:
-    """The first post of a part; None: one that the protocol gives no label."""
+    """Return the first post of a part, or of the posts without a label for None."""
     part_of = read_split(Path("outputs/split/split.csv"))
     return next(post for post in read_posts(Path("outputs/prepare/posts.csv")) if part_of.get(post.id) == part)
 
 
+def read_output() -> SaliencyOutput:
+    return SaliencyOutput.read(FOLDER / SALIENCY_JSON)
+
+
 def is_png(path: Path) -> bool:
-    with Image.open(path) as picture:
-        return picture.format == "PNG"
+    with Image.open(path) as image:
+        return image.format == "PNG"
 
 
 # One post
 
 
-def test_a_post_gets_a_picture_and_a_page_and_the_heaviest_parts_are_printed(saliency: Saliency) -> None:
+def test_post_gets_map_and_page(saliency: Saliency) -> None:
     post = a_post("test")
-    said = saliency(post.id)
+    printed = saliency(post.id)
     assert is_png(FOLDER / f"{post.id}.png")
     page = (FOLDER / f"{post.id}.html").read_text()
     assert f"Post {post.id}: predicted" in page
     assert f"labelled {post.label}" in page
     assert "Weights are random" in page
-    assert "the image as a whole" in said
-    assert any(word in said for word in post.caption.split())
-    assert "Sanity" not in page + said
+    assert "the image as a whole" in printed
+    assert any(word in printed for word in post.caption.split())
+    assert "Sanity" not in page + printed
 
 
-def test_the_prediction_explained_is_that_of_evaluate(saliency: Saliency) -> None:
-    found = read_predictions(PREDICTIONS)[0]
-    said = saliency(found.id)
-    assert f"Post {found.id}: predicted {found.predicted}, labelled {found.actual}" in said
-    assert f"negative {found.negative:.3f}, neutral {found.neutral:.3f}, positive {found.positive:.3f}" in said
+def test_explained_prediction_equals_evaluates(saliency: Saliency) -> None:
+    row = read_predictions(PREDICTIONS)[0]
+    printed = saliency(row.id)
+    assert f"Post {row.id}: predicted {row.predicted}, labelled {row.actual}" in printed
+    assert f"negative {row.negative:.3f}, neutral {row.neutral:.3f}, positive {row.positive:.3f}" in printed
 
 
-def test_another_tone_may_be_explained_elsewhere_with_a_sanity_check(saliency: Saliency, tmp_path: Path) -> None:
-    found = read_predictions(PREDICTIONS)[0]
-    tone = "neutral" if found.predicted != "neutral" else "negative"
-    said = saliency(found.id, "--tone", tone, "--sanity", "--out", str(tmp_path / "elsewhere"))
-    assert f"What speaks for {tone}" in said
-    assert "Sanity check" in said
-    assert "on average of 10" in said
-    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == [f"{found.id}.html", f"{found.id}.png"]
+def test_other_tone_with_sanity_check(saliency: Saliency, tmp_path: Path) -> None:
+    row = read_predictions(PREDICTIONS)[0]
+    tone = "neutral" if row.predicted != "neutral" else "negative"
+    printed = saliency(row.id, "--tone", tone, "--sanity", "--out", str(tmp_path / "elsewhere"))
+    assert f"Contributions to {tone}" in printed
+    assert "Sanity check" in printed
+    assert "on average of 10" in printed
+    assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == [f"{row.id}.html", f"{row.id}.png"]
     assert not FOLDER.exists()
 
 
-def test_a_post_without_a_label_may_be_explained(saliency: Saliency) -> None:
+def test_unlabelled_post_is_explained(saliency: Saliency) -> None:
     post = a_post(None)
     assert "without a label" in saliency(post.id)
     assert "in no part of the split" in (FOLDER / f"{post.id}.html").read_text()
@@ -94,26 +99,27 @@ def test_a_post_without_a_label_may_be_explained(saliency: Saliency) -> None:
 # The most confident mistakes
 
 
-def test_without_an_id_the_surest_mistakes_are_explained_the_surest_first(saliency: Saliency) -> None:
+def test_most_confident_mistakes_come_first(saliency: Saliency) -> None:
     wrong = mistaken(read_predictions(PREDICTIONS))[:2]
-    said = saliency("--mistakes", "2")
-    assert f"{MODEL}: {len(wrong)} mistakes explained" in said
-    found: dict[str, Any] = json.loads((FOLDER / "saliency.json").read_text())
-    assert [each["id"] for each in found["mistakes"]] == [each.id for each in wrong]
+    printed = saliency("--mistakes", "2")
+    assert f"{MODEL}: {len(wrong)} mistakes explained" in printed
+    output = read_output()
+    assert [mistake.id for mistake in output.mistakes] == [row.id for row in wrong]
     captions = {post.id: post.caption for post in read_posts(Path("outputs/prepare/posts.csv"))}
-    for each, prediction in zip(found["mistakes"], wrong, strict=True):
-        assert (each["actual"], each["predicted"]) == (prediction.actual, prediction.predicted)
-        assert each["probability"] == pytest.approx(getattr(prediction, prediction.predicted), abs=1e-3)
-        assert [word["word"] for word in each["words"]] == captions[each["id"]].split()
-        assert is_png(FOLDER / each["png"])
-    assert found["sanity"]["post"] == wrong[0].id
-    assert found["sanity"]["mean"] < 0.5
-    assert len(found["sanity"]["each"]) == 10
-    assert "Weights are random" in found["notice"]
+    for mistake, row in zip(output.mistakes, wrong, strict=True):
+        assert (mistake.actual, mistake.predicted) == (row.actual, row.predicted)
+        assert mistake.probability == pytest.approx(getattr(row, row.predicted), abs=1e-3)
+        assert [word.text for word in mistake.words] == captions[mistake.id].split()
+        assert is_png(FOLDER / mistake.png)
+    assert output.sanity and output.sanity.post == wrong[0].id
+    assert output.sanity.mean is not None and output.sanity.mean < 0.5
+    assert len(output.sanity.correlations) == 10
+    assert "Weights are random" in output.notice
 
 
-def test_pictures_of_earlier_mistakes_go_and_those_asked_for_by_hand_stay(saliency: Saliency) -> None:
-    stale, by_hand = FOLDER / "mistakes" / "gone.png", FOLDER / "5.png"
+def test_maps_of_earlier_mistakes_are_removed(saliency: Saliency) -> None:
+    stale = FOLDER / "mistakes" / "gone.png"
+    by_hand = FOLDER / "5.png"
     stale.parent.mkdir(parents=True)
     stale.touch()
     by_hand.touch()
@@ -123,27 +129,26 @@ def test_pictures_of_earlier_mistakes_go_and_those_asked_for_by_hand_stay(salien
     assert len(list(stale.parent.iterdir())) == 1
 
 
-def test_the_gallery_is_logged_with_the_training_that_it_explains(saliency: Saliency) -> None:
+def test_run_names_the_explained_adapter(saliency: Saliency) -> None:
     saliency("--mistakes", "1")
     client = open_store()
     experiment = client.get_experiment_by_name(f"mvsa-{MODEL}")
     assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], "tags.stage = 'saliency'")[0]
-    assert found.data.tags[ADAPTER_DIGEST] == read_trained(MODEL).digest
-    assert {item.path for item in client.list_artifacts(found.info.run_id)} == {"mistakes.html", "saliency.json"}
+    logged = client.search_runs([experiment.experiment_id], "tags.stage = 'saliency'")[0]
+    assert logged.data.tags[ADAPTER_DIGEST] == read_trained(MODEL).digest
+    assert {item.path for item in client.list_artifacts(logged.info.run_id)} == {"mistakes.html", "saliency.json"}
 
 
-def test_a_model_without_mistakes_leaves_what_the_stage_promises(saliency: Saliency) -> None:
+def test_no_mistake_still_writes_outputs(saliency: Saliency) -> None:
     before = PREDICTIONS.read_bytes()
-    write_predictions(PREDICTIONS, [each for each in read_predictions(PREDICTIONS) if each.actual == each.predicted])
+    write_predictions(PREDICTIONS, [row for row in read_predictions(PREDICTIONS) if row.actual == row.predicted])
     try:
-        said = saliency()
+        printed = saliency()
     finally:
         PREDICTIONS.write_bytes(before)
-    assert "0 mistakes explained" in said
+    assert "0 mistakes explained" in printed
     assert "makes no mistake" in (FOLDER / "mistakes.html").read_text()
-    found = json.loads((FOLDER / "saliency.json").read_text())
-    assert (found["mistakes"], found["sanity"]) == ([], None)
+    assert (read_output().mistakes, read_output().sanity) == ((), None)
     assert (FOLDER / "mistakes").is_dir()
 
 
@@ -163,30 +168,30 @@ def test_a_model_without_mistakes_leaves_what_the_stage_promises(saliency: Salie
         (("--mistakes", "0"), 2, "0 is not in the range x>=1"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_one_line(
-    saliency: Saliency, words: tuple[str, ...], code: int, wanted: str
-) -> None:
-    said = saliency(*words, code=code)
-    assert wanted in said
-    assert code == 0 or said.count("\n") == 1
+def test_misuse_is_one_line(saliency: Saliency, words: tuple[str, ...], code: int, wanted: str) -> None:
+    printed = saliency(*words, code=code)
+    assert wanted in printed
+    assert code == 0 or printed.count("\n") == 1
 
 
-def test_before_a_training_there_is_nothing_to_explain(saliency: Saliency) -> None:
+def test_missing_training_is_named(folder: Path) -> None:
+    from src.pipeline.saliency import explain_post
+
     trained = Path(f"outputs/train/{MODEL}")
     trained.rename("outputs/away")
     try:
-        said = saliency("1", code=1)
+        with pytest.raises(UserError, match=r"train\.json"):
+            explain_post(load_params(), MODEL, "1", tone="", sanity=False, folder=FOLDER)
     finally:
         Path("outputs/away").rename(trained)
-    assert said == f"error: {trained}/train.json is missing: run `dvc repro` first, which makes it\n"
 
 
-def test_a_picture_that_is_gone_is_named(saliency: Saliency) -> None:
-    picture = Path(a_post("test").image)
-    picture.rename("away.jpg")
+def test_missing_image_is_named(saliency: Saliency) -> None:
+    image = Path(a_post("test").image)
+    image.rename("away.jpg")
     try:
-        said = saliency(a_post("test").id, code=1)
+        printed = saliency(a_post("test").id, code=1)
     finally:
-        Path("away.jpg").rename(picture)
-    assert said.count("\n") == 1
-    assert str(picture) in said
+        Path("away.jpg").rename(image)
+    assert printed.count("\n") == 1
+    assert str(image) in printed
