@@ -1,8 +1,11 @@
-"""What a run in MLflow says of the posts that it reads: their name, digest and number, and nothing of their content."""
+"""Experiments and runs in MLflow.
+
+A `Tracker` is one experiment, and a `Run` is one open run. Runs log names, digests and counts of the posts that they
+read, and never the content of a post.
+"""
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 import time
@@ -14,14 +17,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from src.core.errors import UserError
-from src.core.files import read_json
+from src.core.files import atomic_folder, read_json
 from src.core.paths import DATA_DVC, SPLIT_REPORT
 from src.tracking.markdown import with_section
 from src.tracking.store import (
     artifact_location,
     folder_of,
     mlflow_errors_as_user_errors,
-    one_line,
+    one_line_message,
     open_store,
     restore_command,
     tracking_uri,
@@ -32,51 +35,44 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+# The most runs that MLflow returns from one search.
+_MAX_RUNS = 50_000
+# MLflow shows the Markdown in this tag as the description of a run or an experiment.
+DESCRIPTION_TAG = "mlflow.note.content"
+_SAMPLING_INTERVAL_S = 60.0
+
+
 @dataclass(frozen=True)
 class Dataset:
-    """Posts that a run reads.
+    """Posts that a run reads, as MLflow's dataset."""
 
-    Attributes:
-        name: what they are called; of two with the same name and digest MLflow keeps one.
-        digest: at most 36 characters that another content changes.
-        source: where they are from.
-        context: what for, such as train.
-        counts: how many there are of each tone.
-    """
-
+    # MLflow keeps one of two datasets with equal name and digest.
     name: str
+    # At most 36 characters.
     digest: str
     source: str
+    # The use of the posts in the run, such as train.
     context: str
+    # The number of posts of each tone.
     counts: Mapping[str, int]
 
 
 def parts_read(*parts: str) -> list[Dataset]:
-    """Parts of the posts as `split` has divided them.
+    """Return the datasets of some parts of the split.
 
     Raises:
-        UserError: it has not run.
+        UserError: stage `split` has not run.
     """
     report = read_json(SPLIT_REPORT)
-    # What is posted and labelled, and which posts are in which part.
+    # The digest covers the content and labels of posts, and the assignment to parts.
     digest = f"{report['data_digest']}-{report['split_digest']}"
     name = f"mvsa-{report['protocol']}"
     return [Dataset(f"{name}-{part}", digest, str(DATA_DVC), part, report["parts"][part]) for part in parts]
 
 
-# MLflow's own upper limit to one search.
-_MOST_RUNS = 50_000
-
-
-_NOTE = "mlflow.note.content"
-
-
-_WATCH_S = 60.0
-
-
 @dataclass(frozen=True)
 class Child:
-    """A run below another: its id, its tags, and whether it still counts as running."""
+    """A child run: its id, its tags, and whether its status is RUNNING."""
 
     id: str
     tags: Mapping[str, str]
@@ -84,10 +80,12 @@ class Child:
 
 
 class Run:
-    """A run that is open. As a context it ends the run: FINISHED, or FAILED if an error was raised.
+    """An open run.
 
-    A failed run says why in its tag `failure`. No error is swallowed, or hidden by one of MLflow's on top of it. Every
-    method raises `UserError` where MLflow fails.
+    As a context manager it ends the run: FINISHED, or FAILED if an error was raised. The tag `failure` of a failed run
+    holds the error's message. The error propagates, even if MLflow fails as well.
+
+    Every method raises `UserError` if MLflow fails.
     """
 
     def __init__(self, client: "MlflowClient", run_id: str) -> None:
@@ -103,14 +101,19 @@ class Run:
             self.end("FINISHED")
             return
         with suppress(UserError):
-            self.tags({"failure": one_line(error)})
+            self.tags({"failure": one_line_message(error)})
             self.end("FAILED")
 
     @mlflow_errors_as_user_errors()
     def metrics(self, values: Mapping[str, float], step: int | None = None, at_ms: int | None = None) -> None:
-        """Log metrics; `step` is the epoch, counted from 1, where there are several, `at_ms` the time, if not now.
+        """Log metrics.
 
-        The same value at the same step and time is kept once, however often it is logged.
+        Logging the same value again at the same step and time is harmless: MLflow keeps it once.
+
+        Args:
+            values: metrics by name.
+            step: the epoch, counted from 1, for metrics that have several values.
+            at_ms: the time in milliseconds since 1970; now by default.
         """
         from mlflow.entities import Metric
 
@@ -120,50 +123,51 @@ class Run:
 
     @mlflow_errors_as_user_errors()
     def params(self, values: Mapping[str, object]) -> None:
-        """Log parameters. Logging them again is harmless; MLflow refuses to change one."""
+        """Log parameters. Logging equal values again is harmless, and MLflow refuses to change a value."""
         from mlflow.entities import Param
 
         self._client.log_batch(self.id, params=[Param(name, str(value)) for name, value in values.items()])
 
     @mlflow_errors_as_user_errors()
     def inputs(self, datasets: Sequence[Dataset]) -> None:
-        """Log what the run reads. Logging it again is harmless."""
-        from mlflow.entities import Dataset as Logged
+        """Log the datasets that the run reads. Logging them again is harmless."""
+        from mlflow.entities import Dataset as MlflowDataset
         from mlflow.entities import DatasetInput, InputTag
 
-        found = []
-        for each in datasets:
-            source, counts = json.dumps({"uri": each.source}), json.dumps(each.counts)
-            logged = Logged(each.name, each.digest, "local", source, profile=counts)
-            found.append(DatasetInput(logged, [InputTag("mlflow.data.context", each.context)]))
-        self._client.log_inputs(self.id, found)
+        inputs = []
+        for dataset in datasets:
+            source = json.dumps({"uri": dataset.source})
+            entity = MlflowDataset(dataset.name, dataset.digest, "local", source, profile=json.dumps(dataset.counts))
+            inputs.append(DatasetInput(entity, [InputTag("mlflow.data.context", dataset.context)]))
+        self._client.log_inputs(self.id, inputs)
 
     def section(self, heading: str, text: str) -> None:
-        """Put a section into the run's Markdown note, in place of an earlier one under the same heading."""
-        self.tags({_NOTE: with_section(self.tag(_NOTE), heading, text)})
+        """Write a section of the run's description; it replaces a section with the same heading."""
+        self.tags({DESCRIPTION_TAG: with_section(self.tag(DESCRIPTION_TAG), heading, text)})
 
     @mlflow_errors_as_user_errors()
     def tags(self, values: Mapping[str, object]) -> None:
-        """Set tags, over those of the same name."""
+        """Set tags; a tag with the same name is replaced."""
         from mlflow.entities import RunTag
 
         self._client.log_batch(self.id, tags=[RunTag(name, str(value)) for name, value in values.items()])
 
     @mlflow_errors_as_user_errors()
     def json(self, name: str, content: Any) -> None:
-        """Log an artifact `name` (a path ending in .json)."""
+        """Log content as JSON in the artifact `name` (a path that ends in .json)."""
         self._client.log_dict(self.id, content, name)
 
     @mlflow_errors_as_user_errors()
     def text(self, name: str, text: str) -> None:
-        """Log a text as an artifact `name` (a path such as report.txt or gallery.html)."""
+        """Log a text as the artifact `name` (a path such as report.txt or mistakes.html)."""
         self._client.log_text(self.id, text, name)
 
     @mlflow_errors_as_user_errors()
     def figure(self, name: str, png: bytes | Path) -> None:
-        """Log a picture, given as bytes or as a file, as an artifact `name` (a path ending in .png)."""
+        """Log a plot, given as bytes or as a file, as the artifact `name` (a path that ends in .png)."""
         target = Path(name)
         with tempfile.TemporaryDirectory() as folder:
+            # MLflow takes the artifact's name from the file's name.
             file = Path(folder) / target.name
             file.write_bytes(png if isinstance(png, bytes) else png.read_bytes())
             parent = str(target.parent) if target.parent.name else None
@@ -171,61 +175,68 @@ class Run:
 
     @mlflow_errors_as_user_errors()
     def folder(self, path: Path, artifact_path: str) -> None:
-        """Log the files of a folder under `artifact_path`: on a disk all of them or none, whatever dies meanwhile."""
-        place = folder_of(self._client.get_run(self.id).info.artifact_uri)
-        if place is None:  # such as mlflow-artifacts:/1/run of a server's
+        """Log the files of a folder under `artifact_path`, in place of an earlier folder there.
+
+        On a local disk the folder appears whole or not at all, even if the process is killed.
+        """
+        artifacts = folder_of(self._client.get_run(self.id).info.artifact_uri)
+        if artifacts is None:
+            # A server keeps the artifacts, at a location such as mlflow-artifacts:/1/<run>.
             self._client.log_artifacts(self.id, str(path), artifact_path)
             return
-        target = place / artifact_path
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.copytree(path, temporary, dirs_exist_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        # MLflow copies file by file, and a reader of a half-copied adapter would take it for damaged.
+        with atomic_folder(artifacts / artifact_path) as temporary:
+            shutil.copytree(path, temporary, dirs_exist_ok=True)
 
     @mlflow_errors_as_user_errors()
     def tag(self, name: str) -> str:
-        """A tag's value; empty if there is no such tag."""
+        """Return the value of a tag; empty if the run does not have it."""
         return str(self._client.get_run(self.id).data.tags.get(name, ""))
 
     @mlflow_errors_as_user_errors()
     def last_metrics(self) -> dict[str, float]:
-        """The last value of each metric."""
+        """Return the last value of each metric."""
         return dict(self._client.get_run(self.id).data.metrics)
 
     @mlflow_errors_as_user_errors()
     def experiment_id(self) -> str:
-        """The experiment that the run is in."""
+        """Return the id of the run's experiment."""
         return str(self._client.get_run(self.id).info.experiment_id)
 
     @mlflow_errors_as_user_errors()
-    def log_system_metrics(self, every_s: float = _WATCH_S) -> None:
-        """Log how busy the machine is, as MLflow's system metrics, until `end`; nothing of a run within `every_s`.
+    def log_system_metrics(self, every_s: float = _SAMPLING_INTERVAL_S) -> None:
+        """Log the load of CPU, memory, disk and GPU as MLflow's system metrics until `end`.
 
-        MLflow does it in a thread, which ends with the run or the process. GPUs are seen where nvidia-ml-py is there.
+        A thread of MLflow takes a sample every `every_s` seconds, so a shorter run has none. GPUs are sampled if
+        nvidia-ml-py is installed.
         """
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        # While the server is away it would say so on the screen; whoever logs the run's scores says it in one line.
+        # The thread would print a stack trace for each sample that an unreachable server misses. The code that logs the
+        # run's scores reports the same outage in one line.
         logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)
         self._monitor = SystemMetricsMonitor(self.id, every_s, resume_logging=True, tracking_uri=tracking_uri())
         self._monitor.start()
 
     @mlflow_errors_as_user_errors()
     def end(self, status: str, at_ms: int | None = None) -> None:
-        """End the run as FINISHED, KILLED or FAILED, at a time if not now."""
+        """End the run as FINISHED, KILLED or FAILED; `at_ms` is the end's time, now by default."""
         if self._monitor:
             self._monitor.finish()
         self._client.set_terminated(self.id, status, at_ms)
 
 
 class Tracker:
-    """The runs of one experiment, which is made if it is new.
+    """The runs of one experiment. The experiment is created if it does not exist.
 
-    Then it gets the `tags`. It gets its Markdown description once; `{id}` in there becomes its own id. `client` is that
-    of an open store, if there is one.
+    Args:
+        experiment: the name.
+        description: Markdown for an experiment without a description; `{id}` becomes the experiment's id.
+        tags: tags for a new experiment.
+        client: the client of an open store; by default the store is opened.
 
     Raises:
-        UserError: the tracking store cannot be opened.
+        UserError: the tracking store cannot be opened, or the experiment was deleted.
     """
 
     def __init__(
@@ -236,9 +247,9 @@ class Tracker:
         client: "MlflowClient | None" = None,
     ) -> None:
         self._client = client or open_store()
-        self._experiment_id = _experiment(self._client, experiment, tags or {})
-        if description and not self._note():
-            self.tag(_NOTE, description.replace("{id}", self._experiment_id))
+        self._experiment_id = _get_or_create_experiment(self._client, experiment, tags or {})
+        if description and not self._description():
+            self.tag(DESCRIPTION_TAG, description.replace("{id}", self._experiment_id))
 
     @mlflow_errors_as_user_errors()
     def tag(self, name: str, value: str) -> None:
@@ -246,18 +257,18 @@ class Tracker:
         self._client.set_experiment_tag(self._experiment_id, name, value)
 
     def section(self, heading: str, text: str) -> None:
-        """Put a section into the experiment's description, in place of an earlier one under the same heading."""
-        self.tag(_NOTE, with_section(self._note(), heading, text))
+        """Write a section of the experiment's description; it replaces a section with the same heading."""
+        self.tag(DESCRIPTION_TAG, with_section(self._description(), heading, text))
 
     @mlflow_errors_as_user_errors()
     def experiments(self, prefix: str) -> "dict[str, Tracker]":
-        """The experiments whose names begin like this, by the rest of their names."""
-        names = [each.name for each in self._client.search_experiments() if each.name.startswith(prefix)]
+        """Return the experiments whose names begin with `prefix`, by the rest of their names."""
+        names = [item.name for item in self._client.search_experiments() if item.name.startswith(prefix)]
         return {name.removeprefix(prefix): Tracker(name, client=self._client) for name in sorted(names)}
 
     @mlflow_errors_as_user_errors()
-    def _note(self) -> str:
-        return str(self._client.get_experiment(self._experiment_id).tags.get(_NOTE, ""))
+    def _description(self) -> str:
+        return str(self._client.get_experiment(self._experiment_id).tags.get(DESCRIPTION_TAG, ""))
 
     @mlflow_errors_as_user_errors()
     def run(
@@ -269,43 +280,57 @@ class Tracker:
         params: Mapping[str, object] | None = None,
         began_ms: int | None = None,
     ) -> Run:
-        """Begin a run, as a child of the run with the id `parent` if there is one. To be used as a context."""
-        lineage = {"mlflow.parentRunId": parent} if parent else {}
-        labels = {key: str(value) for key, value in (tags or {}).items()}
-        made = self._client.create_run(self._experiment_id, began_ms, run_name=name, tags={**labels, **lineage})
-        run = Run(self._client, made.info.run_id)
+        """Start a run and return it as a context manager.
+
+        Args:
+            name: the run's name.
+            parent: the id of the parent run, for a child run.
+            tags: tags by name.
+            params: parameters by name.
+            began_ms: the start in milliseconds since 1970; now by default.
+        """
+        all_tags = {key: str(value) for key, value in (tags or {}).items()}
+        if parent:
+            all_tags["mlflow.parentRunId"] = parent
+        entity = self._client.create_run(self._experiment_id, began_ms, run_name=name, tags=all_tags)
+        run = Run(self._client, entity.info.run_id)
         if params:
             run.params(params)
         return run
 
     @mlflow_errors_as_user_errors()
     def resume(self, run_id: str) -> Run:
-        """Open a run that has ended, or whose process died. To be used as a context."""
+        """Set an ended or abandoned run to RUNNING again, and return it as a context manager."""
         self._client.update_run(run_id, status="RUNNING")
         return self.reopen(run_id)
 
     def reopen(self, run_id: str) -> Run:
-        """A run of this experiment, in whatever state it is."""
+        """Return a run of this experiment; its status does not change."""
         return Run(self._client, run_id)
 
     def find(self, tags: Mapping[str, object], *conditions: str) -> list[str]:
-        """The ids of the runs that bear all these tags and meet MLflow's own conditions, the newest first."""
-        found = self._search([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *conditions])
-        return [run.info.run_id for run in found]
+        """Return the ids of the runs that have all these tags, the newest first.
+
+        Args:
+            tags: tags by name.
+            conditions: further conditions in MLflow's search syntax.
+        """
+        runs = self._search([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *conditions])
+        return [run.info.run_id for run in runs]
 
     def children(self, parent: str) -> list[Child]:
-        """The runs below a run, the newest first."""
-        found = self._search([f"tags.`mlflow.parentRunId` = '{parent}'"])
-        return [Child(run.info.run_id, dict(run.data.tags), run.info.status == "RUNNING") for run in found]
+        """Return the children of a run, the newest first."""
+        runs = self._search([f"tags.`mlflow.parentRunId` = '{parent}'"])
+        return [Child(run.info.run_id, dict(run.data.tags), run.info.status == "RUNNING") for run in runs]
 
     @mlflow_errors_as_user_errors()
     def remove(self, run_id: str) -> None:
-        """Put a run into MLflow's bin, where `mlflow gc` empties it."""
+        """Mark a run as deleted; `mlflow gc` removes such runs for good."""
         self._client.delete_run(run_id)
 
     @mlflow_errors_as_user_errors()
     def close_abandoned(self, parent: str) -> None:
-        """Mark a run that nobody will go on with, and those of its children that still run, as failed."""
+        """End a run that no process will resume, and its RUNNING children, as FAILED with the state `abandoned`."""
         for run_id in [child.id for child in self.children(parent) if child.running] + [parent]:
             self._client.set_tag(run_id, "state", "abandoned")
             self._client.set_terminated(run_id, "FAILED")
@@ -314,13 +339,13 @@ class Tracker:
     def _search(self, conditions: list[str]) -> "list[mlflow.entities.Run]":
         return list(
             self._client.search_runs(
-                [self._experiment_id], " and ".join(conditions), max_results=_MOST_RUNS, order_by=["start_time DESC"]
+                [self._experiment_id], " and ".join(conditions), max_results=_MAX_RUNS, order_by=["start_time DESC"]
             )
         )
 
 
 @mlflow_errors_as_user_errors()
-def _experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> str:
+def _get_or_create_experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> str:
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -328,11 +353,11 @@ def _experiment(client: "MlflowClient", name: str, tags: Mapping[str, str]) -> s
         try:
             return str(client.create_experiment(name, artifact_location(name), dict(tags)))
         except MlflowException as error:
-            # Another process was faster.
+            # Another process created the experiment meanwhile.
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
             experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage == "deleted":
-        remedy = restore_command(experiment.experiment_id)
-        raise UserError(f"the MLflow experiment {name} was deleted: bring it back with `{remedy}`")
+        command = restore_command(experiment.experiment_id)
+        raise UserError(f"the MLflow experiment {name} was deleted: restore it with `{command}`")
     return str(experiment.experiment_id)

@@ -1,23 +1,49 @@
-"""What leads a reader through MLflow: links from a study to what came of it, and a table of all models."""
+"""Descriptions that lead a reader through MLflow: links between related runs, and a table that compares models."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from src.core.records import ADAPTER_DIGEST
 from src.tracking.client import Run, Tracker
 from src.tracking.markdown import model_link, run_link, table
 
-# Runs with the same values of these were judged on the same posts, over weights of the same kind.
-_COMPARABLE = ("scale", "data_digest", "split_digest")
+# Scores of runs with equal values of these tags compare: same posts, same split, weights of the same scale.
+_COMPARABLE_TAGS = ("scale", "data_digest", "split_digest")
 _PREFIX = "mvsa-"
-_BASELINES, _WORDS = "baselines", "tfidf"
-_VAL, _TEST = "best_val_macro_f1", "test_macro_f1"
+_BASELINES = "baselines"
+_TFIDF = "tfidf"
+_VAL_METRIC = "best_val_macro_f1"
+_TEST_METRIC = "test_macro_f1"
+
+
+@dataclass(frozen=True)
+class _ModelScores:
+    """The newest scores of one model, a row of the table."""
+
+    model: str
+    # The run with the test score.
+    run_id: str
+    # Macro-F1 of the tuned model on the validation and test parts.
+    validation: float
+    test: float
+    # Macro-F1 of the untuned model on the test part, if stage `zeroshot` has a run.
+    zeroshot: float | None
+
+    def row(self, name: str) -> dict[str, str]:
+        """Return the row of the table; `name` is the model's name or a link."""
+        return {
+            "model": name,
+            "validation macro-F1": f"{self.validation:.4f}",
+            "test macro-F1": run_link(f"{self.test:.4f}", self.run_id),
+            "untrained": "-" if self.zeroshot is None else f"{self.zeroshot:.4f}",
+            "gained": "-" if self.zeroshot is None else f"{self.test - self.zeroshot:+z.4f}",
+        }
 
 
 def link_runs(tracker: Tracker, model: str, evaluated: Run) -> None:
-    """Link the study, its best trial, the training, this evaluation and the model's versions, in the notes of each.
+    """Link the runs of study, best trial, training and evaluation, and the model's versions, in their descriptions.
 
-    What MLflow has no more is left out.
+    A run that MLflow does not have is named without a link.
     """
     train = _training_of(tracker, evaluated)
     if train is None:
@@ -32,86 +58,83 @@ def link_runs(tracker: Tracker, model: str, evaluated: Run) -> None:
         "evaluate": run_link("evaluate run", evaluated.id),
         "versions": model_link("registered versions", f"{_PREFIX}{model}"),
     }
-    text = "From the {study}, its {trial}, trained again: {train}; scored on the test part: {evaluate}; {versions}."
+    text = (
+        "{study} → {trial} → {train} (the trial's settings, trained again) → {evaluate} (on the test part) → {versions}"
+    )
     for run in (train, evaluated, *map(tracker.reopen, studies[:1])):
-        run.section("What came of it", text.format(**links))
+        run.section("Related runs", text.format(**links))
 
 
 def compare_models(tracker: Tracker, facts: Mapping[str, str]) -> None:
-    """Write the newest scores of all models on the same posts into the description of each one's experiment."""
-    same = {name: facts[name] for name in _COMPARABLE}
-    peers = tracker.experiments(_PREFIX)
-    rows = [row for model, peer in peers.items() if (row := _row(model, peer, same))]
-    rows.sort(key=lambda row: -row["validation"])
-    if rows:
-        baselines = _baselines(peers, facts)
-        links = {row["model"]: model_link(row["model"], f"{_PREFIX}{row['model']}") for row in rows}
-        shown = [_shown(row, links.get(row["model"], row["model"])) for row in (*rows, *baselines)]
-        text = f"{_verdict(rows)}{_against(rows, baselines)}\n\n{table(shown)}"
-        for row in rows:
-            peers[row["model"]].section("All models on these posts", text)
+    """Write a table of all models' newest scores on the same posts into the description of each model's experiment."""
+    tags = {name: facts[name] for name in _COMPARABLE_TAGS}
+    experiments = tracker.experiments(_PREFIX)
+    models = [scores for model, item in experiments.items() if (scores := _scores_of(model, item, tags))]
+    models.sort(key=lambda scores: -scores.validation)
+    if not models:
+        return
+    baselines = _baselines(experiments, facts)
+    rows = [scores.row(model_link(scores.model, f"{_PREFIX}{scores.model}")) for scores in models]
+    rows += [scores.row(scores.model) for scores in baselines]
+    text = f"{_best_sentence(models)}{_below_baseline_sentence(models, baselines)}\n\n{table(rows)}"
+    for scores in models:
+        experiments[scores.model].section("All models on these posts", text)
 
 
-def _row(model: str, peer: Tracker, same: Mapping[str, str]) -> dict[str, Any] | None:
-    evaluated = _newest(peer, {**same, "stage": "evaluate"})
+def _scores_of(model: str, experiment: Tracker, tags: Mapping[str, str]) -> _ModelScores | None:
+    """Return the newest scores of a model; None if no evaluation has these tags."""
+    evaluated = _newest(experiment, {**tags, "stage": "evaluate"})
     if evaluated is None:
         return None
-    zeroshot, train = _newest(peer, {**same, "stage": "zeroshot"}), _training_of(peer, evaluated)
-    return {
-        "model": model,
-        "run": evaluated.id,
-        "validation": train.last_metrics().get(_VAL, 0.0) if train else 0.0,
-        "test": evaluated.last_metrics()[_TEST],
-        "zeroshot": zeroshot.last_metrics()[_TEST] if zeroshot else None,
-    }
+    zeroshot = _newest(experiment, {**tags, "stage": "zeroshot"})
+    train = _training_of(experiment, evaluated)
+    return _ModelScores(
+        model=model,
+        run_id=evaluated.id,
+        validation=train.last_metrics().get(_VAL_METRIC, 0.0) if train else 0.0,
+        test=evaluated.last_metrics()[_TEST_METRIC],
+        zeroshot=zeroshot.last_metrics()[_TEST_METRIC] if zeroshot else None,
+    )
 
 
 def _training_of(tracker: Tracker, evaluated: Run) -> Run | None:
-    """Return the newest training of the adapter that an evaluation judged; None if MLflow has none."""
+    """Return the newest training of the adapter that an evaluation scored; None if MLflow does not have it."""
     runs = tracker.find({"stage": "train", ADAPTER_DIGEST: evaluated.tag(ADAPTER_DIGEST)})
     return tracker.reopen(runs[0]) if runs else None
 
 
-def _baselines(peers: Mapping[str, Tracker], facts: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What needs no model, on the same posts; a stage that has not run yet leaves it out."""
-    if _BASELINES not in peers:
+def _baselines(experiments: Mapping[str, Tracker], facts: Mapping[str, str]) -> list[_ModelScores]:
+    """Return the scores of the TF-IDF and majority baselines on the same posts, as far as MLflow has them."""
+    if _BASELINES not in experiments:
         return []
-    same = {"stage": "baseline", "data_digest": facts["data_digest"], "split_digest": facts["split_digest"]}
-    found = {name: _newest(peers[_BASELINES], {**same, "model": name}) for name in (_WORDS, "majority")}
-    return [
-        {"model": name, "run": run.id, "validation": figures["val_macro_f1"], "test": figures[_TEST], "zeroshot": None}
-        for name, run in found.items()
-        if run and (figures := run.last_metrics())
-    ]
+    tags = {"stage": "baseline", "data_digest": facts["data_digest"], "split_digest": facts["split_digest"]}
+    baselines = []
+    for name in (_TFIDF, "majority"):
+        run = _newest(experiments[_BASELINES], {**tags, "model": name})
+        if run:
+            metrics = run.last_metrics()
+            baselines.append(_ModelScores(name, run.id, metrics["val_macro_f1"], metrics[_TEST_METRIC], None))
+    return baselines
 
 
-def _newest(peer: Tracker, tags: Mapping[str, str]) -> Run | None:
-    """The newest run with these tags that has scores."""
-    runs = map(peer.reopen, peer.find(tags))
-    return next((run for run in runs if _TEST in run.last_metrics()), None)
+def _newest(experiment: Tracker, tags: Mapping[str, str]) -> Run | None:
+    """Return the newest run with these tags that has test scores."""
+    runs = map(experiment.reopen, experiment.find(tags))
+    return next((run for run in runs if _TEST_METRIC in run.last_metrics()), None)
 
 
-def _verdict(rows: list[dict[str, Any]]) -> str:
-    first, *others = rows
-    said = f"Best on validation: **{first['model']}**, macro-F1 {first['validation']:.4f}"
+def _best_sentence(models: list[_ModelScores]) -> str:
+    best, *others = models
+    sentence = f"Best on validation: **{best.model}**, macro-F1 {best.validation:.4f}"
     if others:
-        said += f", {first['validation'] - others[0]['validation']:.4f} above {others[0]['model']}"
-    return f"{said}."
+        sentence += f", {best.validation - others[0].validation:.4f} above {others[0].model}"
+    return f"{sentence}."
 
 
-def _against(rows: list[dict[str, Any]], baselines: list[dict[str, Any]]) -> str:
-    """Says which models do not beat a classifier that reads the captions' words alone."""
-    least = next((row["test"] for row in baselines if row["model"] == _WORDS), None)
-    weak = [row["model"] for row in rows if least is not None and row["test"] <= least]
+def _below_baseline_sentence(models: list[_ModelScores], baselines: list[_ModelScores]) -> str:
+    """Name the models whose test score does not exceed that of TF-IDF; empty if there are none."""
+    threshold = next((scores.test for scores in baselines if scores.model == _TFIDF), None)
+    if threshold is None:
+        return ""
+    weak = [scores.model for scores in models if scores.test <= threshold]
     return f" Not above TF-IDF of the captions on the test part: **{', '.join(weak)}**." if weak else ""
-
-
-def _shown(row: Mapping[str, Any], name: str) -> dict[str, str]:
-    before = row["zeroshot"]
-    return {
-        "model": name,
-        "validation macro-F1": f"{row['validation']:.4f}",
-        "test macro-F1": run_link(f"{row['test']:.4f}", row["run"]),
-        "untrained": "-" if before is None else f"{before:.4f}",
-        "gained": "-" if before is None else f"{row['test'] - before:+z.4f}",
-    }

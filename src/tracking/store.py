@@ -1,4 +1,7 @@
-"""Where MLflow keeps runs: an SQLite file beside their artifacts, or a server."""
+"""The MLflow store: an SQLite file beside the artifacts of runs, or a server.
+
+MLflow stores absolute paths of artifacts. `open_store` updates them when a file store was moved or copied.
+"""
 
 import atexit
 import logging
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 
 from src.core.errors import UsageError, UserError
+from src.core.files import atomic_file
 from src.core.locks import at_origin, lock, sqlite_file
 from src.core.paths import MLRUNS
 from src.tracking.addresses import database_errors_as_user_errors, without_password
@@ -25,17 +29,18 @@ if TYPE_CHECKING:
 _OPTION = "MLFLOW_TRACKING_URI"
 _ADDRESSES = "sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
-_COPY = "mlflow-read-only-"
-_FAILURE_LENGTH = 250
-_QUIET = {
-    # Its usage reports go to the network.
+_COPY_PREFIX = "mlflow-read-only-"
+_MAX_MESSAGE_LENGTH = 250
+_DEFAULT_SETTINGS = {
+    # Telemetry sends usage reports over the network.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # Its default of 7 retries leaves a mistyped server unanswered for four minutes.
+    # With MLflow's 7 retries a mistyped server address blocks for four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
 }
-_LOCATIONS = (
+# Columns with absolute locations of artifacts.
+_LOCATION_COLUMNS = (  # private API of MLflow 3.17
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -45,9 +50,9 @@ _LOCATIONS = (
 
 @contextmanager
 def mlflow_errors_as_user_errors() -> Iterator[None]:
-    """Turn an error of MLflow's into a `UserError` of one line, so that nobody else has to know MLflow's errors.
+    """Turn errors of MLflow, its database and its files into a `UserError` of one line.
 
-    Those of the operating system are among them: artifacts are files, or go through a network.
+    Callers therefore handle one class of errors. `OSError` is included because artifacts are files or network requests.
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -56,16 +61,16 @@ def mlflow_errors_as_user_errors() -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:
         where = sqlite_file(tracking_uri()) or "at MLFLOW_TRACKING_URI"
-        raise UserError(f"the MLflow store {where} refuses: {one_line(error)}") from error
+        raise UserError(f"the MLflow store {where} refuses: {one_line_message(error)}") from error
 
 
 def tracking_uri() -> str:
-    """Where runs are kept: the environment's MLFLOW_TRACKING_URI, else an SQLite file under mlruns/."""
+    """Return the address of the store: MLFLOW_TRACKING_URI, or by default an SQLite file in mlruns/."""
     return at_origin(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{MLRUNS}/mlflow.db")
 
 
 def readable_uri() -> str:
-    """The address by which MLflow can read the store: `tracking_uri`, or a copy where nobody may write."""
+    """Return an address by which MLflow can read the store: `tracking_uri`, or a copy if its folder is read-only."""
     database = sqlite_file(tracking_uri())
     if database is None or not database.exists() or os.access(database.parent, os.W_OK):
         return tracking_uri()
@@ -73,14 +78,14 @@ def readable_uri() -> str:
 
 
 def _is_copy(database: Path) -> bool:
-    # MLflow puts the address that it is given into the environment.
-    return database.parent.name.startswith(_COPY)
+    # MLflow writes the address that it opens into MLFLOW_TRACKING_URI, so `tracking_uri` may be that of a copy.
+    return database.parent.name.startswith(_COPY_PREFIX)
 
 
 def restore_command(experiment_id: str) -> str:
-    """Return the command that brings a deleted experiment back.
+    """Return the command line that restores a deleted experiment.
 
-    MLflow's command takes a server from the environment, as this process does, but a file has to be named to it.
+    A server's address is in the user's environment already. The default SQLite file is not, so the command names it.
     """
     uri = tracking_uri()
     store = f"MLFLOW_TRACKING_URI={shlex.quote(uri)} " if sqlite_file(uri) else ""
@@ -88,20 +93,21 @@ def restore_command(experiment_id: str) -> str:
 
 
 def open_store() -> "MlflowClient":
-    """A client of the store at `tracking_uri`, which is made if it is new: seconds, as MLflow replays its migrations.
+    """Open the store at `tracking_uri` and return a client. A missing SQLite store is created, which takes seconds.
 
-    Several processes may do so at once. A store whose folder was moved or copied is told where its artifacts are now.
+    Several processes may open a store at the same time. If the store's folder was moved or copied, the locations of
+    artifacts in its database are updated.
 
     Raises:
-        UsageError: MLFLOW_TRACKING_URI is no address of a store.
+        UsageError: MLFLOW_TRACKING_URI is not the address of a store.
         UserError: the store cannot be opened.
     """
-    os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
+    os.environ.update({key: value for key, value in _DEFAULT_SETTINGS.items() if key not in os.environ})
     from mlflow import MlflowClient
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It writes a stack trace for each error that it raises as well.
+    # This logger prints a stack trace for each error that MLflow also raises.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     uri = readable_uri()
     _require_address(uri)
@@ -109,34 +115,37 @@ def open_store() -> "MlflowClient":
     if database is None or _is_copy(database):
         with mlflow_errors_as_user_errors():
             return MlflowClient(uri)
-    # Two processes that both find no tables would both make them, and the second would fail.
+    # Without the lock two processes would both create the tables, and the second would fail.
     with mlflow_errors_as_user_errors(), lock(database.with_name(f"{database.name}.lock")):
         if not database.exists():
-            _make(database)
+            _create(database)
         client = MlflowClient(uri)
         _follow_move(database, database.resolve().parent)
     return client
 
 
-def _make(database: Path) -> None:
-    """Make a store under another name first: what a process killed in MLflow's migrations leaves can't be mended."""
+def _create(database: Path) -> None:
+    """Create an SQLite store whole or not at all.
+
+    MLflow replays its migrations on a new database. It cannot open one that a killed process left half-migrated.
+    """
     from mlflow import MlflowClient
 
-    temporary = database.with_name(f".{database.name}.new")
-    for left in temporary.parent.glob(f"{temporary.name}*"):
-        left.unlink()
-    MlflowClient(f"sqlite:///{temporary}")
-    temporary.rename(database)
+    with atomic_file(database) as temporary:
+        temporary.unlink(missing_ok=True)  # left half-migrated by a killed process that had the same id
+        MlflowClient(f"sqlite:///{temporary}")
 
 
 def _require_address(uri: str) -> None:
-    """MLflow itself takes a path for an address, and waits minutes for a database that does not answer."""
+    """Check the address and, for a database server, that it answers.
+
+    MLflow would take a path for an address, and would wait minutes for a database server that does not answer.
+    """
     scheme = uri.partition(":")[0].partition("+")[0]
     database = sqlite_file(uri)
     in_memory = scheme == "sqlite" and (database is None or database.name in ("", ":memory:"))
     if scheme not in _SCHEMES or "://" not in uri or in_memory:
-        shown = without_password(uri, uri)
-        raise UsageError(f"{_OPTION} takes {_ADDRESSES}, and {shown} is none")
+        raise UsageError(f"{_OPTION} takes {_ADDRESSES}, not {without_password(uri, uri)}")
     if database is None and not scheme.startswith("http"):
         from sqlalchemy import NullPool, create_engine
 
@@ -146,32 +155,33 @@ def _require_address(uri: str) -> None:
 
 @cache
 def _copy_of(database: Path) -> str:
-    """The address of a copy that lasts as long as this process, and that nobody may write either."""
-    folder = tempfile.TemporaryDirectory(prefix=_COPY)
+    """Copy a database for this process, make the copy read-only, and return its address."""
+    folder = tempfile.TemporaryDirectory(prefix=_COPY_PREFIX)
     atexit.register(folder.cleanup)
     copy = Path(folder.name) / database.name
     shutil.copyfile(database, copy)
     _follow_move(copy, database.parent)
     with copy.open("r+b") as file:
-        # SQLite only reads a file whose write version it does not know. MLflow would take mode=ro for a folder's name.
+        # Byte 18 is the write version of the file format; SQLite opens a file with an unknown one as read-only. The
+        # URL parameter mode=ro is no alternative, because MLflow takes it for a part of the file's name.
         file.seek(18)
         file.write(b"\x03")
     return f"sqlite:///{copy}"
 
 
 def location_of(folder: Path) -> str:
-    """A folder as MLflow has it: a path, but as a URI where it would read something else in the path."""
+    """Return the location of a folder for MLflow: its path, or a URI if MLflow would misread the path."""
     return str(folder) if quote(str(folder)) == str(folder) else folder.as_uri()
 
 
 def artifact_location(experiment: str) -> str | None:
-    """Beside the database, whatever the working directory; a server knows its own place."""
+    """Return the location for an experiment's artifacts, beside the database; None if a server decides."""
     database = sqlite_file(tracking_uri())
     return location_of(database.resolve().parent / experiment) if database else None
 
 
 def folder_of(location: str) -> Path | None:
-    """The folder on this machine at a location of MLflow's; None if it is a server's."""
+    """Return the local folder at a location of MLflow's; None if a server keeps it."""
     parts = urlsplit(location)
     if parts.scheme not in ("", "file"):
         return None
@@ -179,28 +189,33 @@ def folder_of(location: str) -> Path | None:
 
 
 def _follow_move(database: Path, folder: Path) -> None:
-    """MLflow keeps absolute paths: a folder that was moved or downloaded (CI's mlruns) would show no artifacts.
+    """Update the artifact locations in a database that was moved or copied to `folder`.
 
-    A copy would write into the original. A place that holds no store of its own was somebody's choice and stays.
+    MLflow stores absolute paths. After a move it would find no artifacts, and a copy would write into the original. An
+    old folder that exists and holds no store was chosen by the user for artifacts, so its locations stay.
     """
     with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
-        experiments = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
-        ours = {place.removesuffix(f"/{name}") for name, place in experiments if place.endswith(f"/{name}")}
-        for old in ours - {location_of(folder)}:
-            place = folder_of(old)
-            if place and place.is_absolute() and (not place.exists() or (place / database.name).exists()):
-                _rewrite(connection, old, location_of(folder))
+        rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
+        parents = {location.removesuffix(f"/{name}") for name, location in rows if location.endswith(f"/{name}")}
+        for old in parents - {location_of(folder)}:
+            old_folder = folder_of(old)
+            if old_folder is None or not old_folder.is_absolute():
+                continue
+            if not old_folder.exists() or (old_folder / database.name).exists():
+                _replace_location(connection, old, location_of(folder))
 
 
-def _rewrite(connection: sqlite3.Connection, old: str, new: str) -> None:
-    for table, column in _LOCATIONS:
+def _replace_location(connection: sqlite3.Connection, old: str, new: str) -> None:
+    """Replace the folder `old` by `new` at the beginning of all locations."""
+    for table, column in _LOCATION_COLUMNS:
         connection.execute(
             f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
             (f"{new}/", len(old) + 2, len(old) + 1, f"{old}/"),
         )
 
 
-def one_line(error: BaseException) -> str:
-    """An error in one line of bounded length, without a password."""
-    words = without_password(" ".join(str(error).split()), tracking_uri())
-    return (f"{type(error).__name__}: {words}" if words else type(error).__name__)[:_FAILURE_LENGTH]
+def one_line_message(error: BaseException) -> str:
+    """Return an error's class and message as one line of bounded length, without passwords."""
+    # The password goes before the text is cut, because a piece of it would not be recognised.
+    message = without_password(" ".join(str(error).split()), tracking_uri())
+    return (f"{type(error).__name__}: {message}" if message else type(error).__name__)[:_MAX_MESSAGE_LENGTH]

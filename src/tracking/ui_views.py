@@ -1,6 +1,6 @@
-"""A saved view of MLflow's run table: trials alone, the best first, with the columns and charts that tell them apart.
+"""A saved view of MLflow's run table that shows only trials, the best first, with columns and charts of their settings.
 
-MLflow keeps such views as tags of the experiment and offers them under "Views".
+MLflow stores such views as tags of the experiment and lists them under "Views".
 """
 
 import json
@@ -9,22 +9,23 @@ from collections.abc import Sequence
 from typing import Any
 
 _KEY = "trials"
-VIEW_TAG = f"mlflow.sharedViewState.{_KEY}"
+VIEW_TAG = f"mlflow.sharedViewState.{_KEY}"  # private API of MLflow 3.17
 _SCORE = "best_val_macro_f1"
 _METRICS = (_SCORE, "best_val_accuracy")
-# Of a chart and of a column, in pixels: with MLflow's own, axes and names lie on top of each other.
-_CHART_HEIGHT, _COLUMN_WIDTH = 420, 160
+# Sizes in pixels. With MLflow's defaults the labels of axes overlap, and columns cut their names.
+_CHART_HEIGHT = 420
+_COLUMN_WIDTH = 160
 
 
 def trials_view(settings: Sequence[str]) -> str:
-    """The view of trials that differ in these settings, as the value of the tag `VIEW_TAG`."""
+    """Return the view of trials with these settings as columns, as the value of the tag `VIEW_TAG`."""
     metrics = [f"metrics.`{name}`" for name in _METRICS]
     columns = [
         *metrics,
         *(f"params.`{name}`" for name in settings),
         *(f"tags.`{name}`" for name in ("state", "reason")),
     ]
-    state = {
+    state = {  # private API of MLflow 3.17
         "searchFilter": "tags.stage = 'trial'",
         "orderByKey": f"metrics.`{_SCORE}`",
         "orderByAsc": False,
@@ -42,18 +43,25 @@ def trials_view(settings: Sequence[str]) -> str:
 
 
 def view_address(experiment_id: str, *, charts: bool = False) -> str:
-    """Where MLflow shows the view, as a table or as charts."""
+    """Return the address of the view within MLflow's pages, as a table or as charts."""
     mode = "&compareRunsMode=CHART" if charts else ""
-    return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={_KEY}{mode}"
+    query = f"workflowType=machine_learning&viewStateShareKey={_KEY}{mode}"  # private API of MLflow 3.17
+    return f"#/experiments/{experiment_id}/runs?{query}"
 
 
 def _section() -> dict[str, Any]:
     shape = {"columns": 1, "cardHeight": _CHART_HEIGHT}
-    return {"uuid": _KEY, "name": "Trials", "display": True, "isReordered": False, **shape}
+    return {  # private API of MLflow 3.17
+        "uuid": _KEY,
+        "name": "Trials",
+        "display": True,
+        "isReordered": False,
+        **shape,
+    }
 
 
 def _charts(settings: Sequence[str]) -> list[dict[str, Any]]:
-    parallel: dict[str, Any] = {
+    parallel: dict[str, Any] = {  # private API of MLflow 3.17
         "type": "PARALLEL",
         "selectedParams": list(settings),
         "selectedMetrics": [_SCORE],

@@ -41,7 +41,7 @@ def test_the_study_says_which_trial_is_best_and_leads_there(page: Page, tracked:
     score = best.data.metrics["best_val_macro_f1"]
     page.text(f"Best of {TRIALS} trials: {best.info.run_name}, validation macro-F1 {score:.4f}")
     page.press("Show more")
-    page.text("What came of it")
+    page.text("Related runs")
     page.follow("train run")
     page.text(tracked.runs["train"].info.run_id)
 

@@ -12,7 +12,7 @@ import pytest
 from src.core.errors import UsageError, UserError
 from src.tracking.addresses import without_password
 from src.tracking.client import Tracker
-from src.tracking.store import folder_of, one_line, open_store, readable_uri
+from src.tracking.store import folder_of, one_line_message, open_store, readable_uri
 
 PASSWORD = "correct-horse"
 VARIABLE = "MLFLOW_TRACKING_URI"
@@ -74,7 +74,7 @@ def test_a_password_is_hidden_in_every_form(url: str, said: str) -> None:
 def test_a_failure_is_kept_without_passwords_and_before_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     for padding in range(200, 260):
-        assert "secret" not in one_line(ValueError(f"{'a' * padding} http://u:secretsecretsecret@h"))
+        assert "secret" not in one_line_message(ValueError(f"{'a' * padding} http://u:secretsecretsecret@h"))
 
 
 @pytest.fixture
