@@ -103,6 +103,15 @@ def tiny_model(posts: "list[Post]", tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the folder of one MLflow store for this process and those it starts; creating one takes seconds."""
+    folder = tmp_path_factory.mktemp("tracking") / "kept"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        yield folder
+
+
+@pytest.fixture(scope="session")
 def postgres() -> "Iterator[Postgres]":
     """A running PostgreSQL server. A test that stops it starts it again."""
     from tests.servers import needed_postgres_programs, postgres_server

@@ -168,10 +168,10 @@ def test_a_downloaded_version_says_where_its_artifacts_are(version: Version, tmp
 
 
 def test_a_version_whose_files_are_gone_is_refused(store: Path, package: ModelPackage, tmp_path: Path) -> None:
-    with Tracker("gone").run("register") as run:
-        made = register("gone", package, run_id=run.id, digest="aaa", tags={})
-    shutil.rmtree(store / "gone" / "models")
-    with pytest.raises(UserError, match="the files of models:/mvsa-gone/1 are gone from the MLflow store"):
+    with Tracker("vanished").run("register") as run:
+        made = register("vanished", package, run_id=run.id, digest="aaa", tags={})
+    shutil.rmtree(store / "vanished" / "models")
+    with pytest.raises(UserError, match="the files of models:/mvsa-vanished/1 are gone from the MLflow store"):
         download(made, tmp_path)
 
 

@@ -17,7 +17,7 @@ from mlflow.entities import Run as Logged
 from src.core.errors import UserError
 from src.core.paths import MLRUNS
 from src.core.provenance import git_tags, has_commit
-from src.tracking.client import Tracker
+from src.tracking.client import DESCRIPTION_TAG, Dataset, Tracker, parts_read
 from src.tracking.store import open_store, tracking_uri
 
 
@@ -35,7 +35,7 @@ def logged(client: MlflowClient, run_id: str) -> Logged:
     return client.get_run(run_id)
 
 
-def test_a_run_keeps_what_it_is_told(client: MlflowClient, tracker: Tracker, tmp_path: Path) -> None:
+def test_run_logs_values_and_artifacts(client: MlflowClient, tracker: Tracker, tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "weights.bin").write_bytes(b"weights")
     with tracker.run("trial 0", tags={"scale": "tiny", "trial": 0}, params={"rank": 8, "lr": 3e-4}) as run:
@@ -46,20 +46,20 @@ def test_a_run_keeps_what_it_is_told(client: MlflowClient, tracker: Tracker, tmp
         run.text("report.txt", "fine")
         run.figure("test/confusion.png", b"\x89PNG")
         run.folder(tmp_path / "adapter", "adapter")
-    found = logged(client, run.id)
-    assert (found.info.run_name, found.info.status) == ("trial 0", "FINISHED")
-    assert found.data.params == {"rank": "8", "lr": "0.0003"}
-    assert (found.data.tags["scale"], found.data.tags["trial"]) == ("tiny", "0")
+    entity = logged(client, run.id)
+    assert (entity.info.run_name, entity.info.status) == ("trial 0", "FINISHED")
+    assert entity.data.params == {"rank": "8", "lr": "0.0003"}
+    assert (entity.data.tags["scale"], entity.data.tags["trial"]) == ("tiny", "0")
     history = client.get_metric_history(run.id, "val_macro_f1")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0.5), (2, 0.6)]
-    artifacts = Path(found.info.artifact_uri)
+    artifacts = Path(entity.info.artifact_uri)
     assert json.loads((artifacts / "test" / "confusion.json").read_text()) == {"counts": [[1]]}
     assert (artifacts / "report.txt").read_text() == "fine"
     assert (artifacts / "test" / "confusion.png").read_bytes() == b"\x89PNG"
     assert (artifacts / "adapter" / "weights.bin").read_bytes() == b"weights"
 
 
-def test_a_parameter_cannot_change(tracker: Tracker) -> None:
+def test_changed_parameter_raises(tracker: Tracker) -> None:
     with (
         pytest.raises(UserError, match="Changing param values is not allowed"),
         tracker.run("changed", params={"rank": 8}) as run,
@@ -75,18 +75,16 @@ def test_a_parameter_cannot_change(tracker: Tracker) -> None:
         (SystemExit(3), "FAILED", "SystemExit: 3"),
     ],
 )
-def test_a_run_ends_as_its_work_did(
+def test_error_marks_run_failed(
     client: MlflowClient, tracker: Tracker, error: BaseException, status: str, failure: str | None
 ) -> None:
     with pytest.raises(type(error)), tracker.run("trial") as run:
         raise error
-    found = logged(client, run.id)
-    assert (found.info.status, found.data.tags.get("failure")) == (status, failure)
+    entity = logged(client, run.id)
+    assert (entity.info.status, entity.data.tags.get("failure")) == (status, failure)
 
 
-def test_an_abandoned_run_is_closed_with_its_children_and_others_are_left_alone(
-    client: MlflowClient, tracker: Tracker
-) -> None:
+def test_abandoned_run_closes_with_children(client: MlflowClient, tracker: Tracker) -> None:
     study = tracker.run("study")
     with tracker.run("done", parent=study.id) as done:
         pass
@@ -102,9 +100,7 @@ def test_an_abandoned_run_is_closed_with_its_children_and_others_are_left_alone(
     assert logged(client, stranger.id).info.status == "RUNNING"
 
 
-def test_a_folder_is_logged_whole_in_place_of_an_earlier_one(
-    client: MlflowClient, tracker: Tracker, tmp_path: Path
-) -> None:
+def test_folder_replaces_earlier_one(client: MlflowClient, tracker: Tracker, tmp_path: Path) -> None:
     with tracker.run("trial") as run:
         for name in ("half", "whole"):
             folder = tmp_path / name
@@ -115,7 +111,7 @@ def test_a_folder_is_logged_whole_in_place_of_an_earlier_one(
     assert [item.path for item in client.list_artifacts(run.id, "adapter")] == ["adapter/whole.bin"]
 
 
-def test_what_is_logged_again_with_its_time_is_kept_once(client: MlflowClient, tracker: Tracker) -> None:
+def test_repeated_metric_is_kept_once(client: MlflowClient, tracker: Tracker) -> None:
     with tracker.run("trial", began_ms=1_000) as run:
         for _ in range(2):
             run.metrics({"loss": 0.5}, step=1, at_ms=2_000)
@@ -124,9 +120,7 @@ def test_what_is_logged_again_with_its_time_is_kept_once(client: MlflowClient, t
     assert [(point.value, point.timestamp) for point in client.get_metric_history(run.id, "loss")] == [(0.5, 2_000)]
 
 
-def test_a_run_that_is_watched_says_how_busy_the_machine_is_until_it_ends(
-    client: MlflowClient, tracker: Tracker
-) -> None:
+def test_system_metrics_are_logged(client: MlflowClient, tracker: Tracker) -> None:
     with tracker.run("search") as run:
         run.log_system_metrics(every_s=0.05)
         while "system/cpu_utilization_percentage" not in run.last_metrics():
@@ -135,14 +129,14 @@ def test_a_run_that_is_watched_says_how_busy_the_machine_is_until_it_ends(
     assert logged(client, run.id).info.status == "FINISHED"
 
 
-def test_a_short_run_has_no_system_metrics(tracker: Tracker) -> None:
+def test_short_run_has_no_system_metrics(tracker: Tracker) -> None:
     with tracker.run("search") as run:
         run.log_system_metrics()
     assert run.last_metrics() == {}
     assert "SystemMetricsMonitor" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_run_is_found_by_its_tags_and_resumed(client: MlflowClient, tracker: Tracker) -> None:
+def test_run_is_found_by_tags(client: MlflowClient, tracker: Tracker) -> None:
     with tracker.run("study a", tags={"study": "a", "kind": "study"}) as run:
         pass
     with tracker.run("study b", tags={"study": "b", "kind": "study"}):
@@ -155,21 +149,58 @@ def test_a_run_is_found_by_its_tags_and_resumed(client: MlflowClient, tracker: T
     assert logged(client, run.id).info.status == "FINISHED"
 
 
-def test_an_experiment_is_made_once_with_its_description(client: MlflowClient, tracker: Tracker, store: Path) -> None:
+def test_existing_experiment_keeps_description(client: MlflowClient, tracker: Tracker, store: Path) -> None:
     Tracker("clip", "Another text")
     experiment = client.get_experiment_by_name("clip")
-    assert experiment.tags["mlflow.note.content"] == "Searches for **clip**"
+    assert experiment.tags[DESCRIPTION_TAG] == "Searches for **clip**"
     assert experiment.artifact_location == str(store / "clip")
 
 
-def test_a_deleted_experiment_is_refused(client: MlflowClient) -> None:
+def test_inputs_are_logged_once(client: MlflowClient, store: Path) -> None:
+    counts = {"negative": 1, "neutral": 2, "positive": 3}
+    parts = [Dataset(f"mvsa-agreement-{part}", "d1-s1", "data.dvc", part, counts) for part in ("train", "val")]
+    with Tracker("reading").run("train") as run:
+        for _ in range(2):
+            run.inputs(parts)
+    inputs = client.get_run(run.id).inputs.dataset_inputs
+    assert {(item.dataset.name, item.dataset.digest, item.tags[0].value) for item in inputs} == {
+        ("mvsa-agreement-train", "d1-s1", "train"),
+        ("mvsa-agreement-val", "d1-s1", "val"),
+    }
+    assert len(inputs) == 2
+    assert json.loads(inputs[0].dataset.profile) == counts
+
+
+def test_part_digest_covers_posts_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    report = tmp_path / "outputs" / "split" / "report.json"
+    report.parent.mkdir(parents=True)
+    parts = {"test": {"negative": 1, "neutral": 1, "positive": 2}}
+    digests = {"data_digest": "d" * 16, "split_digest": "s" * 16}
+    report.write_text(json.dumps({"protocol": "agreement", **digests, "parts": parts}))
+    (test,) = parts_read("test")
+    assert (test.name, test.digest) == ("mvsa-agreement-test", f"{'d' * 16}-{'s' * 16}")
+    assert test.counts == parts["test"]
+
+
+def test_new_experiment_gets_description_and_tags(client: MlflowClient, store: Path) -> None:
+    tracker = Tracker("described", "[Trials](#/experiments/{id}/runs)", {"color": "blue"})
+    tracker.section("Scores", "none")
+    tracker.section("Scores", "some")
+    experiment = client.get_experiment_by_name("described")
+    text = experiment.tags[DESCRIPTION_TAG]
+    assert text == f"[Trials](#/experiments/{experiment.experiment_id}/runs)\n\n## Scores\n\nsome"
+    assert experiment.tags["color"] == "blue"
+
+
+def test_deleted_experiment_raises(client: MlflowClient) -> None:
     Tracker("gone")
     client.delete_experiment(client.get_experiment_by_name("gone").experiment_id)
     with pytest.raises(UserError, match="experiment gone was deleted"):
         Tracker("gone")
 
 
-def test_a_moved_store_shows_its_artifacts(tracker: Tracker, store: Path, tmp_path: Path) -> None:
+def test_moved_store_finds_artifacts(tracker: Tracker, store: Path, tmp_path: Path) -> None:
     with tracker.run("moving", tags={"moving": "yes"}) as run:
         run.text("report.txt", "still here")
     moved = tmp_path / "elsewhere"
@@ -179,12 +210,12 @@ def test_a_moved_store_shows_its_artifacts(tracker: Tracker, store: Path, tmp_pa
             database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, '/gone')", (str(store),))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved}/mlflow.db")
-        found = logged(open_store(), run.id)
-    assert found.info.artifact_uri == f"{moved}/clip/{run.id}/artifacts"
-    assert (Path(found.info.artifact_uri) / "report.txt").read_text() == "still here"
+        entity = logged(open_store(), run.id)
+    assert entity.info.artifact_uri == f"{moved}/clip/{run.id}/artifacts"
+    assert (Path(entity.info.artifact_uri) / "report.txt").read_text() == "still here"
 
 
-def test_processes_may_make_the_store_at_the_same_time_and_in_silence(tmp_path: Path) -> None:
+def test_concurrent_processes_create_one_store(tmp_path: Path) -> None:
     code = "from src.tracking.client import Tracker\nwith Tracker('race').run('x') as run: run.metrics({'a': 1}, 1)"
     environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"}
     racers = [
@@ -201,21 +232,21 @@ def test_processes_may_make_the_store_at_the_same_time_and_in_silence(tmp_path: 
         assert database.execute("SELECT count(*) FROM experiments WHERE name = 'race'").fetchone() == (1,)
 
 
-def test_a_file_that_is_no_store_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_database_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"not a database" * 100)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(UserError, match=r"mlflow\.db refuses: .*file is not a database"):
         open_store()
 
 
-def test_the_store_is_in_mlruns_unless_the_environment_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_overrides_default_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert tracking_uri() == "http://tracking:5000"
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert tracking_uri() == f"sqlite:///{MLRUNS}/mlflow.db"
 
 
-def test_the_code_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_tags_name_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_tags() == {}
@@ -233,7 +264,7 @@ def test_the_code_is_known_by_its_commit(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="root alone gives files away")
-def test_the_code_of_another_user_is_known_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_reads_other_users_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("a = 1\n")
@@ -248,7 +279,7 @@ def test_the_code_of_another_user_is_known_too(tmp_path: Path, monkeypatch: pyte
     assert has_commit(version["git_commit"])
 
 
-def test_a_repository_that_git_cannot_read_is_warned_of(
+def test_unreadable_repository_warns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -261,6 +292,6 @@ def git(*arguments: str) -> None:
     subprocess.run(["git", *arguments], check=True)
 
 
-def test_importing_loads_no_mlflow() -> None:
+def test_import_loads_no_mlflow() -> None:
     code = "import sys, src.tracking.client, src.registry.registry; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

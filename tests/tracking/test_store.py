@@ -1,4 +1,4 @@
-"""A store at any address, in a folder of any name, copied, and where nobody may write."""
+"""Stores at valid and invalid addresses, in folders with special names, copied, and read-only."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def nobody_listens() -> int:
         ("postgresql://u:{}@/x?host=/nowhere", UserError),
     ],
 )
-def test_a_wrong_address_is_refused_in_one_line_without_its_password(
+def test_invalid_address_raises_without_password(
     address: str, kind: type[UserError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, address.format(PASSWORD, port=nobody_listens()))
@@ -58,7 +58,7 @@ def test_a_wrong_address_is_refused_in_one_line_without_its_password(
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("http://u:se%2Fcret@h", "http://u:se%2Fcret@h/api fails"),
         ("http://u:se%2Fcret@h", "password se/cret is wrong"),
@@ -67,11 +67,11 @@ def test_a_wrong_address_is_refused_in_one_line_without_its_password(
         ("", "postgresql://u:se/cret@h/x"),
     ],
 )
-def test_a_password_is_hidden_in_every_form(url: str, said: str) -> None:
-    assert "cret" not in without_password(said, url)
+def test_password_is_hidden_in_every_form(url: str, message: str) -> None:
+    assert "cret" not in without_password(message, url)
 
 
-def test_a_failure_is_kept_without_passwords_and_before_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_message_hides_password_before_cutting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     for padding in range(200, 260):
         assert "secret" not in one_line_message(ValueError(f"{'a' * padding} http://u:secretsecretsecret@h"))
@@ -102,7 +102,7 @@ def files_of(folder: Path) -> set[Path]:
     }
 
 
-def test_a_copy_keeps_its_artifacts_to_itself(kept: Path, copy: Path, tmp_path: Path) -> None:
+def test_copied_store_writes_own_artifacts(kept: Path, copy: Path, tmp_path: Path) -> None:
     original = files_of(kept)
     weights = tmp_path / "weights"
     weights.mkdir()
@@ -115,11 +115,11 @@ def test_a_copy_keeps_its_artifacts_to_itself(kept: Path, copy: Path, tmp_path: 
         assert place == copy / name / run.id / "artifacts"
         assert files_of(place) == {Path("report.txt"), Path("adapter/a.bin")}
     assert files_of(kept) == original
-    strangers = {path for path in files_of(tmp_path) if not (tmp_path / path).is_relative_to(copy)}
-    assert strangers == {Path("weights/a.bin")}
+    outside = {path for path in files_of(tmp_path) if not (tmp_path / path).is_relative_to(copy)}
+    assert outside == {Path("weights/a.bin")}
 
 
-def test_artifacts_in_a_place_of_their_own_stay_there(kept: Path, tmp_path: Path) -> None:
+def test_chosen_artifact_location_stays(kept: Path, tmp_path: Path) -> None:
     copied, chosen = tmp_path / "copied", tmp_path / "large-disk"
     shutil.copytree(kept, copied)
     chosen.mkdir()
@@ -130,7 +130,7 @@ def test_artifacts_in_a_place_of_their_own_stay_there(kept: Path, tmp_path: Path
         assert open_store().get_experiment_by_name("original").artifact_location == f"{chosen}/original"
 
 
-def test_a_store_that_nobody_may_write_is_read_where_it_is(kept: Path, tmp_path: Path) -> None:
+def test_read_only_store_is_readable(kept: Path, tmp_path: Path) -> None:
     folder = tmp_path / "read-only"
     shutil.copytree(kept, folder)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
