@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from src.cli.options import command
 from src.cli.output import say, warn
 from src.core.config import load_params
-from src.core.files import read_json, write_json
+from src.core.files import write_json
+from src.core.outputs import SplitReport
 from src.core.paths import BASELINE, GROUPS, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import PARTS, read_groups, read_posts, read_split
 
@@ -47,7 +48,8 @@ def _keep(name: str, fitted: "Fitted") -> None:
     result, settings = scores(fitted.test), fitted.chosen.settings
     fitted.write(BASELINE / name)
     write_json(BASELINE / name / "metrics.json", result.summary())
-    digests = {each: read_json(SPLIT_REPORT)[each] for each in ("data_digest", "split_digest")}
+    split = SplitReport.read(SPLIT_REPORT)
+    digests = {"data_digest": split.data_digest, "split_digest": split.split_digest}
     tags = run_tags("baseline", {"model": name, **digests}, NOTICE)
     log_baseline(name, tags, settings, scores(fitted.val), result, report(fitted.test))
     chosen = "".join(f", {each} {value}" for each, value in settings.items())

@@ -18,7 +18,8 @@ import click
 from src.cli.options import command
 from src.cli.output import say, warn
 from src.core.errors import UserError
-from src.core.files import read_json, read_table, write_text
+from src.core.files import read_table, write_text
+from src.core.outputs import SplitReport
 from src.core.records import read_predictions
 from src.registry.contract import DIVISION_FILE, TEST_FILE
 
@@ -86,11 +87,11 @@ def _evidence(artifacts: Mapping[str, str], version: "Version") -> "CardInputs":
         raise UserError(
             "the version came without its test predictions, which a model card needs: train and register anew"
         )
-    division, rows = read_json(folder / DIVISION_FILE), read_table(folder / TEST_FILE)
+    division, rows = SplitReport.read(folder / DIVISION_FILE), read_table(folder / TEST_FILE)
     group_of, unseen = {row["id"]: row["group"] for row in rows}, {row["id"] for row in rows if row["leak_free"] == "1"}
     found = read_predictions(folder / TEST_FILE)
     apart = [each for each in found if each.id in unseen]
-    seed = division["seed"]
+    seed = division.seed
     leak_free = _measured(apart, group_of, seed) if apart else None
     return CardInputs(division, _measured(found, group_of, seed), leak_free, version.tags.get("git_commit", ""))
 

@@ -15,6 +15,7 @@ from src.core.config import load_params
 from src.core.errors import UserError
 from src.core.files import read_json, write_json, write_table
 from src.core.labels import TONES
+from src.core.outputs import SplitReport
 from src.core.paths import GROUPS, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
 from src.core.records import ADAPTER_DIGEST, leak_free, read_groups, read_predictions, read_split
 from src.models.catalog import MODELS
@@ -99,10 +100,10 @@ def _read(model: str) -> _Subject:
 
     trained = read_trained(model)
     test, judged = (read_json(stage_folder("evaluate", model) / name) for name in ("metrics.json", "evaluate.json"))
-    report = read_json(SPLIT_REPORT)
+    report = SplitReport.read(SPLIT_REPORT)
     if judged[ADAPTER_DIGEST] != trained.digest:
         raise UserError(f"this adapter of {model} has no test scores: run `python -m src.evaluate --model {model}`")
-    if any(report[name] != trained.facts[name] for name in ("data_digest", "split_digest")):
+    if any(getattr(report, name) != trained.facts[name] for name in ("data_digest", "split_digest")):
         raise UserError(f"the posts are not those that {model} was trained on: run `dvc repro`")
     return _Subject(trained, test)
 
@@ -186,7 +187,7 @@ def _write_contract(subject: _Subject, golden: "list[Post]", folder: Path) -> No
 
 def _keep_evidence(subject: _Subject, folder: Path) -> None:
     """What the scores rest on: how posts were divided, the answer to each test post, which of them have twins where."""
-    write_json(folder / DIVISION_FILE, read_json(SPLIT_REPORT))
+    SplitReport.read(SPLIT_REPORT).write(folder / DIVISION_FILE)
     found = read_predictions(stage_folder("evaluate", subject.model) / "predictions.csv")
     group_of = read_groups(GROUPS)
     unseen = leak_free(read_split(SPLIT), group_of)

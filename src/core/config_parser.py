@@ -5,6 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 import yaml
@@ -75,48 +76,47 @@ def _is_needed(item: "dataclasses.Field[Any]") -> bool:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return build(typing.cast(type[Any], hint), value, where)
     if origin is Literal:
-        if value not in arguments:
-            raise UsageError(f"{where}: {unknown('value', str(value), map(str, arguments))}")
-        return value
+        return _convert_literal(arguments, value, where)
+    if origin is types.UnionType:
+        return _convert_union(arguments, value, where)
     if origin in _LISTS and isinstance(value, list):
         return tuple(_convert(arguments[0], item, where) for item in value)
     if origin in _MAPPINGS and isinstance(value, Mapping):
         return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin is types.UnionType:
-        return _convert_union(arguments, value, where)
     return _convert_plain(hint, value, where)
 
 
-def _convert_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    for kind in arguments:
-        if value is None and kind is type(None):
-            return None
-        if kind in (int, float, str, bool) and type(value) is kind:
-            return value
-        if _is_nested(kind, value):
-            return _convert(kind, value, where)
-    if float in arguments and type(value) is int:
-        return float(value)
+def _convert_literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value not in choices:
+        raise UsageError(f"{where}: {unknown('value', str(value), map(str, choices))}")
+    return value
+
+
+def _convert_union(hints: tuple[Any, ...], value: Any, where: str) -> Any:
+    if type(value) in hints:
+        return value
+    hints = tuple(hint for hint in hints if hint is not types.NoneType)
+    if len(hints) == 1:
+        return _convert(hints[0], value, where)  # its error says more
+    for hint in hints:
+        with suppress(UsageError):
+            return _convert(hint, value, where)
     raise UsageError(f"{where}: {value!r} has the wrong type")
 
 
-def _is_nested(kind: Any, value: Any) -> bool:
-    """Return whether a list or mapping may be a value of `kind`."""
-    if isinstance(value, list):
-        return typing.get_origin(kind) in _LISTS
-    return isinstance(value, Mapping) and (dataclasses.is_dataclass(kind) or typing.get_origin(kind) in _MAPPINGS)
-
-
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
+    if hint is Any:
+        return value
     if hint is float:
-        # A whole number is a fine float.
+        # YAML and JSON write a whole number without a point.
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{where}: {value!r} is not a number")
         return float(value)
-    if hint is not Any and type(value) is not hint:
+    if type(value) is not hint:
         raise UsageError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")
     return value

@@ -33,6 +33,14 @@ class Post:
 
 
 @dataclass(frozen=True)
+class DroppedPost:
+    """A post that `prepare` leaves out, and the reason."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Fingerprint:
     """What tells a post's image from others: the SHA-256 of its bytes, and a perceptual hash of what it shows.
 

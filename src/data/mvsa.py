@@ -15,21 +15,13 @@ from pathlib import Path
 
 from src.core.errors import UserError
 from src.core.labels import TONES, label_of
-from src.core.records import Fingerprint, Post, content_digest, numeric_id_key
+from src.core.records import DroppedPost, Fingerprint, Post, content_digest, numeric_id_key
 from src.data import encodings, images
 from src.data.mvsa_labels import LABEL_FILE, Pair, read_labels
 
 POST_FOLDER = "data"
 PICTURE, CAPTION = ".jpg", ".txt"
 _DEPTH = 2
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A post that is left out, and why."""
-
-    id: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ class DatasetIndex:
     root: Path
     num_annotators: int
     pairs: dict[str, Pair]
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[DroppedPost, ...]
     num_undecided: int
     files: dict[str, tuple[Path, Path]]
     variants: dict[str, int]
@@ -62,7 +54,7 @@ class LoadedDataset:
     fingerprints: tuple[Fingerprint, ...]
     encodings: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
-    dropped: tuple[Dropped, ...]
+    dropped: tuple[DroppedPost, ...]
 
 
 def find_root(path: Path) -> Path:
@@ -105,7 +97,7 @@ def survey(root: Path) -> DatasetIndex:
         if key in labels.undecided:
             faults.append(labels.undecided[key])
         if faults:
-            dropped.append(Dropped(key, ", ".join(faults)))
+            dropped.append(DroppedPost(key, ", ".join(faults)))
         else:
             whole[key] = labels.pairs[key]
     files = {key: (pictures[key], captions[key]) for key in whole}
@@ -131,13 +123,13 @@ def read_folder(
         UserError: no post can be read, or a tone has none under the protocol.
     """
 
-    def attempt(key: str) -> "_Entry | Dropped":
+    def attempt(key: str) -> "_Entry | DroppedPost":
         try:
             return _read_post(found, key, protocol, max_pixels, hashes)
         except images.UnreadableImage as error:
-            return Dropped(key, f"the image is {error.reason}")
+            return DroppedPost(key, f"the image is {error.reason}")
         except OSError as error:
-            return Dropped(key, f"a file cannot be read ({error.strerror})")
+            return DroppedPost(key, f"a file cannot be read ({error.strerror})")
 
     outcomes = []
     # Pillow lets go of the interpreter's lock while it decodes, so threads are enough.
@@ -148,7 +140,7 @@ def read_folder(
     entries = [outcome for outcome in outcomes if isinstance(outcome, _Entry)]
     posts = tuple(entry.post for entry in entries)
     _require_all_tones(found.root, posts, protocol)
-    dropped = [*found.dropped, *(outcome for outcome in outcomes if isinstance(outcome, Dropped))]
+    dropped = [*found.dropped, *(outcome for outcome in outcomes if isinstance(outcome, DroppedPost))]
     return LoadedDataset(
         posts,
         tuple(entry.fingerprint for entry in entries),

@@ -6,9 +6,9 @@ Its front matter is the Hub's: huggingface.co/docs/hub/model-cards.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from src.core.labels import TONES
+from src.core.outputs import SplitReport
 from src.core.records import Interval, Scores
 from src.registry.contract import Contract
 from src.registry.export import LoadingSnippet
@@ -78,7 +78,7 @@ class CardInputs:
         commit: of the code that trained the version; empty if it is unknown.
     """
 
-    division: Mapping[str, Any]
+    division: SplitReport
     test: Measured
     leak_free: Measured | None
     commit: str
@@ -115,7 +115,7 @@ def model_card(
         dataset=_dataset(evidence.division),
         commit=evidence.commit,
         division=evidence.division,
-        protocol=PROTOCOLS[evidence.division["protocol"]],
+        protocol=PROTOCOLS[evidence.division.protocol],
         total=_total(evidence.division),
         labels=list(TONES),
         shown={name: settings[name] for name in SHOWN if settings[name] not in ("", 0)},
@@ -136,16 +136,16 @@ def dtype_of(contract: Contract, *, merged: bool) -> str:
     return "float32" if merged else contract.dtype
 
 
-def _total(division: Mapping[str, Any]) -> int:
-    return sum(sum(counts.values()) for counts in division["parts"].values())
+def _total(division: SplitReport) -> int:
+    return sum(sum(counts.values()) for counts in division.parts.values())
 
 
-def is_mvsa(division: Mapping[str, Any]) -> bool:
+def is_mvsa(division: SplitReport) -> bool:
     """Whether it is a division of MVSA-Single, by the number of its posts."""
-    return _total(division) == MVSA_SINGLE[division["protocol"]]
+    return _total(division) == MVSA_SINGLE[division.protocol]
 
 
-def _dataset(division: Mapping[str, Any]) -> str:
+def _dataset(division: SplitReport) -> str:
     return "MVSA-Single" if is_mvsa(division) else "Posts in MVSA's layout, and not the whole of MVSA-Single"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from src.core.files import read_json, read_table
+from src.core.outputs import DataReport, LeakReport, SplitReport
 from src.core.paper import PUBLISHED, Figures, Published
 from src.core.paths import BASELINE, COMPARE, DATA_REPORT, GROUPS, LEAKS, NOISE, SPLIT_REPORT, stage_folder
 from src.core.records import read_groups, read_predictions
@@ -206,9 +207,9 @@ class ReportInputs:
     saliency: Mapping[str, Row]
     noise: Row
     mislabelled: Sequence[Row]
-    leaks: Row
-    split: Row
-    data: Row
+    leaks: LeakReport
+    split: SplitReport
+    data: DataReport
     omitted: Mapping[str, str]
 
     def sentences(self) -> Iterator[str]:
@@ -222,7 +223,7 @@ class ReportInputs:
         yield from on_the_study(self.scores, study, self.trained[chosen]["facts"]["weights"])
         yield from on_modality(self.modality)
         yield from on_calibration(self.calibration)
-        yield from on_noise(self.noise, self.split["protocol"])
+        yield from on_noise(self.noise, self.split.protocol)
 
     def score_rows(self) -> list[dict[str, Any]]:
         """A row a system: on `all` test posts, on the `clean` ones (leak-free), and what the `study` reports."""
@@ -264,9 +265,9 @@ def read_report_inputs(models: Sequence[str]) -> ReportInputs:
         saliency=summaries("saliency", "saliency.json"),
         noise=read_json(NOISE / "noise.json"),
         mislabelled=read_table(NOISE / "mislabelled.csv")[:_MISLABELLED_SHOWN],
-        leaks=read_json(LEAKS),
-        split=read_json(SPLIT_REPORT),
-        data=read_json(DATA_REPORT),
+        leaks=LeakReport.read(LEAKS),
+        split=SplitReport.read(SPLIT_REPORT),
+        data=DataReport.read(DATA_REPORT),
         omitted=read_json(BASELINE / REFERENCE / "omitted.json"),
     )
 

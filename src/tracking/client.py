@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from src.core.errors import UserError
-from src.core.files import atomic_folder, read_json
+from src.core.files import atomic_folder
+from src.core.outputs import SplitReport
 from src.core.paths import DATA_DVC, SPLIT_REPORT
 from src.tracking.markdown import with_section
 from src.tracking.store import (
@@ -63,11 +64,11 @@ def parts_read(*parts: str) -> list[Dataset]:
     Raises:
         UserError: stage `split` has not run.
     """
-    report = read_json(SPLIT_REPORT)
+    report = SplitReport.read(SPLIT_REPORT)
     # The digest covers the content and labels of posts, and the assignment to parts.
-    digest = f"{report['data_digest']}-{report['split_digest']}"
-    name = f"mvsa-{report['protocol']}"
-    return [Dataset(f"{name}-{part}", digest, str(DATA_DVC), part, report["parts"][part]) for part in parts]
+    digest = f"{report.data_digest}-{report.split_digest}"
+    name = f"mvsa-{report.protocol}"
+    return [Dataset(f"{name}-{part}", digest, str(DATA_DVC), part, report.parts[part]) for part in parts]
 
 
 @dataclass(frozen=True)

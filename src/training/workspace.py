@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from src.core.files import read_json
-from src.core.outputs import PretrainedWeights
+from src.core.outputs import PretrainedWeights, SplitReport
 from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, read_posts, read_split
 from src.core.training_config import TrainingConfig
@@ -89,13 +88,15 @@ def checkpoint_of(name: str) -> PretrainedWeights:
 
 def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
     """What scores depend on besides the settings: the weights and the posts, for tags and names."""
+    split = SplitReport.read(SPLIT_REPORT)
     return {
         "model": name,
         "scale": checkpoint.scale,
         "weights": "random" if checkpoint.is_local else "pretrained",
         "checkpoint": checkpoint.source,
         "checkpoint_revision": checkpoint.revision,
-        **{each: read_json(SPLIT_REPORT)[each] for each in ("data_digest", "split_digest")},
+        "data_digest": split.data_digest,
+        "split_digest": split.split_digest,
     }
 
 

@@ -24,6 +24,7 @@ from src.core.records import (
 )
 from src.repeat import main
 from tests.pipeline import as_written
+from tests.split_report import split_report
 
 WINNER = {"rank": 1, "alpha": 2, "lr": 0.004, "dropout": 0.0}
 DONE = Path("outputs/repeats/clip-folds")
@@ -69,7 +70,7 @@ def folder(repo_root: Path, some: list[Post], tmp_path_factory: pytest.TempPathF
         write_split(SPLIT, stratified(some, 0.2, 0.2, seed=7))
         # The first two posts, of which the first fold tests one and the second the other, are twins.
         write_groups(GROUPS, {post.id: post.id for post in some} | {some[1].id: some[0].id})
-        write_json(SPLIT_REPORT, {"data_digest": "d", "split_digest": "s", "protocol": "agreement", "parts": {}})
+        split_report().write(SPLIT_REPORT)
         write_json(
             Path("outputs/tune/clip/best.json"), {"study": "a study", "best_val_macro_f1": 0.9, "params": WINNER}
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.core.files import read_json
+from src.core.outputs import DataReport, LeakReport, SplitReport
 from src.core.paths import DATA_REPORT, LEAKS, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import numeric_id_key, read_posts, read_split
 from src.data.mvsa_labels import LABEL_FILE, header
@@ -78,20 +78,22 @@ def test_prepare_and_split_go_by_the_majority(folder: Path, protocol: str) -> No
     shutil.copytree(folder, "data")
     choose(protocol)
     run("prepare")
-    report, posts = read_json(DATA_REPORT), read_posts(POSTS)
-    assert (report["annotators"], report["posts"], len(posts)) == (3, NUM_COMPLETE, NUM_COMPLETE)
-    assert report["dropped"]["reasons"] == WITHOUT_MAJORITY
-    assert report["tones"] == TONES_BY_PROTOCOL
-    assert report["label_pairs"]["positive,neutral"] == 3
+    report = DataReport.read(DATA_REPORT)
+    posts = read_posts(POSTS)
+    assert (report.annotators, report.posts, len(posts)) == (3, NUM_COMPLETE, NUM_COMPLETE)
+    assert report.dropped.reasons == WITHOUT_MAJORITY
+    assert report.tones == TONES_BY_PROTOCOL
+    assert report.label_pairs["positive,neutral"] == 3
     tones = TONES_BY_PROTOCOL[protocol]
     assert Counter(post.label for post in posts if post.label) == tones
 
     run("split")
-    parts, part_of = read_json(SPLIT_REPORT)["parts"], read_split(SPLIT)
+    parts = SplitReport.read(SPLIT_REPORT).parts
+    part_of = read_split(SPLIT)
     assert {tone: sum(part[tone] for part in parts.values()) for tone in tones} == tones
     assert part_of.keys() == {post.id for post in posts if post.label}
     assert set(part_of.values()) == {"train", "val", "test"}
-    assert read_json(LEAKS)["images"]["posts"] == NUM_COMPLETE
+    assert LeakReport.read(LEAKS).images.posts == NUM_COMPLETE
 
 
 def test_a_row_with_too_few_annotators_is_one_line_with_its_place(folder: Path) -> None:

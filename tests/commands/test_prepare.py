@@ -4,9 +4,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from src.core.files import read_json
+from src.core.config import load_params
+from src.core.errors import UserError
+from src.core.outputs import DataReport
 from src.core.paths import DATA_REPORT, FINGERPRINTS, POSTS
 from src.core.records import data_digest, read_fingerprints, read_posts
+from src.pipeline.prepare import prepare_posts
 from src.prepare import main
 
 
@@ -21,46 +24,48 @@ def run() -> Result:
     return CliRunner().invoke(main, [])
 
 
-def test_it_writes_the_table_and_the_report() -> None:
+def test_writes_posts_and_report() -> None:
     result = run()
     assert result.exit_code == 0, result.output
-    posts, report = read_posts(POSTS), read_json(DATA_REPORT)
-    assert len(posts) == report["posts"] == 120
+    posts = read_posts(POSTS)
+    report = DataReport.read(DATA_REPORT)
+    assert len(posts) == report.posts == 120
     assert all(Path(post.image).is_file() for post in posts)
-    assert report["tones"]["agreement"] == {"negative": 29, "neutral": 19, "positive": 57}
-    assert report["label_pairs"]["neutral,positive"] == 6
-    assert report["dropped"] == {"count": 0, "reasons": {}, "posts": []}
-    assert report["annotators"] == 1
-    assert report["encodings"] == {"utf-8": 93, "cp1252": 27}
-    assert report["variants"] == {}
-    assert report["data_digest"] == data_digest(posts)
-    assert report["caption_words"]["min"] <= report["caption_words"]["median"] <= report["caption_words"]["p95"]
-    assert report["image_megapixels"]["max"] < 0.03
+    assert report.tones["agreement"] == {"negative": 29, "neutral": 19, "positive": 57}
+    assert report.label_pairs["neutral,positive"] == 6
+    assert (report.dropped.count, report.dropped.reasons, report.dropped.posts) == (0, {}, ())
+    assert report.annotators == 1
+    assert report.encodings == {"utf-8": 93, "cp1252": 27}
+    assert report.variants == {}
+    assert report.data_digest == data_digest(posts)
+    words = report.caption_words
+    assert words.min <= words.median <= words.p95 <= words.max
+    assert report.image_megapixels.max < 0.03
     assert "120 posts read, 0 left out" in result.stdout
 
 
-def test_every_post_that_is_read_has_a_fingerprint() -> None:
+def test_every_read_post_has_fingerprint() -> None:
     bad, *_ = sorted(Path("data/data").glob("*.jpg"))
     bad.write_bytes(b"no picture")
     assert run().exit_code == 0
     prints = read_fingerprints(FINGERPRINTS)
-    assert [each.id for each in prints] == [post.id for post in read_posts(POSTS)]
-    assert all(len(each.image_digest) == 64 and len(each.image_hash) == 16 for each in prints)
+    assert [print_.id for print_ in prints] == [post.id for post in read_posts(POSTS)]
+    assert all(len(print_.image_digest) == 64 and len(print_.image_hash) == 16 for print_ in prints)
 
 
-def test_one_bad_post_stops_nothing_and_is_listed() -> None:
+def test_bad_posts_are_dropped_and_listed() -> None:
     first, second, *_ = sorted(Path("data/data").glob("*.jpg"))
     first.write_bytes(first.read_bytes()[:100])
     second.with_suffix(".txt").unlink()
     result = run()
     assert result.exit_code == 0, result.output
-    dropped = read_json(DATA_REPORT)["dropped"]
-    assert (dropped["count"], len(read_posts(POSTS))) == (2, 118)
-    assert {post["id"] for post in dropped["posts"]} == {first.stem, second.stem}
-    assert dropped["reasons"]["no caption"] == 1
+    dropped = DataReport.read(DATA_REPORT).dropped
+    assert (dropped.count, len(read_posts(POSTS))) == (2, 118)
+    assert {post.id for post in dropped.posts} == {first.stem, second.stem}
+    assert dropped.reasons["no caption"] == 1
 
 
-def test_captions_survive_the_table_as_they_are() -> None:
+def test_captions_survive_the_table() -> None:
     path = next(Path("data/data").glob("*.txt"))
     path.write_text('quote " comma, caf\u00e9 \U0001f600\n\nlast line\n', encoding="utf-8")
     run()
@@ -68,7 +73,7 @@ def test_captions_survive_the_table_as_they_are() -> None:
     assert captions[path.stem] == 'quote " comma, caf\u00e9 \U0001f600\n\nlast line'
 
 
-def test_what_is_read_though_the_layout_differs_is_counted() -> None:
+def test_deviations_from_layout_are_counted() -> None:
     (first, second), labels = sorted(Path("data/data").glob("*.jpg"))[:2], Path("data/labelResultAll.txt")
     first.rename(first.with_suffix(".JPG"))
     second.with_suffix(".txt").write_bytes("so happy\n".encode("utf-16-le"))
@@ -78,32 +83,38 @@ def test_what_is_read_though_the_layout_differs_is_counted() -> None:
     shutil.move("inner", "data/outer/inner")
     result = run()
     assert result.exit_code == 0, result.output
-    report = read_json(DATA_REPORT)
-    assert (report["posts"], report["dropped"]["count"]) == (120, 0)
-    assert report["variants"] == {
+    report = DataReport.read(DATA_REPORT)
+    assert (report.posts, report.dropped.count) == (120, 0)
+    assert report.variants == {
         "files in .JPG": 1,
         "folders above the posts": 2,
         "header in another spelling": 1,
         "label rows in another spelling": 1,
         "label rows repeated": 1,
     }
-    assert report["guessed_encodings"]["utf-16 without a byte order mark"] == [second.stem]
-    assert len(report["guessed_encodings"]["cp1252"]) == report["encodings"]["cp1252"]
+    assert report.guessed_encodings["utf-16 without a byte order mark"] == (second.stem,)
+    assert len(report.guessed_encodings["cp1252"]) == report.encodings["cp1252"]
     assert {post.id: post.caption for post in read_posts(POSTS)}[second.stem] == "so happy"
 
 
-def test_a_missing_data_folder_is_one_line() -> None:
+def test_function_runs_without_command() -> None:
+    report = prepare_posts(load_params().prepare)
+    assert report == DataReport.read(DATA_REPORT)
+
+
+def test_missing_data_folder_is_one_line() -> None:
     shutil.rmtree("data")
+    with pytest.raises(UserError, match="data/ is missing"):
+        prepare_posts(load_params().prepare)
     result = run()
-    assert result.exit_code == 1
-    assert result.stderr == "error: data/ is missing: run `dvc repro`, which brings in what data.dvc names\n"
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
 
 
-def test_a_bad_label_row_is_one_line_with_its_place() -> None:
+def test_bad_label_row_names_its_line() -> None:
     path = Path("data/labelResultAll.txt")
     path.write_text(path.read_text().replace("negative", "angry", 1))
     result = run()
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
-    assert "labelResultAll.txt, line 2: found" in result.stderr
+    assert "labelResultAll.txt, line 2:" in result.stderr
     assert not POSTS.exists()

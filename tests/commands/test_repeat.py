@@ -13,16 +13,17 @@ from src.core.config import Params, RepeatParams, load_params
 from src.core.config_parser import build
 from src.core.errors import UsageError
 from src.core.files import read_json, read_table, write_json, write_table
+from src.core.paths import SPLIT_REPORT
 from src.core.records import Post, write_posts, write_split
 from src.core.training_config import TrainingConfig
 from src.repeat import FIGURES, Training, contenders, main, summarise
 from tests.pipeline import as_written
+from tests.split_report import split_report
 
 DEFAULT = {"rank": 2, "alpha": 4, "lr": 0.003, "dropout": 0.0}
 WINNER = {"rank": 1, "alpha": 2, "lr": 0.004, "dropout": 0.0}
 JOURNAL = Path("outputs/repeats/clip.csv")
 RESULT = Path("outputs/repeat/clip")
-DIVISION: dict[str, Any] = {"protocol": "agreement", "parts": {"train": {}, "val": {}, "test": {}}}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def folder(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPath
 def repeat(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Runs the stage after a search that these settings won; returns what it wrote. Nothing has run before."""
     shutil.rmtree(JOURNAL.parent, ignore_errors=True)
-    write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "s", **DIVISION})
+    split_report().write(SPLIT_REPORT)
 
     def run(winner: Mapping[str, Any]) -> dict[str, Any]:
         best = {"study": "clip-tiny-study", "best_val_macro_f1": 0.9, "params": winner}
@@ -137,7 +138,7 @@ def test_what_is_done_is_not_done_again_and_what_a_kill_left_out_is(repeat: Repe
 def test_another_division_or_another_winner_is_trained_anew(repeat: Repeat) -> None:
     repeat(WINNER)
     before = {row["key"] for row in trained()}
-    write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "another", **DIVISION})
+    split_report(split_digest="another").write(SPLIT_REPORT)
     repeat(WINNER)
     divided = {row["key"] for row in trained()}
     assert len(before) == 4 and len(divided) == 8

@@ -13,8 +13,10 @@ from click.testing import CliRunner
 from src.core.errors import DivergenceError
 from src.core.files import read_json, read_table, write_json
 from src.core.paper import RECIPES
+from src.core.paths import SPLIT_REPORT
 from src.core.records import Post, write_groups, write_posts, write_split
 from src.reproduce import main
+from tests.split_report import split_report
 from tests.warm import WarmPython
 
 TABLE = Path("outputs/reproduce/recipes.csv")
@@ -36,7 +38,7 @@ def prepared(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPa
         write_posts(Path("outputs/prepare/posts.csv"), posts)
         write_split(Path("outputs/split/split.csv"), stratified(posts, 0.2, 0.2, seed=7))
         write_groups(Path("outputs/split/groups.csv"), {post.id: post.id for post in posts})
-        write_json(Path("outputs/split/report.json"), {"data_digest": "d", "split_digest": "s"})
+        split_report().write(SPLIT_REPORT)
         for model in ("clip", "blip2"):
             folder = Path("outputs/encode") / model
             checkpoint = resolve_checkpoint(model, "tiny", folder / "checkpoint", [post.caption for post in posts])

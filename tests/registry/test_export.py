@@ -18,7 +18,8 @@ from src.core.config import load_params
 from src.core.errors import UserError
 from src.core.files import read_json
 from src.core.labels import TONES
-from src.core.outputs import PretrainedWeights
+from src.core.outputs import PretrainedWeights, SplitReport
+from src.core.paths import SPLIT_REPORT
 from src.core.records import Interval, Post, Scores
 from src.core.training_config import TrainingConfig
 from src.modeling.transformers_usage import TransformersUsage
@@ -26,6 +27,7 @@ from src.registry.contract import DIVISION_FILE, TEST_FILE, Contract, GoldenPost
 from src.registry.export import LoadingSnippet
 from src.registry.model_card import CardInputs, Measured, code_of, model_card
 from tests.registry.conftest import MODEL, STORE, git, run, store_in
+from tests.split_report import split_report
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -188,16 +190,13 @@ def make(
 
 NAMES = ("accuracy", "macro_f1", "weighted_f1", *(f"f1_{tone}" for tone in TONES))
 EVIDENCE = CardInputs(
-    division={
-        "kind": "grouped",
-        "protocol": "agreement",
-        "seed": 7,
-        "parts": {
+    division=split_report(
+        parts={
             "train": {"negative": 434, "neutral": 282, "positive": 839},
             "val": {"negative": 145, "neutral": 94, "positive": 279},
             "test": {"negative": 145, "neutral": 94, "positive": 280},
-        },
-    },
+        }
+    ),
     test=Measured(
         scores=Scores(
             accuracy=0.8125,
@@ -244,8 +243,8 @@ def test_the_card_has_every_section_and_the_versions_own_numbers(exported: Calla
         assert low <= value <= high and unseen_low <= unseen <= unseen_high
     for tone in TONES:
         assert re.search(rf"^\| {tone} \| .* \| {contract.test[f'f1_{tone}']:.4f} \| ", card, re.MULTILINE)
-    parts = read_json(made / "outputs/split/report.json")["parts"]
-    for part, counts in parts.items():
+    split = SplitReport.read(made / SPLIT_REPORT)
+    for part, counts in split.parts.items():
         assert f"| {part} | {' | '.join(map(str, counts.values()))} | {sum(counts.values())} |" in card
     for fact in (
         contract.search.study,

@@ -15,10 +15,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Run as Logged
 
 from src.core.errors import UserError
-from src.core.paths import MLRUNS
+from src.core.paths import MLRUNS, SPLIT_REPORT
 from src.core.provenance import git_tags, has_commit
 from src.tracking.client import DESCRIPTION_TAG, Dataset, Tracker, parts_read
 from src.tracking.store import open_store, tracking_uri
+from tests.split_report import split_report
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +174,8 @@ def test_inputs_are_logged_once(client: MlflowClient, store: Path) -> None:
 
 def test_part_digest_covers_posts_and_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    report = tmp_path / "outputs" / "split" / "report.json"
-    report.parent.mkdir(parents=True)
     parts = {"test": {"negative": 1, "neutral": 1, "positive": 2}}
-    digests = {"data_digest": "d" * 16, "split_digest": "s" * 16}
-    report.write_text(json.dumps({"protocol": "agreement", **digests, "parts": parts}))
+    split_report(data_digest="d" * 16, split_digest="s" * 16, parts=parts).write(SPLIT_REPORT)
     (test,) = parts_read("test")
     assert (test.name, test.digest) == ("mvsa-agreement-test", f"{'d' * 16}-{'s' * 16}")
     assert test.counts == parts["test"]

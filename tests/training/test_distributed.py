@@ -27,6 +27,7 @@ from src.training.adapter import saved_adapter
 from src.training.batching import shard_batches
 from src.training.distributed import SINGLE_PROCESS, loading_device, open_distributed, own_device
 from src.training.inference import logits, predictions
+from tests.split_report import split_report
 from tests.warm import WarmPython
 
 HERE = Path(__file__).parent
@@ -256,9 +257,7 @@ def workplace(
     (folder / PARAMS).write_text(yaml.safe_dump(params))
     write_posts(folder / POSTS, posts[:37])
     write_split(folder / SPLIT, {post.id: "train" if place < 24 else "val" for place, post in enumerate(posts[:37])})
-    parts: dict[str, dict[str, int]] = {"train": {}, "val": {}, "test": {}}
-    report = {"data_digest": "0", "split_digest": "0", "protocol": "agreement", "parts": parts}
-    write_json(folder / SPLIT_REPORT, report)
+    split_report().write(folder / SPLIT_REPORT)
     model = tiny_model(MODEL)
     shutil.copytree(model.checkpoint.source, folder / checkpoint_folder(MODEL))
     checkpoint = {**asdict(model.checkpoint), "source": str(checkpoint_folder(MODEL))}

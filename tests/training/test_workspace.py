@@ -9,12 +9,12 @@ import torch
 from src.core.config import load_params
 from src.core.errors import UserError
 from src.core.files import read_json, write_json
-from src.core.outputs import PretrainedWeights
+from src.core.outputs import PretrainedWeights, SplitReport
 from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, write_posts, write_split
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
-from src.split import describe
+from src.pipeline.split import describe_split
 from src.training.adapter import fresh_adapter
 from src.training.inference import logits
 from src.training.workspace import Workspace, open_workspace, posts_by_part
@@ -47,7 +47,7 @@ def stages(parts: dict[str, list[Post]]) -> None:
     part_of = {post.id: part for part in ("test", "train", "val") for post in parts[part][::-1]}
     write_posts(POSTS, posts)
     write_split(SPLIT, part_of)
-    write_json(SPLIT_REPORT, describe(posts, part_of, load_params()))
+    describe_split(posts, part_of, load_params()).write(SPLIT_REPORT)
 
 
 # What scores depend on
@@ -64,15 +64,15 @@ def changes(workspace: Workspace, **parts: list[Post]) -> set[str]:
 
 def test_the_facts_name_the_weights_and_the_data(workspace: Workspace) -> None:
     facts = workspace.facts()
-    checkpoint, report = workspace.model.checkpoint, read_json(SPLIT_REPORT)
+    checkpoint, report = workspace.model.checkpoint, SplitReport.read(SPLIT_REPORT)
     assert facts == {
         "model": "clip",
         "scale": "tiny",
         "weights": "random",
         "checkpoint": checkpoint.source,
         "checkpoint_revision": checkpoint.revision,
-        "data_digest": report["data_digest"],
-        "split_digest": report["split_digest"],
+        "data_digest": report.data_digest,
+        "split_digest": report.split_digest,
     }
     workspace.model.checkpoint = PretrainedWeights("openai/clip-vit-base-patch32", "3d74", "full")
     assert workspace.facts() == {

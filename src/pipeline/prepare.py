@@ -1,0 +1,90 @@
+"""Work of stage `prepare`: read the posts, and describe what was read and what was left out."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from src.cli.output import progress
+from src.core.config import PrepareParams
+from src.core.errors import UserError
+from src.core.labels import PROTOCOLS, TONES, label_of
+from src.core.outputs import DataReport, DroppedPosts, Quantiles, WordCounts
+from src.core.paths import DATA, DATA_REPORT, FINGERPRINTS, POSTS
+from src.core.records import Post, data_digest, write_fingerprints, write_posts
+from src.data import encodings, mvsa
+
+
+def prepare_posts(params: PrepareParams) -> DataReport:
+    """Read the posts in data/, write outputs/prepare/, and return the data report.
+
+    Raises:
+        UserError: data/ is missing, malformed or without usable posts.
+    """
+    if not DATA.is_dir():
+        raise UserError(f"{DATA}/ is missing: run `dvc repro`, which imports the folder that data.dvc names")
+    index = mvsa.survey(mvsa.find_root(DATA))
+    with progress(len(index.pairs), "reading posts", "post") as bar:
+        dataset = mvsa.read_folder(index, params.protocol, params.max_pixels, bar.advance)
+    report = describe_data(index, dataset, params.protocol)
+    write_posts(POSTS, dataset.posts)
+    write_fingerprints(FINGERPRINTS, dataset.fingerprints)
+    report.write(DATA_REPORT)
+    return report
+
+
+def describe_data(index: mvsa.DatasetIndex, dataset: mvsa.LoadedDataset, protocol: str) -> DataReport:
+    """Return the data report of a folder that has been read."""
+    widths, heights = zip(*dataset.sizes, strict=True)
+    num_words = [len(post.caption.split()) for post in dataset.posts]
+    return DataReport(
+        protocol=protocol,
+        data_digest=data_digest(dataset.posts),
+        annotators=index.num_annotators,
+        posts=len(dataset.posts),
+        labelled=sum(bool(post.label) for post in dataset.posts),
+        tones={name: _count_tones(dataset.posts, name) for name in PROTOCOLS},
+        label_pairs=_count(f"{post.text_label},{post.image_label}" for post in dataset.posts),
+        dropped=DroppedPosts(len(dataset.dropped), _count(post.reason for post in dataset.dropped), dataset.dropped),
+        variants={**index.variants, **_folders_above(index)},
+        encodings=_count(dataset.encodings),
+        guessed_encodings=_guessed_encodings(dataset),
+        caption_words=WordCounts(
+            min(num_words), _quantile(num_words, 0.5), max(num_words), p95=_quantile(num_words, 0.95)
+        ),
+        empty_captions=num_words.count(0),
+        image_width_px=_quantiles(widths),
+        image_height_px=_quantiles(heights),
+        image_megapixels=_quantiles([round(width * height / 1e6, 3) for width, height in dataset.sizes]),
+    )
+
+
+def _folders_above(index: mvsa.DatasetIndex) -> dict[str, int]:
+    depth = len(index.root.parts) - len(DATA.parts)
+    return {"folders above the posts": depth} if depth else {}
+
+
+def _guessed_encodings(dataset: mvsa.LoadedDataset) -> dict[str, tuple[str, ...]]:
+    """Return the ids of the posts whose caption's encoding is a guess, by that encoding."""
+    ids: dict[str, tuple[str, ...]] = {}
+    for post, encoding in zip(dataset.posts, dataset.encodings, strict=True):
+        if encoding not in encodings.CERTAIN:
+            ids[encoding] = (*ids.get(encoding, ()), post.id)
+    return ids
+
+
+def _count_tones(posts: Sequence[Post], protocol: str) -> dict[str, int]:
+    counts = Counter(label_of(protocol, post.text_label, post.image_label) for post in posts)
+    return {tone: counts[tone] for tone in TONES}
+
+
+def _count(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _quantiles(values: Sequence[float]) -> Quantiles:
+    return Quantiles(min(values), _quantile(values, 0.5), max(values))
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    # The nearest rank: the result is one of the values.
+    return sorted(values)[math.ceil(share * len(values)) - 1]

@@ -1,0 +1,61 @@
+"""Work of stage `split`: divide the labelled posts, and report the split and its leaks."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from src.core.config import Params
+from src.core.files import digest_of
+from src.core.labels import TONES
+from src.core.outputs import LeakReport, PredefinedLists, SplitReport
+from src.core.paths import FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
+from src.core.records import PARTS, Post, data_digest, read_fingerprints, read_posts, write_groups, write_split
+from src.data.duplicates import find_duplicates
+from src.data.leaks import leak_report
+from src.data.published_splits import predefined_split
+from src.data.split import grouped, stratified
+
+
+def split_posts(params: Params) -> tuple[SplitReport, LeakReport]:
+    """Divide the posts that `prepare` has read, write outputs/split/, and return both reports.
+
+    Raises:
+        UserError: `prepare` has not run, or the posts cannot be divided as `params` says.
+    """
+    posts = read_posts(POSTS)
+    fingerprints = read_fingerprints(FINGERPRINTS)
+    duplicates = find_duplicates([post for post in posts if post.label], fingerprints)
+    part_of = assign_parts(posts, duplicates.groups, params)
+    report = describe_split(posts, part_of, params)
+    leaks = leak_report(posts, fingerprints, part_of, duplicates)
+    write_split(SPLIT, part_of)
+    write_groups(GROUPS, duplicates.groups)
+    report.write(SPLIT_REPORT)
+    leaks.write(LEAKS)
+    return report, leaks
+
+
+def assign_parts(posts: Sequence[Post], group_of: Mapping[str, str], params: Params) -> dict[str, str]:
+    """Return the part of each post by id; `group_of` maps an id to its group of near-duplicates."""
+    settings = params.split
+    if settings.kind == "predefined":
+        return predefined_split(posts, Path(settings.predefined.folder), settings.predefined.fold)
+    if settings.kind == "grouped":
+        return grouped(posts, group_of, settings.val, settings.test, params.seed)
+    return stratified(posts, settings.val, settings.test, params.seed)
+
+
+def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Params) -> SplitReport:
+    """Return the report of a split, with the number of posts of each tone in each part."""
+    counts = Counter((part_of[post.id], post.label) for post in posts if post.id in part_of)
+    lists = params.split.predefined
+    return SplitReport(
+        kind=params.split.kind,
+        protocol=params.prepare.protocol,
+        seed=params.seed,
+        predefined=PredefinedLists(lists.folder, lists.fold) if params.split.kind == "predefined" else None,
+        data_digest=data_digest(posts),
+        split_digest=digest_of(part_of.items()),
+        parts={part: {tone: counts[part, tone] for tone in TONES} for part in PARTS},
+        in_no_part=sum(bool(post.label) and post.id not in part_of for post in posts),
+    )
