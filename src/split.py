@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _print_split(report: SplitReport) -> None:
-    settings = {"seed": report.seed}
+    settings: dict[str, object] = {"seed": report.seed}
     if report.predefined:
         settings = vars(report.predefined)
     shown = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)

@@ -56,7 +56,7 @@ def read_labels(path: Path) -> Labels:
     if not num_annotators or _plain(first) != _plain(header(num_annotators)):
         raise _bad_row(path, 1, first, f"the header {header(1)!r}, with a column for each annotator")
     labels = Labels(num_annotators, {}, {})
-    labels.variants.update({HEADER: first.rstrip() != header(num_annotators)})
+    labels.variants[HEADER] = int(first.rstrip() != header(num_annotators))
     if encoding != encodings.UTF_8:
         labels.variants[f"{LABEL_FILE} in {encoding}"] = 1
     line_of: dict[str, int] = {}
