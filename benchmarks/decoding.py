@@ -1,13 +1,13 @@
-"""What it changes and saves to decode JPEGs at a fraction of their size before a processor resizes them.
+"""The effect of decoding JPEGs at a fraction of their size before a processor resizes them: error and time.
 
 python -m benchmarks.decoding [FOLDER]
 
-Each picture goes through CLIP's processor twice, decoded whole and with a shorter side of at least so many times (`x`)
-the processor's. Five kinds are drawn, in eight sizes from 800 x 600 to 4032 x 3024 and at the qualities 75, 85 and 95;
-of the JPEGs in FOLDER some are enlarged (soft), and the middles of others put together (as sharp as they are).
+Each image goes through CLIP's processor twice: decoded at full size, and with a shorter side of at least `x` times the
+processor's. Five kinds of images are drawn, in eight sizes from 800 x 600 to 4032 x 3024 and qualities 75, 85 and 95.
+JPEGs of FOLDER are used in two ways: enlarged (soft), and as mosaics of their centres (sharp).
 
-On one thread, with Pillow 13.0 and libjpeg-turbo 3.2 (5 minutes; some rows left out; beside other work, so the times
-are good only for their ratios):
+On one thread, with Pillow 13.0 and libjpeg-turbo 3.2 (5 minutes; some rows left out; other work ran on the machine, so
+only ratios of times count):
 
                 side  x  reduced   grey levels: mean, worst, p99.9, max   ms: open, open and resize
 gradient         224  2   21 /24             0.05   0.11      1    2           13 ->   5      50 ->  11
@@ -29,9 +29,9 @@ real, enlarged   224  2   12 /12             0.18   0.21      2    3           1
 real, mosaic     224  2    6 / 6             0.34   0.35      4   10           20 ->  12      51 ->  21
 real, mosaic     336  2    6 / 6             0.60   0.63      7   16           21 ->  13      59 ->  25
 
-So twice the side is enough for photos, and the time goes to 0.2-0.5 of what it was: more is saved by what need not be
-resized than by what need not be decoded. A size that the fraction does not divide must be left whole (`uneven, forced`
-is what would become of it), and a shorter side under four times the processor's (896 pixels for 224) is never reduced.
+Twice the side is enough for photos, and the time falls to 0.2-0.5 of the full time. Resizing saves more than decoding.
+A size that the fraction does not divide must stay whole: `uneven, forced` shows the error. A shorter side below four
+times the processor's (896 pixels for 224) is never reduced.
 """
 
 import json
@@ -48,7 +48,7 @@ import numpy.typing as npt
 from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from benchmarks.pictures import EVEN, PAINTERS, UNEVEN, drawn, enlarged, mosaics, photo
+from benchmarks.lib.jpegs import EVEN, PAINTERS, UNEVEN, drawn, enlarged, mosaics, photo
 from src.data.images import open_image
 
 SIDES, TIMES = (224, 336), (2, 3)
@@ -60,7 +60,7 @@ Opener = Callable[[bytes, int], Image.Image]
 
 @dataclass(frozen=True)
 class Effect:
-    """How far one picture is from the whole one, in grey levels of 255, and the milliseconds of both."""
+    """The difference of one reduced image from the full one, in levels of 255, and the milliseconds of both."""
 
     mean: float
     p999: float
@@ -73,33 +73,33 @@ class Effect:
 
 @dataclass(frozen=True)
 class Row:
-    """All pictures of a kind that were reduced, of `seen`.
-
-    Differences in grey levels: the middle one and the worst of the means, then the worst of the other two.
-    Milliseconds on average: to open the picture, and to have it resized as well.
-    """
+    """The reduced images of one kind, for one side of the processor and one factor."""
 
     kind: str
     side: int
     times: int
+    # Number of images, and of those that were reduced.
     seen: int
     reduced: int
+    # Differences in levels of 255: median and maximum of the images' means, then maxima of 99.9% and of all pixels.
     mean: float
     worst_mean: float
     worst_p999: float
     worst: float
+    # Mean milliseconds of opening an image.
     open_whole: float
     open_reduced: float
+    # Mean milliseconds of opening and resizing an image.
     ready_whole: float
     ready_reduced: float
 
 
 def main() -> None:
-    """Print the table, then the same as one line of JSON."""
+    """Print the table, then its rows as one line of JSON."""
     begun = time.perf_counter()
     kinds = {name: (drawn(paint, EVEN), by_open_image) for name, paint in PAINTERS.items()}
     kinds["uneven"] = (drawn(photo, UNEVEN), by_open_image)
-    kinds["uneven, forced"] = (drawn(photo, UNEVEN), whatever_is_left_over)
+    kinds["uneven, forced"] = (drawn(photo, UNEVEN), by_forced_fraction)
     for folder in sys.argv[1:2]:
         kinds["real, enlarged"] = (enlarged(Path(folder)), by_open_image)
         kinds["real, mosaic"] = (mosaics(Path(folder)), by_open_image)
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def measured(kind: str, files: list[bytes], opener: Opener) -> Iterator[Row]:
-    """A row for every side and number of times by which any was reduced, printed as soon as it is there."""
+    """Yield and print a row for each side and factor at which any image was reduced."""
     for side, times in product(SIDES, TIMES):
         effects = [effect for content in files if (effect := compared(content, side, times, opener))]
         start = f"{kind:15}{side:5}{times:3}{len(effects):5} /{len(files):2}"
@@ -124,7 +124,7 @@ def measured(kind: str, files: list[bytes], opener: Opener) -> Iterator[Row]:
 
 
 def compared(content: bytes, side: int, times: int, opener: Opener) -> Effect | None:
-    """The effect on the processor's picture of `side` x `side`; none where nothing was reduced."""
+    """Return the effect on the processor's output of `side` x `side`, or None if the image was not reduced."""
     process = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
     def ready(image: Image.Image) -> Array:
@@ -132,7 +132,8 @@ def compared(content: bytes, side: int, times: int, opener: Opener) -> Effect | 
         assert pixels.dtype == np.uint8
         return pixels
 
-    whole, reduced = open_image(content), opener(content, times * side)
+    whole = open_image(content)
+    reduced = opener(content, times * side)
     if reduced.size == whole.size:
         return None
     difference = np.abs(ready(reduced).astype(int) - ready(whole))
@@ -148,7 +149,7 @@ def compared(content: bytes, side: int, times: int, opener: Opener) -> Effect | 
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """The shortest of `ROUNDS` runs."""
+    """Return the shortest time of `ROUNDS` runs."""
     spent = []
     for _ in range(ROUNDS):
         begun = time.perf_counter()
@@ -158,14 +159,14 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def summary(kind: str, side: int, times: int, seen: int, effects: list[Effect]) -> Row:
-    """One row of all these."""
+    """Summarise the effects of one kind of images in a row."""
     numbers = np.array([list(asdict(effect).values()) for effect in effects])
     figures = (np.median(numbers[:, 0]), *numbers[:, :3].max(axis=0), *numbers[:, 3:].mean(axis=0))
     return Row(kind, side, times, seen, len(effects), *(round(float(figure), 2) for figure in figures))
 
 
 def columns(row: Row) -> tuple[str, str, str]:
-    """The figures of a row for the table."""
+    """Format the figures of a row for the table."""
     return (
         f"{row.mean:16.2f}{row.worst_mean:7.2f}{row.worst_p999:7.0f}{row.worst:5.0f}",
         f"{row.open_whole:12.0f} -> {row.open_reduced:3.0f}",
@@ -174,12 +175,12 @@ def columns(row: Row) -> tuple[str, str, str]:
 
 
 def by_open_image(content: bytes, at_least: int) -> Image.Image:
-    """As the program does it."""
+    """Open an image as the project does."""
     return open_image(content, at_least=at_least)
 
 
-def whatever_is_left_over(content: bytes, at_least: int) -> Image.Image:
-    """At the smallest fraction, of sizes too that it does not divide: what `open_image` refrains from."""
+def by_forced_fraction(content: bytes, at_least: int) -> Image.Image:
+    """Open an image at the smallest fraction, even if it does not divide the size. `open_image` never does."""
     image = Image.open(BytesIO(content))
     image.draft(None, (at_least, at_least))
     return image.convert("RGB")

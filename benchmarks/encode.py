@@ -1,11 +1,10 @@
-"""Building the cache, and finding it there: posts a second, and what a second `encode` takes.
+"""Seconds of building the feature cache, and of opening an existing one.
 
 python -m benchmarks.encode --model tinyllava --size medium --num-posts 400
 
-`plain` is one process that decodes a batch, runs the frozen part on it, decodes the next, and keeps nothing; `ours`
-builds the cache in an empty folder, pictures decoded by other processes meanwhile; `again` opens that cache for the
-same posts and checks every byte of it; `deeper` builds the cache of a head alone from that of the adapter. Last comes
-one line of JSON.
+`plain` is a loop in one process: it decodes a batch, runs the frozen segments on it, and keeps nothing. `build` builds
+the cache in an empty folder, while child processes decode images. `again` opens that cache for the same posts and
+checks every byte. `deeper` builds the cache of a head alone from the adapter's cache. The last line is JSON.
 """
 
 import json
@@ -18,8 +17,8 @@ import click
 import torch
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks import posts, sizes
-from benchmarks.clock import timed
+from benchmarks.lib import posts, sizes
+from benchmarks.lib.timing import timed
 from src.cli.options import command, model_option
 from src.cli.output import say, table
 from src.core.config import load_params
@@ -43,7 +42,7 @@ BATCH_SIZE = 32
 @click.option("--num-posts", type=click.IntRange(min=20), help="[default: all]")
 @click.option("--rounds", type=click.IntRange(min=1), default=3)
 def main(model: str, size: str, folder: Path, num_posts: int | None, rounds: int) -> None:
-    """Time the building of a cache and its opening."""
+    """Time building and opening a feature cache."""
     set_verbosity_error()
     params = load_params()
     parts = posts.read(folder, num_posts, params.seed)
@@ -54,18 +53,21 @@ def main(model: str, size: str, folder: Path, num_posts: int | None, rounds: int
         base = sizes.make(model, size, Path(place), [post.caption for post in parts.train]).load()
         for number in range(rounds):
             cache = Path(place) / f"cache-{number}"
-            for name, work in _works(base, params.training_config(model), chosen, cache).items():
+            for name, work in _measurements(base, params.training_config(model), chosen, cache).items():
                 seconds.setdefault(name, []).append(timed(work)[1].wall_s)
         megabytes = sum(path.stat().st_size for path in cache.rglob("*.npy")) / 1e6
     medians = {name: median(values) for name, values in seconds.items()}
-    rows = [[name, took, round(len(chosen) / took), took / medians["ours"]] for name, took in medians.items()]
+    rows = [
+        [name, median_s, round(len(chosen) / median_s), median_s / medians["build"]]
+        for name, median_s in medians.items()
+    ]
     title = f"{model}, {size}, {len(chosen)} posts, {torch.get_num_threads()} cores, caches of {megabytes:.1f} MB"
-    table(title, ["", "seconds", "posts/s", "of ours"], rows)
+    table(title, ["", "seconds", "posts/s", "of build"], rows)
     figures = {"posts": len(chosen), "megabytes": round(megabytes, 1), "seconds": seconds}
     say(json.dumps({"benchmark": "encode", "model": model, "size": size, **figures}))
 
 
-def _works(
+def _measurements(
     model: ToneModel, settings: TrainingConfig, chosen: list[Post], cache: Path
 ) -> dict[str, Callable[[], object]]:
     def build() -> object:
@@ -82,7 +84,7 @@ def _works(
     def deeper() -> object:
         return FeatureStore.of(cache, model).ensure(model, chosen, BATCH_SIZE, lambda _: None)
 
-    return {"plain": plain, "ours": build, "again": build, "deeper": deeper}
+    return {"plain": plain, "build": build, "again": build, "deeper": deeper}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Print what figures of this machine depend on: the GPU, its driver, a plain product's rate, versions of libraries.
+"""Facts on which this machine's figures depend: GPU, rate of a plain matrix product, versions of libraries.
 
 python -m benchmarks.environment
 
-The last line is JSON.
+It prints JSON, one object a line.
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.peaks import peak_flops
-from benchmarks.timing import seconds_of
+from benchmarks.lib.peaks import peak_flops
+from benchmarks.lib.timing import seconds_of
 from src.cli.options import command
 from src.cli.output import say
 
@@ -25,7 +25,7 @@ SIDE = 8192
 
 @command(example="python -m benchmarks.environment")
 def main() -> None:
-    """Print the machine and the versions of the libraries."""
+    """Print the machine and the library versions."""
     figures = {
         "benchmark": "environment",
         "python": platform.python_version(),

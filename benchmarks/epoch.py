@@ -1,9 +1,9 @@
-"""The seconds of an epoch of training, its validation included, on as many posts as the agreement protocol gives.
+"""Seconds of one training epoch with validation, on as many posts as the agreement protocol gives.
 
 python -m benchmarks.epoch --model clip --size tiny
 
-Posts beyond those of the folder are the same ones again. The cache is built before; the first epoch warms up and does
-not count. A line of JSON comes after every epoch.
+If the folder has fewer posts, they repeat. The cache is built before. The first epoch warms up and does not count. A
+line of JSON follows each epoch.
 """
 
 import json
@@ -20,8 +20,8 @@ import click
 import torch
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks import ours, posts, sizes
-from benchmarks.task import Task
+from benchmarks.lib import posts, project_side, sizes
+from benchmarks.lib.task import Task
 from src.cli.options import command, model_option
 from src.cli.output import say
 from src.core.config import load_params
@@ -33,23 +33,26 @@ from src.training.cache import FeatureTable
 from src.training.dataset import LabelledFeatures
 from src.training.trainer import fit
 
-# Train and validation of MVSA-Single under the agreement protocol.
+# Sizes of train and val of MVSA-Single under the agreement protocol.
 TRAIN_POSTS, VAL_POSTS = 1555, 518
 
 
 @dataclass
 class Stopwatch:
-    """A training's reporter that notes and prints the seconds of epochs."""
+    """A training callback that prints the seconds of epochs."""
 
+    # Fields of every printed object.
     head: Mapping[str, Any]
+    # Start of the current epoch.
     began: float = 0.0
+    # Of the epochs that count.
     seconds: list[float] = field(default_factory=list)
 
     def on_step(self) -> None:
         """Do nothing."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Note the end of an epoch; the first one starts the watch."""
+        """Record the end of an epoch. The first epoch only starts the clock."""
         now = perf_counter()
         if epoch > 1:
             self.seconds.append(now - self.began)
@@ -65,7 +68,7 @@ class Stopwatch:
 @click.option("--posts", "folder", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
 @click.option("--train-posts", type=click.IntRange(min=1), default=TRAIN_POSTS)
 @click.option("--val-posts", type=click.IntRange(min=1), default=VAL_POSTS)
-@click.option("--epochs", type=click.IntRange(min=1), default=4, help="That count.")
+@click.option("--epochs", type=click.IntRange(min=1), default=4, help="Number of epochs that count.")
 def main(model: str, size: str, folder: Path, train_posts: int, val_posts: int, epochs: int) -> None:
     """Time epochs of training."""
     set_verbosity_error()
@@ -83,7 +86,7 @@ def main(model: str, size: str, folder: Path, train_posts: int, val_posts: int, 
 def _train(task: Task, settings: TrainingConfig, counts: tuple[int, int], watch: Stopwatch, cache: Path) -> None:
     model = task.sized.load()
     with fresh_adapter(model, settings, task.seed):
-        data = ours.features(model, (*task.posts.train, *task.posts.val), cache)
+        data = project_side.features(model, (*task.posts.train, *task.posts.val), cache)
         places = (range(len(task.posts.train)), range(len(task.posts.train), len(data.posts)))
         train, val = (_repeated(data, part, count) for part, count in zip(places, counts, strict=True))
         fit(model, train, val, settings, task.seed, watch)

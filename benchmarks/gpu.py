@@ -1,12 +1,12 @@
-"""Everything that waits for a GPU, in the minutes for which one is lent, most worth first.
+"""All measurements that need a GPU, in a given number of minutes, the most valuable first.
 
 python -m benchmarks.gpu --minutes 8 --out results
 python -m benchmarks.gpu --rehearse --minutes 20 --out /tmp/rehearsal
 
-A part is a process of its own with a share of the remaining time. It is killed when that is over, and what it has
-printed by then is kept. `results.jsonl` in the folder gets a line a part as soon as that has ended, and `log.txt` all
-that the parts print. `--rehearse` runs the same parts on models of tiny size, on a CPU too: it shows that they run, and
-measures nothing. The exit code is 0 if every part gave figures.
+A part is a process with a share of the remaining time. A part that exceeds its share is killed, and the figures that
+it printed are kept. `results.jsonl` in the folder gets one line per part as soon as the part ends. `log.txt` gets all
+output. `--rehearse` runs the same parts on tiny models, on a CPU too: it shows that they run and measures nothing. The
+exit code is 0 if every part printed figures.
 """
 
 import sys
@@ -16,25 +16,25 @@ from typing import Any
 
 import click
 
-from benchmarks.timeshare import LOG_FILE, RESULTS_FILE, Part, Result, run_parts
+from benchmarks.lib.timeshare import LOG_FILE, RESULTS_FILE, Part, Result, run_parts
 from src.cli.options import command
 from src.cli.output import say, table
 from src.core.paths import SAMPLE
 
-# Left for the last part's end and for the tables.
+# Time for the end of the last part and for the tables.
 RESERVE_S = 3.0
 
 
 def parts_of(size: str, posts: Path) -> list[Part]:
-    """The parts in the order of their worth, with models at a size, on a folder of posts."""
+    """Return the parts, the most valuable first, for models of a size and a folder of posts."""
     python = [sys.executable, "-m"]
     of_size = ["--size", size, "--posts", str(posts)]
-    # A CPU needs minutes for an epoch of as many posts as a GPU does in a second.
+    # A CPU needs minutes for the posts that a GPU trains on in a second.
     few = ["--train-posts", "60", "--val-posts", "20"] if size == "tiny" else []
     steps = [
         Part(
             f"step of {model}",
-            [*python, "benchmarks.step", "--model", model, *of_size, "--peer", "--fit-memory", "--rounds", "2"],
+            [*python, "benchmarks.step", "--model", model, *of_size, "--baseline", "--fit-memory", "--rounds", "2"],
             weight=weight,
             least_s=60,
         )
@@ -45,28 +45,32 @@ def parts_of(size: str, posts: Path) -> list[Part]:
         *steps,
         Part("epoch of clip", [*python, "benchmarks.epoch", "--model", "clip", *of_size, *few], weight=2, least_s=40),
         Part("memory of tinyllava", [*python, "benchmarks.memory", "--model", "tinyllava", *of_size], 3, 60),
-        Part("tests marked gpu", [*python, "benchmarks.marked", "gpu"], weight=3, least_s=60),
+        Part("tests marked gpu", [*python, "benchmarks.marked_tests", "gpu"], weight=3, least_s=60),
     ]
 
 
 @command(example="python -m benchmarks.gpu --minutes 8 --out results")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), required=True, help="For everything together.")
-@click.option("--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="For results.")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), required=True, help="Time limit of all parts together."
+)
+@click.option(
+    "--out", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder of the results."
+)
 @click.option("--posts", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
 @click.option("--rehearse", is_flag=True, help="Run tiny models, on a CPU if there is no GPU.")
 def main(minutes: float, folder: Path, posts: Path, rehearse: bool) -> None:
-    """Measure what needs a GPU, part by part, until the time is over."""
+    """Run the measurements that need a GPU within a time limit."""
     parts = parts_of("tiny" if rehearse else "full", posts)
     results = run_parts(parts, minutes * 60 - RESERVE_S, folder, lambda result: say(_line(result)))
     rows = [[result.part, name, value] for result in results for name, value in flat(result.figures)]
     table("Figures", ["part", "figure", "value"], rows)
     table("Parts", ["part", "end", "seconds", "of"], [[row.part, row.end, row.seconds, row.share_s] for row in results])
-    say(f"{folder / RESULTS_FILE} has a line a part, {folder / LOG_FILE} all that they printed")
+    say(f"{folder / RESULTS_FILE} has one line per part, {folder / LOG_FILE} all output")
     raise SystemExit(0 if all(result.figures for result in results) else 1)
 
 
 def flat(figures: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the numbers and words in nested figures, each with its path, such as `ours.step_s`."""
+    """Yield the leaves of nested figures with their paths, such as `project.step_s`."""
     for name, value in figures.items():
         inner = dict(enumerate(value)) if isinstance(value, list) else value
         if isinstance(inner, dict):

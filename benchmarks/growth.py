@@ -1,9 +1,9 @@
-"""Whether a search slows down as its study grows: seconds a trial at trial 10, 100 and 1,000.
+"""Seconds per trial as a study grows, at trial 10, 100 and 1,000.
 
 python -m benchmarks.growth --trials 1000
 
-The trials train nothing: what is timed is the drawing of settings, the study's storage, the driver and, in a thread
-beside it as in `tune`, MLflow. Times are medians over the ten trials up to each mark.
+The trials train nothing. The benchmark times sampling, the study's storage, the runner and the MLflow thread that
+`tune` runs beside them. A figure is the median of the ten trials up to the mark.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import click
 
-from benchmarks.searching import trial_seconds
+from benchmarks.lib.search_harness import trial_seconds
 from src.cli.options import command
 from src.cli.output import table
 from src.core.config import load_params
@@ -27,30 +27,30 @@ MODEL = "clip"
 
 
 @dataclass
-class Trivial:
-    """A worker whose trials have a score at once, and one epoch."""
+class InstantWorker:
+    """A worker whose trials have one epoch and a score that a formula gives at once."""
 
     study: Study
 
     def run_one(self) -> TrialResult:
-        """Draw settings and score them by a formula."""
-        ticket = self.study.ask("one")
-        score = 1 / (1 + abs(float(ticket.params["lr"]) - 0.001) * 1000)
-        ticket.report(1, {"val_macro_f1": score}, last=True)
-        return TrialResult(ticket.number, "one", "complete", (score,))
+        """Run one trial: ask for parameters, score them by the formula, report."""
+        trial = self.study.ask("one")
+        score = 1 / (1 + abs(float(trial.params["lr"]) - 0.001) * 1000)
+        trial.report(1, {"val_macro_f1": score}, last=True)
+        return TrialResult(trial.number, "one", "complete", (score,))
 
 
 @command(example="python -m benchmarks.growth --trials 1000")
-@click.option("--trials", type=click.IntRange(min=WINDOW), default=1000, help="Trials in all.")
-@click.option("--mlflow/--no-mlflow", default=True, help="Whether MLflow shows them.")
+@click.option("--trials", type=click.IntRange(min=WINDOW), default=1000, help="Total number of trials.")
+@click.option("--mlflow/--no-mlflow", default=True, help="Write the trials to MLflow.")
 def main(trials: int, mlflow: bool) -> None:
     """Time the trials of a growing study."""
     with TemporaryDirectory() as folder:
         study = open_study(f"sqlite:///{folder}/studies.db", _plan())
-        times_s = trial_seconds(study, Trivial(study), Path(folder), trials, mlflow=mlflow)
+        times_s = trial_seconds(study, InstantWorker(study), Path(folder), trials, mlflow=mlflow)
     rows = [[mark, median(times_s[mark - WINDOW : mark])] for mark in MARKS if mark <= trials]
-    first = rows[0][1]
-    table("Seconds a trial", ["trial", "seconds", "ratio"], [[*row, row[1] / first] for row in rows])
+    first_s = rows[0][1]
+    table("Seconds per trial", ["trial", "seconds", "ratio"], [[*row, row[1] / first_s] for row in rows])
 
 
 def _plan() -> StudyPlan:

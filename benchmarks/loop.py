@@ -1,9 +1,10 @@
-"""One adapter trained by our loop and by transformers' Trainer, on the same features, batches a step and epochs.
+"""One adapter trained by the project's loop and by transformers' Trainer, on the same features.
 
 python -m benchmarks.loop
 
-Both read the same cached features and train the same adapter of tiny TinyLLaVA; the Trainer evaluates after every
-epoch, keeps no checkpoints and logs nowhere. They alternate; the medians and their ratio are printed.
+Both read the same cached features and train the same adapter of tiny TinyLLaVA, with the same batch size and epochs.
+The Trainer evaluates after each epoch, without checkpoints and logs. The loops alternate. The command prints their
+medians and the ratio.
 """
 
 import statistics
@@ -34,7 +35,7 @@ SETTINGS = TrainingConfig(readout="head", rank=8, alpha=16, dropout=0.0, lr=1e-3
 
 
 class _ForTrainer(torch.nn.Module):
-    """Our model in the form that the Trainer calls: features and labels in, loss and logits out."""
+    """The project's model with the Trainer's interface: features and labels in, loss and logits out."""
 
     def __init__(self, model: ToneModel) -> None:
         super().__init__()
@@ -46,11 +47,11 @@ class _ForTrainer(torch.nn.Module):
 
 
 def main() -> None:
-    """Print the medians of both sides and their ratio."""
+    """Print the medians of both loops and their ratio."""
     with tempfile.TemporaryDirectory() as folder:
         model, train, val = _prepare(Path(folder))
         sides: dict[str, Callable[[], None]] = {
-            "ours": lambda: _ours(model, train, val),
+            "project": lambda: _project(model, train, val),
             "Trainer": lambda: _trainer(model, train, val, folder),
         }
         seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -62,27 +63,27 @@ def main() -> None:
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     for name, median in medians.items():
         print(f"{name:8} {median:6.2f} s a training of {SETTINGS.epochs} epochs, {len(train.posts)} posts")
-    print(f"ratio    {medians['Trainer'] / medians['ours']:6.2f}")
+    print(f"ratio    {medians['Trainer'] / medians['project']:6.2f}")
 
 
 def _prepare(folder: Path) -> tuple[ToneModel, LabelledFeatures, LabelledFeatures]:
-    reading = mvsa.read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None, hashes=False)
-    part_of = stratified(reading.posts, 0.2, 0.2, seed=7)
+    dataset = mvsa.read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None, hashes=False)
+    part_of = stratified(dataset.posts, 0.2, 0.2, seed=7)
     checkpoint = resolve_checkpoint(
-        "tinyllava", "tiny", folder / "checkpoint", [post.caption for post in reading.posts]
+        "tinyllava", "tiny", folder / "checkpoint", [post.caption for post in dataset.posts]
     )
     model = load_model("tinyllava", checkpoint)
     with fresh_adapter(model, SETTINGS, seed=7):
         store = FeatureStore.of(folder / "cache", model)
-        store.ensure(model, reading.posts, 32, lambda _: None)
-    parts = [[post for post in reading.posts if part_of.get(post.id) == part] for part in ("train", "val")]
+        store.ensure(model, dataset.posts, 32, lambda _: None)
+    parts = [[post for post in dataset.posts if part_of.get(post.id) == part] for part in ("train", "val")]
     train, val = (LabelledFeatures(posts, store.table(posts)) for posts in parts)
     return model, train, val
 
 
-def _ours(model: ToneModel, train: LabelledFeatures, val: LabelledFeatures) -> None:
+def _project(model: ToneModel, train: LabelledFeatures, val: LabelledFeatures) -> None:
     with fresh_adapter(model, SETTINGS, seed=7):
-        fit(model, train, val, SETTINGS, seed=7, reporter=NullCallback())
+        fit(model, train, val, SETTINGS, 7, NullCallback())
 
 
 def _trainer(model: ToneModel, train: LabelledFeatures, val: LabelledFeatures, folder: str) -> None:

@@ -1,13 +1,14 @@
-"""What a training holds in memory against what its rehearsal foretells, and what thirty trials leave behind.
+"""Memory of a training step against the dry run's prediction, and memory after thirty trials.
 
 python -m benchmarks.memory --model tinyllava --size medium
 python -m benchmarks.memory --model llava --size full --batch-size 4
 
-The first part takes one step and compares the peak of what torch's allocator gave out, weights aside, with what
-`rehearsal`, on which the dry run of `tune` rests, counts without running it. Without dropout, of which a CPU keeps more
-than a GPU. The second trains thirty adapters of different ranks in turn on one base and prints the process's memory
-(resident, and of the GPU) after some of them, the growth from the fifth to the thirtieth, and whether the base is bit
-for bit what it was. Lines of JSON come after the step, after every fifth trial and at the end.
+The first part runs one step. It compares the peak of torch's allocator, without weights, with the prediction of
+`profile_step`, which the dry run of `tune` uses. Dropout is 0, because a CPU keeps more of it than a GPU.
+
+The second part trains thirty adapters of different ranks on one base. It prints the process's memory (resident and GPU)
+after some trials, the growth from the fifth to the thirtieth, and whether the base's bits are unchanged. A line of JSON
+follows the step, every fifth trial, and the end.
 """
 
 import ctypes
@@ -23,9 +24,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks import ours, posts, sizes
-from benchmarks.foretold import batch_bytes
-from benchmarks.task import Task, fixed_trials
+from benchmarks.lib import posts, project_side, sizes
+from benchmarks.lib.predicted_memory import batch_bytes
+from benchmarks.lib.task import Task, fixed_settings
 from src.cli.options import command, model_option
 from src.cli.output import say, table
 from src.core.config import load_params
@@ -38,7 +39,8 @@ from src.training.dataset import LabelledFeatures
 from src.training.loss import Loss
 
 TRIALS = 30
-SETTLED = 5  # By then every rank has been there once, and what is made once and kept is there.
+# The trial after which all ranks have occurred, so that no object is allocated for the first time.
+SETTLED = 5
 
 
 @command(example="python -m benchmarks.memory --model tinyllava --size medium")
@@ -47,7 +49,7 @@ SETTLED = 5  # By then every rank has been there once, and what is made once and
 @click.option("--posts", "folder", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16)
 def main(model: str, size: str, folder: Path, batch_size: int) -> None:
-    """Compare the memory of a step with its rehearsal, and watch thirty trials."""
+    """Compare a step's memory with its prediction, and measure memory over thirty trials."""
     set_verbosity_error()
     params = load_params()
     settings = params.training_config(model, batch_size=batch_size, dropout=0.0, epochs=1)
@@ -57,30 +59,30 @@ def main(model: str, size: str, folder: Path, batch_size: int) -> None:
         sized = sizes.make(model, size, Path(place), [post.caption for post in parts.train])
         task = Task(sized, parts, params.seed, torch.get_num_threads())
         base = sized.load()
-        foretold, peak = _one_step(base, task, settings, Path(place) / "cache")
-        say(json.dumps({**head, "foretold_bytes": foretold, "peak_bytes": peak}))
+        predicted, peak = _one_step(base, task, settings, Path(place) / "cache")
+        say(json.dumps({**head, "predicted_bytes": predicted, "peak_bytes": peak}))
         sizes_mb, same = _thirty_trials(base, task, settings, Path(place) / "cache")
     growth = sizes_mb[-1] / sizes_mb[SETTLED - 1] - 1
     table(
         f"{model}, {size}, batches of {batch_size}",
         ["", "MB"],
-        [["foretold for a step", foretold / 1e6], ["held", peak / 1e6]],
+        [["predicted for a step", predicted / 1e6], ["allocated", peak / 1e6]],
     )
     rows = [[number, sizes_mb[number - 1]] for number in (1, SETTLED, 10, 20, TRIALS)]
     table("The process after each trial", ["trial", "MB"], rows)
-    say(f"foretold / held {foretold / peak:.3f}")
-    say(f"growth from trial {SETTLED} to {TRIALS}: {growth:.2%}; the base is the same: {same}")
+    say(f"predicted / allocated {predicted / peak:.3f}")
+    say(f"growth from trial {SETTLED} to {TRIALS}: {growth:.2%}; the base is unchanged: {same}")
     say(json.dumps({**head, "trials": TRIALS, "growth": round(growth, 5), "base_same": same}))
 
 
 def _one_step(model: ToneModel, task: Task, settings: TrainingConfig, cache: Path) -> tuple[int, int]:
     with fresh_adapter(model, settings, task.seed):
-        data = ours.features(model, task.posts.train, cache)
+        data = project_side.features(model, task.posts.train, cache)
         batch = list(range(settings.batch_size))
         features = data.batch(batch, model.device)
         peak = _peak(model, data, batch, features, settings)
-        foretold = batch_bytes(model, features, settings)
-    return foretold, peak
+        predicted = batch_bytes(model, features, settings)
+    return predicted, peak
 
 
 def _peak(
@@ -111,9 +113,10 @@ def _highest(profiler: Any, bytes_now: int) -> int:
 
 
 def _thirty_trials(model: ToneModel, task: Task, settings: TrainingConfig, cache: Path) -> tuple[list[float], bool]:
-    before, megabytes = _digest(model), []
-    for number, trial in enumerate(fixed_trials(settings, TRIALS), start=1):
-        ours.run_trial(model, task, trial, cache)
+    before = _digest(model)
+    megabytes: list[float] = []
+    for number, trial in enumerate(fixed_settings(settings, TRIALS), start=1):
+        project_side.run_trial(model, task, trial, cache)
         megabytes.append(_held_mb())
         if number % SETTLED == 0:
             say(json.dumps({"trials": number, "held_mb": [round(held, 1) for held in megabytes]}))
@@ -122,7 +125,7 @@ def _thirty_trials(model: ToneModel, task: Task, settings: TrainingConfig, cache
 
 def _held_mb() -> float:
     gc.collect()
-    # What the C library keeps for itself after a free is not held by anybody.
+    # The C library keeps freed pages. They would count as resident.
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     of_gpu = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0

@@ -1,10 +1,10 @@
-"""What of a trial is not training, the time of a search's trials that is spent outside of `fit`.
+"""Seconds of a trial outside of training: the time that a search spends outside of `fit`.
 
 python -m benchmarks.overhead --model tinyllava --size medium --num-posts 100
 
-One process runs trials as `tune` does: settings are drawn from a study on SQLite, an adapter is put on and taken off,
-the adapter is saved and the study told, and a thread beside it draws MLflow. `fit`, which trains and validates, is
-timed within. The first trial, which builds the cache, does not count; pruning is off.
+One process runs trials as `tune` does. It samples parameters from a study on SQLite, attaches and detaches an adapter,
+saves the adapter and updates the study, while a thread writes to MLflow. `fit`, which trains and validates, is timed
+within. The first trial builds the cache and does not count. Pruning is off.
 """
 
 import json
@@ -19,8 +19,8 @@ from typing import Any
 import click
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks import posts, sizes
-from benchmarks.searching import trial_seconds
+from benchmarks.lib import posts, sizes
+from benchmarks.lib.search_harness import trial_seconds
 from src.cli.options import command, model_option
 from src.cli.output import say, table
 from src.core.config import Params, load_params
@@ -35,15 +35,16 @@ from src.training.workspace import Workspace
 
 @contextmanager
 def timed_fits() -> Iterator[list[float]]:
-    """The seconds of every training that a trial does as long as the context lasts."""
+    """Record the seconds of each call of `fit` in `src.search.worker` within the context."""
     module: Any = worker
-    original, fits = module.fit, list[float]()
+    original = module.fit
+    fits: list[float] = []
 
     def timed(*arguments: Any, **options: Any) -> Any:
         begun = time.perf_counter()
-        found = original(*arguments, **options)
+        result = original(*arguments, **options)
         fits.append(time.perf_counter() - begun)
-        return found
+        return result
 
     module.fit = timed
     try:
@@ -56,10 +57,10 @@ def timed_fits() -> Iterator[list[float]]:
 @model_option(MODELS)
 @click.option("--size", type=click.Choice(sizes.SIZES), default="tiny")
 @click.option("--posts", "source", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
-@click.option("--num-posts", type=click.IntRange(min=20), help="Of train and val together, 3 to 1.  [default: all]")
-@click.option("--trials", type=click.IntRange(min=2), default=10, help="In all.")
+@click.option("--num-posts", type=click.IntRange(min=20), help="Train and val posts together, 3 to 1.  [default: all]")
+@click.option("--trials", type=click.IntRange(min=2), default=10, help="Total number of trials.")
 def main(model: str, size: str, source: Path, num_posts: int | None, trials: int) -> None:
-    """Time what a trial does besides training."""
+    """Time a trial without its training."""
     set_verbosity_error()
     params = load_params()
     parts = posts.read(source, num_posts, params.seed)
@@ -67,18 +68,18 @@ def main(model: str, size: str, source: Path, num_posts: int | None, trials: int
         sized = sizes.make(model, size, Path(folder), [post.caption for post in parts.train])
         both = {"train": list(parts.train), "val": list(parts.val)}
         workspace = Workspace(sized.load(), both, Path(folder) / "cache")
-        wholes, fits = _search(params, workspace, Path(folder), trials)
-    rest = [whole - fit_s for whole, fit_s in zip(wholes, fits, strict=True)][1:]
-    figures = {"trial_s": median(wholes[1:]), "rest_s": median(rest), "longest_rest_s": max(rest)}
+        trials_s, fits_s = _search(params, workspace, Path(folder), trials)
+    rest = [trial_s - fit_s for trial_s, fit_s in zip(trials_s, fits_s, strict=True)][1:]
+    figures = {"trial_s": median(trials_s[1:]), "rest_s": median(rest), "longest_rest_s": max(rest)}
     figures["share"] = figures["rest_s"] / figures["trial_s"]
     title = f"{model}, {size}, {len(parts.train)} + {len(parts.val)} posts, medians of {trials - 1} trials"
-    table(title, ["trial s", "not training s", "at most", "share"], [list(figures.values())])
+    table(title, ["trial s", "not training s", "longest", "share"], [list(figures.values())])
     rounded = {name: round(value, 4) for name, value in figures.items()}
     say(json.dumps({"benchmark": "overhead", "model": model, "size": size, "trials": trials, **rounded}))
 
 
 def _search(params: Params, workspace: Workspace, folder: Path, trials: int) -> tuple[list[float], list[float]]:
-    """The seconds of each trial, and those of the training in it."""
+    """Return the seconds of each trial, and of the training in it."""
     model = workspace.model.spec.name
     plan = StudyPlan(
         name="overhead",

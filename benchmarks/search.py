@@ -1,15 +1,16 @@
-"""A search by our side against `Trainer.hyperparameter_search`: the same model, posts, trials, adapters and schedule.
+"""A search by the project against `Trainer.hyperparameter_search`, with the same model, posts, trials and schedule.
 
 python -m benchmarks.search --model tinyllava --size medium --num-posts 400
 python -m benchmarks.search --model clip --size medium --text-only --workers 2 --rounds 3 --order same --order own
 python -m benchmarks.search --model blip2 --size medium --head-only --epochs 4
 python -m benchmarks.search --model llava --pruning --seeds 5
 
-The first three run 8 fixed trials to their end on both sides, alternating; our side begins with no cache and builds it
-within its time. The last runs searches of 30 trials with pruning: see `benchmarks.pruned`. Each prints what is
-compared, the losses of one trial without dropout on both sides (a mean a post; they must agree within 1e-5), a table of
-wall-clock and processor seconds, processes that were started included, with the best validation macro-F1, the ratios of
-the peer's to ours, and last one line of JSON. Weights are random: the scores only say whether both sides learn alike.
+The first three run 8 fixed trials to their end on both sides, in turn. The project's time includes building its cache.
+The last runs searches of 30 trials with pruning: see `benchmarks.lib.pruned_search`.
+
+The command prints the losses of one trial without dropout on both sides, which must agree within 1e-5 per post. It then
+prints wall-clock and processor seconds (child processes included), the best validation macro-F1, and the ratios of the
+Trainer baseline to the project. The last line is JSON. Weights are random: scores only show that both sides learn.
 """
 
 import json
@@ -22,8 +23,8 @@ import click
 import torch
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks import ours, posts, sizes
-from benchmarks.task import Task, fixed_trials
+from benchmarks.lib import posts, project_side, sizes
+from benchmarks.lib.task import Task, fixed_settings
 from src.cli.options import command, model_option
 from src.cli.output import say, table
 from src.core.config import load_params
@@ -33,20 +34,20 @@ from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
 
 if TYPE_CHECKING:
-    from benchmarks.peer import Peer
+    from benchmarks.lib.hf_trainer_baseline import TrainerBaseline
 
-# Of the check of losses: as many as show a drift, few enough for a big model.
+# Train batches of the check of losses: enough to show a drift, few enough for a large model.
 CHECK_BATCHES = 6
 DEFAULT_TRIALS, DEFAULT_EPOCHS = 8, 2
 PRUNING_TRIALS, PRUNING_EPOCHS = 30, 9
-# Enough to tell winners apart by a point or so: of 25 posts, one is four points.
+# Enough to resolve about a point: of 25 posts, one post is four points.
 PRUNING_TEST_POSTS = 600
 ORDERS = ("same", "own")
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command was asked for."""
+    """The options of the command."""
 
     model: str
     size: str
@@ -68,11 +69,11 @@ class Options:
     seeds: int
 
     def num_trials(self) -> int:
-        """As asked, or what the kind of comparison takes by itself."""
+        """Return the number of trials, by default that of the kind of comparison."""
         return self.trials or (PRUNING_TRIALS if self.pruning else DEFAULT_TRIALS)
 
     def settings(self) -> TrainingConfig:
-        """The model's own of params.yaml, for so many epochs."""
+        """Return the model's settings of params.yaml with the options applied."""
         epochs = self.epochs or (PRUNING_EPOCHS if self.pruning else DEFAULT_EPOCHS)
         changes: dict[str, Any] = {
             "epochs": epochs,
@@ -93,56 +94,70 @@ class Options:
 @model_option(MODELS)
 @click.option("--size", type=click.Choice(sizes.SIZES), default="tiny")
 @click.option("--posts", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
-@click.option("--num-posts", type=click.IntRange(min=20), help="Of train and val together, 3 to 1.  [default: all]")
+@click.option("--num-posts", type=click.IntRange(min=20), help="Train and val posts together, 3 to 1.  [default: all]")
 @click.option("--trials", type=click.IntRange(min=1), help="[default: 8, with --pruning 30]")
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: 2, with --pruning 9]")
-@click.option("--workers", type=click.IntRange(min=1), default=1, help="Processes of our side.")
-@click.option("--adapt-layers", help="Which layers take adapters, on both sides: all, last-half or last-K.")
-@click.option("--head-only", is_flag=True, help="No adapters: a classifier on the frozen model.")
-@click.option("--text-only", is_flag=True, help="CLIP: adapters on the text tower alone.")
-@click.option("--patience", type=click.IntRange(min=1), help="With --pruning: of our side's trials.  [default: off]")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Of both sides.  [default: that of params.yaml]")
+@click.option("--workers", type=click.IntRange(min=1), default=1, help="Worker processes of the project.")
+@click.option("--adapter-layers", help="Layers with adapters, on both sides: all, last-half or last-K.")
+@click.option("--head-only", is_flag=True, help="Train only a head on the frozen model.")
+@click.option("--text-only", is_flag=True, help="CLIP: adapters only on the text tower.")
+@click.option(
+    "--patience", type=click.IntRange(min=1), help="With --pruning: early stopping of the project.  [default: off]"
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Batch size of both sides.  [default: params.yaml]")
 @click.option(
     "--order",
     type=click.Choice(ORDERS),
     multiple=True,
     default=ORDERS[:1],
-    help="Of the peer's batches: same as ours, or its own; twice for a peer of each.",
+    help="The baseline's batch order: the project's, or its own. Give both for two baselines.",
 )
-@click.option("--logits", type=click.Choice(["all", "last"]), default="all", help="Where the peer computes logits.")
-@click.option("--loader-workers", type=click.IntRange(min=0), help="Of the peer.  [default: the quickest]")
-@click.option("--rounds", type=click.IntRange(min=1), default=1, help="How often both sides run, in turn.")
-@click.option("--pruning", is_flag=True, help="Searches with pruners, in place of fixed trials.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, help="With --pruning: so many searches a side.")
-def main(**options: Any) -> None:
-    """Time a search by our side and by transformers' Trainer with Optuna."""
-    asked = Options(**options)
-    if asked.text_only and (asked.model != "clip" or asked.head_only):
+@click.option(
+    "--logits",
+    type=click.Choice(["all", "last"]),
+    default="all",
+    help="Positions at which the baseline computes logits.",
+)
+@click.option(
+    "--loader-workers",
+    type=click.IntRange(min=0),
+    help="Dataloader workers of the baseline.  [default: the fastest number]",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=1, help="Number of runs per side, in turn.")
+@click.option("--pruning", is_flag=True, help="Run searches with pruning instead of fixed trials.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, help="With --pruning: number of searches per side.")
+def main(**values: Any) -> None:
+    """Time a search by the project and by transformers' Trainer with Optuna."""
+    options = Options(**values)
+    if options.text_only and (options.model != "clip" or options.head_only):
         raise UsageError("--text-only is for CLIP's adapters")
-    if asked.patience and not asked.pruning:
-        raise UsageError("--patience is for --pruning: else both sides train every trial to its end")
-    if asked.head_only and asked.pruning:
-        raise UsageError("--pruning searches the space of params.yaml, which is one of adapters")
-    if len(asked.order) > 1 and asked.pruning:
-        raise UsageError("--pruning has two peers already: give it one --order")
+    if options.patience and not options.pruning:
+        raise UsageError("--patience needs --pruning: without it every trial runs to its end")
+    if options.head_only and options.pruning:
+        raise UsageError(
+            "--pruning searches the space of params.yaml, whose settings need an adapter: leave out --head-only"
+        )
+    if len(options.order) > 1 and options.pruning:
+        raise UsageError("--pruning has two baselines already: give one --order")
     with TemporaryDirectory() as folder:
-        _run(asked, Path(folder))
+        _run(options, Path(folder))
 
 
-def _run(asked: Options, folder: Path) -> None:
+def _run(options: Options, folder: Path) -> None:
     set_verbosity_error()
     params = load_params()
-    parts = posts.read(asked.posts, asked.num_posts, params.seed, PRUNING_TEST_POSTS if asked.pruning else None)
-    sized = sizes.make(asked.model, asked.size, folder, [post.caption for post in parts.train])
+    parts = posts.read(options.posts, options.num_posts, params.seed, PRUNING_TEST_POSTS if options.pruning else None)
+    sized = sizes.make(options.model, options.size, folder, [post.caption for post in parts.train])
     task = Task(sized, parts, params.seed, torch.get_num_threads())
-    settings = asked.settings()
+    settings = options.settings()
     counts = sizes.describe(task.sized.load())
-    say(f"{asked.model} {asked.size}, {counts}; {len(parts.train)} posts of train, {len(parts.val)} of val")
-    say(f"{task.threads} threads, {_device()}; objective {settings.readout}, batch {settings.batch_size}")
-    found = _pruned(asked, task, settings) if asked.pruning else _equal(asked, task, settings)
+    say(f"{options.model} {options.size}, {counts}; {len(parts.train)} train posts, {len(parts.val)} val posts")
+    say(f"{task.threads} threads, {_device()}; readout {settings.readout}, batch size {settings.batch_size}")
+    compare = _compare_with_pruning if options.pruning else _compare_fixed_trials
+    results = compare(options, task, settings)
     facts = {
-        **{key: str(each) if isinstance(each, Path) else each for key, each in asdict(asked).items()},
-        "trials": asked.num_trials(),
+        **{key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()},
+        "trials": options.num_trials(),
         "epochs": settings.epochs,
         **counts,
         "train": len(parts.train),
@@ -150,76 +165,86 @@ def _run(asked: Options, folder: Path) -> None:
         "threads": task.threads,
         "device": _device(),
     }
-    say(json.dumps({"benchmark": "search", **facts, **found}))
+    say(json.dumps({"benchmark": "search", **facts, **results}))
 
 
-def _equal(asked: Options, task: Task, settings: TrainingConfig) -> dict[str, Any]:
-    from benchmarks import equal
+def _compare_fixed_trials(options: Options, task: Task, settings: TrainingConfig) -> dict[str, Any]:
+    from benchmarks.lib import fixed_trials
 
-    trials = fixed_trials(settings, asked.num_trials())
-    peer = _peer(asked, task, trials[0])
-    differences = _check(task, peer, trials[0])
-    peers = {f"peer, {order} order": replace(peer, order=order) for order in dict.fromkeys(asked.order)}
-    mine, *theirs = equal.race(task, peers, trials, asked.workers, asked.rounds)
-    rows = [[side.name, side.wall_s, side.cpu_s, side.macro_f1] for side in (mine, *theirs)]
-    title = f"{len(trials)} trials of {settings.epochs} epochs, medians of {asked.rounds}"
+    trials = fixed_settings(settings, options.num_trials())
+    baseline = _baseline(options, task, trials[0])
+    differences = _check_losses(task, baseline, trials[0])
+    baselines = {f"baseline, {order} order": replace(baseline, order=order) for order in dict.fromkeys(options.order)}
+    project, *others = fixed_trials.race(task, baselines, trials, options.workers, options.rounds)
+    rows = [[side.name, side.wall_s, side.cpu_s, side.macro_f1] for side in (project, *others)]
+    title = f"{len(trials)} trials of {settings.epochs} epochs, medians of {options.rounds}"
     table(title, ["side", "wall s", "CPU s", "best val macro-F1"], rows)
-    ratios = {side.name: {"wall": side.wall_s / mine.wall_s, "cpu": side.cpu_s / mine.cpu_s} for side in theirs}
+    ratios = {side.name: {"wall": side.wall_s / project.wall_s, "cpu": side.cpu_s / project.cpu_s} for side in others}
     for name, ratio in ratios.items():
-        say(f"The {name}: {ratio['wall']:.2f} times as long, {ratio['cpu']:.2f} times the processor time.")
+        say(f"The {name}: {ratio['wall']:.2f} times the time, {ratio['cpu']:.2f} times the processor time.")
     return {
-        "loader_workers": peer.loader_workers,
+        "loader_workers": baseline.loader_workers,
         "loss_difference": differences,
-        "ours": mine.figures(),
-        "peers": {side.name: side.figures() for side in theirs},
+        "project": project.figures(),
+        "baselines": {side.name: side.figures() for side in others},
         "ratios": {name: {key: round(value, 2) for key, value in ratio.items()} for name, ratio in ratios.items()},
     }
 
 
-def _pruned(asked: Options, task: Task, settings: TrainingConfig) -> dict[str, Any]:
-    from benchmarks import pruned
+def _compare_with_pruning(options: Options, task: Task, settings: TrainingConfig) -> dict[str, Any]:
+    from benchmarks.lib import pruned_search
 
-    peer = _peer(asked, task, settings)
-    differences = _check(task, peer, replace(settings, epochs=DEFAULT_EPOCHS))
-    found = pruned.searches(task, peer, settings, asked.num_trials(), asked.workers, asked.seeds)
+    baseline = _baseline(options, task, settings)
+    differences = _check_losses(task, baseline, replace(settings, epochs=DEFAULT_EPOCHS))
+    searches = pruned_search.searches(task, baseline, settings, options.num_trials(), options.workers, options.seeds)
     columns = ["side", "seed", "epochs", "wall s", "CPU s", "val macro-F1", "test macro-F1"]
     rows = [
-        [one.side, one.seed, one.epochs, one.spent.wall_s, one.spent.cpu_s, one.val_macro_f1, one.test_macro_f1]
-        for one in found
+        [
+            search.side,
+            search.seed,
+            search.epochs,
+            search.spent.wall_s,
+            search.spent.cpu_s,
+            search.val_macro_f1,
+            search.test_macro_f1,
+        ]
+        for search in searches
     ]
-    table(f"{asked.num_trials()} trials of up to {settings.epochs} epochs", columns, rows)
-    means = pruned.summary(found)
+    table(f"{options.num_trials()} trials of up to {settings.epochs} epochs", columns, rows)
+    means = pruned_search.summary(searches)
     for side, mean in means.items():
         if "wall_ratio" in mean:
-            ratios = f"{mean['wall_ratio']:.2f} times as long, {mean['cpu_ratio']:.2f} times the processor time"
-            say(f"The {side} took {ratios}; our winners are {mean['ours_ahead_points']:+.1f} points ahead on test.")
+            ratios = f"{mean['wall_ratio']:.2f} times the time, {mean['cpu_ratio']:.2f} times the processor time"
+            ahead = f"{mean['project_ahead_points']:+.1f} points"
+            say(f"The {side} took {ratios}. The project's winners are {ahead} ahead on test.")
     rounded = {side: {name: round(value, 4) for name, value in mean.items()} for side, mean in means.items()}
     return {
-        "loader_workers": peer.loader_workers,
+        "loader_workers": baseline.loader_workers,
         "loss_difference": differences,
         "means": rounded,
-        "searches": [asdict(one) for one in found],
+        "searches": [asdict(search) for search in searches],
     }
 
 
-def _peer(asked: Options, task: Task, settings: TrainingConfig) -> "Peer":
-    from benchmarks.peer import Peer, quickest_workers
+def _baseline(options: Options, task: Task, settings: TrainingConfig) -> "TrainerBaseline":
+    from benchmarks.lib.hf_trainer_baseline import TrainerBaseline, quickest_workers
 
-    peer = Peer.of(task, ours.plan_of(task, settings), asked.order[0], asked.logits)
-    count = quickest_workers(peer, settings) if asked.loader_workers is None else asked.loader_workers
-    orders = " and ".join(asked.order)
-    say(f"The peer: {count} dataloader workers, batches in {orders} order, logits at {asked.logits} positions")
-    return replace(peer, loader_workers=count)
+    baseline = TrainerBaseline.of(task, project_side.plan_of(task, settings), options.order[0], options.logits)
+    count = quickest_workers(baseline, settings) if options.loader_workers is None else options.loader_workers
+    orders = " and ".join(options.order)
+    say(f"The baseline: {count} dataloader workers, batches in {orders} order, logits at {options.logits} positions")
+    return replace(baseline, loader_workers=count)
 
 
-def _check(task: Task, peer: "Peer", settings: TrainingConfig) -> dict[str, float]:
-    from benchmarks import equal
+def _check_losses(task: Task, baseline: "TrainerBaseline", settings: TrainingConfig) -> dict[str, float]:
+    from benchmarks.lib import fixed_trials
 
     few = replace(task, posts=task.posts.few(CHECK_BATCHES, settings.batch_size))
-    losses = equal.losses(few, peer, settings)
-    rows = [[loss.epoch, loss.part, f"{loss.ours:.7f}", f"{loss.peer:.7f}", loss.difference] for loss in losses]
-    table("One trial without dropout", ["epoch", "part", "ours", "peer", "difference"], rows)
-    worst, tolerance = max(loss.difference for loss in losses), equal.TOLERANCE[peer.dtype]
+    losses = fixed_trials.losses(few, baseline, settings)
+    rows = [[loss.epoch, loss.part, f"{loss.project:.7f}", f"{loss.baseline:.7f}", loss.difference] for loss in losses]
+    table("One trial without dropout", ["epoch", "part", "project", "baseline", "difference"], rows)
+    worst = max(loss.difference for loss in losses)
+    tolerance = fixed_trials.TOLERANCE[baseline.dtype]
     agree = "agree" if worst <= tolerance else "DO NOT agree"
     say(f"The losses {agree} within {tolerance:g}: the largest difference is {worst:.1e}.")
     return {part: max(loss.difference for loss in losses if loss.part == part) for part in ("train", "val")}

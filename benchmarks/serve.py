@@ -1,11 +1,11 @@
-"""The champion behind MLflow's server: posts a second and latency at 1, 8 and 32 clients, beside loops without one.
+"""Throughput and latency of MLflow's server for a champion, with 1, 8 and 32 clients, beside loops without a server.
 
 python -m benchmarks.serve --model clip --posts 200
 
-All answer the same posts of data/, whose bytes are in memory. The server is asked for one post a request, on loopback.
-The loops are in this process: the bare one is transformers and peft alone (benchmarks/bare.py), with one post at a time
-and with 32; the other is the project's model, loaded from the version's own files. The bare one must give the golden
-posts their logits. To be run where a champion is registered (`dvc repro`).
+All classify the same posts of data/, whose bytes are in memory. Each request holds one post and goes over loopback. The
+loops run in this process: transformers and peft alone (benchmarks/lib/transformers_server.py), with one post and with
+batches of 32, and the project's model, loaded from the version's files. The transformers loop must first reproduce the
+logits of the golden posts. The benchmark needs a registered champion (`dvc repro`).
 """
 
 import base64
@@ -37,27 +37,28 @@ from src.registry.pyfunc import Row
 from src.tracking.store import tracking_uri
 
 if TYPE_CHECKING:
-    from benchmarks.bare import Bare
+    from benchmarks.lib.transformers_server import TransformersModel
 
 CLIENTS = (1, 8, 32)
 BATCH_SIZE = 32
 T = TypeVar("T")
+# Seconds of all requests together, and of single requests.
 Timed = tuple[float, list[float]]
 
 
 @command(example="python -m benchmarks.serve --model clip --posts 200")
 @model_option(MODELS)
-@click.option("--posts", type=click.IntRange(min=64), default=200, help="Requests a measurement.")
+@click.option("--posts", type=click.IntRange(min=64), default=200, help="Number of requests per measurement.")
 def main(model: str, posts: int) -> None:
-    """Print posts a second and the 50th and 99th percentile of the seconds that a request takes."""
+    """Time MLflow's server: posts per second, median and 99th percentile of a request."""
     known = read_posts(POSTS)
     rows = [(Path(post.image).read_bytes(), post.caption) for post in (known * (posts // len(known) + 1))[:posts]]
-    found = _in_process(model, rows)
-    with _served(model) as port:
+    times = _time_loops(model, rows)
+    with _server(model) as port:
         for clients in CLIENTS:
-            found[f"server, {clients} clients"] = _asked(port, rows, clients)
+            times[f"server, {clients} clients"] = _time_requests(port, rows, clients)
     columns = ["way", "posts/s", "p50 ms", "p99 ms"]
-    table(f"{model}, {posts} posts", columns, [_row(way, posts, *timed) for way, timed in found.items()])
+    table(f"{model}, {posts} posts", columns, [_row(way, posts, *timed) for way, timed in times.items()])
 
 
 def _row(way: str, posts: int, wall_s: float, times_s: Sequence[float]) -> list[object]:
@@ -65,9 +66,9 @@ def _row(way: str, posts: int, wall_s: float, times_s: Sequence[float]) -> list[
     return [way, round(posts / wall_s, 1), round(1000 * cuts[49], 1), round(1000 * cuts[98], 1)]
 
 
-def _in_process(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
-    """The same weights in three loops; a time is that of a batch."""
-    from benchmarks import bare
+def _time_loops(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
+    """Time three loops with the same weights. A single time is that of a batch."""
+    from benchmarks.lib import transformers_server
     from src.registry.export import write_files
     from src.registry.loading import answer, load_version
     from src.registry.pyfunc import artifacts_in
@@ -79,35 +80,36 @@ def _in_process(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
         loaded = load_version(artifacts, "cpu")
         exported = Path(folder) / "exported"
         write_files(loaded, artifacts, exported, merge=False)
-        peer = bare.load(exported)
-        _require_golden(peer, exported)
+        baseline = transformers_server.load(exported)
+        _require_golden_logits(baseline, exported)
         answer(loaded.model, rows[:1])
         return {
-            "bare loop": _timed(rows, 1, lambda row: peer.answer([row])),
-            f"bare loop, batches of {BATCH_SIZE}": _timed(batches, 1, peer.answer),
-            "own loop": _timed(rows, 1, lambda row: answer(loaded.model, [row])),
+            "transformers loop": _timed(rows, 1, lambda row: baseline.answer([row])),
+            f"transformers loop, batches of {BATCH_SIZE}": _timed(batches, 1, baseline.answer),
+            "project loop": _timed(rows, 1, lambda row: answer(loaded.model, [row])),
         }
 
 
-def _require_golden(peer: "Bare", folder: Path) -> None:
+def _require_golden_logits(baseline: "TransformersModel", folder: Path) -> None:
     import torch
 
-    golden = peer.contract.golden
-    found_BK = peer.answer([((folder / post.image).read_bytes(), post.caption) for post in golden])
-    off = float((found_BK - torch.tensor([post.logits for post in golden])).abs().max())
-    if not off <= peer.contract.tolerance(peer.contract.dtype):
-        raise UserError(f"the bare loop's golden logits are off by {off:.2g}: it is not the same model")
+    golden = baseline.contract.golden
+    logits_BK = baseline.answer([((folder / post.image).read_bytes(), post.caption) for post in golden])
+    difference = float((logits_BK - torch.tensor([post.logits for post in golden])).abs().max())
+    # Written with `not`, so that NaN fails too.
+    if not difference <= baseline.contract.tolerance(baseline.contract.dtype):
+        raise UserError(f"golden logits of the transformers loop differ by {difference:.2g}: it is not the same model")
 
 
-def _asked(port: int, rows: Sequence[Row], clients: int) -> Timed:
+def _time_requests(port: int, rows: Sequence[Row], clients: int) -> Timed:
     bodies = [
         json.dumps({"dataframe_records": [{"image": base64.b64encode(image).decode(), "text": text or "-"}]})
         for image, text in rows
     ]
-    return _timed(bodies, clients, lambda body: _ask(port, body))
+    return _timed(bodies, clients, lambda body: _request(port, body))
 
 
-def _ask(port: int, body: str) -> None:
+def _request(port: int, body: str) -> None:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=300)) as connection:
         connection.request("POST", "/invocations", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -117,19 +119,19 @@ def _ask(port: int, body: str) -> None:
 
 
 def _timed(work: Sequence[T], clients: int, do: Callable[[T], object]) -> Timed:
-    def one(item: T) -> float:
+    def seconds_of(item: T) -> float:
         begun = time.perf_counter()
         do(item)
         return time.perf_counter() - begun
 
     begun = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        times = list(pool.map(one, work))
+        times = list(pool.map(seconds_of, work))
     return time.perf_counter() - begun, times
 
 
 @contextmanager
-def _served(model: str) -> Iterator[int]:
+def _server(model: str) -> Iterator[int]:
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -161,7 +163,7 @@ def _wait(port: int, process: "subprocess.Popen[bytes]") -> None:
                 return
         except OSError:
             continue
-    raise UserError("the server has ended before it answered: run `mlflow models serve` by hand to see why")
+    raise UserError("the server ended before it answered: run `mlflow models serve` by hand to see why")
 
 
 if __name__ == "__main__":

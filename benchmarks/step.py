@@ -1,18 +1,19 @@
-"""A training step against its floor: the matrix products in it, at the rate at which they run by themselves.
+"""A training step against its floor: the time of its matrix products alone.
 
 python -m benchmarks.step --model tinyllava --size medium --threads 1
-python -m benchmarks.step --model llava --size full --fit-memory --peer
+python -m benchmarks.step --model llava --size full --fit-memory --baseline
 
-It runs optimiser steps on one typical batch from the cache, writes down the shape of every matrix product and
-attention in one, forward and back, and times plain products of the same shapes in between. The share is the time of
-the products over that of the step: 100% would be a step that does nothing else. On a GPU it prints utilisation as well:
-operations over time over the card's peak in bfloat16; and the step's peak of memory, weights included, beside the peak
-that the dry run foretells for this batch. Operations are those that a step executes: none for weight gradients of what
-is frozen, none for what is cached, those of causal attention halved, no credit for recomputation.
+The command runs optimiser steps on one typical batch from the cache. It records the shape of every matrix product and
+attention in a step, forward and backward, and times plain products of these shapes in between. The share is the time of
+the products over the time of the step: at 100% the step does nothing else.
 
-With `--peer` the peer's step of `benchmarks.search` on the same posts stands beside it. A peer that runs out of memory
-takes half the batch, so compare `posts_per_s`. With `--fit-memory` ours is halved until the dry run says that it fits.
-A line of JSON comes after each side.
+On a GPU it also prints the utilisation, which is operations per second over the card's peak in bfloat16. It prints the
+step's peak memory, weights included, beside the dry run's prediction for the batch. Only executed operations count:
+none for weight gradients of frozen weights, cached segments or recomputation, and half for causal attention.
+
+With `--baseline` it measures the step of the Trainer baseline (`benchmarks.search`) on the same posts. A baseline that
+runs out of memory takes half the batch, so compare `posts_per_s`. With `--fit-memory` the project's batch is halved
+until the dry run predicts that it fits. A line of JSON follows each side.
 """
 
 import gc
@@ -30,13 +31,13 @@ import torch
 from torch.optim import AdamW
 from transformers.utils.logging import set_verbosity_error
 
-from benchmarks import ours, posts, sizes
-from benchmarks.foretold import step_bytes
-from benchmarks.peaks import peak_flops
-from benchmarks.peer import Peer
-from benchmarks.products import Products, floor_s
-from benchmarks.task import Plan, Task
-from benchmarks.timing import seconds_of
+from benchmarks.lib import posts, project_side, sizes
+from benchmarks.lib.floor import Products, floor_s
+from benchmarks.lib.hf_trainer_baseline import TrainerBaseline
+from benchmarks.lib.peaks import peak_flops
+from benchmarks.lib.predicted_memory import step_bytes
+from benchmarks.lib.task import Plan, Task
+from benchmarks.lib.timing import seconds_of
 from src.cli.options import command, model_option
 from src.cli.output import say, table
 from src.core.config import load_params
@@ -53,28 +54,32 @@ Step = Callable[[], Any]
 
 
 @dataclass(frozen=True)
-class Stepping:
-    """An optimiser step of ours: its posts a batch, the peak of bytes that is foretold, and the peer's plan."""
+class ProjectStep:
+    """An optimiser step of the project, ready to run."""
 
     run: Step
     batch_size: int
-    foretold_bytes: int
+    # The dry run's prediction, weights included.
+    predicted_bytes: int
+    # The facts from which the baseline repeats the step.
     plan: Plan
 
 
 @contextmanager
-def stepping(task: Task, settings: TrainingConfig, folder: Path, room: float | None = None) -> Iterator[Stepping]:
-    """Give a step of ours on one batch of middling length; with `room`, the largest that is foretold to fit."""
+def project_step(
+    task: Task, settings: TrainingConfig, folder: Path, limit_bytes: float | None = None
+) -> Iterator[ProjectStep]:
+    """Prepare a step on one batch of median length. With a limit, the batch is halved until its prediction fits."""
     model = task.sized.load()
     keep_freed_memory(model.device)
     with fresh_adapter(model, settings, task.seed) as adapter:
-        data = ours.features(model, task.posts.train, folder)
+        data = project_side.features(model, task.posts.train, folder)
         lengths = data.features.lengths()
-        size, foretold = settings.batch_size, 0
+        size = settings.batch_size
         while True:
-            batch = middling(lengths, size, task.seed)
-            foretold = step_bytes(model, data.batch(batch, torch.device("cpu")), settings)
-            if room is None or foretold <= room or size == 1:
+            batch = median_batch(lengths, size, task.seed)
+            predicted = step_bytes(model, data.batch(batch, torch.device("cpu")), settings)
+            if limit_bytes is None or predicted <= limit_bytes or size == 1:
                 break
             size //= 2
         loss = Loss.of(settings, data.labels(range(len(data.posts))))
@@ -88,25 +93,25 @@ def stepping(task: Task, settings: TrainingConfig, folder: Path, room: float | N
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-        yield Stepping(step, size, foretold, Plan(tuple(lengths), tuple(adapter.modules())))
+        yield ProjectStep(step, size, predicted, Plan(tuple(lengths), tuple(adapter.modules())))
 
 
-def middling(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
-    """Return the places of a whole batch of middling length."""
-    whole = [batch for batch in shuffled(lengths, batch_size, seed) if len(batch) == batch_size]
-    return sorted(whole, key=lambda batch: sum(lengths[index] for index in batch))[len(whole) // 2]
+def median_batch(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
+    """Return the indices of the full batch whose total length is the median."""
+    full = [batch for batch in shuffled(lengths, batch_size, seed) if len(batch) == batch_size]
+    return sorted(full, key=lambda batch: sum(lengths[index] for index in batch))[len(full) // 2]
 
 
-def peer_steps(task: Task, settings: TrainingConfig, plan: Plan) -> Callable[[int], Step]:
-    """Return the peer's step on so many posts: inputs to gradients, pictures decoded beforehand."""
-    peer = Peer.of(task, plan, "same", "all")
+def baseline_steps(task: Task, settings: TrainingConfig, plan: Plan) -> Callable[[int], Step]:
+    """Return a function from batch size to the baseline's step. Images are decoded before the step."""
+    baseline = TrainerBaseline.of(task, plan, "same", "all")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = peer.build(settings).to(device).train()
+    model = baseline.build(settings).to(device).train()
     optimizer = AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=settings.lr)
 
     def step_of(batch_size: int) -> Step:
-        items = [peer.parts["train"][place] for place in middling(plan.lengths, batch_size, task.seed)]
-        batch = {name: value.to(device) for name, value in peer.collate(items).items()}
+        items = [baseline.parts["train"][place] for place in median_batch(plan.lengths, batch_size, task.seed)]
+        batch = {name: value.to(device) for name, value in baseline.collate(items).items()}
         labels_B = batch.pop("labels")
 
         def step() -> None:
@@ -125,11 +130,11 @@ def peer_steps(task: Task, settings: TrainingConfig, plan: Plan) -> Callable[[in
 @click.option("--posts", "folder", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16)
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
-@click.option("--adapt-layers", default="all", help="all, last-half or last-K.")
-@click.option("--adapts", default="", help="The parts that take adapters, such as text.  [default: all that can]")
+@click.option("--adapter-layers", default="all", help="Layers with adapters: all, last-half or last-K.")
+@click.option("--adapter-segments", default="", help="Segments with adapters, such as text.  [default: all possible]")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1)
-@click.option("--rounds", type=click.IntRange(min=1), default=3, help="Of steps and products in turn.")
-@click.option("--peer", is_flag=True, help="The peer's step as well.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, help="Rounds of steps and products, in turn.")
+@click.option("--baseline", is_flag=True, help="Measure the Trainer baseline's step too.")
 @click.option("--fit-memory", is_flag=True, help="Halve the batch until it fits the GPU.")
 def main(
     model: str,
@@ -141,10 +146,10 @@ def main(
     adapter_segments: str,
     dropout: float,
     rounds: int,
-    peer: bool,
+    baseline: bool,
     fit_memory: bool,
 ) -> None:
-    """Time a training step beside the matrix products that it consists of."""
+    """Time a training step beside its matrix products alone."""
     set_verbosity_error()
     torch.set_num_threads(threads or torch.get_num_threads())
     params = load_params()
@@ -157,37 +162,39 @@ def main(
     with TemporaryDirectory() as place:
         sized = sizes.make(model, size, Path(place), [post.caption for post in parts.train])
         task = Task(sized, parts, params.seed, torch.get_num_threads())
-        # One after the other, so that neither's weights count in the other's memory.
-        row, plan = _measure_ours(task, settings, Path(place) / "cache", rounds, _room() if fit_memory else None)
-        say(json.dumps({**head, "ours": row}))
+        # In sequence, so that one side's weights do not count in the other's memory.
+        limit_bytes = _usable_bytes() if fit_memory else None
+        row, plan = _measure_project(task, settings, Path(place) / "cache", rounds, limit_bytes)
+        say(json.dumps({**head, "project": row}))
         table(title, list(row), [list(row.values())])
-        if peer:
-            row = _measure_peer(task, replace(settings, batch_size=row["batch_size"]), plan, rounds)
-            say(json.dumps({**head, "peer": row}))
-            table(f"{title}, peer", list(row), [list(row.values())])
+        if baseline:
+            row = _measure_baseline(task, replace(settings, batch_size=row["batch_size"]), plan, rounds)
+            say(json.dumps({**head, "baseline": row}))
+            table(f"{title}, baseline", list(row), [list(row.values())])
 
 
-def _room() -> float | None:
+def _usable_bytes() -> float | None:
     return torch.cuda.mem_get_info()[1] * (1 - FREE_SHARE) if torch.cuda.is_available() else None
 
 
-def _measure_ours(
-    task: Task, settings: TrainingConfig, cache: Path, rounds: int, room: float | None
+def _measure_project(
+    task: Task, settings: TrainingConfig, cache: Path, rounds: int, limit_bytes: float | None
 ) -> tuple[dict[str, Any], Plan]:
-    with stepping(task, settings, cache, room) as side:
-        row = _measure(side.run, side.batch_size, rounds)
-        return {**row, "foretold_gib": round(side.foretold_bytes / 2**30, 4)}, side.plan
+    with project_step(task, settings, cache, limit_bytes) as step:
+        row = _measure(step.run, step.batch_size, rounds)
+        return {**row, "predicted_gib": round(step.predicted_bytes / 2**30, 4)}, step.plan
 
 
-def _measure_peer(task: Task, settings: TrainingConfig, plan: Plan, rounds: int) -> dict[str, Any]:
-    step_of, size = peer_steps(task, settings, plan), settings.batch_size
+def _measure_baseline(task: Task, settings: TrainingConfig, plan: Plan, rounds: int) -> dict[str, Any]:
+    step_of = baseline_steps(task, settings, plan)
+    size = settings.batch_size
     while True:
         try:
             return _measure(step_of(size), size, rounds)
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
-        # Here, for the exception has let go of what it held.
+        # Outside of `except`, because the exception holds the step's tensors.
         size //= 2
         gc.collect()
         torch.cuda.empty_cache()
@@ -198,13 +205,14 @@ def _measure(step: Step, batch_size: int, rounds: int) -> dict[str, Any]:
         step()
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     pairs = [(median(seconds_of(step, 5)), floor_s(products.counts, dtype)) for _ in range(rounds)]
-    step_s, products_s = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
+    step_s = median(pair[0] for pair in pairs)
+    products_s = median(pair[1] for pair in pairs)
     row = {
         "batch_size": batch_size,
         "step_s": round(step_s, 4),
         "posts_per_s": round(batch_size / step_s, 2),
         "products_s": round(products_s, 4),
-        "share": round(median(floor / whole for whole, floor in pairs), 3),
+        "share": round(median(floor_seconds / seconds for seconds, floor_seconds in pairs), 3),
         "gflop": round(products.flops / 1e9, 2),
         "gflop_per_s": round(products.flops / step_s / 1e9, 1),
     }
@@ -216,7 +224,7 @@ def _measure(step: Step, batch_size: int, rounds: int) -> dict[str, Any]:
 
 
 def _peak_gib(step: Step) -> float:
-    """Return the most that is held during a step, weights included."""
+    """Return the peak of allocated memory during a step, weights included."""
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
     step()

@@ -1,4 +1,4 @@
-"""Commands that share a time: what each leaves, however it ends."""
+"""Covers: `benchmarks/lib/timeshare.py` and the parts and tables of `benchmarks.gpu`."""
 
 import json
 import os
@@ -13,17 +13,18 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import gpu
-from benchmarks.timeshare import LOG_FILE, RESULTS_FILE, Part, run_parts, share_s
+from benchmarks.lib.timeshare import LOG_FILE, RESULTS_FILE, Part, run_parts, share_s
 from src.core.errors import StopRequested, UserError
 
-LONG = 60.0  # Seconds, which no test waits for.
+# Seconds, for which no test waits.
+LONG_S = 60.0
 
 
 def part(name: str, program: str, weight: float = 1.0, least_s: float = 0.0) -> Part:
     return Part(name, [sys.executable, "-S", "-c", program], weight, least_s)
 
 
-def says(name: str, **figures: Any) -> Part:
+def printing(name: str, **figures: Any) -> Part:
     return part(name, f"print({json.dumps(figures)!r})")
 
 
@@ -31,41 +32,41 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / RESULTS_FILE).read_text().splitlines()]
 
 
-def test_a_share_is_by_weight() -> None:
+def test_share_follows_weight() -> None:
     parts = [part("a", "", weight=1), part("b", "", weight=3)]
     assert share_s(parts, 80) == 20
     assert share_s(parts[1:], 70) == 70
 
 
-def test_worth_comes_before_fairness() -> None:
+def test_minimum_beats_fair_share() -> None:
     parts = [part("a", "", weight=1, least_s=50), part("b", "", weight=3, least_s=50)]
     assert share_s(parts, 80) == 50
     assert share_s(parts, 30) == 30
     assert share_s(parts, -1) == 0
 
 
-def test_later_figures_add_to_earlier_ones(tmp_path: Path) -> None:
+def test_later_figures_extend_earlier(tmp_path: Path) -> None:
     program = "print('{\"a\": 1, \"b\": 1}'); print('a table'); print('{no json'); print('{\"b\": 2}')"
-    (result,) = run_parts([part("one", program)], LONG, tmp_path)
+    (result,) = run_parts([part("one", program)], LONG_S, tmp_path)
     assert (result.end, result.exit_code, result.figures) == ("ok", 0, {"a": 1, "b": 2})
     assert "a table" in (tmp_path / LOG_FILE).read_text()
     assert lines(tmp_path)[0]["figures"] == {"a": 1, "b": 2}
 
 
-def test_a_failed_part_leaves_its_figures_and_its_reason(tmp_path: Path) -> None:
+def test_failed_part_keeps_figures(tmp_path: Path) -> None:
     program = "import sys; print('{\"a\": 1}'); sys.exit('no memory')"
-    results = run_parts([part("one", program), says("two", b=2)], LONG, tmp_path)
-    assert [(one.end, one.figures) for one in results] == [("failed", {"a": 1}), ("ok", {"b": 2})]
+    results = run_parts([part("one", program), printing("two", b=2)], LONG_S, tmp_path)
+    assert [(result.end, result.figures) for result in results] == [("failed", {"a": 1}), ("ok", {"b": 2})]
     assert "no memory" in (tmp_path / LOG_FILE).read_text()
 
 
-def test_a_result_is_on_disk_before_the_next_part(tmp_path: Path) -> None:
-    reads = part("two", f"print(open({str(tmp_path / RESULTS_FILE)!r}).read())")
-    results = run_parts([says("one", a=1), reads], LONG, tmp_path)
+def test_result_precedes_next_part(tmp_path: Path) -> None:
+    reader = part("two", f"print(open({str(tmp_path / RESULTS_FILE)!r}).read())")
+    results = run_parts([printing("one", a=1), reader], LONG_S, tmp_path)
     assert results[1].figures["part"] == "one"
 
 
-def test_time_over_kills_the_group_and_keeps_figures(tmp_path: Path) -> None:
+def test_timeout_kills_process_group(tmp_path: Path) -> None:
     child = "import time; time.sleep(60)"
     program = (
         "import json, subprocess, sys, time\n"
@@ -73,10 +74,10 @@ def test_time_over_kills_the_group_and_keeps_figures(tmp_path: Path) -> None:
         "print(json.dumps({'child': child.pid}), flush=True)\n"
         "time.sleep(60)\n"
     )
-    results = run_parts([part("one", program, least_s=5), says("two", b=2)], 5, tmp_path)
-    assert [one.end for one in results] == ["killed", "not started"]
+    results = run_parts([part("one", program, least_s=5), printing("two", b=2)], 5, tmp_path)
+    assert [result.end for result in results] == ["killed", "not started"]
     assert [line["end"] for line in lines(tmp_path)] == ["killed", "not started"]
-    deadline = time.monotonic() + LONG
+    deadline = time.monotonic() + LONG_S
     while is_running(results[0].figures["child"]) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(results[0].figures["child"])
@@ -84,13 +85,13 @@ def test_time_over_kills_the_group_and_keeps_figures(tmp_path: Path) -> None:
 
 def is_running(pid: int) -> bool:
     try:
-        # A process that has ended stays as a zombie until its parent looks at it.
+        # An ended process stays a zombie until its parent waits for it.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_a_signal_keeps_what_the_part_had_said(tmp_path: Path) -> None:
+def test_signal_keeps_printed_figures(tmp_path: Path) -> None:
     log = tmp_path / LOG_FILE
 
     def stop() -> None:
@@ -99,23 +100,21 @@ def test_a_signal_keeps_what_the_part_had_said(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop).start()
-    waits = part("one", "import time; print('{\"a\": 1}', flush=True); time.sleep(60)")
+    waiting = part("one", "import time; print('{\"a\": 1}', flush=True); time.sleep(60)")
     with pytest.raises(StopRequested):
-        run_parts([waits, says("two", b=2)], LONG, tmp_path)
+        run_parts([waiting, printing("two", b=2)], LONG_S, tmp_path)
     assert [(line["end"], line["figures"]) for line in lines(tmp_path)] == [("killed", {"a": 1})]
 
 
-def test_earlier_results_are_not_overwritten(tmp_path: Path) -> None:
-    run_parts([says("one", a=1)], LONG, tmp_path)
+def test_existing_results_are_kept(tmp_path: Path) -> None:
+    run_parts([printing("one", a=1)], LONG_S, tmp_path)
     with pytest.raises(UserError):
-        run_parts([says("one", a=2)], LONG, tmp_path)
+        run_parts([printing("one", a=2)], LONG_S, tmp_path)
     assert lines(tmp_path)[0]["figures"] == {"a": 1}
 
 
 @pytest.mark.parametrize(("program", "code"), [("print('{\"a\": [0.5]}')", 0), ("print('nothing')", 1)])
-def test_the_command_says_whether_all_gave_figures(
-    program: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exit_code_needs_all_figures(program: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "parts_of", lambda size, posts: [part(size, program)])
     result = CliRunner().invoke(gpu.main, ["--rehearse", "--minutes", "1", "--out", str(tmp_path)])
     assert result.exit_code == code, result.output
@@ -123,11 +122,11 @@ def test_the_command_says_whether_all_gave_figures(
     assert ("a.0" in result.stdout) == (code == 0)
 
 
-def test_a_step_comes_before_the_tests() -> None:
-    names = [one.name for one in gpu.parts_of("full", Path("sample"))]
+def test_parts_start_with_steps() -> None:
+    names = [part.name for part in gpu.parts_of("full", Path("sample"))]
     assert names[:4] == ["environment", "step of tinyllava", "step of llava", "step of blip2"]
     assert len(set(names)) == len(names) == 7
-    assert all("full" in one.command for one in gpu.parts_of("full", Path("sample"))[1:-1])
+    assert all("full" in part.command for part in gpu.parts_of("full", Path("sample"))[1:-1])
 
 
 def test_nested_figures_have_paths() -> None:

@@ -1,10 +1,10 @@
-"""The models at the sizes that benchmarks run them at; all have random weights, which cost what trained ones cost.
+"""The models at four sizes, with random weights, which cost as much time as trained ones.
 
-tiny         what `scale: tiny` makes: a second a training, to see that a benchmark works
-medium       about 40M parameters and a vocabulary of 2,048, so that the language model's head is about 6% of its body,
-             as in the real checkpoints; what figures on CPUs are quoted for
-medium-32k   the same with a vocabulary of 32,064, which weighs far more beside so narrow a body
-full         the published dimensions, built on the GPU in bfloat16; needs one
+tiny         the model of `scale: tiny`: one second per training, to check that a benchmark runs
+medium       about 40M parameters and a vocabulary of 2,048. The language model's head is about 6% of its body, as in
+             the real checkpoints. Figures on CPUs are quoted for this size.
+medium-32k   medium with a vocabulary of 32,064, whose head outweighs the narrow body
+full         the published dimensions in bfloat16, built on the GPU, which it needs
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +31,8 @@ GPU = "cuda"
 
 Changes = Mapping[str, Any]
 
-# Half of what keeps the variance of what flows through random layers (`src.modeling.tiny`), and about transformers' own
-# 0.02: at the whole of it rounding in float32 grows through two epochs of training to some 1e-5 of the loss.
+# Half of the range that keeps the variance of activations through random layers (`src.modeling.tiny`), which is about
+# transformers' own 0.02. At the full range, float32 rounding grows to about 1e-5 of the loss within two epochs.
 _VISION_384 = {
     "hidden_size": 384,
     "num_attention_heads": 6,
@@ -59,7 +59,7 @@ _TOWER_512 = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers"
 MEDIUM: Mapping[str, Changes] = {
     "llava": {**_LLAVA, "text_config": _LLAMA_512},
     "tinyllava": {**_LLAVA, "text_config": {**_LLAMA_512, "num_key_value_heads": 2}},
-    # The vision tower takes 0.45 times the operations of the language model's step, as ViT-g beside OPT-2.7B.
+    # The vision tower takes 0.45 times the operations of the language model's step, like ViT-g beside OPT-2.7B.
     "blip2": {
         "vision_config": {
             "hidden_size": 512,
@@ -87,7 +87,7 @@ MEDIUM: Mapping[str, Changes] = {
         },
         "num_query_tokens": 32,
     },
-    # Half the layers of ViT-B/32 and of its text tower, at their widths; 49 patches as there at 224 pixels.
+    # Half the layers of ViT-B/32 and of its text tower, at their widths. 49 patches, as ViT-B/32 has at 224 pixels.
     "clip": {
         "vision_config": {
             "hidden_size": 768,
@@ -105,14 +105,15 @@ MEDIUM: Mapping[str, Changes] = {
 
 @dataclass(frozen=True)
 class Sized:
-    """A model at one size; its tokenizer and processor are in `checkpoint.source`, below full size its weights too."""
+    """A model at one size."""
 
     name: str
     size: str
+    # Holds the tokenizer and the processor, and below size full the weights.
     checkpoint: PretrainedWeights
 
     def load(self) -> ToneModel:
-        """Our model, on the device and in the precision that the commands would take."""
+        """Return the project's model, on the device and in the precision that the commands use."""
         if self.size != "full":
             return load_model(self.name, self.checkpoint)
         kind = model_class(self.name)
@@ -122,7 +123,7 @@ class Sized:
         return model.to(GPU)
 
     def backbone(self) -> Any:
-        """The bare model of transformers with the same weights, loaded as its documentation says."""
+        """Return the transformers model with the same weights, loaded as its documentation says."""
         kind = model_class(self.name)
         if self.size == "full":
             return _full(self.name, kind.processors(self.checkpoint.source)[0])
@@ -131,7 +132,7 @@ class Sized:
 
 
 def make(name: str, size: str, folder: Path, captions: Sequence[str]) -> Sized:
-    """Write to `folder` what the model needs at a size; the tokenizer is trained on `captions`.
+    """Write the files of a model at a size to `folder`. The tokenizer is trained on `captions`.
 
     Raises:
         UserError: the size is full and there is no GPU.
@@ -147,7 +148,7 @@ def make(name: str, size: str, folder: Path, captions: Sequence[str]) -> Sized:
 
 
 def describe(model: ToneModel) -> dict[str, int]:
-    """How many weights there are: in all, and in the language model's head if it has one."""
+    """Return the number of weights: in all, and in the language model's head if the model has one."""
     head = getattr(model, "vocabulary_head", None)
     total = sum(weight.numel() for weight in model.backbone.parameters())
     return {"parameters": total, **({"head_parameters": head.weight.numel()} if head is not None else {})}
@@ -167,7 +168,7 @@ def _medium(name: str, size: str, source: Path, folder: Path) -> PretrainedWeigh
 
 def _full(name: str, tokenizer: Any) -> Any:
     config = model_class(name).published_config()
-    _know_tokens(config, tokenizer)
+    _fit_tokens_and_dropout(config, tokenizer)
     with torch.random.fork_rng(), torch.device(GPU), _default_dtype(torch.bfloat16):
         torch.manual_seed(tiny.SEED)
         return _built(name, config)
@@ -176,13 +177,13 @@ def _full(name: str, tokenizer: Any) -> Any:
 def _built(name: str, config: Any) -> Any:
     backbone = model_class(name).architecture()(config)
     if hasattr(backbone, "query_tokens"):
-        # transformers starts BLIP-2's queries at zero, which would make all of them ask the same.
+        # transformers initialises BLIP-2's queries to zero, so all queries would give the same output.
         nn.init.normal_(backbone.query_tokens)
     return backbone
 
 
-def _know_tokens(config: Any, tokenizer: Any) -> None:
-    """Make a published configuration fit another tokenizer, and drop nothing where we drop nothing."""
+def _fit_tokens_and_dropout(config: Any, tokenizer: Any) -> None:
+    """Fit a published configuration to another tokenizer, and set the base's dropout to 0."""
     names = ("bos_token_id", "eos_token_id", "pad_token_id")
     config.text_config.update({name: getattr(tokenizer, name) for name in names})
     if IMAGE_TOKEN in tokenizer.get_vocab():

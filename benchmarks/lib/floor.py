@@ -1,6 +1,6 @@
-"""Matrix products of a piece of work: their operations, and the time that they take by themselves.
+"""The floor of a training step: its matrix products, their operations, and the time that they take by themselves.
 
-Operations are those that are executed: none for weight gradients of what is frozen, half of those of causal attention.
+Only executed operations count: a frozen weight has no weight gradient, and causal attention computes half.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.timing import seconds_of
+from benchmarks.lib.timing import seconds_of
 
 ATTENTION = (
     "_scaled_dot_product_flash_attention",
@@ -23,22 +23,23 @@ ATTENTION = (
 
 @dataclass(frozen=True)
 class Product:
-    """A batched matrix product: `batch` of [m, k] by [k, n]; `share` of it is computed (half where it is causal)."""
+    """A batched matrix product of [batch, m, k] by [batch, k, n]."""
 
     batch: int
     m: int
     k: int
     n: int
+    # The part that is computed: 0.5 for causal attention.
     share: float = 1.0
 
     @property
     def flops(self) -> float:
-        """A multiplication and an addition are two."""
+        """The operations; a multiplication and an addition count as two."""
         return 2.0 * self.batch * self.m * self.k * self.n * self.share
 
 
 class Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Writes down the matrix products that are run."""
+    """A context that records the matrix products which torch runs in it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -78,7 +79,7 @@ def _products(name: str, args: Sequence[Any], named: Mapping[str, Any]) -> list[
 
 
 def floor_s(counts: Counter[Product], dtype: torch.dtype, repeats: int = 5) -> float:
-    """Return the time of all products, each shape by itself."""
+    """Return the seconds of all products. Each shape is timed by itself."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return sum(count * product.share * _product_s(product, device, dtype, repeats) for product, count in counts.items())
 

@@ -1,4 +1,4 @@
-"""What the peer's dataloader gives: each picture decoded and processed when asked for, captions tokenised once."""
+"""Dataset, collator and batch sampler of the Trainer baseline. Captions are tokenised once, images on every access."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ Item = dict[str, Tensor]
 
 
 class PostDataset(Dataset[Item]):
-    """Posts as the bare model reads them: `pixel_values`, `input_ids` with a place for every piece of the picture.
+    """Posts as a transformers model reads them: `pixel_values`, `input_ids` with all image tokens, and `labels`.
 
-    `at_least` is for `open_image`: pictures are decoded whole unless it is given.
+    `at_least` goes to `open_image`. Without it, images are decoded at full size.
     """
 
     def __init__(self, model: ToneModel, posts: Sequence[Post], at_least: int | None = None) -> None:
@@ -43,29 +43,29 @@ class PostDataset(Dataset[Item]):
 
 
 def before_caption(model: ToneModel) -> list[int]:
-    """The tokens before a caption's: what begins the prompt, and the image token as often as the picture has pieces."""
+    """Return the tokens before the caption: the start of the prompt, and one image token per image feature."""
     if not isinstance(model, LanguageToneModel):
         return []
     config = model.backbone.config
-    num_pieces = getattr(config, "num_query_tokens", None) or config.image_seq_length
-    return [*model.prefix_ids(), *[image_token(config, model.tokenizer)] * num_pieces]
+    num_image_tokens = getattr(config, "num_query_tokens", None) or config.image_seq_length
+    return [*model.prefix_ids(), *[image_token(config, model.tokenizer)] * num_image_tokens]
 
 
 def image_token(config: Any, tokenizer: Any) -> int:
-    """The configuration's own, or the padding token where it has none, as our small BLIP-2 does not."""
+    """Return the id of the image token, or of padding if the configuration has none, as the small BLIP-2."""
     token = getattr(config, "image_token_id", None)
     return int(tokenizer.pad_token_id if token is None else token)
 
 
 class Collator:
-    """A batch padded on the right to its longest; `ends` is the position of each post's last token."""
+    """A collator that pads captions on the right to the longest of the batch."""
 
     def __init__(self, model: ToneModel) -> None:
-        # What is masked may be anything but the image token.
+        # Masked positions may hold any token but the image token.
         self.pad_id = model.tokenizer.eos_token_id
 
     def __call__(self, items: Sequence[Item]) -> Item:
-        """`pixel_values`, `input_ids`, `attention_mask`, `ends` and `labels`, with a leading B."""
+        """Return `pixel_values`, `input_ids`, `attention_mask`, `labels`, and the last tokens' positions as `ends`."""
         rows = [item["input_ids"] for item in items]
         length_B = torch.tensor([len(row) for row in rows])
         ids_BT = pad_sequence(rows, batch_first=True, padding_value=self.pad_id)
@@ -79,9 +79,10 @@ class Collator:
 
 
 class Replay(Sampler[list[int]]):
-    """The batches that our side trains on in the epoch that `epoch` names, counted from 1.
+    """A sampler of the batches that the project's side trains on.
 
-    It is not counted here, for a dataloader may ask for one epoch's batches twice.
+    `epoch` returns the current epoch, counted from 1. The sampler does not count, because a dataloader may ask for the
+    batches of one epoch twice.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int]) -> None:
@@ -94,5 +95,5 @@ class Replay(Sampler[list[int]]):
         return len(shuffled(self.lengths, self.batch_size, 0))
 
     def __iter__(self) -> Iterator[list[int]]:
-        # As src/training/trainer.py seeds them.
+        # The seed of src/training/trainer.py.
         return iter(shuffled(self.lengths, self.batch_size, self.seed * 1000 + self.epoch()))

@@ -1,4 +1,4 @@
-"""What both sides of `benchmarks.search` are given, and what each gives back for a trial."""
+"""The input of both sides of `benchmarks.search`, and the result of one trial."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.posts import Parts
-from benchmarks.sizes import Sized
+from benchmarks.lib.posts import Parts
+from benchmarks.lib.sizes import Sized
 from src.core.labels import TONES
 from src.core.records import Post, Prediction
 from src.core.training_config import TrainingConfig
 from src.evaluation.metrics import scores
 
-# Rank, alpha, learning rate, dropout: all within the search spaces of params.yaml.
+# Rank, alpha, learning rate and dropout, all within the search spaces of params.yaml.
 LORA_TRIALS = (
     (8, 16, 0.002, 0.1),
     (2, 4, 0.001, 0.0),
@@ -25,7 +25,7 @@ LORA_TRIALS = (
     (16, 32, 0.002, 0.2),
     (4, 8, 0.0005, 0.05),
 )
-# Learning rate and dropout of trials that train the head alone.
+# Learning rate and dropout of trials that train only the head.
 HEAD_TRIALS = (
     (0.002, 0.1),
     (0.0005, 0.0),
@@ -40,48 +40,51 @@ HEAD_TRIALS = (
 
 @dataclass(frozen=True)
 class Task:
-    """A model at a size and the posts to train it on; `threads` is how many the whole machine is worth."""
+    """A model, the posts to train it on, the seed, and the machine's threads."""
 
     sized: Sized
     posts: Parts
     seed: int
+    # For all processes of one side together.
     threads: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How our side trains: what its order of batches goes by, post by post of train, and the modules it adapts."""
+    """The facts from which the baseline repeats the project's training."""
 
+    # Tokens of each train post, by which batches are ordered.
     lengths: tuple[int, ...]
+    # Names of the modules that take adapters.
     adapted: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """One trial: a row an epoch of `epoch`, `train_loss`, `val_loss`, `val_macro_f1`, and the best epoch's weights.
-
-    `complete` is false of one that was pruned or failed, which wins no search.
-    """
+    """The result of one trial."""
 
     settings: TrainingConfig
+    # One row per epoch: `epoch`, `train_loss`, `val_loss` and `val_macro_f1`.
     history: tuple[Mapping[str, float], ...]
+    # The trained weights of the best epoch.
     state: Mapping[str, Any]
+    # False if the trial was pruned or failed. Such a trial wins no search.
     complete: bool = True
 
     @property
     def macro_f1(self) -> float:
-        """That of the best epoch, on the validation part."""
+        """The validation macro-F1 of the best epoch."""
         return max(row["val_macro_f1"] for row in self.history)
 
 
 def macro_f1(posts: Sequence[Post], logits_NK: Tensor) -> float:
-    """The score of logits_NK on labelled posts."""
+    """Return the macro-F1 of logits_NK on labelled posts."""
     rows = zip(posts, logits_NK.softmax(dim=-1).tolist(), strict=True)
     return scores([Prediction(post.id, post.label, TONES[row.index(max(row))], *row) for post, row in rows]).macro_f1
 
 
-def fixed_trials(settings: TrainingConfig, count: int) -> list[TrainingConfig]:
-    """The same trials every time; beyond the list's end they begin again, for the time they take is the same."""
+def fixed_settings(settings: TrainingConfig, count: int) -> list[TrainingConfig]:
+    """Return the settings of `count` trials, the same on every call. The list repeats beyond its end."""
     if settings.rank == 0:
         return [replace(settings, lr=lr, dropout=dropout) for lr, dropout in islice(cycle(HEAD_TRIALS), count)]
     return [
@@ -91,5 +94,5 @@ def fixed_trials(settings: TrainingConfig, count: int) -> list[TrainingConfig]:
 
 
 def best_of(trials: Sequence[Trained]) -> Trained:
-    """The trial with the best epoch, the earliest of equals."""
+    """Return the trial with the best epoch. Ties go to the earliest trial."""
     return max(trials, key=lambda trial: trial.macro_f1)

@@ -1,4 +1,4 @@
-"""The JPEGs of `benchmarks.decoding`: drawn in five kinds, or made of a folder's pictures."""
+"""JPEGs for `benchmarks.decoding`: drawn in five kinds, or derived from the images of a folder."""
 
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -20,25 +20,25 @@ Painter = Callable[[np.random.Generator, int, int], Image.Image]
 
 
 def gradient(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Smooth waves of colour."""
+    """Draw smooth waves of colour."""
     across, down = np.linspace(0, 3, width)[None, :, None], np.linspace(0, 3, height)[:, None, None]
     slope_3, rise_3, start_3 = rng.uniform(-1, 1, (3, 3))
-    return picture(127 + 100 * np.sin(across * slope_3 + down * rise_3 + 3 * start_3))
+    return to_image(127 + 100 * np.sin(across * slope_3 + down * rise_3 + 3 * start_3))
 
 
 def noise(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Noise of the spectrum of natural scenes, 1/f in amplitude; its colours are alike, but not the same."""
+    """Draw noise with the 1/f amplitude spectrum of natural scenes, in similar but unequal colours."""
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
     common, *own = (
         np.fft.irfft2(np.exp(2j * np.pi * rng.random(frequency.shape)) / frequency, s=(height, width)) for _ in range(4)
     )
     layers = np.stack([common + 0.5 * layer for layer in own], axis=-1)
-    return picture(127 + 50 * layers / layers.std())
+    return to_image(127 + 50 * layers / layers.std())
 
 
 def lettering(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Large letters and bars with sharp edges, in all colours."""
+    """Draw large letters and bars with sharp edges, in all colours."""
     image = Image.new("RGB", (width, height), colour(rng, 180, 256))
     pen = ImageDraw.Draw(image)
     for size in rng.integers(height // 60 + 6, height // 6, 60):
@@ -49,7 +49,7 @@ def lettering(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 
 def page(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """A page of small print, 14 pixels high, from edge to edge; blue of all inks changes most."""
+    """Draw a page of print 14 pixels high, from edge to edge. Blue ink differs most after decoding."""
     image = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(image), ImageFont.load_default(14)
     for y in range(0, height, 18):
@@ -58,8 +58,9 @@ def page(rng: np.random.Generator, width: int, height: int) -> Image.Image:
 
 
 def photo(rng: np.random.Generator, width: int, height: int) -> Image.Image:
-    """Noise of a natural spectrum with a band of lettering across it, as posts have."""
-    scene, words = noise(rng, width, height), lettering(rng, width, height)
+    """Draw noise with a natural spectrum and a band of lettering across it, as images of posts have."""
+    scene = noise(rng, width, height)
+    words = lettering(rng, width, height)
     band = (0, height // 3, width, 2 * height // 3)
     scene.paste(Image.blend(scene, words, 0.7).crop(band), band)
     return scene
@@ -74,31 +75,31 @@ PAINTERS: dict[str, Painter] = {
 }
 
 
-def picture(levels_HW3: npt.NDArray[np.float64]) -> Image.Image:
-    """Grey levels as a picture, cut off at 0 and 255."""
+def to_image(levels_HW3: npt.NDArray[np.float64]) -> Image.Image:
+    """Convert levels to an image, clipped to 0 and 255."""
     return Image.fromarray(np.clip(levels_HW3, 0, 255).astype(np.uint8))
 
 
 def letters(rng: np.random.Generator, count: int) -> str:
-    """Any letters of the alphabet, and a few signs."""
+    """Return random letters and a few signs."""
     return "".join(map(chr, rng.integers(65, 123, count)))
 
 
 def colour(rng: np.random.Generator, darkest: int, brightest: int) -> tuple[int, int, int]:
-    """Red, green and blue, of independent levels."""
+    """Return independent levels of red, green and blue."""
     red, green, blue = map(int, rng.integers(darkest, brightest, 3))
     return red, green, blue
 
 
 def jpeg(image: Image.Image, quality: int) -> bytes:
-    """The content of a file, with colours at half the resolution as cameras and websites write them."""
+    """Return the bytes of a JPEG with 4:2:0 subsampling, which cameras and websites use."""
     file = BytesIO()
     image.save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()
 
 
 def drawn(paint: Painter, sizes: tuple[tuple[int, int], ...]) -> Iterator[bytes]:
-    """A picture of every size, in every quality."""
+    """Yield an image of each size in each quality."""
     rng = np.random.default_rng(SEED)
     for width, height in sizes:
         image = paint(rng, width, height)
@@ -106,8 +107,8 @@ def drawn(paint: Painter, sizes: tuple[tuple[int, int], ...]) -> Iterator[bytes]
 
 
 def enlarged(folder: Path) -> Iterator[bytes]:
-    """Some pictures of the folder at a shorter side of 1,344 pixels: true colours, but softer than a camera's."""
-    for path in some(folder, ENLARGED):
+    """Yield images of the folder enlarged to a shorter side of 1,344 pixels: real colours, but soft."""
+    for path in sample(folder, ENLARGED):
         image = open_image(path)
         factor = 1344 / min(image.size)
         width, height = (8 * round(side * factor / 8) for side in image.size)
@@ -115,9 +116,9 @@ def enlarged(folder: Path) -> Iterator[bytes]:
 
 
 def mosaics(folder: Path) -> Iterator[bytes]:
-    """Middles of many pictures of the folder side by side, 2,048 x 1,536 pixels: as sharp as they are."""
+    """Yield mosaics of 2,048 x 1,536 pixels from the centres of many images: as sharp as the originals."""
     across, down = 8, 6
-    paths = some(folder, MOSAICS * across * down)
+    paths = sample(folder, MOSAICS * across * down)
     for start in range(0, len(paths), across * down):
         mosaic = Image.new("RGB", (across * TILE, down * TILE))
         for index, path in enumerate(paths[start : start + across * down]):
@@ -128,8 +129,8 @@ def mosaics(folder: Path) -> Iterator[bytes]:
         yield jpeg(mosaic, 85)
 
 
-def some(folder: Path, count: int) -> list[Path]:
-    """So many of its JPEGs, always the same."""
+def sample(folder: Path, count: int) -> list[Path]:
+    """Return `count` JPEGs of a folder, the same on every call."""
     paths = sorted(folder.glob("*.jpg"))
     chosen = np.random.default_rng(SEED).permutation(len(paths))[:count]
     return [paths[index] for index in chosen]

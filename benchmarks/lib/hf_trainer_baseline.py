@@ -1,8 +1,8 @@
-"""The other side of `benchmarks.search`: what a competent user writes with transformers and peft alone.
+"""The baseline of `benchmarks.search`: a search that a competent user writes with transformers and peft alone.
 
-`Trainer.hyperparameter_search(backend="optuna")` with a `model_init` that reads the checkpoint anew for every trial and
-puts peft's adapter on it. It is spared what costs time and is not the method: SDPA, no key-value cache, no checkpoints,
-no logging, captions tokenised once, evaluation that stores logits_NK alone, the best epoch's weights kept in memory.
+It is `Trainer.hyperparameter_search(backend="optuna")` with a `model_init` that loads the checkpoint for each trial and
+attaches peft's adapter. It avoids costs that are no part of the method: it uses SDPA, tokenises captions once and keeps
+the best weights in memory. Evaluation stores only logits_NK. There is no key-value cache, checkpoint or log.
 """
 
 import os
@@ -21,10 +21,10 @@ from transformers.trainer import Trainer
 from transformers.trainer_callback import PrinterCallback, TrainerCallback
 from transformers.training_args import TrainingArguments
 
-from benchmarks import peer_models
-from benchmarks.clock import timed
-from benchmarks.peer_inputs import Collator, PostDataset, Replay
-from benchmarks.task import Plan, Task, Trained, macro_f1
+from benchmarks.lib import hf_trainer_models
+from benchmarks.lib.hf_trainer_inputs import Collator, PostDataset, Replay
+from benchmarks.lib.task import Plan, Task, Trained, macro_f1
+from benchmarks.lib.timing import timed
 from src.core.training_config import TrainingConfig
 from src.training.trainer import Cosine
 
@@ -36,38 +36,50 @@ Choose = Callable[["optuna.Trial"], TrainingConfig]
 
 
 @dataclass(frozen=True)
-class Peer:
-    """The peer and its inputs. `order`: "same" as ours, or its "own"; `logits`: at "all" positions or the "last"."""
+class TrainerBaseline:
+    """The Trainer with its inputs."""
 
     task: Task
     plan: Plan
+    # Batches in the project's order ("same") or in the Trainer's own ("own").
     order: str
+    # The positions with logits over the vocabulary: "all" or "last".
     logits: str
     loader_workers: int
     dtype: torch.dtype
-    facts: peer_models.Facts
+    facts: hf_trainer_models.Facts
     parts: Mapping[str, PostDataset]
     collate: Collator
 
     @classmethod
     def of(
-        cls, task: Task, plan: Plan, order: str, logits: str, loader_workers: int = 0, *, decodes_like_us: bool = False
-    ) -> "Peer":
-        """The peer for a task; the tokens are ours, and if it decodes like us the pixels too, down to the last one."""
+        cls,
+        task: Task,
+        plan: Plan,
+        order: str,
+        logits: str,
+        loader_workers: int = 0,
+        *,
+        decodes_at_fraction: bool = False,
+    ) -> "TrainerBaseline":
+        """Build the baseline for a task, with the project's tokens.
+
+        With `decodes_at_fraction` it decodes large images as the project does, so that all pixels are equal.
+        """
         model = task.sized.load()
-        at_least = model.image_resizer().at_least if decodes_like_us else None
+        at_least = model.image_resizer().at_least if decodes_at_fraction else None
         parts = {name: PostDataset(model, posts, at_least) for name, posts in vars(task.posts).items()}
-        facts, dtype = peer_models.Facts.of(model), model.backbone.dtype
+        facts, dtype = hf_trainer_models.Facts.of(model), model.backbone.dtype
         return cls(task, plan, order, logits, loader_workers, dtype, facts, parts, Collator(model))
 
     def run_trials(self, trials: Sequence[TrainingConfig]) -> list[Trained]:
-        """One trial for each of the settings, to its end: Optuna's own choice would be to prune by the median."""
+        """Run one trial per settings, each to its last epoch. Optuna's default would prune by the median."""
         from optuna.pruners import NopPruner
 
         return self.search(lambda trial: trials[trial.number], trials[0], len(trials), pruner=NopPruner())
 
     def search(self, choose: Choose, first: TrainingConfig, num_trials: int, **study: Any) -> list[Trained]:
-        """A search; `choose` draws a trial's settings, `study` goes to Optuna's `create_study`."""
+        """Run a search. `choose` draws the settings of a trial; `study` goes to Optuna's `create_study`."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -81,15 +93,16 @@ class Peer:
                 backend="optuna",
                 **study,
             )
-            return [trial.done() for trial in trainer.trials]
+            return [trial.result() for trial in trainer.trials]
 
     def build(self, settings: TrainingConfig) -> nn.Module:
-        """A fresh model for a trial."""
-        sized, seed = self.task.sized, self.task.seed
-        return peer_models.build(sized, self.facts, settings, self.plan.adapted, self.logits, seed)
+        """Return a new model for a trial."""
+        return hf_trainer_models.build(
+            self.task.sized, self.facts, settings, self.plan.adapted, self.logits, self.task.seed
+        )
 
     def score_on_test(self, trained: Trained) -> float:
-        """The score on the test part of a trial's best epoch."""
+        """Return the test macro-F1 of a trial's best epoch."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = self.build(trained.settings).to(device).eval()
         unknown = model.load_state_dict(trained.state, strict=False).unexpected_keys
@@ -99,10 +112,11 @@ class Peer:
             return macro_f1(self.task.posts.test, torch.cat([_logits(model, batch, device) for batch in loader]))
 
 
-def quickest_workers(peer: Peer, settings: TrainingConfig) -> int:
-    """How many dataloader workers train a few batches of the peer's in the least time on this machine."""
-    task = replace(peer.task, posts=peer.task.posts.few(4, settings.batch_size))
-    few, once = Peer.of(task, peer.plan, "own", peer.logits), replace(settings, epochs=1)
+def quickest_workers(baseline: TrainerBaseline, settings: TrainingConfig) -> int:
+    """Return the number of dataloader workers that trains a few batches fastest on this machine."""
+    task = replace(baseline.task, posts=baseline.task.posts.few(4, settings.batch_size))
+    few = TrainerBaseline.of(task, baseline.plan, "own", baseline.logits)
+    once = replace(settings, epochs=1)
 
     def seconds(count: int) -> float:
         return timed(lambda: replace(few, loader_workers=count).run_trials([once]))[1].wall_s
@@ -111,7 +125,7 @@ def quickest_workers(peer: Peer, settings: TrainingConfig) -> int:
 
 
 @dataclass
-class _Running:
+class _RunningTrial:
     settings: TrainingConfig
     rows: list[dict[str, float]] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
@@ -122,50 +136,50 @@ class _Running:
     def macro_f1(self) -> float:
         return max(row["val_macro_f1"] for row in self.rows)
 
-    def done(self) -> Trained:
+    def result(self) -> Trained:
         return Trained(self.settings, tuple(self.rows), self.state, self.complete)
 
 
 class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
-    """The Trainer with our loss, optimiser and schedule, so that both sides do the same arithmetic."""
+    """The Trainer with the project's loss, optimiser and schedule, so that both sides do the same arithmetic."""
 
-    def __init__(self, peer: Peer, choose: Choose, first: TrainingConfig, folder: str) -> None:
-        self.peer = peer
-        self.trials: list[_Running] = []
+    def __init__(self, baseline: TrainerBaseline, choose: Choose, first: TrainingConfig, folder: str) -> None:
+        self.baseline = baseline
+        self.trials: list[_RunningTrial] = []
         self._choose = choose
         self._first = first
         super().__init__(
             model_init=self._init_model,
-            args=_arguments(first, peer, folder),
-            train_dataset=peer.parts["train"],
-            eval_dataset=peer.parts["val"],
-            data_collator=peer.collate,
+            args=_arguments(first, baseline, folder),
+            train_dataset=baseline.parts["train"],
+            eval_dataset=baseline.parts["val"],
+            data_collator=baseline.collate,
             compute_metrics=self._metrics,
             callbacks=[_KeepBest(self)],
         )
         self.remove_callback(PrinterCallback)
 
     @property
-    def trial(self) -> _Running:
+    def trial(self) -> _RunningTrial:
         return self.trials[-1]
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         output = super().train(*args, **kwargs)
-        self.trial.complete = True  # a pruned trial leaves by an exception
+        self.trial.complete = True  # a pruned trial raises
         return output
 
     def _init_model(self, trial: "optuna.Trial | None") -> nn.Module:
         settings = self._first
-        if trial is not None:  # the Trainer makes one before it knows of any trial
+        if trial is not None:  # the Trainer builds one model before the first trial
             settings = self._choose(trial)
-            self.trials.append(_Running(settings))
-        return self.peer.build(settings)
+            self.trials.append(_RunningTrial(settings))
+        return self.baseline.build(settings)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        if self.peer.order == "own":
+        if self.baseline.order == "own":
             loader: DataLoader[Any] = super().get_train_dataloader()
             return loader
-        lengths, seed = self.peer.plan.lengths, self.peer.task.seed
+        lengths, seed = self.baseline.plan.lengths, self.baseline.task.seed
         sampler = Replay(lengths, self.args.train_batch_size, seed, lambda: len(self.trial.rows) + 1)
         prepared: DataLoader[Any] = self.accelerator.prepare(
             DataLoader(
@@ -198,18 +212,18 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
         smoothing = self.trial.settings.label_smoothing if model.training else 0.0
         loss = cross_entropy(outputs["logits"], labels_B, label_smoothing=smoothing)
         if model.training:
-            # The Trainer averages over batches, the last of which may be smaller; our side over posts.
+            # The Trainer averages over batches, of which the last may be smaller. The project averages over posts.
             self.trial.loss_sum = self.trial.loss_sum.to(loss.device) + loss.detach() * len(labels_B)
         return (loss, outputs) if return_outputs else loss
 
     def _metrics(self, evaluated: Any) -> dict[str, float]:
         logits_NK, labels_N = torch.tensor(evaluated.predictions), torch.tensor(evaluated.label_ids)
-        score = macro_f1(self.peer.task.posts.val, logits_NK)
+        score = macro_f1(self.baseline.task.posts.val, logits_NK)
         return {"mean_loss": float(cross_entropy(logits_NK, labels_N)), "macro_f1": score}
 
 
 class _KeepBest(TrainerCallback):  # type: ignore[misc] # transformers has no types
-    """Notes every epoch, and keeps the weights of the best one: what `load_best_model_at_end` does by way of disk."""
+    """A callback that records epochs and keeps the best weights in memory. `load_best_model_at_end` uses the disk."""
 
     def __init__(self, trainer: _Trainer) -> None:
         self.trainer = trainer
@@ -229,7 +243,7 @@ class _KeepBest(TrainerCallback):  # type: ignore[misc] # transformers has no ty
             trial.state = _trainable_state(self.trainer.model)
 
 
-def _arguments(settings: TrainingConfig, peer: Peer, folder: str) -> TrainingArguments:
+def _arguments(settings: TrainingConfig, baseline: TrainerBaseline, folder: str) -> TrainingArguments:
     return TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=settings.batch_size,
@@ -244,11 +258,11 @@ def _arguments(settings: TrainingConfig, peer: Peer, folder: str) -> TrainingArg
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
-        dataloader_num_workers=peer.loader_workers,
-        # Not persistent: the search drops each trial's loader in a cycle, and its workers then end by a timeout of 5 s.
+        dataloader_num_workers=baseline.loader_workers,
+        # Not persistent: each trial's loader dies in a reference cycle, and its workers would take 5 s to time out.
         dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=not torch.cuda.is_available(),
-        seed=peer.task.seed,
+        seed=baseline.task.seed,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the peer trains: the bare model of transformers with peft's adapters, by the model's own forward.
+"""Models of the Trainer baseline: transformers models with peft's adapters and their own forward pass.
 
 Letters of tensor shapes: B batch, T tokens, D width, K tones, V vocabulary.
 """
@@ -12,8 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from benchmarks.peer_inputs import image_token
-from benchmarks.sizes import Sized
+from benchmarks.lib.hf_trainer_inputs import image_token
+from benchmarks.lib.sizes import Sized
 from src.core.labels import TONES
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
@@ -25,16 +25,18 @@ LOGITS = ("all", "last")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model before any is loaded: its width, and for a language model its tokens."""
+    """Facts about a model that the baseline needs before it loads one."""
 
+    # Width of the pooled features.
     width: int
     is_language_model: bool
+    # Token ids of the image and of the tones' words. 0 and empty without a language model.
     image_token: int
     tone_ids: tuple[int, ...]
 
     @classmethod
     def of(cls, model: ToneModel) -> "Facts":
-        """The facts of one of ours."""
+        """Read the facts from a project model."""
         if not isinstance(model, LanguageToneModel):
             return cls(model.width, False, 0, ())
         words = model.tokenizer([f" {tone}" for tone in TONES], add_special_tokens=False)["input_ids"]
@@ -42,8 +44,8 @@ class Facts:
         return cls(model.width, True, token, tuple(ids[0] for ids in words))
 
 
-class WordsModel(nn.Module):
-    """The language model's logits of the three tones' words where the answer would begin."""
+class VerbalizerModel(nn.Module):
+    """A verbalizer: the language model's logits of the tones' words at the last position."""
 
     def __init__(self, backbone: Any, words: Sequence[int], logits: str) -> None:
         super().__init__()
@@ -52,7 +54,7 @@ class WordsModel(nn.Module):
         self.keep_last = logits == "last"
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> dict[str, Any]:
-        """`logits`: logits_BK."""
+        """Return `logits`: logits_BK."""
         keep = {"logits_to_keep": ends[:, None]} if self.keep_last else {}
         logits_BTV = self.backbone(
             pixel_values=pixel_values, input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **keep
@@ -62,7 +64,7 @@ class WordsModel(nn.Module):
 
 
 class PooledModel(nn.Module):
-    """A classifier on the language model's last hidden state where the answer would begin."""
+    """A head on the language model's last hidden state at the last position."""
 
     def __init__(self, backbone: Any, head: nn.Module, logits: str) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ class PooledModel(nn.Module):
         self.keep_last = logits == "last"
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> dict[str, Any]:
-        """`logits`: logits_BK."""
+        """Return `logits`: logits_BK."""
         output = self.backbone(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -80,13 +82,13 @@ class PooledModel(nn.Module):
             use_cache=False,
             **({"logits_to_keep": ends[:, None]} if self.keep_last else {}),
         )
-        # BLIP-2 hands its language model's output on whole.
+        # BLIP-2 nests the output of its language model.
         states = getattr(output, "language_model_outputs", output).hidden_states
         return {"logits": self.head(_at(states[-1], ends).float())}
 
 
 class TowersModel(nn.Module):
-    """A classifier on CLIP's two embeddings, side by side."""
+    """A head on CLIP's concatenated image and text embeddings."""
 
     def __init__(self, backbone: Any, head: nn.Module) -> None:
         super().__init__()
@@ -94,7 +96,7 @@ class TowersModel(nn.Module):
         self.head = head
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor, ends: Tensor) -> dict[str, Any]:
-        """`logits`: logits_BK."""
+        """Return `logits`: logits_BK."""
         image_BD = self.backbone.get_image_features(pixel_values=pixel_values).pooler_output
         text_BD = self.backbone.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         return {"logits": self.head(torch.cat([image_BD, text_BD], dim=-1).float())}
@@ -102,8 +104,8 @@ class TowersModel(nn.Module):
 
 def build(
     sized: Sized, facts: Facts, settings: TrainingConfig, adapted: Sequence[str], logits: str, seed: int
-) -> WordsModel | PooledModel | TowersModel:
-    """A fresh model for one trial, its weights drawn in the order of ours: first the adapter's, then the head's."""
+) -> VerbalizerModel | PooledModel | TowersModel:
+    """Return a new model for one trial. Weights are drawn in the project's order: first the adapter, then the head."""
     backbone = sized.backbone()
     if facts.is_language_model and backbone.config.image_token_id is None:
         backbone.config.image_token_index = facts.image_token
@@ -111,11 +113,11 @@ def build(
     backbone.requires_grad_(False)
     if settings.rank:
         with warnings.catch_warnings():
-            # peft 0.21 asks for a name that transformers 5.23 has begun to rename.
+            # peft 0.21 uses a name that transformers 5.23 deprecates.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             backbone = get_peft_model(backbone, _lora(settings, adapted))
     if settings.readout == "verbalizer":
-        return WordsModel(backbone, facts.tone_ids, logits)
+        return VerbalizerModel(backbone, facts.tone_ids, logits)
     head = ClassifierHead(facts.width, settings)
     return PooledModel(backbone, head, logits) if facts.is_language_model else TowersModel(backbone, head)
 

@@ -1,8 +1,8 @@
-"""Run commands one after the other until a time is over, and keep the figures that each one prints.
+"""A runner of commands within a time limit, which keeps the figures that each command prints.
 
-A command prints its figures as JSON objects, one a line, on standard output. A later object adds to an earlier one, or
-replaces it, so that a command that is killed has left what it knew by then. Whatever else it prints goes to a log, and
-so do the objects, for the case that this process is killed too.
+A command prints its figures as JSON objects on standard output, one per line. Later objects extend or replace earlier
+ones, so a killed command leaves the figures that it printed by then. All output, the objects included, goes to a log,
+which survives if this process is killed too.
 """
 
 import json
@@ -28,35 +28,35 @@ End = Literal["ok", "failed", "killed", "not started"]
 
 @dataclass(frozen=True)
 class Part:
-    """A command and its claim on the time.
+    """A command and its claim on the time."""
 
-    Attributes:
-        name: the part's name in results.
-        command: the program and its arguments.
-        weight: its share of the remaining time, in proportion to the weights of the parts that are still to come.
-        least_s: seconds without which it gives nothing. It gets them at the cost of later parts.
-    """
-
+    # The part's name in results.
     name: str
+    # The program and its arguments.
     command: Sequence[str]
+    # The share of the remaining time, in proportion to the weights of the parts that have not run yet.
     weight: float = 1.0
+    # The seconds without which the part gives no figure. The part gets them at the cost of later parts.
     least_s: float = 0.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """The end of one part: `figures` are all that it printed, `share_s` the seconds that it was given."""
+    """The end of one part."""
 
     part: str
     end: End
+    # Seconds that the part took.
     seconds: float
+    # Seconds that the part was given.
     share_s: float
     exit_code: int | None
+    # All figures that the part printed.
     figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 def share_s(parts: Sequence[Part], remaining_s: float) -> float:
-    """Return the seconds of the first of the parts that are still to come."""
+    """Return the seconds for the first of the parts that have not run yet."""
     first = parts[0]
     fair = remaining_s * first.weight / sum(part.weight for part in parts)
     return max(0.0, min(remaining_s, max(fair, first.least_s)))
@@ -65,22 +65,22 @@ def share_s(parts: Sequence[Part], remaining_s: float) -> float:
 def run_parts(
     parts: Sequence[Part], seconds: float, folder: Path, on_result: Callable[[Result], None] = lambda _: None
 ) -> list[Result]:
-    """Run all parts within so many seconds; each result is on disk before the next part starts.
+    """Run all parts within a time limit. Each result is on disk before the next part starts.
 
     Args:
-        parts: in the order of their worth.
-        seconds: for all of them together.
-        folder: takes `RESULTS_FILE`, one JSON object a part, and `LOG_FILE`.
+        parts: the most valuable first.
+        seconds: the limit for all parts together.
+        folder: gets `RESULTS_FILE` with one JSON object per part, and `LOG_FILE`.
         on_result: called with each result.
 
     Raises:
         UserError: the folder holds results already.
-        StopRequested: this process got a signal to end. The part that ran then has its line.
+        StopRequested: this process got a signal to end. The result of the part that ran is written first.
     """
     deadline = time.monotonic() + seconds
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / RESULTS_FILE).exists():
-        raise UserError(f"{folder / RESULTS_FILE} is there already: give another --out")
+        raise UserError(f"{folder / RESULTS_FILE} exists already: give another --out")
     results = []
     with (folder / RESULTS_FILE).open("x") as lines, (folder / LOG_FILE).open("ab") as log, StopSignal() as stop:
         for place, part in enumerate(parts):
@@ -97,7 +97,7 @@ def _run(part: Part, seconds: float, log: IO[bytes], stop: StopSignal) -> Result
         return Result(part.name, "not started", 0.0, 0.0, None)
     _put(log, f"\n== {part.name}: {' '.join(part.command)}\n".encode())
     begun = time.monotonic()
-    # A group of its own, so that the processes that it starts end with it.
+    # A new session, so that `_kill` reaches the processes that the part starts.
     process = subprocess.Popen(part.command, stdout=subprocess.PIPE, stderr=log, start_new_session=True)
     figures: dict[str, Any] = {}
     reader = threading.Thread(target=_read, args=(process.stdout, figures, log), daemon=True)
@@ -113,7 +113,7 @@ def _run(part: Part, seconds: float, log: IO[bytes], stop: StopSignal) -> Result
 
 
 def _exit_code(process: subprocess.Popen[bytes], deadline: float, stop: StopSignal) -> int | None:
-    """Wait for a process; None if it still runs at the deadline."""
+    """Return the exit code of a process, or None if the process still runs at the deadline."""
     while process.poll() is None and time.monotonic() < deadline:
         stop.check()
         time.sleep(POLL_S)
@@ -121,7 +121,7 @@ def _exit_code(process: subprocess.Popen[bytes], deadline: float, stop: StopSign
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it has started and left behind."""
+    """Kill a process and all processes that it started."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -135,7 +135,7 @@ def _read(stream: IO[bytes] | None, figures: dict[str, Any], log: IO[bytes]) -> 
             try:
                 figures.update(json.loads(line))
             except ValueError:
-                continue  # a line that is no JSON is in the log
+                continue  # the log has this line
 
 
 def _put(file: IO[Any], content: str | bytes) -> None:

@@ -1,4 +1,4 @@
-"""Our side of `benchmarks.search`: one base in memory, one cache built from nothing, then a training a trial."""
+"""The project's side of `benchmarks.search`: one base in memory, one new feature cache, one training per trial."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from time import perf_counter
 
 import torch
 
-from benchmarks.task import Plan, Task, Trained, macro_f1
+from benchmarks.lib.task import Plan, Task, Trained, macro_f1
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
@@ -30,14 +30,15 @@ Job = Callable[[ToneModel, Task], Trained]
 
 @dataclass(frozen=True)
 class Workers:
-    """Where trials run: one after the other in this process, or in `count` others that share its threads."""
+    """The processes in which trials run."""
 
     task: Task
+    # 1: trials run in this process. More: in so many child processes, which share the task's threads.
     count: int
     pool: ProcessPoolExecutor | None
 
     def run(self, model: ToneModel, jobs: Sequence[Job]) -> list[Trained]:
-        """What each job gives, in their order; `model` is for those that run here."""
+        """Return the results of jobs, in order. `model` serves the jobs that run in this process."""
         if self.pool is None:
             return [job(model, self.task) for job in jobs]
         futures = [self.pool.submit(_in_worker, job, self.task, self.threads) for job in jobs]
@@ -45,13 +46,13 @@ class Workers:
 
     @property
     def threads(self) -> int:
-        """Those of one process."""
+        """The threads of one process."""
         return max(1, self.task.threads // self.count)
 
 
 @contextmanager
 def workers_for(task: Task, count: int) -> Iterator[Workers]:
-    """Workers that read their base while this process builds the cache."""
+    """Start workers, which load their base while this process builds the cache."""
     if count == 1:
         yield Workers(task, 1, None)
         return
@@ -63,43 +64,44 @@ def workers_for(task: Task, count: int) -> Iterator[Workers]:
 
 
 def run_trials(task: Task, trials: Sequence[TrainingConfig], count: int = 1) -> tuple[list[Trained], dict[str, float]]:
-    """All trials on a cache in a fresh folder, and the seconds that reading the base and building the cache took."""
+    """Run all trials on a new cache. Return them with the seconds of loading the base and of building the cache."""
     begun = perf_counter()
     with TemporaryDirectory() as folder, workers_for(task, count) as workers:
         model = task.sized.load()
         loaded = perf_counter()
         build_cache(model, task, trials[0], Path(folder))
         built = perf_counter()
-        found = workers.run(model, [partial(run_trial, settings=each, cache=Path(folder)) for each in trials])
-    return found, {"load_s": loaded - begun, "cache_s": built - loaded}
+        jobs = [partial(run_trial, settings=settings, cache=Path(folder)) for settings in trials]
+        trained = workers.run(model, jobs)
+    return trained, {"load_s": loaded - begun, "cache_s": built - loaded}
 
 
 def build_cache(model: ToneModel, task: Task, settings: TrainingConfig, cache: Path) -> None:
-    """Encode all posts up to the first weight that these settings train."""
+    """Encode all posts up to the boundary of these settings."""
     with fresh_adapter(model, settings, task.seed):
         features(model, (*task.posts.train, *task.posts.val), cache)
 
 
 def run_trial(
-    model: ToneModel, task: Task, settings: TrainingConfig, cache: Path, reporter: TrainingCallback | None = None
+    model: ToneModel, task: Task, settings: TrainingConfig, cache: Path, callback: TrainingCallback | None = None
 ) -> Trained:
-    """Train one adapter as the command `tune` does."""
+    """Train one adapter as `tune` does."""
     with fresh_adapter(model, settings, task.seed):
         train, val = (features(model, part, cache) for part in (task.posts.train, task.posts.val))
-        found = fit(model, train, val, settings, task.seed, reporter or NullCallback())
-    # Plain arrays, for a tensor from another process lives no longer than that process.
-    return Trained(settings, found.history, {name: weight.numpy() for name, weight in found.state.items()})
+        result = fit(model, train, val, settings, task.seed, callback or NullCallback())
+    # Arrays, because a tensor from another process dies with that process.
+    return Trained(settings, result.history, {name: weight.numpy() for name, weight in result.state.items()})
 
 
 def features(model: ToneModel, posts: Sequence[Post], cache: Path) -> LabelledFeatures:
-    """The posts with what the model, as it is adapted now, reads of them."""
+    """Return posts with their features at the boundary of the model's current adapter."""
     store = FeatureStore.of(cache, model)
     store.ensure(model, posts, ENCODE_BATCH, lambda _: None)
     return LabelledFeatures(posts, store.table(posts))
 
 
 def score_on_test(task: Task, trained: Trained) -> float:
-    """The score on the test part of a trial's best epoch."""
+    """Return the test macro-F1 of a trial's best epoch."""
     model = task.sized.load()
     with TemporaryDirectory() as folder, fresh_adapter(model, trained.settings, task.seed):
         restore(model, {name: torch.from_numpy(weight) for name, weight in trained.state.items()})
@@ -108,7 +110,7 @@ def score_on_test(task: Task, trained: Trained) -> float:
 
 
 def plan_of(task: Task, settings: TrainingConfig) -> Plan:
-    """What the peer must know of us to train the same modules on the same batches."""
+    """Return what the baseline needs to train the same modules on the same batches."""
     model = task.sized.load()
     with TemporaryDirectory() as folder, fresh_adapter(model, settings, task.seed) as adapter:
         lengths = features(model, task.posts.train, Path(folder)).features.lengths()
