@@ -34,7 +34,8 @@ def pruner_of(plan: StudyPlan) -> BasePruner:
 
     Halving spends least: in simulated searches of 30 trials of 9 epochs 75 of 270 epochs, the median pruner 101. Its
     added regret is 0.1 points of macro-F1 where all settings learn equally fast and 0.7 where some learn late, that of
-    the median pruner 0 and 0.5, where the noise of choosing among the trials alone costs 0.6 (benchmarks/pruner_simulation.py).
+    the median pruner 0 and 0.5, where the noise of choosing among the trials alone costs 0.6
+    (benchmarks/pruner_simulation.py).
     """
     if not plan.single or plan.pruner == "none":
         return NopPruner()
