@@ -254,6 +254,11 @@ def recipes_of(names: Sequence[str], models: Collection[str]) -> tuple[Recipe, .
     return tuple(recipe for recipe in RECIPES if recipe.name in names)
 
 
+def format_figures(figures: Mapping[str, float]) -> str:
+    """Format figures with their names: "accuracy 0.812, macro_f1 0.74"."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
 @dataclass(frozen=True)
 class Figures:
     """The headline scores of one experiment. None where the paper gives no figure."""

@@ -74,3 +74,13 @@ def checkpoint_folder(model: str) -> Path:
 def checkpoint_file(model: str) -> Path:
     """Return the file in which `encode` records the checkpoint that it resolved (`PretrainedWeights`)."""
     return stage_folder("encode", model) / "checkpoint.json"
+
+
+def seed_runs_file(model: str) -> Path:
+    """Return the table of finished trainings on other seeds of one model."""
+    return REPEATS / f"{model}.csv"
+
+
+def fold_runs_folder(model: str) -> Path:
+    """Return the folder with the predictions of each finished training on a published fold."""
+    return REPEATS / f"{model}-folds"

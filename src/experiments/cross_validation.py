@@ -1,19 +1,20 @@
-"""Published folds: one training on each, and what is said of their test parts taken together.
+"""Cross-validation on published folds: one training on each, and scores of their test parts taken together.
 
-One test part of 450 posts cannot tell good models apart. Over ten folds each post is tested once, by a model that has
-not seen it.
+One test part of 450 posts cannot separate good models. Over ten folds every post is tested once, by a model that was
+not trained on it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from src.cli.output import EpochBar, Progress, progress, say, table, warn
+from src.cli.output import EpochBar, Progress, progress, warn
 from src.core.config import Params
 from src.core.errors import DivergenceError
-from src.core.files import digest_of, write_json, write_table
-from src.core.paths import GROUPS, POSTS, REPEATS, stage_folder
+from src.core.estimates import Spread
+from src.core.files import digest_of, write_table
+from src.core.outputs import BestTrial, FoldScores, FoldsOutput
+from src.core.paths import BEST_FILE, FOLDS_JSON, GROUPS, POSTS, fold_runs_folder, stage_folder
 from src.core.provenance import training_key
 from src.core.records import Post, Prediction, leak_free, read_groups, read_posts, read_predictions, write_predictions
 from src.core.training_config import TrainingConfig
@@ -32,9 +33,10 @@ FIGURES = ("accuracy", "macro_f1", "weighted_f1")
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of a benchmark: its number, and the part of each of its posts by id."""
+    """One published division of the posts."""
 
     number: int
+    # The part of each post, by id.
     part_of: Mapping[str, str]
 
     @property
@@ -42,153 +44,159 @@ class Fold:
         """A short digest of the division."""
         return digest_of(self.part_of.items())
 
-    def tested(self) -> set[str]:
-        """The ids of its test posts."""
+    def test_ids(self) -> set[str]:
+        """Return the ids of the fold's test posts."""
         return {key for key, part in self.part_of.items() if part == "test"}
 
 
-Predicted = Mapping[int, Sequence[Prediction]]
+PredictionsByFold = Mapping[int, Sequence[Prediction]]
 
 
-def run_folds(params: Params, model: str, best: Mapping[str, Any]) -> None:
-    """Train the winner of a search once on every published fold, and write outputs/folds/<model>/.
+def run_folds(params: Params, model: str) -> FoldsOutput:
+    """Train the winner of a search once on every published fold, and write outputs/folds/<model>/ and an MLflow run.
 
     The epoch is chosen on the fold's val part, and its test part is predicted. Only the settings come from the search,
-    whose train and val parts hold test posts of the folds.
+    because its train and val parts hold test posts of the folds.
 
     Args:
-        params: its `split.predefined` says where the folds are.
-        model: a name in the catalog.
-        best: what the search for the model has found.
+        params: the settings of params.yaml. `split.predefined` names the folder of the folds.
+        model: the name in the catalog.
 
     Raises:
-        UserError: there are no folds, they do not fit the posts, or a training diverges.
+        UserError: an earlier stage has not run, there are no folds, they do not fit the posts, or a training diverges.
     """
-    posts, folder = read_posts(POSTS), Path(params.split.predefined.folder)
-    folds, group_of = read_folds(posts, folder), read_groups(GROUPS)
-    settings = params.training_config(model, **best["params"])
+    best = BestTrial.read(stage_folder("tune", model) / BEST_FILE)
+    posts = read_posts(POSTS)
+    group_of = read_groups(GROUPS)
+    folds = read_folds(posts, Path(params.split.predefined.folder))
+    config = params.training_config(model, **best.params)
     workspace = open_workspace(model)
     facts = workspace.facts()
 
-    def key_of(fold: Fold) -> str:
-        return training_key(settings, {**facts, "split_digest": fold.digest}, params.seed)
+    def file_of(fold: Fold) -> Path:
+        key = training_key(config, {**facts, "split_digest": fold.digest}, params.seed)
+        return fold_runs_folder(model) / f"{key}.csv"
 
-    with progress(len(folds) * settings.epochs, f"{model}: folds", "epochs") as bar:
-        predicted = predict_folds(
-            folds,
-            lambda fold: REPEATS / f"{model}-folds" / f"{key_of(fold)}.csv",
-            lambda fold: _train(params, workspace, settings, posts, fold, bar),
+    with progress(len(folds) * config.epochs, f"{model}: folds", "epochs") as bar:
+        by_fold = predict_folds(
+            folds, file_of, lambda fold: _train_and_test(params, workspace, config, posts, fold, bar)
         )
-    summary = {"study": best["study"], "settings": asdict(settings), **summarise(folds, predicted, group_of)}
-    digest = digest_of((str(fold.number), fold.digest) for fold in folds)
-    tags = {**run_tags("folds", {**facts, "split_digest": digest}, params.notice), "study": best["study"]}
-    posts_read = Dataset(f"mvsa-{params.prepare.protocol}-folds", digest, str(folder), "folds", _tones(predicted))
-    _write(model, tags, posts_read, best["params"], predicted, summary)
-    _tell(params, model, summary)
+    output = summarise(folds, by_fold, group_of, best.study, config)
+    _write(params, model, best, facts, folds, by_fold, output)
+    return output
 
 
 def read_folds(posts: Sequence[Post], folder: Path) -> list[Fold]:
-    """The folds below a folder, less those that test a post which an earlier one tests: nothing is pooled twice."""
-    found: list[Fold] = []
+    """Read the folds of a folder. A fold that tests a post of an earlier fold is left out, so no post counts twice."""
+    folds: list[Fold] = []
     tested: set[str] = set()
     for number in folds_in(folder):
         fold = Fold(number, predefined_split(posts, folder, number))
-        if tested & fold.tested():
+        if tested & fold.test_ids():
             warn(f"fold {number} is left out: it tests posts that an earlier fold tests")
             continue
-        tested |= fold.tested()
-        found.append(fold)
-    return found
+        tested |= fold.test_ids()
+        folds.append(fold)
+    return folds
 
 
 def predict_folds(
     folds: Sequence[Fold], file_of: Callable[[Fold], Path], predict: Callable[[Fold], Sequence[Prediction]]
 ) -> dict[int, list[Prediction]]:
-    """What is said of the test posts of each fold, by its number; a fold whose file is there is not done again."""
+    """Return the predictions of each fold's test posts, by the fold's number.
+
+    A fold whose file exists is not predicted again.
+    """
     for fold in folds:
         if not file_of(fold).is_file():
             write_predictions(file_of(fold), predict(fold))
     return {fold.number: read_predictions(file_of(fold)) for fold in folds}
 
 
-def summarise(folds: Sequence[Fold], predicted: Predicted, group_of: Mapping[str, str]) -> dict[str, Any]:
-    """Scores of all folds together, on all test posts and on those without a twin in their fold's other parts.
+def summarise(
+    folds: Sequence[Fold],
+    by_fold: PredictionsByFold,
+    group_of: Mapping[str, str],
+    study: str,
+    settings: TrainingConfig,
+) -> FoldsOutput:
+    """Score each fold, all test posts together, and those without a near-duplicate in their fold's other parts."""
+    scores_of = {number: scores(rows) for number, rows in by_fold.items()}
+    pooled = [row for rows in by_fold.values() for row in rows]
+    unseen_of = {fold.number: leak_free(fold.part_of, group_of) for fold in folds}
+    unseen = [row for number, rows in by_fold.items() for row in rows if row.id in unseen_of[number]]
+    return FoldsOutput(
+        study=study,
+        settings=settings,
+        folds=tuple(
+            FoldScores(number, len(by_fold[number]), **fold_scores.headline())
+            for number, fold_scores in scores_of.items()
+        ),
+        posts=len(pooled),
+        pooled=_summary(pooled),
+        leak_free_posts=len(unseen),
+        pooled_leak_free=_summary(unseen),
+        spread={
+            figure: _spread([fold_scores.headline()[figure] for fold_scores in scores_of.values()])
+            for figure in FIGURES
+        },
+    )
 
-    `spread` has the mean and the standard deviation over folds, and no interval of the mean: folds share most of what
-    they train on, and no estimate of that is unbiased (Bengio and Grandvalet, JMLR 2004).
-    """
-    rows = {number: scores(found).headline() for number, found in predicted.items()}
-    pooled = [row for found in predicted.values() for row in found]
-    clean_of = {fold.number: leak_free(fold.part_of, group_of) for fold in folds}
-    clean = [row for number, found in predicted.items() for row in found if row.id in clean_of[number]]
-    spread = {figure: spread_of([row[figure] for row in rows.values()]) for figure in FIGURES}
-    return {
-        "folds": [{"fold": number, "posts": len(predicted[number]), **row} for number, row in rows.items()],
-        "posts": len(pooled),
-        "pooled": _scores(pooled),
-        "leak_free_posts": len(clean),
-        "pooled_leak_free": _scores(clean),
-        "spread": {figure: {"mean": each.mean, "sd": each.sd, "n": each.n} for figure, each in spread.items()},
-    }
 
-
-def _scores(rows: Sequence[Prediction]) -> dict[str, float]:
-    """Empty where there is nothing to score."""
+def _summary(rows: Sequence[Prediction]) -> dict[str, float]:
     return scores(rows).summary() if rows else {}
 
 
-def _train(
-    params: Params, workspace: Workspace, settings: TrainingConfig, posts: Sequence[Post], fold: Fold, bar: Progress
+def _spread(values: Sequence[float]) -> Spread:
+    # Folds share most of their train parts, so Student's interval of the mean does not hold (see FoldsOutput).
+    return replace(spread_of(values), low=None, high=None)
+
+
+def _train_and_test(
+    params: Params, workspace: Workspace, config: TrainingConfig, posts: Sequence[Post], fold: Fold, bar: Progress
 ) -> list[Prediction]:
     parts: dict[str, list[Post]] = {part: [] for part in dict.fromkeys(fold.part_of.values())}
     for post in posts:
         if post.id in fold.part_of:
             parts[fold.part_of[post.id]].append(post)
-    own, reporter = replace(workspace, parts=parts), EpochBar(bar, f"fold {fold.number}")
+    divided = replace(workspace, parts=parts)
+    callback = EpochBar(bar, f"fold {fold.number}")
     try:
-        with fresh_adapter(own.model, settings, params.seed) as adapter:
-            val, test = (own.data(part) for part in ("val", "test"))
-            fit(adapter.model, own.training(settings), val, settings, params.seed, reporter)
+        with fresh_adapter(divided.model, config, params.seed) as adapter:
+            val = divided.data("val")
+            test = divided.data("test")
+            fit(adapter.model, divided.training(config), val, config, params.seed, callback)
             return predictions(test, logits(adapter.model, test, params.evaluate.batch_size))
     except DivergenceError as error:
         raise DivergenceError(f"fold {fold.number}: {error}") from error
     finally:
-        bar.advance(settings.epochs - reporter.epochs)
-
-
-def _tones(predicted: Predicted) -> dict[str, int]:
-    actual = [row.actual for found in predicted.values() for row in found]
-    return {tone: actual.count(tone) for tone in dict.fromkeys(actual)}
+        # Epochs that early stopping left out are done as far as the bar is concerned.
+        bar.advance(config.epochs - callback.epochs)
 
 
 def _write(
+    params: Params,
     model: str,
-    tags: Mapping[str, str],
-    posts_read: Dataset,
-    searched: Mapping[str, Any],
-    predicted: Predicted,
-    summary: Mapping[str, Any],
+    best: BestTrial,
+    facts: Mapping[str, str],
+    folds: Sequence[Fold],
+    by_fold: PredictionsByFold,
+    output: FoldsOutput,
 ) -> None:
-    """The files, and a run that holds them."""
     folder = stage_folder("folds", model)
-    pooled = {f"pooled_{name}": value for name, value in summary["pooled"].items()}
-    clean = {f"pooled_leak_free_{name}": value for name, value in summary["pooled_leak_free"].items()}
-    with open_tracker(model).run("folds", tags=tags, params=searched) as run:
-        run.inputs([posts_read])
-        for row in summary["folds"]:
-            run.metrics({f"fold_{figure}": row[figure] for figure in FIGURES}, step=row["fold"])
-        run.metrics({**pooled, **clean})
-        rows = [{"fold": number, **asdict(row)} for number, found in predicted.items() for row in found]
-        write_table(folder / "predictions.csv", rows)
-        write_json(folder / "folds.json", summary)
+    rows = [{"fold": number, **asdict(row)} for number, predicted in by_fold.items() for row in predicted]
+    write_table(folder / "predictions.csv", rows)
+    output.write(folder / FOLDS_JSON)
+    digest = digest_of((str(fold.number), fold.digest) for fold in folds)
+    tags = {**run_tags("folds", {**facts, "split_digest": digest}, params.notice), "study": best.study}
+    tested = [row.actual for predicted in by_fold.values() for row in predicted]
+    counts = {tone: tested.count(tone) for tone in dict.fromkeys(tested)}
+    name = f"mvsa-{params.prepare.protocol}-folds"
+    dataset = Dataset(name, digest, str(Path(params.split.predefined.folder)), "folds", counts)
+    with open_tracker(model).run("folds", tags=tags, params=best.params) as run:
+        run.inputs([dataset])
+        for fold in output.folds:
+            run.metrics({f"fold_{figure}": getattr(fold, figure) for figure in FIGURES}, step=fold.fold)
+        run.metrics({f"pooled_{name}": value for name, value in output.pooled.items()})
+        run.metrics({f"pooled_leak_free_{name}": value for name, value in output.pooled_leak_free.items()})
         run.folder(folder, "folds")
-
-
-def _tell(params: Params, model: str, summary: Mapping[str, Any]) -> None:
-    rows = [[row["fold"], row["posts"], *(row[figure] for figure in FIGURES)] for row in summary["folds"]]
-    for name, number, found in (("all", "posts", "pooled"), ("leak-free", "leak_free_posts", "pooled_leak_free")):
-        rows.append([name, summary[number], *(summary[found].get(figure) for figure in FIGURES)])
-    table(f"{model}: test parts of {len(summary['folds'])} published folds", ["fold", "posts", *FIGURES], rows)
-    deviations = ", ".join(f"{figure} {each['sd']:.4f}" for figure, each in summary["spread"].items() if each["sd"])
-    say(f"standard deviation over folds: {deviations or 'none, of one fold'}")
-    say(f"{params.notice}\nTables: {stage_folder('folds', model)}")

@@ -1,224 +1,231 @@
-"""Running the study's experiments. What comes of each is kept at once, and not computed again."""
+"""Running the paper's experiments. The result of each is stored at once and not computed again."""
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from src.cli.output import Progress, progress, say, warn
 from src.core.config import Params
 from src.core.errors import DivergenceError, UserError
-from src.core.files import digest_of, read_json, write_json
-from src.core.outputs import PretrainedWeights
-from src.core.paper import Recipe
-from src.core.paths import CHECKPOINTS, REPEATS, checkpoint_file
+from src.core.files import digest_of
+from src.core.outputs import StageOutput
+from src.core.paper import Recipe, format_figures
+from src.core.paths import CHECKPOINTS, PAPER_RUNS, checkpoint_folder
 from src.core.provenance import code_digest, training_key
 from src.core.records import Post, Prediction, Scores
 from src.evaluation.metrics import report, scores
+from src.modeling.base import PretrainedWeights
 from src.models.catalog import resolve_checkpoint
+from src.tracking.addresses import first_line_without_password
 from src.tracking.client import Run, Tracker
 from src.tracking.run_logging import log_scores, run_tags
 from src.training.adapter import fresh_adapter
 from src.training.callbacks import NullCallback
 from src.training.inference import logits, predictions
 from src.training.trainer import fit
-from src.training.workspace import Workspace, checkpoint_of, facts_of, load_model, posts_by_part
+from src.training.workspace import CHECKPOINT_FILE, Workspace, checkpoint_of, facts_of, load_model, posts_by_part
 
-DONE = REPEATS / "recipes"
-_ABOUT = "The study's own experiments, each with the published figures as `published_*`."
+EXPERIMENT = "mvsa-paper"
+_ABOUT = "The paper's own experiments, each with the published figures as `published_*`."
 _COMPLETE = {"state": "complete"}
 _FAILURES = (UserError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What came of a recipe.
-
-    Attributes:
-        recipe: what was run.
-        facts: the weights and posts that it was run on.
-        predictions: what the model says of the posts it is judged on.
-        failure: why it says nothing; empty if it does.
-        final: whether another attempt would end the same.
-    """
+    """The predictions of one recipe, or the reason why there are none."""
 
     recipe: Recipe
+    # The weights and posts that the recipe was run on.
     facts: Mapping[str, str]
+    # Predictions of the posts that the recipe is judged on. Empty after a failure.
     predictions: tuple[Prediction, ...] = ()
+    # The reason of a failure. Empty on success.
     failure: str = ""
+    # Whether another attempt would end the same.
     final: bool = False
 
     def scores(self) -> Scores:
-        """How good the predictions are, of which there must be one."""
+        """Score the predictions, of which there must be one at least."""
         return scores(self.predictions)
 
 
 @dataclass(frozen=True)
+class _StoredResult(StageOutput):
+    """The file that keeps a final result."""
+
+    failure: str
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True)
 class PlannedExperiment:
-    """A recipe on certain weights and posts; the `key` is of all that its predictions depend on."""
+    """A recipe on certain weights and posts."""
 
     recipe: Recipe
     facts: Mapping[str, str]
+    # A digest of everything that the predictions depend on.
     key: str
 
     @classmethod
     def of(cls, params: Params, recipe: Recipe, facts: Mapping[str, str]) -> "PlannedExperiment":
-        """The case of a recipe: of an untrained model that is asked, no setting of a training counts."""
-        own = {**facts, "kind": recipe.kind, "posts": str(recipe.num_posts)}
-        if recipe.kind != "zeroshot":
-            return cls(
-                recipe, facts, training_key(params.training_config(recipe.model, **recipe.settings), own, params.seed)
-            )
-        depends_on = {**own, "seed": str(params.seed), "code": code_digest(recipe.model)}
-        return cls(recipe, facts, digest_of(depends_on.items()))
+        """Plan a recipe. The key of a zero-shot recipe covers no setting of a training."""
+        judged = {**facts, "kind": recipe.kind, "posts": str(recipe.num_posts)}
+        if recipe.kind == "zeroshot":
+            depends_on = {**judged, "seed": str(params.seed), "code": code_digest(recipe.model)}
+            return cls(recipe, facts, digest_of(depends_on.items()))
+        config = params.training_config(recipe.model, **recipe.settings)
+        return cls(recipe, facts, training_key(config, judged, params.seed))
 
     @property
-    def labels(self) -> dict[str, str]:
-        """Tags that tell its run in MLflow from others."""
+    def tags(self) -> dict[str, str]:
+        """The tags by which the experiment's run in MLflow is found again."""
         return {"recipe": self.recipe.name, "key": self.key}
 
     @property
     def file(self) -> Path:
-        """Where what came of it is kept."""
-        return DONE / self.recipe.name / f"{self.key}.json"
+        """The file that keeps the result."""
+        return PAPER_RUNS / self.recipe.name / f"{self.key}.json"
 
-    def kept(self) -> ExperimentResult | None:
-        """What came of it when it was run before, if it was."""
-        return self._read() if self.file.is_file() else None
+    def stored(self) -> ExperimentResult | None:
+        """Return the result of an earlier call. None without one."""
+        if not self.file.is_file():
+            return None
+        result = _StoredResult.read(self.file)
+        return ExperimentResult(self.recipe, self.facts, result.predictions, result.failure, final=True)
 
-    def _read(self) -> ExperimentResult:
-        content = read_json(self.file)
-        said = tuple(Prediction(**row) for row in content["predictions"])
-        return ExperimentResult(self.recipe, self.facts, said, content["failure"], final=True)
-
-    def keep(self, said: Sequence[Prediction] = (), failure: str = "") -> ExperimentResult:
-        """Write down what came of it."""
-        write_json(self.file, {"failure": failure, "predictions": [asdict(row) for row in said]})
-        # With the decimals that the file keeps: a later call computes from the same numbers.
-        return self._read()
+    def store(self, predictions: Sequence[Prediction] = (), failure: str = "") -> ExperimentResult:
+        """Write the result to its file, and return it as a later call reads it: with rounded numbers."""
+        _StoredResult(failure, tuple(predictions)).write(self.file)
+        result = self.stored()
+        assert result
+        return result
 
 
 def run_recipes(params: Params, recipes: Sequence[Recipe]) -> list[ExperimentResult]:
-    """Run recipes at the scale of `params`, one base in memory at a time: those of a model stand together.
+    """Run recipes at the scale of `params`.
 
-    Each is a run in the MLflow experiment mvsa-paper. One that was run before on the same weights and posts, by the
-    same code and settings, is taken from then, and its run too. A failure is an outcome; one that another attempt may
-    not have (of memory, the Hub, MLflow) is not kept.
+    Recipes of one model must be adjacent: one base is in memory at a time. Each recipe is a run in the MLflow
+    experiment mvsa-paper. A recipe that was run before on the same weights and posts, with the same code and settings,
+    is not run again, and its run in MLflow stays. A failure is a result. It is stored unless another attempt may
+    succeed (after a lack of memory, or an unreachable Hub or MLflow).
 
     Raises:
         UserError: `prepare` or `split` has not run.
     """
     parts = posts_by_part()
-    found: list[ExperimentResult] = []
+    results: list[ExperimentResult] = []
     with progress(len(recipes), "recipes", "recipes") as bar:
         for model, group in groupby(recipes, key=lambda recipe: recipe.model):
-            found += _of_model(params, model, list(group), parts, bar)
-    return found
+            results += _run_model(params, model, list(group), parts, bar)
+    return results
 
 
-def _of_model(
+def _run_model(
     params: Params, model: str, recipes: Sequence[Recipe], parts: dict[str, list[Post]], bar: Progress
 ) -> Iterator[ExperimentResult]:
-    """The base is loaded only for what was not run before."""
     checkpoint = _checkpoint(params.scale, model, parts["train"])
     facts = facts_of(model, checkpoint)
-    cases = [PlannedExperiment.of(params, recipe, facts) for recipe in recipes]
-    missing = [case.recipe.name for case in cases if not case.kept()]
-    workspace, failure = None, ""
+    experiments = [PlannedExperiment.of(params, recipe, facts) for recipe in recipes]
+    # The base is loaded only if a recipe has no stored result.
+    missing = [experiment.recipe.name for experiment in experiments if not experiment.stored()]
+    workspace = None
+    failure = ""
     if missing:
         try:
             workspace = Workspace(load_model(model, checkpoint), parts)
         except _FAILURES as error:
-            failure = _reason(error)
+            failure = first_line_without_password(error)
             warn(f"{', '.join(missing)}: failed: {failure}")
-    for case in cases:
-        bar.note(case.recipe.name)
-        if workspace or case.recipe.name not in missing:
-            yield _run(params, case, workspace)
+    for experiment in experiments:
+        bar.note(experiment.recipe.name)
+        if workspace or experiment.recipe.name not in missing:
+            yield _run(params, experiment, workspace)
         else:
-            yield ExperimentResult(case.recipe, facts, failure=failure)
+            yield ExperimentResult(experiment.recipe, facts, failure=failure)
         bar.advance()
 
 
 def _checkpoint(scale: str, model: str, train: Sequence[Post]) -> PretrainedWeights:
-    """That of `encode` if it is of this scale, or else one resolved as `encode` does."""
-    if checkpoint_file(model).is_file():
-        found = checkpoint_of(model)
-        if found.scale == scale:
-            return found
+    """Return the checkpoint of `encode` if it has this scale. Resolve one as `encode` does otherwise."""
+    if (checkpoint_folder(model).parent / CHECKPOINT_FILE).is_file():
+        encoded = checkpoint_of(model)
+        if encoded.scale == scale:
+            return encoded
     return resolve_checkpoint(model, scale, CHECKPOINTS / model, [post.caption for post in train])
 
 
-def _run(params: Params, case: PlannedExperiment, workspace: Workspace | None) -> ExperimentResult:
-    """What comes of a case, now or earlier; a run of MLflow is made where there is none that is complete."""
-    kept, tracker = case.kept(), Tracker("mvsa-paper", _ABOUT)
-    if kept and (kept.failure or tracker.find({**case.labels, **_COMPLETE})):
-        outcome = kept
+def _run(params: Params, experiment: PlannedExperiment, workspace: Workspace | None) -> ExperimentResult:
+    """Return the stored result, or attempt the experiment. MLflow gets a run if it has no complete one."""
+    stored = experiment.stored()
+    tracker = Tracker(EXPERIMENT, _ABOUT)
+    if stored and (stored.failure or tracker.find({**experiment.tags, **_COMPLETE})):
+        result = stored
     else:
-        outcome = _attempt(params, case, workspace, tracker)
-    name = f"{case.recipe.name}{', taken from an earlier run' if kept else ''}"
-    if outcome.failure:
-        warn(f"{name}: failed: {outcome.failure}")
+        result = _attempt(params, experiment, workspace, tracker)
+    name = f"{experiment.recipe.name}{', taken from an earlier run' if stored else ''}"
+    if result.failure:
+        warn(f"{name}: failed: {result.failure}")
     else:
-        say(f"{name}: {_figures(outcome.scores().headline())}; published: {_figures(case.recipe.published)}")
-    return outcome
+        ours = format_figures(result.scores().headline())
+        say(f"{name}: {ours}; published: {format_figures(experiment.recipe.published)}")
+    return result
 
 
 def _attempt(
-    params: Params, case: PlannedExperiment, workspace: Workspace | None, tracker: Tracker
+    params: Params, experiment: PlannedExperiment, workspace: Workspace | None, tracker: Tracker
 ) -> ExperimentResult:
-    for run_id in tracker.find(case.labels):
-        tracker.remove(run_id)  # of an attempt that failed or was killed
-    recipe = case.recipe
-    tags = {**run_tags("recipe", case.facts, params.notice), **case.labels, "kind": recipe.kind}
+    # Runs of attempts that failed or were killed are replaced.
+    for run_id in tracker.find(experiment.tags):
+        tracker.remove(run_id)
+    recipe = experiment.recipe
+    tags = {**run_tags("recipe", experiment.facts, params.notice), **experiment.tags, "kind": recipe.kind}
     try:
         with tracker.run(recipe.name, tags=tags, params=dict(recipe.settings)) as run:
-            outcome = case.kept() or case.keep(_predict(params, workspace, recipe))
-            _log(run, outcome)
-            return outcome
+            # The result is stored before it is logged: an error of MLflow costs no training.
+            result = experiment.stored() or experiment.store(_predict(params, workspace, recipe))
+            _log(run, result)
+            return result
     except DivergenceError as error:
-        return case.keep(failure=str(error))
+        # The same settings diverge again, so this failure is final.
+        return experiment.store(failure=first_line_without_password(error))
     except _FAILURES as error:
-        return ExperimentResult(recipe, case.facts, failure=_reason(error))
+        return ExperimentResult(recipe, experiment.facts, failure=first_line_without_password(error))
 
 
-def _log(run: Run, outcome: ExperimentResult) -> None:
-    recipe = outcome.recipe
+def _log(run: Run, result: ExperimentResult) -> None:
+    recipe = result.recipe
     run.json("recipe.json", asdict(recipe))
     run.metrics({f"published_{name}": value for name, value in recipe.published.items()})
-    log_scores(run, outcome.scores(), report(outcome.predictions), f"{recipe.name}, test", "test")
+    log_scores(run, result.scores(), report(result.predictions), f"{recipe.name}, test", "test")
+    # Last, so that a run that was killed while it was logged is not taken for a complete one.
     run.tags(_COMPLETE)
 
 
 def _predict(params: Params, workspace: Workspace | None, recipe: Recipe) -> list[Prediction]:
-    assert workspace, "only what is kept needs no model"
+    assert workspace, "a stored result alone needs no model"
     model = workspace.model
     if recipe.kind == "zeroshot":
         model.readout = model.verbalizer_readout()
-        data = _drawn(workspace, recipe.num_posts, params.seed).data("test")
+        data = _sampled(workspace, recipe.num_posts, params.seed).data("test")
         return predictions(data, logits(model, data, params.evaluate.batch_size))
-    settings = params.training_config(recipe.model, **recipe.settings)
-    with fresh_adapter(model, settings, params.seed):
+    config = params.training_config(recipe.model, **recipe.settings)
+    with fresh_adapter(model, config, params.seed):
         if recipe.kind == "training":
-            fit(model, workspace.training(settings), workspace.data("val"), settings, params.seed, NullCallback())
+            fit(model, workspace.training(config), workspace.data("val"), config, params.seed, NullCallback())
         data = workspace.data("test")
         return predictions(data, logits(model, data, params.evaluate.batch_size))
 
 
-def _drawn(workspace: Workspace, count: int | None, seed: int) -> Workspace:
-    """A workspace whose test part is `count` posts of all parts: nothing is trained, so none has been seen."""
-    if count is None:
+def _sampled(workspace: Workspace, num_posts: int | None, seed: int) -> Workspace:
+    """Return the workspace with a random sample of all parts in the place of the test part.
+
+    Nothing is trained, so the posts of train and val are as unseen as those of test.
+    """
+    if num_posts is None:
         return workspace
-    posts: list[Post] = [post for part in workspace.parts.values() for post in part]
-    drawn = random.Random(seed).sample(posts, min(count, len(posts)))
-    return replace(workspace, parts={**workspace.parts, "test": drawn})
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _figures(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    posts = [post for part in workspace.parts.values() for post in part]
+    sample = random.Random(seed).sample(posts, min(num_posts, len(posts)))
+    return replace(workspace, parts={**workspace.parts, "test": sample})
