@@ -10,13 +10,12 @@ from src.cli.output import Progress, progress, say, warn
 from src.core.config import Params
 from src.core.errors import DivergenceError, UserError
 from src.core.files import digest_of
-from src.core.outputs import StageOutput
+from src.core.outputs import PretrainedWeights, StageOutput
 from src.core.paper import Recipe, format_figures
-from src.core.paths import CHECKPOINTS, PAPER_RUNS, checkpoint_folder
+from src.core.paths import CHECKPOINTS, PAPER_RUNS, checkpoint_file
 from src.core.provenance import code_digest, training_key
 from src.core.records import Post, Prediction, Scores
 from src.evaluation.metrics import report, scores
-from src.modeling.base import PretrainedWeights
 from src.models.catalog import resolve_checkpoint
 from src.tracking.addresses import first_line_without_password
 from src.tracking.client import Run, Tracker
@@ -25,7 +24,7 @@ from src.training.adapter import fresh_adapter
 from src.training.callbacks import NullCallback
 from src.training.inference import logits, predictions
 from src.training.trainer import fit
-from src.training.workspace import CHECKPOINT_FILE, Workspace, checkpoint_of, facts_of, load_model, posts_by_part
+from src.training.workspace import Workspace, checkpoint_of, facts_of, load_model, posts_by_part
 
 EXPERIMENT = "mvsa-paper"
 _ABOUT = "The paper's own experiments, each with the published figures as `published_*`."
@@ -150,7 +149,7 @@ def _run_model(
 
 def _checkpoint(scale: str, model: str, train: Sequence[Post]) -> PretrainedWeights:
     """Return the checkpoint of `encode` if it has this scale. Resolve one as `encode` does otherwise."""
-    if (checkpoint_folder(model).parent / CHECKPOINT_FILE).is_file():
+    if checkpoint_file(model).is_file():
         encoded = checkpoint_of(model)
         if encoded.scale == scale:
             return encoded
