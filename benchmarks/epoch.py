@@ -31,7 +31,8 @@ from src.models.catalog import MODELS
 from src.training.adapter import fresh_adapter
 from src.training.cache import FeatureTable
 from src.training.dataset import LabelledFeatures
-from src.training.trainer import fit
+from src.training.memory import keep_freed_memory
+from src.training.trainer import TrainingContext, fit
 
 # Sizes of train and val of MVSA-Single under the agreement protocol.
 TRAIN_POSTS, VAL_POSTS = 1555, 518
@@ -89,7 +90,8 @@ def _train(task: Task, settings: TrainingConfig, counts: tuple[int, int], watch:
         data = project_side.features(model, (*task.posts.train, *task.posts.val), cache)
         places = (range(len(task.posts.train)), range(len(task.posts.train), len(data.posts)))
         train, val = (_repeated(data, part, count) for part, count in zip(places, counts, strict=True))
-        fit(model, train, val, settings, task.seed, watch)
+        keep_freed_memory(model.device)
+        fit(model, train, val, settings, TrainingContext(task.seed, watch))
 
 
 def _repeated(data: LabelledFeatures, places: range, count: int) -> LabelledFeatures:

@@ -25,9 +25,9 @@ from src.models.catalog import resolve_checkpoint
 from src.training.adapter import fresh_adapter
 from src.training.batching import collate
 from src.training.cache import FeatureStore
-from src.training.callbacks import NullCallback
 from src.training.dataset import LabelledFeatures
-from src.training.trainer import fit
+from src.training.memory import keep_freed_memory
+from src.training.trainer import TrainingContext, fit
 from src.training.workspace import load_model
 
 ROUNDS = 5
@@ -83,7 +83,8 @@ def _prepare(folder: Path) -> tuple[ToneModel, LabelledFeatures, LabelledFeature
 
 def _project(model: ToneModel, train: LabelledFeatures, val: LabelledFeatures) -> None:
     with fresh_adapter(model, SETTINGS, seed=7):
-        fit(model, train, val, SETTINGS, 7, NullCallback())
+        keep_freed_memory(model.device)
+        fit(model, train, val, SETTINGS, TrainingContext(seed=7))
 
 
 def _trainer(model: ToneModel, train: LabelledFeatures, val: LabelledFeatures, folder: str) -> None:

@@ -59,9 +59,9 @@ def main(model: str) -> None:
     from src.training.distributed import open_distributed
     from src.training.workspace import open_workspace
 
-    with open_distributed() as parallel:
-        training = Training(open_workspace(model), settings, params.seed, parallel)
-        if parallel.is_main:
+    with open_distributed() as distributed:
+        training = Training(open_workspace(model), settings, params.seed, distributed)
+        if distributed.is_main:
             with try_lock(KEPT / f"train-{model}.lock", f"the training of {model}"):
                 _record(training, best, params.notice)
         else:
@@ -75,15 +75,15 @@ class Training:
     workspace: "Workspace"
     settings: TrainingConfig
     seed: int
-    parallel: "DistributedContext"
+    distributed: "DistributedContext"
 
     @property
     def how(self) -> dict[str, str]:
         """By how many processes, which each draw a dropout of their own."""
-        return {"processes": str(self.parallel.num_processes), "sharded": str(self.parallel.sharded)}
+        return {"processes": str(self.distributed.num_processes), "sharded": str(self.distributed.sharded)}
 
     @property
-    def keeper(self) -> "TrainingCheckpoint":
+    def checkpoint(self) -> "TrainingCheckpoint":
         """Where it stands after each epoch, should it be killed."""
         from src.core.provenance import training_key
         from src.training.checkpoint import TrainingCheckpoint
@@ -91,17 +91,15 @@ class Training:
         key = training_key(self.settings, {**self.workspace.facts(), **self.how}, self.seed)
         return TrainingCheckpoint(UNFINISHED / f"{self.workspace.model.spec.name}.safetensors", key)
 
-    def run(self, reporter: TrainingCallback) -> tuple["TrainingResult", list[str]]:
+    def run(self, callback: TrainingCallback) -> tuple["TrainingResult", list[str]]:
         """Train an adapter and save it; returns also the names of the modules that carry it."""
-        from src.training.adapter import fresh_adapter
-        from src.training.trainer import fit
+        from src.training.train_and_test import trained_adapter
+        from src.training.trainer import TrainingContext
 
-        with fresh_adapter(self.workspace.model, self.settings, self.seed) as adapter:
-            # Whoever comes first encodes what the cache lacks. The others wait for a lock, which no time limit ends.
-            train, val = self.workspace.training(self.settings), self.workspace.data("val")
-            result = fit(adapter.model, train, val, self.settings, self.seed, reporter, self.parallel, self.keeper)
+        context = TrainingContext(self.seed, callback, self.distributed, self.checkpoint)
+        with trained_adapter(self.workspace, self.settings, context) as (adapter, result):
             folder = stage_folder("train", self.workspace.model.spec.name)
-            adapter.save(folder / "adapter", write=self.parallel.is_main)
+            adapter.save(folder / "adapter", write=self.distributed.is_main)
             return result, adapter.modules()
 
 
@@ -120,7 +118,7 @@ def _record(training: Training, best: Mapping[str, Any], notice: str) -> None:
         result, modules = _train_or_resume(training, _EpochReporter(run, bar))
         _write(training, best, result, modules)
         log_training(run, read_trained(model))
-    training.keeper.forget()
+    training.checkpoint.forget()
     macro_f1 = scores(result.predictions).macro_f1
     say(f"{model}: best epoch {result.best_epoch} of {len(result.history)}, validation macro-F1 {macro_f1:.4f}")
 
@@ -154,9 +152,12 @@ def _open_run(training: Training, best: Mapping[str, Any], notice: str) -> "Run"
     from src.tracking.client import parts_read
     from src.tracking.run_logging import open_tracker, run_tags
 
-    tracker, own = open_tracker(training.workspace.model.spec.name), {"stage": "train", "training": training.keeper.key}
+    tracker, own = (
+        open_tracker(training.workspace.model.spec.name),
+        {"stage": "train", "training": training.checkpoint.key},
+    )
     earlier = tracker.find(own)
-    if earlier and training.keeper.load():
+    if earlier and training.checkpoint.load():
         return tracker.resume(earlier[0])
     # No other process trains this model now, so whoever ran these was killed.
     for run_id in tracker.find(own, "attributes.status = 'RUNNING'"):
@@ -169,15 +170,15 @@ def _open_run(training: Training, best: Mapping[str, Any], notice: str) -> "Run"
     return run
 
 
-def _train_or_resume(training: Training, reporter: _EpochReporter) -> tuple["TrainingResult", list[str]]:
+def _train_or_resume(training: Training, callback: _EpochReporter) -> tuple["TrainingResult", list[str]]:
     """Train, or go on after the last epoch of a training that was killed."""
-    standing = training.keeper.load()
+    standing = training.checkpoint.load()
     if standing:
         epochs = standing.values["history"]
         say(f"{training.workspace.model.spec.name}: goes on after epoch {len(epochs)}, where it was interrupted")
         for row in epochs:
-            reporter.on_epoch(int(row["epoch"]), row)
-    return training.run(reporter)
+            callback.on_epoch(int(row["epoch"]), row)
+    return training.run(callback)
 
 
 if __name__ == "__main__":

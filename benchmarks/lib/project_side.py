@@ -21,7 +21,8 @@ from src.training.cache import FeatureStore
 from src.training.callbacks import NullCallback, TrainingCallback
 from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
-from src.training.trainer import fit
+from src.training.memory import keep_freed_memory
+from src.training.trainer import TrainingContext, fit
 
 ENCODE_BATCH = 32
 
@@ -88,7 +89,8 @@ def run_trial(
     """Train one adapter as `tune` does."""
     with fresh_adapter(model, settings, task.seed):
         train, val = (features(model, part, cache) for part in (task.posts.train, task.posts.val))
-        result = fit(model, train, val, settings, task.seed, callback or NullCallback())
+        keep_freed_memory(model.device)
+        result = fit(model, train, val, settings, TrainingContext(task.seed, callback or NullCallback()))
     # Arrays, because a tensor from another process dies with that process.
     return Trained(settings, result.history, {name: weight.numpy() for name, weight in result.state.items()})
 

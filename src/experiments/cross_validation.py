@@ -23,9 +23,8 @@ from src.evaluation.intervals import spread_of
 from src.evaluation.metrics import scores
 from src.tracking.client import Dataset
 from src.tracking.run_logging import open_tracker, run_tags
-from src.training.adapter import fresh_adapter
-from src.training.inference import logits, predictions
-from src.training.trainer import fit
+from src.training.train_and_test import train_and_test
+from src.training.trainer import TrainingContext
 from src.training.workspace import Workspace, open_workspace
 
 FIGURES = ("accuracy", "macro_f1", "weighted_f1")
@@ -79,7 +78,7 @@ def run_folds(params: Params, model: str) -> FoldsOutput:
 
     with progress(len(folds) * config.epochs, f"{model}: folds", "epochs") as bar:
         by_fold = predict_folds(
-            folds, file_of, lambda fold: _train_and_test(params, workspace, config, posts, fold, bar)
+            folds, file_of, lambda fold: _train_fold(params, workspace, config, posts, fold, bar)
         )
     output = summarise(folds, by_fold, group_of, best.study, config)
     _write(params, model, best, facts, folds, by_fold, output)
@@ -152,26 +151,23 @@ def _spread(values: Sequence[float]) -> Spread:
     return replace(spread_of(values), low=None, high=None)
 
 
-def _train_and_test(
+def _train_fold(
     params: Params, workspace: Workspace, config: TrainingConfig, posts: Sequence[Post], fold: Fold, bar: Progress
 ) -> list[Prediction]:
     parts: dict[str, list[Post]] = {part: [] for part in dict.fromkeys(fold.part_of.values())}
     for post in posts:
         if post.id in fold.part_of:
             parts[fold.part_of[post.id]].append(post)
-    divided = replace(workspace, parts=parts)
     callback = EpochBar(bar, f"fold {fold.number}")
+    context = TrainingContext(params.seed, callback)
     try:
-        with fresh_adapter(divided.model, config, params.seed) as adapter:
-            val = divided.data("val")
-            test = divided.data("test")
-            fit(adapter.model, divided.training(config), val, config, params.seed, callback)
-            return predictions(test, logits(adapter.model, test, params.evaluate.batch_size))
+        tested = train_and_test(replace(workspace, parts=parts), config, context, params.evaluate.batch_size)
     except DivergenceError as error:
         raise DivergenceError(f"fold {fold.number}: {error}") from error
     finally:
         # Epochs that early stopping left out are done as far as the bar is concerned.
         bar.advance(config.epochs - callback.epochs)
+    return list(tested.test)
 
 
 def _write(

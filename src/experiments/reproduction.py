@@ -21,9 +21,9 @@ from src.tracking.addresses import first_line_without_password
 from src.tracking.client import Run, Tracker
 from src.tracking.run_logging import log_scores, run_tags
 from src.training.adapter import fresh_adapter
-from src.training.callbacks import NullCallback
-from src.training.inference import logits, predictions
-from src.training.trainer import fit
+from src.training.inference import predict
+from src.training.train_and_test import train_and_test
+from src.training.trainer import TrainingContext
 from src.training.workspace import Workspace, checkpoint_of, facts_of, load_model, posts_by_part
 
 EXPERIMENT = "mvsa-paper"
@@ -209,13 +209,13 @@ def _predict(params: Params, workspace: Workspace | None, recipe: Recipe) -> lis
     if recipe.kind == "zeroshot":
         model.readout = model.verbalizer_readout()
         data = _sampled(workspace, recipe.num_posts, params.seed).data("test")
-        return predictions(data, logits(model, data, params.evaluate.batch_size))
+        return predict(model, data, params.evaluate.batch_size)
     config = params.training_config(recipe.model, **recipe.settings)
+    if recipe.kind == "training":
+        tested = train_and_test(workspace, config, TrainingContext(params.seed), params.evaluate.batch_size)
+        return list(tested.test)
     with fresh_adapter(model, config, params.seed):
-        if recipe.kind == "training":
-            fit(model, workspace.training(config), workspace.data("val"), config, params.seed, NullCallback())
-        data = workspace.data("test")
-        return predictions(data, logits(model, data, params.evaluate.batch_size))
+        return predict(model, workspace.data("test"), params.evaluate.batch_size)
 
 
 def _sampled(workspace: Workspace, num_posts: int | None, seed: int) -> Workspace:

@@ -19,10 +19,8 @@ from src.core.paths import seed_runs_file
 from src.core.provenance import training_key
 from src.core.training_config import TrainingConfig
 from src.evaluation.intervals import spread_of
-from src.evaluation.metrics import scores
-from src.training.adapter import fresh_adapter
-from src.training.inference import logits, predictions
-from src.training.trainer import fit
+from src.training.train_and_test import train_and_test
+from src.training.trainer import TrainingContext
 from src.training.workspace import Workspace
 
 WINNER, DEFAULT = "winner", "default"
@@ -120,11 +118,7 @@ def train_on_seeds(
 def _train(params: Params, workspace: Workspace, config: TrainingConfig, seed: int, bar: Progress) -> SeedRun:
     callback = EpochBar(bar, f"seed {seed}")
     try:
-        with fresh_adapter(workspace.model, config, seed) as adapter:
-            val = workspace.data("val")
-            test = workspace.data("test")
-            trained = fit(adapter.model, workspace.training(config), val, config, seed, callback)
-            tested = predictions(test, logits(adapter.model, test, params.evaluate.batch_size))
+        tested = train_and_test(workspace, config, TrainingContext(seed, callback), params.evaluate.batch_size)
     except DivergenceError as error:
         reason = first_line(error)
         warn(f"seed {seed}: {reason}")
@@ -132,11 +126,8 @@ def _train(params: Params, workspace: Workspace, config: TrainingConfig, seed: i
     finally:
         # Epochs that early stopping or a failure left out are done as far as the bar is concerned.
         bar.advance(config.epochs - callback.epochs)
-    figures = {
-        **{f"val_{name}": value for name, value in scores(trained.predictions).headline().items()},
-        **{f"test_{name}": value for name, value in scores(tested).headline().items()},
-    }
-    return SeedRun(seed, callback.epochs, {name: figures[name] for name in FIGURES})
+    scores = tested.scores()
+    return SeedRun(seed, callback.epochs, {name: scores[name] for name in FIGURES})
 
 
 def summarise(

@@ -13,12 +13,13 @@ from src.core.config import Params
 from src.core.errors import StopRequested
 from src.core.provenance import code_digest
 from src.core.training_config import TrainingConfig
-from src.evaluation.metrics import report, scores
+from src.evaluation.metrics import report
 from src.search.plan import StudyPlan
 from src.search.study import RunningTrial, Study, join_study
-from src.training.adapter import Adapter, fresh_adapter
+from src.training.adapter import Adapter
 from src.training.failures import Failure, failure_of, release_memory
-from src.training.trainer import TrainingResult, fit
+from src.training.train_and_test import trained_adapter
+from src.training.trainer import TrainingContext, TrainingResult
 from src.training.workspace import Workspace, open_workspace
 
 # The next trial would meet the same: no room on a disk, or none that may be written.
@@ -79,17 +80,15 @@ class TrialWorker:
         return TrialResult(ticket.number, self.name, "failed", failure=failure)
 
     def _train(self, ticket: RunningTrial, settings: TrainingConfig) -> TrialResult:
-        seed, reporter = self.params.seed, _TrialReporter(ticket, settings.epochs, self.check)
-        with fresh_adapter(self.workspace.model, settings, seed) as adapter:
-            train = self.workspace.training(settings, advance=lambda _: self.check())
-            val = self.workspace.data("val", advance=lambda _: self.check())
-            result = fit(adapter.model, train, val, settings, seed, reporter)
+        callback = _TrialReporter(ticket, settings.epochs, self.check)
+        context = TrainingContext(self.params.seed, callback)
+        with trained_adapter(self.workspace, settings, context, lambda _: self.check()) as (adapter, result):
             outcome = _outcome(adapter, result)
             ticket.set_outcome(outcome)
             files = _files(adapter)
         found = {"macro_f1": outcome["scores"]["macro_f1"], "parameters": float(outcome["parameters"])}
         values = tuple(found[objective] for objective in self.study.plan.objectives)
-        return TrialResult(ticket.number, self.name, "pruned" if reporter.pruned else "complete", values, adapter=files)
+        return TrialResult(ticket.number, self.name, "pruned" if callback.pruned else "complete", values, adapter=files)
 
 
 def open_worker(name: str, params: Params, model: str, url: str, plan: StudyPlan) -> TrialWorker:
@@ -117,7 +116,7 @@ class _TrialReporter:
 def _outcome(adapter: Adapter, result: TrainingResult) -> dict[str, Any]:
     """What the best epoch gave, for whoever shows it."""
     return {
-        "scores": asdict(scores(result.predictions)),
+        "scores": asdict(result.scores()),
         "report": report(result.predictions),
         "best_epoch": result.best_epoch,
         "modules": adapter.modules(),

@@ -1,25 +1,29 @@
-"""Callbacks that a training reports to."""
+"""Callbacks: how a training or an encoding reports its progress, and how it is stopped."""
 
 from collections.abc import Mapping
 from typing import Protocol
 
 
 class TrainingCallback(Protocol):
-    """Hears of a training as it goes; whoever starts the training says where the news goes."""
+    """The listener of one training, passed in by the code that starts it."""
 
     def on_step(self) -> None:
-        """Run after every optimiser step and validation batch. May raise `StopRequested` to end the training."""
+        """Handle the end of an optimizer step or of a validation batch. May raise `StopRequested`."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Called once an epoch, counted from 1, after validation; returns whether the training is worth going on."""
+        """Handle the metrics of an epoch, counted from 1, and return whether the training continues."""
 
 
 class NullCallback:
-    """A reporter that nobody listens to."""
+    """A callback that ignores everything and never stops a training."""
 
     def on_step(self) -> None:
-        """Says nothing."""
+        """Do nothing."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Says nothing, and has no objection."""
+        """Return True."""
         return True
+
+
+def noop(*_: object) -> None:
+    """Do nothing: the default of progress functions."""

@@ -13,16 +13,9 @@ from src.data.images import Source
 from src.modeling.base import ToneModel
 from src.training.batching import collate, in_order, shard_batches
 from src.training.cache_encoder import read_inputs
+from src.training.callbacks import noop
 from src.training.dataset import LabelledFeatures
 from src.training.distributed import SINGLE_PROCESS, DistributedContext
-
-
-def _ignore() -> None:
-    pass
-
-
-def _ignore_count(count: int) -> None:
-    pass
 
 
 @torch.no_grad()
@@ -30,7 +23,7 @@ def logits(
     model: ToneModel,
     data: LabelledFeatures,
     batch_size: int,
-    on_batch: Callable[[], None] = _ignore,
+    on_batch: Callable[[], None] = noop,
     parallel: DistributedContext = SINGLE_PROCESS,
 ) -> Tensor:
     """logits_NK, float32 on the CPU, in the order of the posts; `on_batch` is called after every batch.
@@ -63,7 +56,7 @@ def logits_uncached(
     images: Sequence[Source],
     captions: Sequence[str],
     batch_size: int,
-    advance: Callable[[int], None] = _ignore_count,
+    advance: Callable[[int], None] = noop,
 ) -> Tensor:
     """logits_NK, float32 on the CPU, of any number of posts that are in no cache, pictures decoded as for training.
 
@@ -101,6 +94,11 @@ def alignments(model: ToneModel, data: LabelledFeatures, batch_size: int) -> lis
             return None
         cosine_N[indices] = found_B.float().cpu()
     return list(cosine_N.tolist())
+
+
+def predict(model: ToneModel, data: LabelledFeatures, batch_size: int) -> list[Prediction]:
+    """Run the model over posts, and return its predictions in their order."""
+    return predictions(data, logits(model, data, batch_size))
 
 
 def predictions(data: LabelledFeatures, logits_NK: Tensor) -> list[Prediction]:

@@ -23,15 +23,12 @@ from src.core.saliency import GRID, WINDOW, SaliencyMap, SanityCheck, Word
 from src.modeling.base import ToneModel
 from src.modeling.segments import LENGTH
 from src.training.batching import chunk, collate
+from src.training.callbacks import noop
 
 # A tweet has fewer. The words of a longer caption go in runs, so that it takes no longer.
 MOST_WORDS = 80
 # Maps of shuffled readouts. One alone may by chance look like the model's own, or like its opposite.
 SHUFFLES = 10
-
-
-def _ignore(count: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,10 @@ class Parts:
     pixels_3SS: Tensor
     caption: str
     words: list[str]
-    advance: Callable[[int], None] = _ignore
+    advance: Callable[[int], None] = noop
 
     @classmethod
-    def of(cls, model: ToneModel, image: Image, caption: str, advance: Callable[[int], None] = _ignore) -> "Parts":
+    def of(cls, model: ToneModel, image: Image, caption: str, advance: Callable[[int], None] = noop) -> "Parts":
         """The parts of a post as the model reads it."""
         (pixels_3SS,) = model.image_resizer()([image])
         return cls(model, pixels_3SS, caption, split_words(caption), advance)
@@ -105,7 +102,7 @@ def saliency_map(
     caption: str,
     batch_size: int,
     tone: str = "",
-    advance: Callable[[int], None] = _ignore,
+    advance: Callable[[int], None] = noop,
     window: int = WINDOW,
 ) -> SaliencyMap:
     """How much each part of a post speaks for a tone, as `METHOD` says.

@@ -14,12 +14,9 @@ from src.data.augmentation import AugmentedPost, augmented
 from src.modeling.base import ToneModel
 from src.models.catalog import model_class
 from src.training.cache import Boundary, FeatureStore
+from src.training.callbacks import noop
 from src.training.dataset import LabelledFeatures
 from src.training.distributed import loading_device, own_device
-
-
-def _ignore(count: int) -> None:
-    pass
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Workspace:
         """What scores depend on besides the settings: the weights and the posts, for tags and names."""
         return facts_of(self.model.spec.name, self.model.checkpoint)
 
-    def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = _ignore) -> LabelledFeatures:
+    def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = noop) -> LabelledFeatures:
         """The posts of a part with the features that the model, as it is adapted now, reads.
 
         They come from the cache; what is not there yet is encoded first.
@@ -46,7 +43,7 @@ class Workspace:
         return LabelledFeatures(posts, store.table(posts))
 
     def training(
-        self, settings: TrainingConfig, batch_size: int = 32, advance: Callable[[int], None] = _ignore
+        self, settings: TrainingConfig, batch_size: int = 32, advance: Callable[[int], None] = noop
     ) -> LabelledFeatures:
         """The same of the train part, with the altered views of its posts that the settings ask for."""
         data, rows = self.data("train", batch_size, advance), views_of(self.parts["train"], settings)

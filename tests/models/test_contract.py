@@ -33,10 +33,9 @@ from src.training import adapter as adapter_module
 from src.training.adapter import ClassifierHead, fresh_adapter
 from src.training.batching import collate
 from src.training.cache import FeatureStore
-from src.training.callbacks import NullCallback
 from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
-from src.training.trainer import fit
+from src.training.trainer import TrainingContext, fit
 
 NAMES = (*MODELS, "toy")
 WEIGHTS = "model.safetensors"
@@ -724,7 +723,7 @@ def test_a_short_training_learns_keeps_the_base_and_comes_back(
         store = FeatureStore.of(tmp_path / "cache", model)
         assert store.ensure(model, [*train, *val], 16, lambda _: None) == 48
         data = LabelledFeatures(val, store.table(val))
-        found = fit(model, LabelledFeatures(train, store.table(train)), data, LORA, 1, NullCallback())
+        found = fit(model, LabelledFeatures(train, store.table(train)), data, LORA, TrainingContext(1))
         assert found.history[1]["train_loss"] < found.history[0]["train_loss"]
         expected_NK = logits(model, data, 8)
         adapter.save(tmp_path / "adapter")

@@ -12,11 +12,11 @@ import torch
 
 from src.core.config import load_params
 from src.core.errors import StopRequested, UserError
-from src.search import worker as trial_module
 from src.search.plan import plan_of
 from src.search.study import Study, open_study
 from src.search.trial import TrialRecord
 from src.search.worker import TrialWorker
+from src.training import train_and_test
 from src.training.failures import failure_of
 from src.training.workspace import Workspace, checkpoint_of, facts_of, open_workspace
 
@@ -41,7 +41,7 @@ def broken(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     def fit(*args: Any) -> None:
         act()
 
-    monkeypatch.setattr(trial_module, "training", fit)
+    monkeypatch.setattr(train_and_test, "fit", fit)
 
 
 def raising(error: BaseException) -> Callable[[], None]:

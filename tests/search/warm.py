@@ -7,13 +7,13 @@ from tests.warm import Running, WarmPython
 
 BEFORE_EACH_TRAINING = """
 import torch
-from src.search import trial
-real, calls = trial.fit, []
+from src.training import train_and_test
+real, calls = train_and_test.fit, []
 def fit(*args):
     calls.append(1)
     {fault}
     return real(*args)
-trial.fit = fit
+train_and_test.fit = fit
 """
 
 

@@ -27,10 +27,9 @@ from src.training.adapter import (
 )
 from src.training.batching import collate
 from src.training.cache import FeatureStore
-from src.training.callbacks import NullCallback
 from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
-from src.training.trainer import fit
+from src.training.trainer import TrainingContext, fit
 
 SETTINGS = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.1, lr=0.003, epochs=1, batch_size=8)
 WORDS = replace(SETTINGS, readout="verbalizer")
@@ -86,7 +85,7 @@ def test_an_adapter_comes_off_without_a_trace(
     before, weights = trace(model), bits(model)
     for seed in (1, 2):
         with fresh_adapter(model, settings, seed) as adapter:
-            fit(model, train, train, settings, seed, NullCallback())
+            fit(model, train, train, settings, TrainingContext(seed))
             assert model.trainable_names() or settings is HEAD_ALONE
             assert adapter.readout is model.readout
         assert trace(model) == before
@@ -177,7 +176,7 @@ def test_one_step_moves_every_lora_b(
         store.ensure(model, posts[:8], 8, lambda _: None)
         data = LabelledFeatures(posts[:8], store.table(posts[:8]))
         before = trainable_state(model)
-        fit(model, data, data, settings, 1, NullCallback())
+        fit(model, data, data, settings, TrainingContext(1))
         after = trainable_state(model)
         moved = {key for key in after if not torch.equal(after[key], before[key])}
         assert {f"backbone.{key}.lora_B.default.weight" for key in adapter.modules()} <= moved
@@ -190,7 +189,7 @@ def test_checkpointing_changes_no_gradient(model: ToneModel, train: LabelledFeat
         settings = replace(SETTINGS, gradient_checkpointing=gradient_checkpointing, dropout=0.0, epochs=2)
         with fresh_adapter(model, settings, seed=1):
             histories.append(
-                [row["train_loss"] for row in fit(model, train, train, settings, 1, NullCallback()).history]
+                [row["train_loss"] for row in fit(model, train, train, settings, TrainingContext(1)).history]
             )
     assert histories[0] == pytest.approx(histories[1], abs=1e-5)
 
@@ -210,7 +209,7 @@ def test_a_seed_decides_the_first_weights_whatever_ran_before(
     first = start(model, settings, seed=5)
     other = replace(SETTINGS, rank=2, head_layers=1)
     with fresh_adapter(model, other, seed=6):
-        fit(model, train, train, other, 6, NullCallback())
+        fit(model, train, train, other, TrainingContext(6))
     torch.manual_seed(123)
     assert equal(start(model, settings, seed=5), first)
     assert equal(start(tiny_model("tinyllava"), settings, seed=5), first)
@@ -224,7 +223,7 @@ def test_a_seed_decides_the_first_weights_whatever_ran_before(
 def saved(model: ToneModel, train: LabelledFeatures, tmp_path: Path) -> tuple[Path, Tensor]:
     """A trained adapter on disk, and the logits it gives."""
     with fresh_adapter(model, replace(SETTINGS, lr=0.03), seed=1) as adapter:
-        fit(model, train, train, adapter.settings, 1, NullCallback())
+        fit(model, train, train, adapter.settings, TrainingContext(1))
         adapter.save(tmp_path / "adapter")
         return tmp_path / "adapter", logits(model, train, 8)
 
@@ -244,7 +243,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_model(
     settings = replace(settings, lr=0.03)
     with fresh_adapter(model, settings, seed=1) as adapter:
         untrained_NK = logits(model, train, 8)
-        fit(model, train, train, settings, 1, NullCallback())
+        fit(model, train, train, settings, TrainingContext(1))
         expected_NK = logits(model, train, 8)
         adapter.save(tmp_path / "adapter")
         adapter.save(tmp_path / "adapter")  # over itself
@@ -365,7 +364,7 @@ def test_the_head_alone_saves_no_lora(model: ToneModel, tmp_path: Path) -> None:
 def test_weights_can_be_put_back(model: ToneModel, train: LabelledFeatures) -> None:
     with fresh_adapter(model, SETTINGS, seed=1):
         kept = trainable_state(model)
-        fit(model, train, train, SETTINGS, 1, NullCallback())
+        fit(model, train, train, SETTINGS, TrainingContext(1))
         assert not equal(trainable_state(model), kept)
         adapter_module.restore(model, kept)
         assert equal(trainable_state(model), kept)

@@ -14,10 +14,9 @@ from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
 from src.training.adapter import Adapter, fresh_adapter, saved_adapter
 from src.training.cache import FeatureStore
-from src.training.callbacks import NullCallback
 from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
-from src.training.trainer import fit
+from src.training.trainer import TrainingContext, fit
 
 SETTINGS = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=1, batch_size=8)
 CASES = [
@@ -46,7 +45,7 @@ def data_for(model: ToneModel, posts: list[Post], folder: Path) -> LabelledFeatu
 
 
 def train_once(adapter: Adapter, data: LabelledFeatures) -> None:
-    fit(adapter.model, data, data, adapter.settings, seed=1, reporter=NullCallback())
+    fit(adapter.model, data, data, adapter.settings, TrainingContext(seed=1))
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=name_of)
@@ -82,10 +81,10 @@ def test_it_trains_is_saved_whole_and_comes_off_without_a_trace(
     ],
 )
 def test_what_trains_as_a_whole_is_never_cached(
-    tiny_model: Callable[[str], ToneModel], name: str, trains: str, cached: tuple[str, ...]
+    tiny_model: Callable[[str], ToneModel], name: str, unfreeze: str, cached: tuple[str, ...]
 ) -> None:
     model = tiny_model(name)
-    with fresh_adapter(model, replace(SETTINGS, rank=0, unfreeze=trains), seed=1):
+    with fresh_adapter(model, replace(SETTINGS, rank=0, unfreeze=unfreeze), seed=1):
         assert model.cached_names() == cached
 
 

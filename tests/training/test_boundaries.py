@@ -17,10 +17,9 @@ from src.modeling.base import Features, ToneModel
 from src.models.catalog import MODELS
 from src.training.adapter import fresh_adapter, saved_adapter
 from src.training.cache import FeatureStore, FeatureTable
-from src.training.callbacks import NullCallback
 from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
-from src.training.trainer import TrainingResult, fit
+from src.training.trainer import TrainingContext, TrainingResult, fit
 
 LORA = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
 
@@ -97,7 +96,7 @@ def test_a_training_on_the_cache_is_the_training_on_the_posts(
     def trained(data: Callable[[list[Post]], LabelledFeatures]) -> TrainingResult:
         with fresh_adapter(model, settings, seed=1):
             assert set(model.cached_names()) == {*features, "length"}
-            return fit(model, data(posts[:24]), data(posts[24:44]), settings, 1, NullCallback())
+            return fit(model, data(posts[:24]), data(posts[24:44]), settings, TrainingContext(1))
 
     one = trained(lambda part: cached(model, part, tmp_path))
     other = trained(lambda part: bare(model, part))
@@ -143,7 +142,7 @@ def test_an_adapter_on_some_layers_comes_back(
     model, settings = tiny_model("blip2"), replace(LORA, adapter_layers="last-1", epochs=1)
     with fresh_adapter(model, settings, seed=1) as adapter:
         data = cached(model, posts[:16], tmp_path / "cache")
-        fit(model, data, data, settings, 1, NullCallback())
+        fit(model, data, data, settings, TrainingContext(1))
         expected_NK = logits(model, data, 8)
         adapter.save(tmp_path / "adapter")
     with saved_adapter(tiny_model("blip2"), tmp_path / "adapter") as again:
@@ -190,7 +189,7 @@ def test_after_thirty_trials_the_base_and_its_memory_are_what_they_were_after_on
         settings = replace(LORA, rank=rank, alpha=rank, epochs=1, adapter_layers=("all", "last-1")[trial % 2])
         with fresh_adapter(model, settings, seed=trial):
             data = cached(model, posts[:8], tmp_path)
-            fit(model, data, data, settings, trial, NullCallback())
+            fit(model, data, data, settings, TrainingContext(trial))
         gc.collect()
         tensors.append(sum(torch.is_tensor(each) for each in gc.get_objects()))
     gc.unfreeze()

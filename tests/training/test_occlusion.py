@@ -18,11 +18,10 @@ from src.modeling.base import ToneModel
 from src.models.catalog import MODELS
 from src.training.adapter import attach_adapter
 from src.training.cache import FeatureStore
-from src.training.callbacks import NullCallback
 from src.training.dataset import LabelledFeatures
 from src.training.inference import logits_of
 from src.training.occlusion import MOST_WORDS, SHUFFLES, num_passes, saliency_map, sanity_check, shuffled, split_words
-from src.training.trainer import fit
+from src.training.trainer import TrainingContext, fit
 
 NEGATIVE = 0
 SIDE = 2 * GRID
@@ -222,7 +221,7 @@ def trained(
     store = FeatureStore.of(tmp_path_factory.mktemp("cache"), model)
     store.ensure(model, posts[:64], 16, lambda _: None)
     train, val = (LabelledFeatures(some, store.table(some)) for some in (posts[:48], posts[48:64]))
-    fit(model, train, val, settings, 1, NullCallback())
+    fit(model, train, val, settings, TrainingContext(1))
     post = max(posts[:48], key=lambda post: len(post.caption))
     return Trained(model, open_image(post.image), post.caption)
 

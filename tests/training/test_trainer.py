@@ -22,9 +22,8 @@ from src.training.callbacks import NullCallback, TrainingCallback
 from src.training.checkpoint import TrainingCheckpoint
 from src.training.curriculum import chosen, num_posts
 from src.training.dataset import LabelledFeatures
-from src.training.distributed import SINGLE_PROCESS
 from src.training.inference import logits, losses, mean_loss, predictions
-from src.training.trainer import Cosine, TrainingResult, _cosine, fit
+from src.training.trainer import Cosine, TrainingContext, TrainingResult, fit, schedule_for
 
 SETTINGS = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, batch_size=16, epochs=2)
 STILL = replace(SETTINGS, lr=1e-12)  # so small a step that nothing changes
@@ -83,7 +82,7 @@ def test_the_loss_falls_on_the_sample(model: ToneModel, posts: list[Post], cache
     with fresh_adapter(model, settings, seed=1):
         train, val = data_of(model, posts[TRAIN], cache), data_of(model, posts[VAL], cache)
         before = mean_loss(train, logits(model, train, 16))
-        found = fit(model, train, val, settings, 1, listener)
+        found = fit(model, train, val, settings, TrainingContext(1, listener))
         after = mean_loss(train, logits(model, train, 16))
     losses = [row["train_loss"] for row in found.history]
     assert losses[-1] < 0.6 * losses[0]
@@ -100,7 +99,7 @@ def test_the_train_loss_is_the_mean_over_posts(model: ToneModel, posts: list[Pos
         settings = replace(STILL, batch_size=5, gradient_accumulation_steps=gradient_accumulation_steps, epochs=1)
         with fresh_adapter(model, settings, seed=1):
             data = data_of(model, posts[:23], cache)
-            found = fit(model, data, data, settings, 1, NullCallback())
+            found = fit(model, data, data, settings, TrainingContext(1))
         assert found.history[0]["train_loss"] == pytest.approx(found.history[0]["val_loss"], abs=1e-5)
 
 
@@ -111,7 +110,7 @@ def test_training_stops_when_patience_ends(model: ToneModel, posts: list[Post], 
     settings = replace(STILL, epochs=9, patience=2)
     with fresh_adapter(model, settings, seed=1):
         data = data_of(model, posts[:16], cache)
-        found = fit(model, data, data, settings, 1, NullCallback())
+        found = fit(model, data, data, settings, TrainingContext(1))
     assert found.best_epoch == 1
     assert len(found.history) == 3
 
@@ -137,7 +136,7 @@ def test_the_best_epochs_weights_come_back(model: ToneModel, posts: list[Post], 
 
     with fresh_adapter(model, settings, seed=1):
         train, val = data_of(model, posts[TRAIN], cache), data_of(model, posts[VAL], cache)
-        found = fit(model, train, val, settings, 1, Listener(spoil))
+        found = fit(model, train, val, settings, TrainingContext(1, Listener(spoil)))
         assert not any(module.training for module in model.modules())
         again = predictions(val, logits(model, val, settings.batch_size))
         ended = trainable_state(model)
@@ -154,7 +153,7 @@ def test_of_equal_epochs_the_first_is_the_best(model: ToneModel, posts: list[Pos
     settings = replace(STILL, epochs=2, patience=5)
     with fresh_adapter(model, settings, seed=1):
         data = data_of(model, posts[:16], cache)
-        found = fit(model, data, data, settings, 1, NullCallback())
+        found = fit(model, data, data, settings, TrainingContext(1))
     assert found.history[0]["val_macro_f1"] == found.history[1]["val_macro_f1"]
     assert found.best_epoch == 1
 
@@ -165,7 +164,7 @@ def test_a_pruned_trial_goes_no_further_and_keeps_its_best_epoch(
     listener = Listener(lambda epoch: epoch < 2)
     with fresh_adapter(model, SETTINGS, seed=1):
         data = data_of(model, posts[:16], cache)
-        found = fit(model, data, data, replace(SETTINGS, epochs=5), 1, listener)
+        found = fit(model, data, data, replace(SETTINGS, epochs=5), TrainingContext(1, listener))
     assert [epoch for epoch, _ in listener.heard] == [1, 2]
     assert [row["epoch"] for row in found.history] == [1, 2]
     assert len(found.predictions) == 16
@@ -180,7 +179,7 @@ def test_whoever_is_told_to_stop_stops_within_a_batch(
     with fresh_adapter(model, settings, seed=1):
         data = data_of(model, posts[:16], cache)
         with pytest.raises(StopRequested):
-            fit(model, data, data, settings, 1, listener)
+            fit(model, data, data, settings, TrainingContext(1, listener))
     assert listener.steps == stop_at
     assert listener.heard == []
 
@@ -194,7 +193,7 @@ def test_a_loss_that_is_no_number_is_refused(
     with fresh_adapter(model, settings, seed=1):
         data = data_of(model, posts[:count], cache)
         with pytest.raises(DivergenceError, match=r"the loss is no longer a number at lr 1e\+36: try a smaller one"):
-            fit(model, data, data, settings, 1, listener)
+            fit(model, data, data, settings, TrainingContext(1, listener))
     assert listener.heard == []
 
 
@@ -204,7 +203,7 @@ def test_a_loss_that_is_no_number_is_refused(
 def train_once(model: ToneModel, posts: list[Post], cache: Path, settings: TrainingConfig, seed: int) -> TrainingResult:
     with fresh_adapter(model, settings, seed):
         train, val = data_of(model, posts[:24], cache), data_of(model, posts[24:40], cache)
-        return fit(model, train, val, settings, seed, NullCallback())
+        return fit(model, train, val, settings, TrainingContext(seed))
 
 
 def test_a_seed_decides_the_whole_training(
@@ -244,7 +243,7 @@ def test_the_batches_follow_the_seed_and_differ_from_epoch_to_epoch(
         with fresh_adapter(model, settings, seed=1):
             data = data_of(model, posts[:24], cache)
             train = Watched(data)
-            fit(model, train, data, settings, seed, NullCallback())
+            fit(model, train, data, settings, TrainingContext(seed))
         found: list[tuple[int, ...]] = train.__dict__["batches"]
         return found
 
@@ -274,7 +273,7 @@ def test_training_is_adamw_with_the_schedule(model: ToneModel, posts: list[Post]
     with fresh_adapter(model, settings, seed=1) as adapter:
         data = data_of(model, posts[:16], cache)
         head = copy.deepcopy(adapter.readout)
-        fit(model, data, data, replace(settings, patience=9), 1, Listener(keep))
+        fit(model, data, data, replace(settings, patience=9), TrainingContext(1, Listener(keep)))
     pooled_BD = torch.stack([data.features[index]["pooled"] for index in range(16)])
     optimizer = torch.optim.AdamW(head.parameters(), weight_decay=0.1)
     for factor, state in zip([0.5, 1.0, 1.0, 0.5], states, strict=True):
@@ -289,7 +288,7 @@ def test_training_is_adamw_with_the_schedule(model: ToneModel, posts: list[Post]
 
 def first_step(model: ToneModel, data: LabelledFeatures, settings: TrainingConfig) -> dict[str, Tensor]:
     with fresh_adapter(model, settings, seed=1):
-        fit(model, data, data, replace(settings, epochs=1), 1, NullCallback())
+        fit(model, data, data, replace(settings, epochs=1), TrainingContext(1))
         return trainable_state(model)
 
 
@@ -354,7 +353,7 @@ def test_the_schedule_ends_with_the_training(posts: int, batch_size: int, gradie
     steps = sum(
         len(shuffled([1] * posts, batch_size * gradient_accumulation_steps, seed)) for seed in range(settings.epochs)
     )
-    schedule = _cosine(settings, [A_POST] * posts)
+    schedule = schedule_for(settings, [A_POST] * posts)
     assert schedule.total == steps
     assert schedule(steps) == pytest.approx(0, abs=1e-9) or steps == schedule.warmup == 1
 
@@ -371,8 +370,8 @@ def test_a_curriculum_begins_with_the_posts_of_least_loss(
         data = data_of(model, posts[:24], cache)
         easy = chosen(settings, posts[:24], losses(data, logits(model, data, 16)).tolist(), 1, 1)
         train = Watched(data)
-        found = fit(model, train, data, settings, 1, NullCallback())
-        schedule = _cosine(settings, posts[:24])
+        found = fit(model, train, data, settings, TrainingContext(1))
+        schedule = schedule_for(settings, posts[:24])
     asked = train.__dict__["batches"]
     sizes = [num_posts(settings, posts[:24], epoch) for epoch in range(1, 5)]
     assert len(easy) == sizes[0] < sizes[1] < sizes[2] == sizes[3] == 24
@@ -405,15 +404,15 @@ VARIED = replace(
 @pytest.mark.parametrize("monitor", ["macro_f1", "loss"])
 def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
     name: str,
-    watch: Literal["macro_f1", "loss"],
+    monitor: Literal["macro_f1", "loss"],
     posts: list[Post],
     tmp_path: Path,
     tiny_model: Callable[[str], ToneModel],
 ) -> None:
-    settings = replace(VARIED, monitor=watch, unfreeze="connector" if "llava" in name else "")
+    settings = replace(VARIED, monitor=monitor, unfreeze="connector" if "llava" in name else "")
 
     def train(
-        reporter: TrainingCallback, keeper: TrainingCheckpoint | None
+        callback: TrainingCallback, checkpoint: TrainingCheckpoint | None
     ) -> tuple[TrainingResult, dict[str, Tensor]]:
         model = tiny_model(name)
         with fresh_adapter(model, settings, seed=1):
@@ -427,22 +426,19 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
                 replace(train, views=tuple(tables)),
                 val,
                 settings,
-                1,
-                reporter,
-                SINGLE_PROCESS,
-                keeper,
+                TrainingContext(1, callback, checkpoint=checkpoint),
             )
             return found, trainable_state(model)
 
     whole, state = train(NullCallback(), None)
-    keeper = TrainingCheckpoint(tmp_path / "kept.safetensors", "a key")
+    checkpoint = TrainingCheckpoint(tmp_path / "kept.safetensors", "a key")
     for stop_at in (22, 9):  # in the third epoch, and in what was the fourth
         with pytest.raises(StopRequested):
-            train(Listener(stop_at=stop_at), keeper)
-    kept = keeper.load()
+            train(Listener(stop_at=stop_at), checkpoint)
+    kept = checkpoint.load()
     assert kept is not None and 1 < len(kept.values["history"]) < settings.epochs
     listener = Listener()
-    found, ended = train(listener, keeper)
+    found, ended = train(listener, checkpoint)
     assert [epoch for epoch, _ in listener.heard] == list(range(len(kept.values["history"]) + 1, settings.epochs + 1))
     assert found.history == whole.history
     assert (found.best_epoch, found.predictions) == (whole.best_epoch, whole.predictions)
@@ -451,10 +447,12 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
 
 def test_patience_counts_the_epochs_before_the_kill(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     settings = replace(STILL, epochs=9, patience=3)
-    keeper = TrainingCheckpoint(tmp_path / "kept.safetensors", "a key")
+    checkpoint = TrainingCheckpoint(tmp_path / "kept.safetensors", "a key")
     histories = []
     for goes_on in (lambda epoch: epoch < 2, lambda epoch: True):
         with fresh_adapter(model, settings, seed=1):
             data = data_of(model, posts[:16], tmp_path / "cache")
-            histories.append(fit(model, data, data, settings, 1, Listener(goes_on), SINGLE_PROCESS, keeper).history)
+            histories.append(
+                fit(model, data, data, settings, TrainingContext(1, Listener(goes_on), checkpoint=checkpoint)).history
+            )
     assert [len(history) for history in histories] == [2, 4]

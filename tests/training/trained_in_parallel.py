@@ -26,7 +26,7 @@ from src.training.cache import FeatureStore
 from src.training.checkpoint import TrainingCheckpoint
 from src.training.dataset import LabelledFeatures
 from src.training.distributed import DistributedContext, open_distributed
-from src.training.trainer import fit
+from src.training.trainer import TrainingContext, fit
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, batch_size=8, epochs=3)
@@ -98,21 +98,21 @@ def train(
     posts: Sequence[Post],
     folder: Path,
     name: str,
-    parallel: DistributedContext,
+    distributed: DistributedContext,
 ) -> Mapping[str, Any]:
     """Train and save an adapter as `name` in `folder`; returns what came of it."""
-    keeper = TrainingCheckpoint(folder / f"{name}.safetensors", "a key")
-    if case.interrupted and parallel.num_processes > 1:
+    checkpoint = TrainingCheckpoint(folder / f"{name}.safetensors", "a key")
+    if case.interrupted and distributed.num_processes > 1:
         # The one that goes on is sharded anew, so it has to be another one.
         once = replace(case, interrupted=False, last=1)
-        train(copy.deepcopy(model), once, posts, folder, name, parallel)
+        train(copy.deepcopy(model), once, posts, folder, name, distributed)
     with fresh_adapter(model, case.settings, seed=1) as adapter:
         first = labelled(model, posts[: case.count], folder)
         val = labelled(model, posts[case.count : case.count + NUM_VAL], folder)
         # Only the main process's word counts: every other one would end it at once.
-        judge = Judge(case.last if parallel.is_main else 0)
-        found = fit(model, first, val, case.settings, 1, judge, parallel, keeper)
-        adapter.save(folder / name, write=parallel.is_main)
+        judge = Judge(case.last if distributed.is_main else 0)
+        found = fit(model, first, val, case.settings, TrainingContext(1, judge, distributed, checkpoint))
+        adapter.save(folder / name, write=distributed.is_main)
         return {
             "history": found.history,
             "epochs": judge.heard,
@@ -132,14 +132,14 @@ def held(module: nn.Module) -> int:
 def main(folder: Path) -> None:
     """Run all cases, in checkpoints that stand in `folder`."""
     posts = sample()
-    with open_distributed() as parallel:
+    with open_distributed() as distributed:
         for name, case in CASES.items():
             for sharded in (False, True):
                 checkpoint = PretrainedWeights(str(folder / "checkpoints" / case.model), "", "tiny")
                 model = model_class(case.model).load(checkpoint, torch.device("cpu"), case.dtype)
                 way = f"{name}, {'sharded' if sharded else 'data-parallel'}"
-                found = train(model, case, posts, folder, way, replace(parallel, sharded=sharded))
-                write_json(folder / f"{way}.{parallel.rank}.json", found)
+                found = train(model, case, posts, folder, way, replace(distributed, sharded=sharded))
+                write_json(folder / f"{way}.{distributed.rank}.json", found)
 
 
 if __name__ == "__main__":
