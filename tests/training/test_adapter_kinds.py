@@ -31,7 +31,7 @@ CASES = [
 
 
 def name_of(case: object) -> str:
-    return case if isinstance(case, str) else f"{case.adapter}-{case.target_projections}-{case.trains}"  # type: ignore[attr-defined]
+    return case if isinstance(case, str) else f"{case.adapter}-{case.target_projections}-{case.unfreeze}"  # type: ignore[attr-defined]
 
 
 def bits(model: ToneModel) -> dict[str, Tensor]:
