@@ -77,9 +77,7 @@ def run_folds(params: Params, model: str) -> FoldsOutput:
         return fold_runs_folder(model) / f"{key}.csv"
 
     with progress(len(folds) * config.epochs, f"{model}: folds", "epochs") as bar:
-        by_fold = predict_folds(
-            folds, file_of, lambda fold: _train_fold(params, workspace, config, posts, fold, bar)
-        )
+        by_fold = predict_folds(folds, file_of, lambda fold: _train_fold(params, workspace, config, posts, fold, bar))
     output = summarise(folds, by_fold, group_of, best.study, config)
     _write(params, model, best, facts, folds, by_fold, output)
     return output
