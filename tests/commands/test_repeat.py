@@ -1,7 +1,8 @@
-import json
+"""Covers: the stage `repeat`, src/repeat.py and src/pipeline/repeat.py."""
+
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,18 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from src.core.config import Params, RepeatParams, load_params
-from src.core.config_parser import build
-from src.core.errors import UsageError
-from src.core.files import read_json, read_table, write_json, write_table
+from src.core.files import read_table, write_json, write_table
+from src.core.outputs import BestTrial, RepeatOutput
 from src.core.paths import SPLIT_REPORT
 from src.core.records import Post, write_posts, write_split
-from src.core.training_config import TrainingConfig
-from src.repeat import FIGURES, Training, contenders, main, summarise
+from src.experiments.seeds import FIGURES
+from src.repeat import main
 from tests.pipeline import as_written
 from tests.split_report import split_report
 
 DEFAULT = {"rank": 2, "alpha": 4, "lr": 0.003, "dropout": 0.0}
 WINNER = {"rank": 1, "alpha": 2, "lr": 0.004, "dropout": 0.0}
-JOURNAL = Path("outputs/repeats/clip.csv")
+CACHE = Path("outputs/repeats/clip.csv")
 RESULT = Path("outputs/repeat/clip")
 
 
@@ -53,35 +52,41 @@ def folder(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPath
         yield folder
 
 
+@dataclass(frozen=True)
+class Ran:
+    """The output of the stage, and what the command printed."""
+
+    output: RepeatOutput
+    printed: str
+
+
+Repeat = Callable[[Mapping[str, Any]], Ran]
+
+
 @pytest.fixture
-def repeat(folder: Path) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Runs the stage after a search that these settings won; returns what it wrote. Nothing has run before."""
-    shutil.rmtree(JOURNAL.parent, ignore_errors=True)
+def repeat(folder: Path) -> Repeat:
+    """Run the command after a search that these settings won. Nothing is trained before."""
+    shutil.rmtree(CACHE.parent, ignore_errors=True)
     split_report().write(SPLIT_REPORT)
 
-    def run(winner: Mapping[str, Any]) -> dict[str, Any]:
-        best = {"study": "clip-tiny-study", "best_val_macro_f1": 0.9, "params": winner}
-        write_json(Path("outputs/tune/clip/best.json"), best)
-        done = CliRunner().invoke(main, ["--model", "clip"])
-        assert done.exit_code == 0, done.output
-        return {**read_json(RESULT / "repeat.json"), "said": done.output}
+    def run(winner: Mapping[str, Any]) -> Ran:
+        best = BestTrial("clip-tiny-study", 3, 0, 1, 0.9, dict(winner))
+        best.write(Path("outputs/tune/clip/best.json"))
+        result = CliRunner().invoke(main, ["--model", "clip"])
+        assert result.exit_code == 0, result.output
+        return Ran(RepeatOutput.read(RESULT / "repeat.json"), result.output)
 
     return run
 
 
-Repeat = Callable[[Mapping[str, Any]], dict[str, Any]]
+def cached() -> list[dict[str, str]]:
+    """Return the trainings in the cache."""
+    return read_table(CACHE)
 
 
-def trained() -> list[dict[str, str]]:
-    """The trainings that the journal knows."""
-    return read_table(JOURNAL)
-
-
-# The stage
-
-
-def test_the_winner_and_the_default_are_trained_on_the_same_new_seeds(repeat: Repeat, folder: Path) -> None:
-    found = repeat(WINNER)
+def test_both_are_trained_on_same_seeds(repeat: Repeat, folder: Path) -> None:
+    ran = repeat(WINNER)
+    output = ran.output
     rows = read_table(RESULT / "runs.csv")
     assert [(row["settings"], row["seed"]) for row in rows] == [
         ("winner", "8"),
@@ -91,25 +96,28 @@ def test_the_winner_and_the_default_are_trained_on_the_same_new_seeds(repeat: Re
     ]
     assert {row["epochs"] for row in rows} == {"2"}
     assert all(0 <= float(row[figure]) <= 1 for row in rows for figure in FIGURES)
-    assert (found["seeds"], found["study"], found["winner_is_default"]) == ([8, 9], "clip-tiny-study", False)
+    assert (output.seeds, output.study, output.winner_is_default) == ((8, 9), "clip-tiny-study", False)
     winner, default = (
-        [float(row["test_macro_f1"]) for row in rows if row["settings"] == name] for name in found["scores"]
+        [float(row["test_macro_f1"]) for row in rows if row["settings"] == name] for name in output.scores
     )
-    assert found["gain"]["test_macro_f1"]["mean"] == as_written((sum(winner) - sum(default)) / 2)
-    assert found["optimism"] == as_written(0.9 - found["scores"]["winner"]["val_macro_f1"]["mean"])
-    assert "Weights are random" in found["said"]
+    gain, val = output.gain["test_macro_f1"], output.scores["winner"]["val_macro_f1"]
+    assert gain and gain.mean == as_written((sum(winner) - sum(default)) / 2)
+    assert val and output.optimism == as_written(0.9 - val.mean)
+    assert "Weights are random" in ran.printed
 
 
-def test_one_run_holds_the_scores_of_each_seed_their_spread_and_the_files(repeat: Repeat, folder: Path) -> None:
+def test_run_holds_scores_and_files(repeat: Repeat, folder: Path) -> None:
     from mlflow import MlflowClient
 
-    found, client = repeat(WINNER), MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
+    output = repeat(WINNER).output
+    client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name("mvsa-clip")
     run = client.search_runs([experiment.experiment_id], "tags.stage = 'repeat'")[0]
-    assert (run.info.status, run.data.tags["stage"], run.data.tags["study"]) == ("FINISHED", "repeat", found["study"])
+    assert (run.info.status, run.data.tags["stage"], run.data.tags["study"]) == ("FINISHED", "repeat", output.study)
     assert run.data.params["rank"] == "1"
-    assert run.data.metrics["gain_test_macro_f1_mean"] == as_written(found["gain"]["test_macro_f1"]["mean"])
-    assert run.data.metrics["winner_val_accuracy_sd"] == as_written(found["scores"]["winner"]["val_accuracy"]["sd"])
+    gain, accuracy = output.gain["test_macro_f1"], output.scores["winner"]["val_accuracy"]
+    assert gain and run.data.metrics["gain_test_macro_f1_mean"] == as_written(gain.mean)
+    assert accuracy and run.data.metrics["winner_val_accuracy_sd"] == as_written(accuracy.sd)
     assert [point.step for point in client.get_metric_history(run.info.run_id, "default_test_macro_f1")] == [8, 9]
     # Names of their own: those that begin with test_ are the evaluated model's.
     assert not [name for name in run.data.metrics if name.startswith("test_")]
@@ -119,14 +127,14 @@ def test_one_run_holds_the_scores_of_each_seed_their_spread_and_the_files(repeat
     }
 
 
-def test_what_is_done_is_not_done_again_and_what_a_kill_left_out_is(repeat: Repeat) -> None:
+def test_finished_trainings_are_not_repeated(repeat: Repeat) -> None:
     repeat(WINNER)
-    first, lost, *rest = trained()
+    first, lost, *rest = cached()
     # Only a training that is not done again leaves this score in place.
-    write_table(JOURNAL, [{**first, "val_macro_f1": "0.125"}, *rest])
+    write_table(CACHE, [{**first, "val_macro_f1": "0.125"}, *rest])
     shutil.rmtree(RESULT)
     repeat(WINNER)
-    after = {row["key"]: row for row in trained()}
+    after = {row["key"]: row for row in cached()}
     assert len(after) == 4
     assert after[first["key"]]["val_macro_f1"] == "0.125"
     assert after[lost["key"]] == lost
@@ -135,90 +143,39 @@ def test_what_is_done_is_not_done_again_and_what_a_kill_left_out_is(repeat: Repe
     }
 
 
-def test_another_division_or_another_winner_is_trained_anew(repeat: Repeat) -> None:
+def test_other_split_or_winner_is_trained(repeat: Repeat) -> None:
     repeat(WINNER)
-    before = {row["key"] for row in trained()}
+    before = {row["key"] for row in cached()}
     split_report(split_digest="another").write(SPLIT_REPORT)
     repeat(WINNER)
-    divided = {row["key"] for row in trained()}
+    divided = {row["key"] for row in cached()}
     assert len(before) == 4 and len(divided) == 8
     repeat({**WINNER, "lr": 0.005})
-    assert len({row["key"] for row in trained()}) == 10, "the default of this division is known"
+    assert len({row["key"] for row in cached()}) == 10, "the default of this split is cached"
 
 
-def test_a_winner_that_is_the_default_is_trained_once_and_gains_nothing(repeat: Repeat) -> None:
-    found = repeat(DEFAULT)
-    assert len(trained()) == 2
-    assert found["winner_is_default"]
-    assert {(gain["mean"], gain["low"]) for gain in found["gain"].values()} == {(0.0, None)}
+def test_winner_equal_to_default_gains_nothing(repeat: Repeat) -> None:
+    ran = repeat(DEFAULT)
+    assert len(cached()) == 2
+    assert ran.output.winner_is_default
+    assert {(gain.mean, gain.low) for gain in ran.output.gain.values() if gain} == {(0.0, None)}
     assert [row["settings"] for row in read_table(RESULT / "runs.csv")] == ["winner", "winner"]
-    assert "the winner of the search is the default itself" in found["said"]
+    assert "the winner of the search is the default itself" in ran.printed
 
 
-def test_a_training_that_diverges_is_left_out_with_its_reason(repeat: Repeat) -> None:
-    found = repeat({**WINNER, "lr": 1e30})
-    assert set(found["failures"]) == {"winner, seed 8", "winner, seed 9"}
-    assert all("the loss is no longer a number" in why for why in found["failures"].values())
-    assert found["scores"]["winner"]["val_macro_f1"] is found["gain"]["val_macro_f1"] is found["optimism"] is None
-    assert found["scores"]["default"]["val_macro_f1"]["n"] == 2
+def test_diverged_training_keeps_its_reason(repeat: Repeat) -> None:
+    output = repeat({**WINNER, "lr": 1e30}).output
+    assert set(output.failures) == {"winner, seed 8", "winner, seed 9"}
+    assert all("no longer a number" in reason for reason in output.failures.values())
+    assert output.scores["winner"]["val_macro_f1"] is output.gain["val_macro_f1"] is output.optimism is None
+    default = output.scores["default"]["val_macro_f1"]
+    assert default and default.n == 2
     assert read_table(RESULT / "runs.csv")[0]["val_macro_f1"] == ""
 
 
-def test_without_a_search_it_says_what_to_run(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_search_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "params.yaml").symlink_to(folder / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["--model", "clip"])
-    assert (done.exit_code, done.output.count("\n")) == (1, 1)
-    assert done.output.startswith("error: outputs/tune/clip/best.json is missing: run `dvc repro` first")
-
-
-# What is compared
-
-
-@pytest.fixture
-def params(repo_root: Path) -> Params:
-    return load_params(repo_root / "params.yaml")
-
-
-def known(params: Params, *settings: dict[str, Any]) -> Params:
-    return replace(params, tune=replace(params.tune, initial_trials={"clip": settings}))
-
-
-def test_the_default_is_the_first_that_is_known_to_be_good_at_the_winners_budget(params: Params) -> None:
-    found = contenders(known(params, {**DEFAULT, "epochs": 50}, WINNER), "clip", {**WINNER, "epochs": 3, "patience": 1})
-    assert (found["default"].rank, found["default"].lr) == (2, 0.003)
-    assert {(each.epochs, each.patience) for each in found.values()} == {(3, 1)}
-
-
-def test_a_model_of_which_nothing_is_known_has_no_default(params: Params) -> None:
-    found = contenders(known(params), "clip", WINNER)
-    assert list(found) == ["winner"]
-    summary = summarise(found, {"winner": [training(8, 0.7), training(9, 0.8)]}, 0.8)
-    assert set(summary["gain"].values()) == {None}
-    assert not summary["winner_is_default"]
-
-
-def training(seed: int, val: float, test: float = 0.5) -> Training:
-    scores = {"val_macro_f1": val, "val_accuracy": val, "test_macro_f1": test, "test_accuracy": test}
-    return Training(seed, 2, scores)
-
-
-def test_gain_and_drop_are_paired_by_seed(params: Params) -> None:
-    settings: dict[str, TrainingConfig] = contenders(known(params, DEFAULT), "clip", WINNER)
-    runs = {
-        "winner": [training(8, 0.7, 0.6), Training(9, 0, {}, "failed"), training(10, 0.9, 0.7)],
-        "default": [training(8, 0.5), training(9, 0.9), training(10, 0.6)],
-    }
-    found = summarise(settings, runs, best_val_macro_f1=0.95)
-    gain, drop = found["gain"]["val_macro_f1"], found["drop"]
-    assert (gain["n"], gain["mean"]) == (2, pytest.approx(0.25)), "seed 9 has no pair"
-    assert gain["sd"] == pytest.approx(0.05 * 2**0.5)
-    assert (drop["n"], drop["mean"]) == (2, pytest.approx(0.15))
-    assert found["optimism"] == pytest.approx(0.15)
-    assert found["failures"] == {"winner, seed 9": "failed"}
-    assert json.loads(json.dumps(found)) == found
-
-
-def test_one_seed_is_refused() -> None:
-    with pytest.raises(UsageError, match="seeds must be at least 2: one score has no spread"):
-        build(RepeatParams, {"seeds": 1}, "repeat")
+    result = CliRunner().invoke(main, ["--model", "clip"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "outputs/tune/clip/best.json is missing" in result.output

@@ -1,3 +1,5 @@
+"""Covers: the stage `reproduce`, src/reproduce.py and src/pipeline/reproduce.py."""
+
 import json
 import shutil
 import signal
@@ -11,7 +13,8 @@ import yaml
 from click.testing import CliRunner
 
 from src.core.errors import DivergenceError
-from src.core.files import read_json, read_table, write_json
+from src.core.files import read_table, write_json
+from src.core.outputs import RecipeOutput
 from src.core.paper import RECIPES
 from src.core.paths import SPLIT_REPORT
 from src.core.records import Post, write_groups, write_posts, write_split
@@ -48,18 +51,18 @@ def prepared(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def anew(prepared: Path) -> Path:
-    """The same where no recipe was run."""
-    shutil.rmtree("outputs/repeats", ignore_errors=True)
+    """The same folder, in which no recipe was run."""
+    shutil.rmtree("outputs/paper", ignore_errors=True)
     shutil.rmtree("outputs/reproduce", ignore_errors=True)
-    for found in logged():
-        client().delete_run(found.info.run_id)
+    for run in logged():
+        client().delete_run(run.info.run_id)
     return prepared
 
 
 def run(*words: str) -> tuple[int, str]:
-    done = CliRunner().invoke(main, list(words))
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
+    result = CliRunner().invoke(main, list(words))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
 
 
 def client() -> Any:
@@ -69,13 +72,13 @@ def client() -> Any:
 
 
 def logged() -> list[Any]:
-    """The runs of the experiment, those in the bin left out."""
+    """Return the runs of the experiment that are not deleted."""
     experiment = client().get_experiment_by_name("mvsa-paper")
     return list(client().search_runs([experiment.experiment_id])) if experiment else []
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, folder: Path, **changed: Any) -> None:
-    """Work in a folder beside, which has its own params.yaml and shares all else."""
+    """Work in another folder with its own params.yaml that shares everything else."""
     own = folder / "chosen"
     own.mkdir(exist_ok=True)
     for name in ("sample", "outputs"):
@@ -87,24 +90,24 @@ def choose(monkeypatch: pytest.MonkeyPatch, folder: Path, **changed: Any) -> Non
 
 
 @pytest.mark.parametrize("name", ["clip-zeroshot", "clip-lora", "blip2-zeroshot-head", "blip2-qformer"])
-def test_a_recipe_gives_our_scores_beside_the_published_ones(prepared: Path, name: str) -> None:
-    code, said = run("--recipe", name)
-    assert code == 0, said
+def test_recipe_is_scored_beside_published_figures(prepared: Path, name: str) -> None:
+    code, printed = run("--recipe", name)
+    assert code == 0, printed
     (recipe,) = [recipe for recipe in RECIPES if recipe.name == name]
-    written = read_json(prepared / "outputs" / "reproduce" / f"{name}.json")
-    assert written["published"] == recipe.published
-    assert 0 <= written["ours"]["accuracy_low"] <= written["ours"]["accuracy"] <= written["ours"]["accuracy_high"] <= 1
-    assert written["num_posts"] == (105 if recipe.num_posts else 21)
-    assert f"{name}: accuracy" in said and "Weights are random" in said
+    output = RecipeOutput.read(prepared / "outputs" / "reproduce" / f"{name}.json")
+    assert output.recipe == recipe
+    assert 0 <= output.scores["accuracy_low"] <= output.scores["accuracy"] <= output.scores["accuracy_high"] <= 1
+    assert output.num_posts == (105 if recipe.num_posts else 21)
+    assert f"{name}: accuracy" in printed and "Weights are random" in printed
     rows = {row["name"]: row for row in read_table(prepared / TABLE)}
     assert set(rows) == {name, "majority", "tfidf"} and rows["tfidf"]["published_accuracy"] == ""
-    assert float(rows[name]["accuracy"]) == written["ours"]["accuracy"] and rows[name]["scale"] == "tiny"
+    assert float(rows[name]["accuracy"]) == output.scores["accuracy"] and rows[name]["scale"] == "tiny"
     least = float(rows["tfidf"]["macro_f1"])
-    beaten = written["ours"]["macro_f1"] > least
-    assert (f"Not above TF-IDF of the captions (macro-F1 {least:.4f}): {name}" in said) != beaten
+    beaten = output.scores["macro_f1"] > least
+    assert (f"Not above TF-IDF of the captions (macro-F1 {least:.4f}): {name}" in printed) != beaten
 
 
-def test_what_was_done_before_a_kill_is_not_done_again(
+def test_killed_command_continues(
     anew: Path, repo_root: Path, monkeypatch: pytest.MonkeyPatch, warm_python: WarmPython
 ) -> None:
     choose(monkeypatch, anew, reproduce={"recipes": ["clip-zeroshot", "clip-lora"]})
@@ -115,84 +118,83 @@ def test_what_was_done_before_a_kill_is_not_done_again(
         environment={"PYTHONPATH": str(repo_root), "MLFLOW_TRACKING_URI": f"sqlite:///{anew}/mlruns/mlflow.db"},
     )
     assert killed.wait()[0] == -signal.SIGKILL
-    first = {found.info.run_name: found.info for found in logged()}
+    first = {run.info.run_name: run.info for run in logged()}
     assert {name: info.status for name, info in first.items()} == {"clip-zeroshot": "FINISHED", "clip-lora": "RUNNING"}
 
-    code, said = run()
-    assert code == 0, said
-    assert "clip-zeroshot, taken from an earlier run: accuracy" in said and "\nclip-lora: accuracy" in said
-    second = {found.info.run_name: found.info for found in logged()}
+    code, printed = run()
+    assert code == 0, printed
+    assert "clip-zeroshot, taken from an earlier run: accuracy" in printed and "\nclip-lora: accuracy" in printed
+    second = {run.info.run_name: run.info for run in logged()}
     assert len(logged()) == 2 and {info.status for info in second.values()} == {"FINISHED"}
     assert second["clip-zeroshot"].run_id == first["clip-zeroshot"].run_id
     rows = read_table(TABLE)
     assert [row["name"] for row in rows] == ["clip-zeroshot", "clip-lora", "majority", "tfidf"]
 
-    code, said = run()
-    assert said.count("taken from an earlier run") == 2
-    assert {found.info.run_id for found in logged()} == {info.run_id for info in second.values()}
+    code, printed = run()
+    assert printed.count("taken from an earlier run") == 2
+    assert {run.info.run_id for run in logged()} == {info.run_id for info in second.values()}
     assert read_table(TABLE) == rows
 
 
-def test_other_settings_of_a_training_are_another_one_and_an_untrained_model_has_none(
-    anew: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fit = yaml.safe_load(Path("params.yaml").read_text())["training"]
+def test_settings_change_trainings_alone(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = yaml.safe_load(Path("params.yaml").read_text())["training"]
     names = {"recipes": ["blip2-zeroshot-prompt", "blip2-zeroshot-head"]}
     choose(monkeypatch, anew, reproduce=names)
     run()
-    choose(monkeypatch, anew, reproduce=names, fit={**fit, "common": {**fit["common"], "dropout": 0.3}})
-    code, said = run()
-    assert code == 0, said
-    assert "blip2-zeroshot-prompt, taken from an earlier run" in said and "\nblip2-zeroshot-head: accuracy" in said
+    choose(monkeypatch, anew, reproduce=names, training={**training, "common": {**training["common"], "dropout": 0.3}})
+    code, printed = run()
+    assert code == 0, printed
+    assert (
+        "blip2-zeroshot-prompt, taken from an earlier run" in printed and "\nblip2-zeroshot-head: accuracy" in printed
+    )
 
 
-def test_a_training_that_diverges_is_a_result_and_one_that_lacks_memory_is_tried_again(
-    anew: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    errors = [DivergenceError("the loss is no longer a number"), RuntimeError("out of memory\nand a long trace")]
+def test_divergence_is_final_but_not_memory(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [
+        DivergenceError("the loss is no longer a number"),
+        RuntimeError("out of memory at postgresql://me:secret@host/db\nand a long trace"),
+    ]
 
-    def fails(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr("src.experiments.reproduction.fit", fails)
+    monkeypatch.setattr("src.experiments.reproduction.fit", fail)
     choose(monkeypatch, anew, reproduce={"recipes": ["clip-zeroshot", "clip-head", "clip-lora"]})
-    code, said = run()
+    code, printed = run()
     assert code == 1
-    assert "warning: clip-head: failed: the loss is no longer a number\n" in said
-    assert "warning: clip-lora: failed: out of memory\n" in said
-    assert said.splitlines()[-1] == "error: 1 of 3 recipes failed: clip-lora"
-    assert {row["name"]: row["failure"] for row in read_table(TABLE)}["clip-lora"] == "out of memory"
+    assert "warning: clip-head: failed: the loss is no longer a number\n" in printed
+    assert "warning: clip-lora: failed: out of memory at postgresql://***@host/db\n" in printed
+    assert printed.splitlines()[-1] == "error: 1 of 3 recipes failed: clip-lora"
+    assert {row["name"]: row["failure"] for row in read_table(TABLE)}[
+        "clip-lora"
+    ] == "out of memory at postgresql://***@host/db"
 
     monkeypatch.undo()
     choose(monkeypatch, anew, reproduce={"recipes": ["clip-zeroshot", "clip-head", "clip-lora"]})
-    code, said = run()
-    assert code == 0, said
-    assert "clip-head, taken from an earlier run: failed: the loss is no longer a number\n" in said
-    assert "\nclip-lora: accuracy" in said
-    assert {found.info.run_name: found.info.status for found in logged()}["clip-head"] == "FAILED"
+    code, printed = run()
+    assert code == 0, printed
+    assert "clip-head, taken from an earlier run: failed: the loss is no longer a number\n" in printed
+    assert "\nclip-lora: accuracy" in printed
+    assert {run.info.run_name: run.info.status for run in logged()}["clip-head"] == "FAILED"
     assert len(logged()) == 3
 
 
-def test_another_scale_makes_its_own_checkpoint_and_says_whose_scores_these_are(
-    anew: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_scale_resolves_own_checkpoint(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, anew, scale="full")
     kept = Path("outputs/encode/clip/checkpoint.json").read_text()
     write_json(Path("outputs/encode/clip/checkpoint.json"), {**json.loads(kept), "scale": "full"})
     try:
-        code, said = run("--recipe", "clip-zeroshot", "--scale", "tiny")
+        code, printed = run("--recipe", "clip-zeroshot", "--scale", "tiny")
     finally:
         Path("outputs/encode/clip/checkpoint.json").write_text(kept)
-    assert code == 0 and "Weights are random (scale: tiny)" in said, said
-    facts = read_json(Path("outputs/reproduce/clip-zeroshot.json"))["facts"]
+    assert code == 0 and "Weights are random (scale: tiny)" in printed, printed
+    facts = RecipeOutput.read(Path("outputs/reproduce/clip-zeroshot.json")).facts
     assert (facts["scale"], facts["weights"]) == ("tiny", "random")
     assert facts["checkpoint"] == "outputs/checkpoints/clip" and Path(facts["checkpoint"], "config.json").is_file()
     assert logged()[0].data.tags["scale"] == "tiny"
 
 
-def test_full_scale_without_the_hub_is_a_line_for_each_model(
-    anew: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_hub_is_one_line_a_model(anew: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     # For the library, which this process has loaded already.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -200,8 +202,8 @@ def test_full_scale_without_the_hub_is_a_line_for_each_model(
     run("--recipe", "blip2-zeroshot-head")
     before = read_table(TABLE)
     choose(monkeypatch, anew, models=["clip", "blip2"])
-    code, said = run("--scale", "full")
-    *lines, last = said.splitlines()
+    code, printed = run("--scale", "full")
+    *lines, last = printed.splitlines()
     assert code == 1 and last.startswith("error: 10 of 10 recipes failed: clip-zeroshot, clip-head, clip-lora, blip2-")
     assert [line.split(": failed: ")[1].split(":")[0] for line in lines] == [
         "openai/clip-vit-base-patch32 cannot be loaded",
@@ -210,17 +212,16 @@ def test_full_scale_without_the_hub_is_a_line_for_each_model(
     assert read_table(TABLE) == before
 
 
-def test_with_no_recipe_named_nothing_is_run(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_recipe_runs_nothing(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     choose(monkeypatch, anew, reproduce={"recipes": []})
-    code, said = run()
-    assert (code, read_table(TABLE)) == (0, []) and "names no experiment" in said
+    code, printed = run()
+    assert (code, read_table(TABLE)) == (0, []) and "names no experiment" in printed
 
 
-def test_the_list_names_every_recipe_with_its_figures() -> None:
-    code, said = run("--list")
+def test_list_names_every_recipe() -> None:
+    code, printed = run("--list")
     assert code == 0
-    for recipe in RECIPES:
-        assert recipe.name in said
+    assert all(recipe.name in printed for recipe in RECIPES)
 
 
 @pytest.mark.parametrize(
@@ -236,5 +237,5 @@ def test_the_list_names_every_recipe_with_its_figures() -> None:
 )
 def test_misuse_is_one_line(repo_root: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str) -> None:
     monkeypatch.chdir(repo_root)
-    code, said = run(*words)
-    assert (code, said) == (2, f"error: {message}\n")
+    code, printed = run(*words)
+    assert (code, printed) == (2, f"error: {message}\n")
