@@ -1,9 +1,9 @@
-"""Whether a model is right more often where picture and caption go together: image-text alignment and correctness.
+"""Correlation of image-text alignment with correct predictions.
 
-Alignment is the cosine of CLIP's embeddings of both (J. Hessel et al., CLIPScore, EMNLP 2021). It may be set against
-the predictions of any model.
+Alignment is the cosine of CLIP's embeddings of image and caption (J. Hessel et al., CLIPScore, EMNLP 2021). The
+predictions may be those of any model.
 
-Suffixes of shapes: N posts, G groups of near-duplicates.
+Suffixes of shapes: N posts, G groups of near-duplicates, C columns of sums.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,50 +25,50 @@ def alignment_correlation(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> AlignmentCorrelation | None:
-    """How alignment goes with being right; None where no post has both.
+    """Correlate alignment with correct predictions; None if no post has both.
 
     Args:
         cosine_of: the alignment of posts, by id.
-        predictions: of labelled posts; those without a cosine are left out.
-        group_of: the group of near-duplicates that each post belongs to, by id.
+        predictions: of labelled posts; posts without a cosine are left out.
+        group_of: the group of near-duplicates of each post, by id.
         seed: equal seeds give equal intervals.
-        resamples: how often groups are drawn.
+        resamples: the number of bootstrap resamples.
     """
-    found = sorted((row for row in predictions if row.id in cosine_of), key=lambda row: cosine_of[row.id])
-    if not found:
+    rows = sorted((row for row in predictions if row.id in cosine_of), key=lambda row: cosine_of[row.id])
+    if not rows:
         return None
-    cosine_N = np.array([cosine_of[row.id] for row in found])
-    right_N = np.array([float(row.predicted == row.actual) for row in found])
-    groups = [group_of[row.id] for row in found]
-    alike = np.ptp(cosine_N) == 0 or np.ptp(right_N) == 0
+    cosine_N = np.array([cosine_of[row.id] for row in rows])
+    correct_N = np.array([float(row.predicted == row.actual) for row in rows])
+    groups = [group_of[row.id] for row in rows]
+    is_constant = np.ptp(cosine_N) == 0 or np.ptp(correct_N) == 0
     return AlignmentCorrelation(
-        n=len(found),
+        n=len(rows),
         mean=float(cosine_N.mean()),
-        point_biserial=None if alike else point_biserial(cosine_N, right_N, groups, seed, resamples),
-        spearman=None if alike else float(spearmanr(cosine_N, right_N).statistic),
+        point_biserial=None if is_constant else point_biserial(cosine_N, correct_N, groups, seed, resamples),
+        spearman=None if is_constant else float(spearmanr(cosine_N, correct_N).statistic),
         quartiles=tuple(
-            _quartile([found[place] for place in places], cosine_of, group_of, seed, resamples)
-            for places in np.array_split(np.arange(len(found)), NUM_QUARTILES)
-            if len(places)
+            _quartile([rows[index] for index in indices], cosine_of, group_of, seed, resamples)
+            for indices in np.array_split(np.arange(len(rows)), NUM_QUARTILES)
+            if len(indices)
         ),
     )
 
 
 def point_biserial(
-    cosine_N: Array, right_N: Array, groups: Sequence[str], seed: int, resamples: int = RESAMPLES
+    cosine_N: Array, correct_N: Array, groups: Sequence[str], seed: int, resamples: int = RESAMPLES
 ) -> Interval:
-    """Pearson's correlation of cosines with being right (1) or wrong (0), neither all alike.
+    """Compute Pearson's correlation of cosines with correct predictions, with its interval.
 
     Args:
-        cosine_N: of any scale.
-        right_N: zeros and ones.
+        cosine_N: of any scale, not all equal.
+        correct_N: ones (correct) and zeros (wrong), not all equal.
         groups: the group of near-duplicates of each post.
         seed: equal seeds give equal intervals.
-        resamples: how often groups are drawn; one of posts all alike counts as no correlation.
+        resamples: the number of bootstrap resamples. A resample of equal posts counts as correlation 0.
     """
-    # Cosines lie close together, so that sums of squares would lose digits unless their mean is taken off.
+    # Cosines lie close together. Sums of squares would lose digits unless the mean is subtracted first.
     x_N = cosine_N - cosine_N.mean()
-    sums_NC = np.stack([np.ones_like(x_N), x_N, x_N**2, right_N, x_N * right_N], axis=-1)
+    sums_NC = np.stack([np.ones_like(x_N), x_N, x_N**2, correct_N, x_N * correct_N], axis=-1)
     _, group_N = np.unique(groups, return_inverse=True)
     sums_GC = np.zeros((group_N.max() + 1, sums_NC.shape[1]))
     np.add.at(sums_GC, group_N, sums_NC)
@@ -76,11 +76,14 @@ def point_biserial(
 
 
 def _correlation(sums_xC: Array) -> Array:
-    """Pearson's correlation (1, ...) from sums; 0 of posts all alike, which show none."""
-    n_x, x_x, xx_x, right_x, x_right_x = np.moveaxis(sums_xC, -1, 0)
-    together_x, spread_x = n_x * x_right_x - x_x * right_x, (n_x * xx_x - x_x**2) * (n_x * right_x - right_x**2)
-    found_x: Array = np.divide(together_x, np.sqrt(spread_x), out=np.zeros_like(spread_x), where=spread_x > 0)
-    return found_x[None]
+    """Compute Pearson's correlation (1, ...) from sums (..., C); 0 if all posts are equal."""
+    n_x, x_x, xx_x, correct_x, x_correct_x = np.moveaxis(sums_xC, -1, 0)
+    covariance_x = n_x * x_correct_x - x_x * correct_x
+    variances_x = (n_x * xx_x - x_x**2) * (n_x * correct_x - correct_x**2)
+    correlation_x: Array = np.divide(
+        covariance_x, np.sqrt(variances_x), out=np.zeros_like(variances_x), where=variances_x > 0
+    )
+    return correlation_x[None]
 
 
 def _quartile(

@@ -1,9 +1,11 @@
-"""Which labels are likely wrong, by confident learning on what classifiers say of posts that they have not seen.
+"""Label noise, estimated by confident learning and from near-duplicates.
 
-C. Northcutt, L. Jiang, I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels, JAIR 2021, by way of
-cleanlab. A label counts as wrong where the classifiers are surer of another tone than they are, on average, of the
-posts that carry that tone. So does, with no way to tell, that of a post which is only hard: the weaker the classifiers,
-the more is taken for noise. `src.evaluation.label_noise` estimates the same without a classifier.
+Confident learning (C. Northcutt, L. Jiang, I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels,
+JAIR 2021) runs by cleanlab on out-of-fold predictions. A label is flagged if the predicted probability of another tone
+exceeds that tone's average self-confidence. Hard but correct posts are flagged too; the method cannot tell them apart.
+The weaker the classifiers, the more posts it flags.
+
+`duplicate_agreement` estimates the noise without a classifier: labels of one content should be equal.
 """
 
 from collections import Counter, defaultdict
@@ -22,63 +24,57 @@ from src.core.labels import TONES
 from src.core.records import Prediction
 from src.evaluation.intervals import RESAMPLES, Array, cluster_bootstrap
 
-_STEPS = 1000
-
-
+# Limits of the expectation maximisation.
+_MAX_STEPS = 1000
 _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
 class PooledPredictions:
-    """What several systems say of the same posts, as one: a weighted mean of their probabilities.
-
-    Attributes:
-        ids: the posts.
-        labels_N: their labels, as numbers into `TONES`.
-        weights: of each system; they sum to 1.
-        probabilities_NK: the mean, in the order of `TONES`.
-    """
+    """The weighted mean of the probabilities that several systems give to the same posts."""
 
     ids: Sequence[str]
+    # Indices into `TONES`.
     labels_N: NDArray[np.int64]
+    # By system; they sum to 1.
     weights: Mapping[str, float]
+    # In the order of `TONES`.
     probabilities_NK: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class LabelIssue:
-    """A post whose label is likely wrong.
-
-    Attributes:
-        id, label: of the post.
-        suggested: the tone that is likeliest instead.
-        quality: the normalised margin, (p(label) - max p(other) + 1) / 2: from 0, surely wrong, to 1.
-        label_probability: p(label).
-    """
+    """A post whose label is likely wrong."""
 
     id: str
     label: str
+    # The most probable tone.
     suggested: str
+    # The normalised margin, (p(label) - max p(other) + 1) / 2: from 0, certainly wrong, to 1.
     quality: float
+    # p(label).
     label_probability: float
 
 
 def pool_predictions(tables: Mapping[str, Sequence[Prediction]]) -> PooledPredictions:
-    """Pool the out-of-fold predictions of systems, by name, with the weights under which the labels are likeliest.
+    """Pool the out-of-fold predictions of systems with the weights that maximise the likelihood of the labels.
 
-    With equal weights a system that knows nothing drowns one that does; these leave it out. They are the proportions of
-    a mixture, found by expectation maximisation (A. Dempster, N. Laird, D. Rubin, JRSS B 1977), and the best there are.
+    Equal weights would let an uninformative system dilute a good one. The weights are the proportions of a mixture,
+    fitted by expectation maximisation (A. Dempster, N. Laird, D. Rubin, JRSS B 1977), which finds the global maximum.
+
+    Args:
+        tables: the predictions by the name of the system.
 
     Raises:
-        UserError: the systems did not judge the same posts, or not under the same labels.
+        UserError: the systems predicted different posts, or under different labels.
     """
     first, *others = ({row.id: row for row in table} for table in tables.values())
     for name, other in zip(list(tables)[1:], others, strict=True):
         if {row.id: row.actual for row in other.values()} != {row.id: row.actual for row in first.values()}:
-            raise UserError(f"{name} and {next(iter(tables))} judged other posts or labels: run `dvc repro` on both")
+            raise UserError(f"{name} and {next(iter(tables))} have predictions for different posts or labels: run `dvc repro`")
     labels_N = np.array([TONES.index(row.actual) for row in first.values()])
     systems_SNK = np.array(
-        [[[getattr(each[key], tone) for tone in TONES] for key in first] for each in (first, *others)]
+        [[[getattr(by_id[key], tone) for tone in TONES] for key in first] for by_id in (first, *others)]
     )
     weights_S = _likeliest_weights(systems_SNK[:, np.arange(len(labels_N)), labels_N])
     weights = dict(zip(tables, weights_S.tolist(), strict=True))
@@ -86,41 +82,43 @@ def pool_predictions(tables: Mapping[str, Sequence[Prediction]]) -> PooledPredic
 
 
 def label_issues(pooled: PooledPredictions) -> list[LabelIssue]:
-    """The posts whose label is likely wrong, the least plausible first.
+    """List the posts whose label is likely wrong, the least plausible first.
 
-    How many, of each label and for each other tone, the estimated noise says (cleanlab's `prune_by_noise_rate`); which,
-    and in what order, the normalised margin.
+    The estimated noise gives the number of posts for each pair of label and other tone (cleanlab's
+    `prune_by_noise_rate`). The normalised margin selects and orders them.
     """
-    labels_N, probabilities_NK = pooled.labels_N, pooled.probabilities_NK
-    places = find_label_issues(labels_N, probabilities_NK, return_indices_ranked_by="normalized_margin", n_jobs=1)
+    labels_N = pooled.labels_N
+    probabilities_NK = pooled.probabilities_NK
+    indices = find_label_issues(labels_N, probabilities_NK, return_indices_ranked_by="normalized_margin", n_jobs=1)
     quality_N = get_label_quality_scores(labels_N, probabilities_NK, method="normalized_margin")
     return [
         LabelIssue(
-            pooled.ids[place],
-            TONES[labels_N[place]],
-            TONES[int(probabilities_NK[place].argmax())],
-            float(quality_N[place]),
-            float(probabilities_NK[place, labels_N[place]]),
+            pooled.ids[index],
+            TONES[labels_N[index]],
+            TONES[int(probabilities_NK[index].argmax())],
+            float(quality_N[index]),
+            float(probabilities_NK[index, labels_N[index]]),
         )
-        for place in places.tolist()
+        for index in indices.tolist()
     ]
 
 
 def joint_distribution(pooled: PooledPredictions) -> NDArray[np.float64]:
-    """joint_KK, the estimated shares of posts by label (rows) and true tone: off the diagonal is what is wrong."""
-    found: NDArray[np.float64] = estimate_joint(pooled.labels_N, pooled.probabilities_NK)
-    return found
+    """Estimate joint_KK: shares of posts by label (rows) and true tone (columns). Off the diagonal, labels are wrong."""
+    joint_KK: NDArray[np.float64] = estimate_joint(pooled.labels_N, pooled.probabilities_NK)
+    return joint_KK
 
 
 def _likeliest_weights(likelihood_SN: NDArray[np.float64]) -> NDArray[np.float64]:
-    """weights_S that make the mean log of the weighted likelihoods as large as can be."""
-    # Some likelihood for all: a tone that a fold has never seen has 0.
+    """Return the weights_S that maximise the mean log of the weighted likelihoods."""
+    # A tone that is absent from a fold's training posts has probability 0, whose logarithm is no number.
     likelihood_SN = np.maximum(likelihood_SN, np.finfo(float).tiny)
     weights_S = np.full(len(likelihood_SN), 1 / len(likelihood_SN))
-    for _ in range(_STEPS):
+    for _ in range(_MAX_STEPS):
         shares_SN = weights_S[:, None] * likelihood_SN
-        before_S, weights_S = weights_S, (shares_SN / shares_SN.sum(0)).mean(1)
-        if np.abs(weights_S - before_S).max() < _TOLERANCE:
+        previous_S = weights_S
+        weights_S = (shares_SN / shares_SN.sum(0)).mean(1)
+        if np.abs(weights_S - previous_S).max() < _TOLERANCE:
             break
     return weights_S
 
@@ -128,13 +126,13 @@ def _likeliest_weights(likelihood_SN: NDArray[np.float64]) -> NDArray[np.float64
 def duplicate_agreement(
     label_of: Mapping[str, str], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
 ) -> DuplicateAgreement | None:
-    """What twins say of the labels; None where no labelled post has a twin.
+    """Measure the agreement of labels among near-duplicates; None if no labelled post has one.
 
     Args:
         label_of: the label of each labelled post, by id.
-        group_of: the group of near-duplicates of each of them, by id.
-        seed: of the bootstrap.
-        resamples: how often groups are drawn.
+        group_of: the group of near-duplicates of each of these posts, by id.
+        seed: equal seeds give equal intervals.
+        resamples: the number of bootstrap resamples.
     """
     labels: dict[str, list[str]] = defaultdict(list)
     for key, label in label_of.items():
@@ -142,8 +140,8 @@ def duplicate_agreement(
     counts_GC = np.array([_counts(group) for group in labels.values() if len(group) > 1], dtype=float)
     if not len(counts_GC):
         return None
-    pair_disagreement, disagreement, wrong, right, majority = cluster_bootstrap(
-        counts_GC, _figures, seed, resamples
+    pair_disagreement, disagreement, noise, true_tone, majority = cluster_bootstrap(
+        counts_GC, _shares, seed, resamples
     ).intervals
     num_twins, _, pairs, disagreeing, num_majority = counts_GC.sum(0).tolist()
     return DuplicateAgreement(
@@ -155,29 +153,39 @@ def duplicate_agreement(
         disagreeing_pairs=int(disagreeing),
         pair_disagreement=pair_disagreement,
         disagreement=disagreement,
-        noise_rate=wrong,
-        true_tone_accuracy=right,
+        noise_rate=noise,
+        true_tone_accuracy=true_tone,
         majority_accuracy=majority,
         majority_accuracy_all=1 - (num_twins - num_majority) / len(label_of),
     )
 
 
 def noise_rate(disagreement: Array) -> Array:
-    """The e of the model above, a share; of twins that disagree more than labels drawn by lot it is (K - 1)/K."""
-    most = (len(TONES) - 1) / len(TONES)
-    return most * (1 - np.sqrt(np.maximum(0, 1 - disagreement / most)))
+    """Return the probability e that a label is wrong, from the probability that two labels of one content disagree.
+
+    Model: each label is wrong with probability e, independently, and then any other tone with equal probability. If
+    labels disagree more than random labels would, e is (K - 1) / K.
+    """
+    random_disagreement = (len(TONES) - 1) / len(TONES)
+    return random_disagreement * (1 - np.sqrt(np.maximum(0, 1 - disagreement / random_disagreement)))
 
 
 def _counts(group: list[str]) -> tuple[float, ...]:
-    """Of a group: posts, how many disagree with one drawn by lot, pairs, disagreeing pairs, posts of the main label."""
-    tally, size = Counter(group), len(group)
+    """Count one group of labels.
+
+    Returns:
+        The posts, the expected number that disagree with a random other post, the pairs, the disagreeing pairs, and
+        the posts of the commonest label.
+    """
+    tally = Counter(group)
+    size = len(group)
     pairs = size * (size - 1) / 2
     disagreeing = pairs - sum(count * (count - 1) / 2 for count in tally.values())
     return size, size * disagreeing / pairs, pairs, disagreeing, max(tally.values())
 
 
-def _figures(counts_xC: Array) -> Array:
-    """The five intervals of `DuplicateAgreement`, in their order."""
+def _shares(counts_xC: Array) -> Array:
+    """Compute the five shares of `DuplicateAgreement` that have intervals, in the order of its fields."""
     posts, disagree, pairs, disagreeing, majority = np.moveaxis(counts_xC, -1, 0)
     disagreement = disagree / posts
     noise = noise_rate(disagreement)

@@ -1,43 +1,36 @@
-"""Scores of predictions, all by scikit-learn."""
+"""Scores of predictions, by scikit-learn."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from sklearn.metrics import (
-    accuracy_score,
-    classification_report,
-    confusion_matrix,
-    f1_score,
-    precision_recall_fscore_support,
-)
+from sklearn.metrics import classification_report, confusion_matrix
 
 from src.core.labels import TONES
 from src.core.records import Prediction, Scores
 
 
 def scores(predictions: Sequence[Prediction]) -> Scores:
-    """Scores of labelled predictions; a tone that is never predicted has precision and F1 0."""
-    actual, predicted = _columns(predictions)
-    labels = list(TONES)
-    columns = precision_recall_fscore_support(actual, predicted, labels=labels, zero_division=0)
-    names = ("precision", "recall", "f1", "support")
+    """Score labelled predictions. A tone that is never predicted has precision and F1 0."""
+    actual = [row.actual for row in predictions]
+    predicted = [row.predicted for row in predictions]
+    report_of: dict[str, Any] = classification_report(
+        actual, predicted, labels=list(TONES), zero_division=0, output_dict=True
+    )
+    names = {"precision": "precision", "recall": "recall", "f1": "f1-score", "support": "support"}
     return Scores(
-        accuracy=float(accuracy_score(actual, predicted)),
-        macro_f1=float(f1_score(actual, predicted, labels=labels, average="macro", zero_division=0)),
-        weighted_f1=float(f1_score(actual, predicted, labels=labels, average="weighted", zero_division=0)),
+        accuracy=float(report_of["accuracy"]),
+        macro_f1=float(report_of["macro avg"]["f1-score"]),
+        weighted_f1=float(report_of["weighted avg"]["f1-score"]),
         per_class={
-            tone: {name: float(column[k]) for name, column in zip(names, columns, strict=True)}
-            for k, tone in enumerate(TONES)
+            tone: {name: float(report_of[tone][column]) for name, column in names.items()} for tone in TONES
         },
-        confusion=confusion_matrix(actual, predicted, labels=labels).tolist(),
+        confusion=confusion_matrix(actual, predicted, labels=list(TONES)).tolist(),
     )
 
 
 def report(predictions: Sequence[Prediction]) -> str:
-    """scikit-learn's classification report, as text."""
-    actual, predicted = _columns(predictions)
+    """Return scikit-learn's classification report as text."""
+    actual = [row.actual for row in predictions]
+    predicted = [row.predicted for row in predictions]
     text: str = classification_report(actual, predicted, labels=list(TONES), digits=4, zero_division=0)
     return text
-
-
-def _columns(predictions: Sequence[Prediction]) -> tuple[list[str], list[str]]:
-    return [row.actual for row in predictions], [row.predicted for row in predictions]

@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from src.core.labels import TONES
 from src.core.records import Interval, Prediction
-from src.evaluation.intervals import SCORES, cluster_bootstrap, figures_of, group_counts, intervals
+from src.evaluation.intervals import SCORES, cluster_bootstrap, group_counts, intervals, scores_of
 from src.evaluation.metrics import scores
 
 # How often an actual tone (row) is predicted to be which, and how often each is there.
@@ -52,7 +52,7 @@ def test_a_resample_is_scored_as_scikit_learn_scores_the_posts_of_the_groups_dra
     rows = predictions(rng.choice(9, size=60, p=CELLS))
     group_of = {row.id: str(rng.integers(25)) for row in rows}
     groups = list(dict.fromkeys(group_of.values()))
-    found = cluster_bootstrap(group_counts(rows, group_of), figures_of, seed=5, resamples=40).draws_FR
+    found = cluster_bootstrap(group_counts(rows, group_of), scores_of, seed=5, resamples=40).draws_FR
     for draw, drawn in enumerate(np.random.default_rng(5).integers(0, len(groups), (40, len(groups)))):
         posts = [row for index in drawn for row in rows if group_of[row.id] == groups[index]]
         actual, predicted = [row.actual for row in posts], [row.predicted for row in posts]
@@ -65,7 +65,7 @@ def test_a_resample_is_scored_as_scikit_learn_scores_the_posts_of_the_groups_dra
 
 def test_the_interval_covers_the_truth_in_95_of_100_cases_and_without_groups_in_far_fewer() -> None:
     """Posts of a group are copies of one tweet, up to four: same tone, same prediction."""
-    rng, truth = np.random.default_rng(2), figures_of(CELLS)
+    rng, truth = np.random.default_rng(2), scores_of(CELLS)
     covered, num_cases = {"grouped": np.zeros(3), "alone": np.zeros(3)}, 300
     for case in range(num_cases):
         copies = rng.integers(1, 5, size=80)
