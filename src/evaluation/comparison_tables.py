@@ -1,11 +1,11 @@
-"""All that is found out about the systems that are compared, and the tables that say it."""
+"""Comparison of all systems on the test part, and the rows of the tables that stage `compare` writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from src.core.estimates import Comparison, Verdict
+from src.core.estimates import Comparison, Verdict, VerdictAnswer
 from src.core.records import Bin, Interval, Prediction
 from src.evaluation.calibration import (
     Calibration,
@@ -16,18 +16,21 @@ from src.evaluation.calibration import (
     scaled,
 )
 from src.evaluation.comparison import compare, verdicts
-from src.evaluation.intervals import RESAMPLES, intervals
-from src.evaluation.systems import BASELINES, System
+from src.evaluation.intervals import RESAMPLES, SCORES, intervals
+from src.evaluation.systems import BASELINES, Kind, System
 
+# The test posts that scores and comparisons are computed on.
 ALL, LEAK_FREE = "all", "leak-free"
+# Before and after temperature scaling.
 BEFORE, AFTER = "before", "after"
+# The names of two systems.
 SystemPair = tuple[str, str]
 TableRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class PairResult:
-    """What came of a comparison, and the verdict that the whole family allows."""
+    """The comparison of two systems, and its verdict within the family."""
 
     comparison: Comparison
     verdict: Verdict
@@ -35,143 +38,198 @@ class PairResult:
 
 @dataclass(frozen=True)
 class ComparisonResults:
-    """What is found on some of the test posts: figures by system and name, and answers by pair of systems."""
+    """Scores and comparisons on some of the test posts."""
 
+    # Number of posts.
     posts: int
+    # By system and name of the score.
     scores: Mapping[str, Mapping[str, Interval]]
     answers: Mapping[SystemPair, PairResult]
 
 
 @dataclass(frozen=True)
 class ConfidenceQuality:
-    """How far the confidences of one system can be trusted, on all test posts.
+    """Calibration and selective prediction of one system, on all test posts."""
 
-    Attributes:
-        calibration: before and after temperature scaling.
-        bins: of the reliability diagram, `BEFORE` and `AFTER`.
-        curve: the accuracy on the 1, 2, ... N posts it is surest of.
-        area: under the curve of risk and coverage.
-    """
-
+    # Before and after temperature scaling.
     calibration: Calibration
+    # Bins of the reliability diagram, by `BEFORE` and `AFTER`.
     bins: Mapping[str, Sequence[Bin]]
+    # Accuracy on the 1, 2, ... N posts of highest confidence.
     curve: Sequence[float]
+    # Area under the risk-coverage curve.
     area: float
 
 
+@dataclass(frozen=True)
+class ScoreRow:
+    """A row of scores.csv: the scores of one system on one set of test posts."""
+
+    system: str
+    kind: Kind
+    # Empty for a baseline.
+    model: str
+    # `ALL` or `LEAK_FREE`.
+    part: str
+    posts: int
+    accuracy: Interval
+    macro_f1: Interval
+    weighted_f1: Interval
+
+    def scores(self) -> dict[str, Interval]:
+        """Return the intervals by the names of `SCORES`."""
+        return {name: getattr(self, name) for name in SCORES}
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A row of pairs.csv: the comparison of two systems on one set of test posts (see `Comparison`)."""
+
+    # `ALL` or `LEAK_FREE`.
+    part: str
+    first: str
+    second: str
+    posts: int
+    only_first: int
+    only_second: int
+    accuracy_difference: Interval
+    macro_f1_difference: Interval
+    mcnemar_p: float
+    bootstrap_p: float
+    # The larger of the two p-values.
+    p: float
+    p_holm: float
+    # Whether the first system is better.
+    better: VerdictAnswer
+    posts_needed: int | None
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """A row of calibration.csv: the calibration of one system (see `Calibration`)."""
+
+    system: str
+    ece: float
+    ece_scaled: float
+    temperature: float
+    nll: float
+    nll_scaled: float
+    # Area under the risk-coverage curve.
+    aurc: float
+
+
 def family(systems: Sequence[System]) -> list[SystemPair]:
-    """What is compared: every two tuned models, then each with the baselines, its own zero-shot and its own probe."""
-    tuned = [each for each in systems if each.kind == "tuned"]
+    """Return the comparisons: tuned models with each other, then with baselines, their zero-shot and their probe."""
+    tuned = [system for system in systems if system.kind == "tuned"]
     pairs = [(first.name, second.name) for first, second in combinations(tuned, 2)]
-    for each in tuned:
-        others = [other for other in systems if other.kind in BASELINES or other.model == each.model]
-        pairs += [(each.name, other.name) for other in others if other is not each]
+    for system in tuned:
+        others = [other for other in systems if other.kind in BASELINES or other.model == system.model]
+        pairs += [(system.name, other.name) for other in others if other is not system]
     return pairs
 
 
 def score_and_compare(
     systems: Sequence[System], ids: set[str], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
 ) -> ComparisonResults:
-    """Score and compare systems on the test posts of some ids, one at least."""
-    judged: dict[str, list[Prediction]] = {each.name: [row for row in each.test if row.id in ids] for each in systems}
+    """Score and compare systems on the test posts with these ids, at least one."""
+    predictions: dict[str, list[Prediction]] = {
+        system.name: [row for row in system.test if row.id in ids] for system in systems
+    }
     pairs = family(systems)
-    compared = [compare(judged[first], judged[second], group_of, seed, resamples) for first, second in pairs]
-    answers = [PairResult(*both) for both in zip(compared, verdicts(compared), strict=True)]
+    comparisons = [
+        compare(predictions[first], predictions[second], group_of, seed, resamples) for first, second in pairs
+    ]
+    results = [PairResult(*both) for both in zip(comparisons, verdicts(comparisons), strict=True)]
     return ComparisonResults(
         posts=len(ids),
-        scores={name: intervals(rows, group_of, seed, resamples) for name, rows in judged.items()},
-        answers=dict(zip(pairs, answers, strict=True)),
+        scores={name: intervals(rows, group_of, seed, resamples) for name, rows in predictions.items()},
+        answers=dict(zip(pairs, results, strict=True)),
     )
 
 
 def confidence_quality(system: System) -> ConfidenceQuality:
-    """Judge a system's confidences on the test part; its temperature is fitted on validation."""
-    found = calibrate(system.val, system.test)
-    softened = scaled(system.test, found.temperature)
+    """Measure calibration and selective prediction on the test part; the temperature is fitted on validation."""
+    calibration = calibrate(system.val, system.test)
     return ConfidenceQuality(
-        calibration=found,
-        bins={BEFORE: reliability(system.test), AFTER: reliability(softened)},
+        calibration=calibration,
+        bins={BEFORE: reliability(system.test), AFTER: reliability(scaled(system.test, calibration.temperature))},
         curve=accuracy_by_coverage(system.test).tolist(),
         area=risk_coverage_area(system.test),
     )
 
 
-def score_rows(systems: Sequence[System], findings: Mapping[str, ComparisonResults]) -> list[TableRow]:
-    """A row for each system and each part of `findings`: its figures, each with `_low` and `_high`."""
+def score_rows(systems: Sequence[System], results_of: Mapping[str, ComparisonResults]) -> list[ScoreRow]:
+    """Return a row for each system and each set of test posts."""
     return [
-        {"system": each.name, "kind": each.kind, "model": each.model, "part": part, "posts": found.posts}
-        | _flat(found.scores[each.name])
-        for each in systems
-        for part, found in findings.items()
+        ScoreRow(system.name, system.kind, system.model, part, results.posts, **results.scores[system.name])
+        for system in systems
+        for part, results in results_of.items()
     ]
 
 
-def pair_rows(findings: Mapping[str, ComparisonResults]) -> list[TableRow]:
-    """A row for each part of `findings` and each comparison; `p` is the larger of both p-values."""
+def pair_rows(results_of: Mapping[str, ComparisonResults]) -> list[PairRow]:
+    """Return a row for each set of test posts and each comparison."""
     return [
-        {"part": part, "first": first, "second": second, **_pair(answer)}
-        for part, found in findings.items()
-        for (first, second), answer in found.answers.items()
+        PairRow(
+            part=part,
+            first=first,
+            second=second,
+            posts=result.comparison.posts,
+            only_first=result.comparison.only_first,
+            only_second=result.comparison.only_second,
+            accuracy_difference=result.comparison.accuracy,
+            macro_f1_difference=result.comparison.macro_f1,
+            mcnemar_p=result.comparison.mcnemar_p,
+            bootstrap_p=result.comparison.bootstrap_p,
+            p=result.comparison.p,
+            p_holm=result.verdict.p_holm,
+            better=result.verdict.answer,
+            posts_needed=result.comparison.posts_needed,
+        )
+        for part, results in results_of.items()
+        for (first, second), result in results.answers.items()
     ]
 
 
-def calibration_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[TableRow]:
-    """A row for each system: calibration, and the area under its risk-coverage curve (`aurc`)."""
-    return [{"system": name, **asdict(each.calibration), "aurc": each.area} for name, each in trusts.items()]
-
-
-def reliability_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[TableRow]:
-    """A row for each bin of each system, before and after scaling, that has a post."""
+def calibration_rows(qualities: Mapping[str, ConfidenceQuality]) -> list[CalibrationRow]:
+    """Return a row for each system."""
     return [
-        {"system": name, "scaling": stage, **asdict(each)}
-        for name, found in trusts.items()
-        for stage, bins in found.bins.items()
-        for each in bins
-        if each.posts
+        CalibrationRow(system=name, aurc=quality.area, **asdict(quality.calibration))
+        for name, quality in qualities.items()
     ]
 
 
-def selective_rows(trusts: Mapping[str, ConfidenceQuality]) -> list[TableRow]:
-    """A row for each number of posts kept of each system."""
+def reliability_rows(qualities: Mapping[str, ConfidenceQuality]) -> list[TableRow]:
+    """Return a row for each bin with posts of each system, before and after scaling."""
     return [
-        {"system": name, "coverage": (k + 1) / len(found.curve), "accuracy": accuracy}
-        for name, found in trusts.items()
-        for k, accuracy in enumerate(found.curve)
+        {"system": name, "scaling": stage, **asdict(each_bin)}
+        for name, quality in qualities.items()
+        for stage, bins in quality.bins.items()
+        for each_bin in bins
+        if each_bin.posts
+    ]
+
+
+def selective_rows(qualities: Mapping[str, ConfidenceQuality]) -> list[TableRow]:
+    """Return a row for each system and each number of posts kept."""
+    return [
+        {"system": name, "coverage": (k + 1) / len(quality.curve), "accuracy": accuracy}
+        for name, quality in qualities.items()
+        for k, accuracy in enumerate(quality.curve)
     ]
 
 
 def headline(
-    systems: Sequence[System], findings: Mapping[str, ComparisonResults], trusts: Mapping[str, ConfidenceQuality]
-) -> TableRow:
-    """What is worth watching from revision to revision: for each tuned model a few figures under names of their own."""
-    found: TableRow = {}
-    for each in (system for system in systems if system.kind == "tuned"):
+    systems: Sequence[System],
+    results_of: Mapping[str, ComparisonResults],
+    qualities: Mapping[str, ConfidenceQuality],
+) -> dict[str, float]:
+    """Return the scores of tuned models that `dvc metrics diff` compares, keyed as MODEL_SCORE."""
+    figures: dict[str, float] = {}
+    for system in (system for system in systems if system.kind == "tuned"):
         for part, prefix in ((ALL, ""), (LEAK_FREE, "leak_free_")):
-            if part in findings:
-                scores = findings[part].scores[each.name]
-                found |= {f"{each.model}_{prefix}{name}": scores[name].value for name in ("accuracy", "macro_f1")}
-        found[f"{each.model}_ece"] = trusts[each.name].calibration.ece
-    return found
-
-
-def _pair(answer: PairResult) -> TableRow:
-    found = answer.comparison
-    return {
-        "posts": found.posts,
-        "only_first": found.only_first,
-        "only_second": found.only_second,
-        **_flat({"accuracy_difference": found.accuracy, "macro_f1_difference": found.macro_f1}),
-        "mcnemar_p": found.mcnemar_p,
-        "bootstrap_p": found.bootstrap_p,
-        "p": found.p,
-        "p_holm": answer.verdict.p_holm,
-        "better": answer.verdict.answer,
-        "posts_needed": found.posts_needed,
-    }
-
-
-def _flat(figures: Mapping[str, Interval]) -> TableRow:
-    row: TableRow = {}
-    for name, each in figures.items():
-        row |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
-    return row
+            if part in results_of:
+                scores = results_of[part].scores[system.name]
+                figures |= {f"{system.model}_{prefix}{name}": scores[name].value for name in ("accuracy", "macro_f1")}
+        figures[f"{system.model}_ece"] = qualities[system.name].calibration.ece
+    return figures

@@ -71,7 +71,9 @@ def pool_predictions(tables: Mapping[str, Sequence[Prediction]]) -> PooledPredic
     first, *others = ({row.id: row for row in table} for table in tables.values())
     for name, other in zip(list(tables)[1:], others, strict=True):
         if {row.id: row.actual for row in other.values()} != {row.id: row.actual for row in first.values()}:
-            raise UserError(f"{name} and {next(iter(tables))} have predictions for different posts or labels: run `dvc repro`")
+            raise UserError(
+                f"{name} and {next(iter(tables))} have predictions for different posts or labels: run `dvc repro`"
+            )
     labels_N = np.array([TONES.index(row.actual) for row in first.values()])
     systems_SNK = np.array(
         [[[getattr(by_id[key], tone) for tone in TONES] for key in first] for by_id in (first, *others)]
@@ -104,7 +106,7 @@ def label_issues(pooled: PooledPredictions) -> list[LabelIssue]:
 
 
 def joint_distribution(pooled: PooledPredictions) -> NDArray[np.float64]:
-    """Estimate joint_KK: shares of posts by label (rows) and true tone (columns). Off the diagonal, labels are wrong."""
+    """Estimate joint_KK: the shares of posts by label (rows) and true tone (columns)."""
     joint_KK: NDArray[np.float64] = estimate_joint(pooled.labels_N, pooled.probabilities_NK)
     return joint_KK
 

@@ -21,9 +21,7 @@ def scores(predictions: Sequence[Prediction]) -> Scores:
         accuracy=float(report_of["accuracy"]),
         macro_f1=float(report_of["macro avg"]["f1-score"]),
         weighted_f1=float(report_of["weighted avg"]["f1-score"]),
-        per_class={
-            tone: {name: float(report_of[tone][column]) for name, column in names.items()} for tone in TONES
-        },
+        per_class={tone: {name: float(report_of[tone][column]) for name, column in names.items()} for tone in TONES},
         confusion=confusion_matrix(actual, predicted, labels=list(TONES)).tolist(),
     )
 

@@ -1,4 +1,4 @@
-"""Which half of a post a model goes by: what each half is worth to it, and which it follows where they disagree."""
+"""The halves of a post that a model relies on: scores of ablations, and the label that predictions follow."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -20,40 +20,49 @@ from src.data.captions import without_hashtags
 from src.evaluation.comparison import compare, verdicts
 from src.evaluation.intervals import CONFIDENCE, RESAMPLES, intervals
 
+# The text's label and the image's label.
 LabelPair = tuple[str, str]
 
 
 def ablation_results(
-    found: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction]],
     group_of: Mapping[str, str],
     clean: Collection[str],
     seed: int,
     resamples: int = RESAMPLES,
 ) -> dict[str, AblationResult]:
-    """What came of each condition, from predictions of the same posts in the same order.
+    """Score each ablation and compare it with both halves.
 
     Args:
-        found: the predictions by condition, both halves among them.
-        group_of: the group of near-duplicates that each post belongs to, by id.
+        predictions: of the same posts in the same order, by ablation, both halves among them.
+        group_of: the group of near-duplicates of each post, by id.
         clean: the ids of posts without a near-duplicate in another part.
         seed: equal seeds give equal intervals.
-        resamples: how often groups are drawn.
+        resamples: the number of bootstrap resamples.
     """
     changes = {
-        name: compare(rows, found[BOTH], group_of, seed, resamples) for name, rows in found.items() if name != BOTH
+        name: compare(rows, predictions[BOTH], group_of, seed, resamples)
+        for name, rows in predictions.items()
+        if name != BOTH
     }
-    told = dict(zip(changes, verdicts(list(changes.values())), strict=True))
-    made = {}
-    for name, rows in found.items():
-        unseen = [row for row in rows if row.id in clean]
+    verdict_of = dict(zip(changes, verdicts(list(changes.values())), strict=True))
+    results = {}
+    for name, rows in predictions.items():
+        clean_rows = [row for row in rows if row.id in clean]
         figures = intervals(rows, group_of, seed, resamples)
-        leak_free = intervals(unseen, group_of, seed, resamples) if unseen else {}
-        made[name] = AblationResult(figures, leak_free, changes.get(name), told.get(name))
-    return made
+        leak_free = intervals(clean_rows, group_of, seed, resamples) if clean_rows else {}
+        results[name] = AblationResult(figures, leak_free, changes.get(name), verdict_of.get(name))
+    return results
 
 
 def shuffling_effect(posts: Sequence[Post], givers: Sequence[Post], shuffled: Sequence[Prediction]) -> ShuffledImages:
-    """What came of the shuffled pictures of posts, from the posts that they are from; all in the same order."""
+    """Measure which label the predictions follow when posts get the images of other posts.
+
+    Args:
+        posts: the posts, with the captions that were shown.
+        givers: the post whose image each of them got, in the same order.
+        shuffled: the predictions, in the same order.
+    """
     pairs = [(post.label, giver.label) for post, giver in zip(posts, givers, strict=True)]
     other = [(pair, row.predicted) for pair, row in zip(pairs, shuffled, strict=True) if pair[0] != pair[1]]
     torn = label_adherence([pair for pair, _ in other], [tone for _, tone in other])
@@ -68,17 +77,27 @@ def hashtag_effect(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> HashtagEffect:
-    """What hashtags are worth, from predictions of posts with and without them, all in the same order."""
+    """Compare predictions with and without hashtags.
+
+    Args:
+        posts: the posts, some of them with hashtags.
+        both: predictions with hashtags, in the same order.
+        without: predictions without hashtags, in the same order.
+        group_of: the group of near-duplicates of each post, by id.
+        seed: equal seeds give equal intervals.
+        resamples: the number of bootstrap resamples.
+    """
     rest_of = {post.id: rest for post in posts if (rest := without_hashtags(post.caption)) != post.caption}
-    before, after = ([row for row in rows if row.id in rest_of] for rows in (both, without))
+    before = [row for row in both if row.id in rest_of]
+    after = [row for row in without if row.id in rest_of]
     change = compare(after, before, group_of, seed, resamples) if rest_of else None
     return HashtagEffect(len(rest_of), sum(not rest for rest in rest_of.values()), change)
 
 
 def disagreeing_posts(posts: Sequence[Post], part_of: Mapping[str, str]) -> list[Post]:
-    """The posts whose text and image have different labels, and which no training or choice has seen.
+    """Select the posts with two different labels that no training and no choice has seen.
 
-    Those are the ones of the test part and the ones that no part contains, for want of a label.
+    These are posts of the test part and posts of no part, which the protocol gives no label.
     """
     return [post for post in posts if post.text_label != post.image_label and part_of.get(post.id, "test") == "test"]
 
@@ -86,93 +105,97 @@ def disagreeing_posts(posts: Sequence[Post], part_of: Mapping[str, str]) -> list
 def label_adherence(
     pairs: Sequence[LabelPair], predicted: Sequence[str], all_predicted: Sequence[str] = ()
 ) -> LabelAdherence | None:
-    """Which label predictions follow; None of no posts.
+    """Measure how often predictions equal the text's label, the image's or neither; None without posts.
 
     Args:
-        pairs: the text's label and the image's, which differ.
-        predicted: the tone that is predicted of each.
-        all_predicted: the predictions that are dealt out at random in comparison, if not those.
+        pairs: the text's label and the image's label of each post, which differ.
+        predicted: the predicted tone of each post.
+        all_predicted: the predictions that the random baseline draws from; `predicted` if empty.
     """
-    n, dealt = len(pairs), Counter(all_predicted or predicted)
+    n = len(pairs)
     if not n:
         return None
+    count_of = Counter(all_predicted or predicted)
     counts = [sum(tone == pair[half] for pair, tone in zip(pairs, predicted, strict=True)) for half in (0, 1)]
     text, image = (_share(count, n) for count in counts)
-    expected = [sum(dealt[pair[half]] for pair in pairs) / n / dealt.total() for half in (0, 1)]
+    expected = [sum(count_of[pair[half]] for pair in pairs) / n / count_of.total() for half in (0, 1)]
     shares = {"text": expected[0], "image": expected[1], "neither": 1 - sum(expected)}
     return LabelAdherence(n, text, image, _share(n - sum(counts), n), shares)
 
 
 def adherence_by_pair(pairs: Sequence[LabelPair], predicted: Sequence[str]) -> dict[str, LabelAdherence]:
-    """The same for each pair of labels that occurs; its name has the text's first, as in `positive, neutral`."""
+    """Measure `label_adherence` for each pair of labels that occurs, keyed text first, as in "positive, neutral"."""
     tones_of: dict[LabelPair, list[str]] = {(text, image): [] for text in TONES for image in TONES}
     for pair, tone in zip(pairs, predicted, strict=True):
         tones_of[pair].append(tone)
-    found = {
+    adherence_of = {
         ", ".join(pair): label_adherence([pair] * len(tones), tones, all_predicted=predicted)
         for pair, tones in tones_of.items()
     }
-    return {name: each for name, each in found.items() if each}
+    return {name: adherence for name, adherence in adherence_of.items() if adherence}
 
 
 def accuracy_by_agreement(
     posts: Sequence[Post],
-    found: Mapping[str, Sequence[Prediction]],
+    predictions: Mapping[str, Sequence[Prediction]],
     group_of: Mapping[str, str],
     seed: int,
     resamples: int = RESAMPLES,
 ) -> dict[str, AgreementAccuracy]:
-    """The accuracy on posts whose two labels `agree`, and on those where they `disagree`; no entry without posts.
+    """Compute the accuracy on posts whose labels `agree`, and on posts whose labels `disagree`; no entry without posts.
 
     Args:
-        posts: labelled ones.
-        found: predictions of them, by condition.
-        group_of: the group of near-duplicates that each post belongs to, by id.
+        posts: labelled posts.
+        predictions: of these posts, by ablation.
+        group_of: the group of near-duplicates of each post, by id.
         seed: equal seeds give equal intervals.
-        resamples: how often groups are drawn.
+        resamples: the number of bootstrap resamples.
     """
-    alike = {post.id for post in posts if post.text_label == post.image_label}
-    ids = {"agree": alike, "disagree": {post.id for post in posts} - alike}
-    made = {}
-    for kind in (kind for kind in ids if ids[kind]):
-        chosen = {name: [row for row in rows if row.id in ids[kind]] for name, rows in found.items()}
-        accuracy = {name: intervals(rows, group_of, seed, resamples)["accuracy"] for name, rows in chosen.items()}
-        made[kind] = AgreementAccuracy(len(ids[kind]), accuracy)
-    return made
+    agreeing = {post.id for post in posts if post.text_label == post.image_label}
+    ids_of = {"agree": agreeing, "disagree": {post.id for post in posts} - agreeing}
+    accuracies = {}
+    for kind, ids in ids_of.items():
+        if not ids:
+            continue
+        accuracy = {
+            name: intervals([row for row in rows if row.id in ids], group_of, seed, resamples)["accuracy"]
+            for name, rows in predictions.items()
+        }
+        accuracies[kind] = AgreementAccuracy(len(ids), accuracy)
+    return accuracies
 
 
 def disagreement(
-    posts: Sequence[Post], found: Mapping[str, Sequence[Prediction]], clean: Collection[str]
+    posts: Sequence[Post], predictions: Mapping[str, Sequence[Prediction]], clean: Collection[str]
 ) -> Disagreement:
-    """Which of the two labels of posts the predictions follow.
+    """Measure which of a post's two labels the predictions follow.
 
     Args:
-        posts: those with two labels.
-        found: predictions of them, by condition, in their order.
+        posts: posts with two different labels.
+        predictions: of these posts in the same order, by ablation.
         clean: the ids of posts without a near-duplicate in train or val.
     """
     pair_of = {post.id: (post.text_label, post.image_label) for post in posts}
 
     def follows(ids: Collection[str]) -> dict[str, LabelAdherence]:
-        kept = {name: [row for row in rows if row.id in ids] for name, rows in found.items()}
-        made = {name: _following(rows, pair_of) for name, rows in kept.items()}
-        return {name: each for name, each in made.items() if each}
+        adherence_of = {}
+        for name, rows in predictions.items():
+            kept = [row for row in rows if row.id in ids]
+            adherence_of[name] = label_adherence([pair_of[row.id] for row in kept], [row.predicted for row in kept])
+        return {name: adherence for name, adherence in adherence_of.items() if adherence}
 
-    pairs, neutral = list(pair_of.values()), {key for key, pair in pair_of.items() if NEUTRAL in pair}
+    pairs = list(pair_of.values())
+    neutral = {key for key, pair in pair_of.items() if NEUTRAL in pair}
     return Disagreement(
         posts=len(posts),
         follows=follows(pair_of),
         leak_free=follows(clean),
         neutral=follows(neutral),
         opposite=follows(pair_of.keys() - neutral),
-        by_pair={name: adherence_by_pair(pairs, [row.predicted for row in rows]) for name, rows in found.items()},
+        by_pair={name: adherence_by_pair(pairs, [row.predicted for row in rows]) for name, rows in predictions.items()},
     )
 
 
-def _following(predictions: Sequence[Prediction], pair_of: Mapping[str, LabelPair]) -> LabelAdherence | None:
-    return label_adherence([pair_of[row.id] for row in predictions], [row.predicted for row in predictions])
-
-
 def _share(count: int, n: int) -> Interval:
-    found = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(count / n, float(found.low), float(found.high))
+    ends = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(count / n, float(ends.low), float(ends.high))

@@ -61,5 +61,7 @@ def _read(path: Path, part_of: Mapping[str, str], part: str) -> list[Prediction]
     by_id = {row.id: row for row in read_predictions(path)}
     ids = [key for key, part_of_post in part_of.items() if part_of_post == part]
     if set(ids) != set(by_id):
-        raise UserError(f"{path} has predictions of other posts than the {part} part: run `dvc repro`, which writes it again")
+        raise UserError(
+            f"{path} has predictions of other posts than the {part} part: run `dvc repro`, which writes it again"
+        )
     return [by_id[key] for key in ids]

@@ -96,7 +96,7 @@ def test_systems_that_judged_other_posts_are_refused(labels_N: NDArray[np.int64]
     first, second = system(labels_N, 2.0, seed=1), system(labels_N, 1.0, seed=2)
     other = next(tone for tone in TONES if tone != second[-1].actual)
     changed = second[:-1] if fault == "a post fewer" else [*second[:-1], replace(second[-1], actual=other)]
-    with pytest.raises(UserError, match="clip probe and tfidf judged other posts or labels"):
+    with pytest.raises(UserError, match="clip probe and tfidf"):
         pool_predictions({"tfidf": first, "clip probe": changed})
 
 
