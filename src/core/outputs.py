@@ -11,6 +11,7 @@ from src.core.estimates import (
     AgreementAccuracy,
     AlignmentCorrelation,
     Disagreement,
+    DuplicateAgreement,
     HashtagEffect,
     ShuffledImages,
     Spread,
@@ -489,3 +490,82 @@ class RecipeOutput(StageOutput):
     facts: Mapping[str, str]
     # The reason why there are no scores. Empty on success.
     failure: str
+
+
+@dataclass(frozen=True)
+class MetricsOutput(StageOutput):
+    """The content of metrics.json of one system: scores on the test part, shares between 0 and 1."""
+
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
+    f1_negative: float
+    f1_neutral: float
+    f1_positive: float
+
+
+@dataclass(frozen=True)
+class BaselineOmissions(StageOutput):
+    """The content of omitted.json of TF-IDF and of a probe: reasons why something could not be done, else None."""
+
+    # Why there are no out-of-fold predictions.
+    out_of_fold: str | None = None
+    # Why TF-IDF has no words to read, and predicts the largest class.
+    words: str | None = None
+
+    def reasons(self) -> dict[str, str]:
+        """Return the reasons that there are, by what is missing."""
+        return {name: reason for name, reason in asdict(self).items() if reason is not None}
+
+
+@dataclass(frozen=True)
+class JointDistribution:
+    """Estimated shares of posts by given label and true tone."""
+
+    # The tones, in the order of rows and columns.
+    labels: tuple[str, ...]
+    rows_label_columns_true: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class ConfidentLearning:
+    """The result of confident learning on out-of-fold predictions."""
+
+    # The number of labelled posts, and of posts whose label is likely wrong.
+    posts: int
+    flagged: int
+    # The estimated share of wrong labels.
+    noise_rate: float
+    joint: JointDistribution
+    # The weight of each classifier in the pooled predictions; they sum to 1.
+    weights: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class NoiseOutput(StageOutput):
+    """The content of noise.json: two estimates of wrong labels."""
+
+    # None without out-of-fold predictions.
+    confident_learning: ConfidentLearning | None
+    # By protocol and by what near-duplicates share. None without near-duplicates.
+    twins: Mapping[str, Mapping[str, DuplicateAgreement | None]]
+    # The reason for an estimate that is missing, by its name.
+    omitted: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class MislabelledRow:
+    """A row of mislabelled.csv: a post whose label is likely wrong."""
+
+    # From 1, the least plausible label.
+    rank: int
+    id: str
+    label: str
+    # The most probable tone.
+    suggested: str
+    # The plausibility of the label, from 0 (certainly wrong) to 1.
+    quality: float
+    label_probability: float
+    text_label: str
+    image_label: str
+    caption: str

@@ -43,6 +43,20 @@ MISTAKES_HTML = "mistakes.html"
 MISTAKES_FOLDER = "mistakes"
 REPEAT_JSON = "repeat.json"
 FOLDS_JSON = "folds.json"
+OMITTED_JSON = "omitted.json"
+NOISE_JSON = "noise.json"
+MISLABELLED_TABLE = "mislabelled.csv"
+SCORES_TABLE = "scores.csv"
+PAIRS_TABLE = "pairs.csv"
+CALIBRATION_TABLE = "calibration.csv"
+PLOTS_FOLDER = "pictures"
+REPORT_HTML = "index.html"
+
+# Files that several stages write in their folders.
+METRICS_JSON = "metrics.json"
+PREDICTIONS_TABLE = "predictions.csv"
+VAL_PREDICTIONS_TABLE = "val_predictions.csv"
+OUT_OF_FOLD_TABLE = "out_of_fold.csv"
 
 # What `encode` writes in its stage's folder.
 ENCODE_FILE = "encode.json"

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Literal
 
 from src.core.errors import UserError
-from src.core.paths import BASELINE, stage_folder
+from src.core.paths import BASELINE, PREDICTIONS_TABLE, VAL_PREDICTIONS_TABLE, stage_folder
 from src.core.records import Prediction, read_predictions
 
 Kind = Literal["majority", "tfidf", "zero-shot", "probe", "tuned"]
-BASELINES: tuple[Kind, ...] = ("majority", "tfidf")
+# Largest class, and logistic regression on TF-IDF of the captions: the baseline that a tuned model has to beat.
+MAJORITY: Kind = "majority"
+TFIDF: Kind = "tfidf"
+BASELINES = (MAJORITY, TFIDF)
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ def read_systems(models: Sequence[str], part_of: Mapping[str, str]) -> list[Syst
     """
     files = [*((kind, "", *_files(BASELINE / kind)) for kind in BASELINES)]
     for model in models:
-        evaluated = stage_folder("evaluate", model) / "predictions.csv"
+        evaluated = stage_folder("evaluate", model) / PREDICTIONS_TABLE
         files += [
             ("zero-shot", model, *_files(stage_folder("zeroshot", model))),
             ("probe", model, *_files(stage_folder("probe", model))),
-            ("tuned", model, evaluated, stage_folder("train", model) / "predictions.csv"),
+            ("tuned", model, evaluated, stage_folder("train", model) / PREDICTIONS_TABLE),
         ]
     return [
         System(kind, model, _read(test, part_of, "test"), _read(val, part_of, "val"))
@@ -54,7 +57,7 @@ def read_systems(models: Sequence[str], part_of: Mapping[str, str]) -> list[Syst
 
 
 def _files(folder: Path) -> tuple[Path, Path]:
-    return folder / "predictions.csv", folder / "val_predictions.csv"
+    return folder / PREDICTIONS_TABLE, folder / VAL_PREDICTIONS_TABLE
 
 
 def _read(path: Path, part_of: Mapping[str, str], part: str) -> list[Prediction]:
