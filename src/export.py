@@ -17,9 +17,9 @@ import click
 
 from src.cli.options import command
 from src.cli.output import say, warn
+from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import read_table, write_text
-from src.core.outputs import SplitReport
 from src.core.records import read_predictions
 from src.registry.contract import DIVISION_FILE, TEST_FILE
 

@@ -6,7 +6,7 @@ MVSA-Single has 4,869 posts: 2,592 are labelled under `agreement`, 4,511 under `
 from src.cli.options import command
 from src.cli.output import say
 from src.core.config import load_params
-from src.core.outputs import DataReport
+from src.core.data_outputs import DataReport
 from src.core.paths import DATA_REPORT
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from src.cli.options import command, model_option
 from src.cli.output import say
 from src.core.config import load_params
+from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import read_json, write_json, write_table
 from src.core.labels import TONES
-from src.core.outputs import SplitReport
 from src.core.paths import GROUPS, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
 from src.core.records import ADAPTER_DIGEST, leak_free, read_groups, read_predictions, read_split
 from src.models.catalog import MODELS

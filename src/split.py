@@ -6,7 +6,7 @@ MVSA-Single under `agreement` at 60/20/20 gives 1,555/518/519 posts if stratifie
 from src.cli.options import command
 from src.cli.output import say, table
 from src.core.config import load_params
-from src.core.outputs import LeakReport, SplitReport
+from src.core.data_outputs import LeakReport, SplitReport
 from src.core.paths import LEAKS
 
 _MAX_HASHTAGS = 5

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from src.core.outputs import SplitReport
+from src.core.data_outputs import SplitReport
 
 
 def split_report(**changes: Any) -> SplitReport:

@@ -44,7 +44,7 @@ def _columns(name: str, hint: Any) -> tuple[str, ...]:
 
 
 def _flat(row: Any) -> dict[str, Any]:
-    cells = {}
+    cells: dict[str, Any] = {}
     for field in dataclasses.fields(row):
         value = getattr(row, field.name)
         values = (value.value, value.low, value.high) if isinstance(value, Interval) else (value,)

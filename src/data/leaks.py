@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from src.core.outputs import (
+from src.core.data_outputs import (
     CrossPartTwins,
     ExamplePost,
     ExamplePostOfPart,

@@ -1,13 +1,15 @@
 """Work of stage `baseline`: the largest class, and logistic regression on TF-IDF of the captions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from src.core.config import Params
-from src.core.outputs import BaselineOmissions, MetricsOutput, SplitReport
+from src.core.data_outputs import SplitReport
+from src.core.outputs import BaselineOmissions, MetricsOutput
 from src.core.paths import BASELINE, GROUPS, METRICS_JSON, OMITTED_JSON, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import PARTS, Scores, read_groups, read_posts, read_split
 from src.evaluation.metrics import report, scores
-from src.evaluation.systems import MAJORITY, TFIDF
+from src.evaluation.systems import MAJORITY, TFIDF, Kind
 from src.tracking.run_logging import log_baseline, run_tags
 from src.training.baselines import Fitted, captions, majority, tfidf, write_out_of_fold
 
@@ -19,9 +21,9 @@ class BaselineResult:
     """The fitted baselines, and what TF-IDF could not do."""
 
     # By name.
-    fitted: dict[str, Fitted]
+    fitted: Mapping[Kind, Fitted]
     # Scores on the test part, by name.
-    scores: dict[str, Scores]
+    scores: Mapping[Kind, Scores]
     omissions: BaselineOmissions
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from src.cli.output import progress
 from src.core.config import PrepareParams
+from src.core.data_outputs import DataReport, DroppedPosts, Quantiles, WordCounts
 from src.core.errors import UserError
 from src.core.labels import PROTOCOLS, TONES, label_of
-from src.core.outputs import DataReport, DroppedPosts, Quantiles, WordCounts
 from src.core.paths import DATA, DATA_REPORT, FINGERPRINTS, POSTS
 from src.core.records import Post, data_digest, write_fingerprints, write_posts
 from src.data import encodings, mvsa

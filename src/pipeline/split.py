@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from src.core.config import Params
+from src.core.data_outputs import LeakReport, PredefinedLists, SplitReport
 from src.core.files import digest_of
 from src.core.labels import TONES
-from src.core.outputs import LeakReport, PredefinedLists, SplitReport
 from src.core.paths import FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import PARTS, Post, data_digest, read_fingerprints, read_posts, write_groups, write_split
 from src.data.duplicates import find_duplicates

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from src.core.data_outputs import SplitReport
 from src.core.labels import TONES
-from src.core.outputs import SplitReport
 from src.core.records import Interval, Scores
 from src.registry.contract import Contract
 from src.registry.export import LoadingSnippet

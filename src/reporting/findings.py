@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from src.core.data_outputs import DataReport, LeakReport, SplitReport
 from src.core.files import read_json, read_table
-from src.core.outputs import DataReport, LeakReport, SplitReport
 from src.core.paper import PUBLISHED, Figures, Published
 from src.core.paths import BASELINE, COMPARE, DATA_REPORT, GROUPS, LEAKS, NOISE, SPLIT_REPORT, stage_folder
 from src.core.records import read_groups, read_predictions

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import atomic_folder
-from src.core.outputs import SplitReport
 from src.core.paths import DATA_DVC, SPLIT_REPORT
 from src.tracking.markdown import with_section
 from src.tracking.store import (

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from src.core.outputs import PretrainedWeights, SplitReport
+from src.core.data_outputs import SplitReport
+from src.core.outputs import PretrainedWeights
 from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, read_posts, read_split
 from src.core.training_config import TrainingConfig

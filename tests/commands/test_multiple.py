@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src.core.outputs import DataReport, LeakReport, SplitReport
+from src.core.data_outputs import DataReport, LeakReport, SplitReport
 from src.core.paths import DATA_REPORT, LEAKS, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import numeric_id_key, read_posts, read_split
 from src.data.mvsa_labels import LABEL_FILE, header

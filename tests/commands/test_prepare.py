@@ -5,8 +5,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from src.core.config import load_params
+from src.core.data_outputs import DataReport
 from src.core.errors import UserError
-from src.core.outputs import DataReport
 from src.core.paths import DATA_REPORT, FINGERPRINTS, POSTS
 from src.core.records import data_digest, read_fingerprints, read_posts
 from src.pipeline.prepare import prepare_posts

@@ -9,8 +9,8 @@ import yaml
 from click.testing import CliRunner
 
 from src.core.config import load_params
+from src.core.data_outputs import GroupCounts, LeakReport, PredefinedLists, SplitReport
 from src.core.labels import TONES
-from src.core.outputs import GroupCounts, LeakReport, PredefinedLists, SplitReport
 from src.core.paths import DATA, FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import Fingerprint, Post, read_groups, read_split, write_fingerprints, write_posts
 from src.pipeline.split import split_posts

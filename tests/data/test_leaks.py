@@ -3,7 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from src.core.outputs import CrossPartTwins, ExamplePostOfPart, GroupCounts, ImageCounts, LeakReport, RevealingHashtag
+from src.core.data_outputs import (
+    CrossPartTwins,
+    ExamplePostOfPart,
+    GroupCounts,
+    ImageCounts,
+    LeakReport,
+    RevealingHashtag,
+)
 from src.core.records import Fingerprint, Post
 from src.data import mvsa
 from src.data.duplicates import find_duplicates

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from src.core.config import load_params
+from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import read_json
 from src.core.labels import TONES
-from src.core.outputs import PretrainedWeights, SplitReport
+from src.core.outputs import PretrainedWeights
 from src.core.paths import SPLIT_REPORT
 from src.core.records import Interval, Post, Scores
 from src.core.training_config import TrainingConfig

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from src.core.config import load_params
+from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import read_json, write_json
-from src.core.outputs import PretrainedWeights, SplitReport
+from src.core.outputs import PretrainedWeights
 from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, write_posts, write_split
 from src.core.training_config import TrainingConfig
