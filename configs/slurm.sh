@@ -1,9 +1,9 @@
 #!/bin/bash
-# A search on the nodes of a SLURM allocation: Ray is started on each of them, the command on the first.
+# Run a search on the nodes of a SLURM allocation. Ray starts on every node, the command on the first.
 #
 #   sbatch configs/slurm.sh tinyllava 30
 #
-# When the time is up SLURM sends SIGTERM, the search stops within a step, and the same line goes on where it ended.
+# At the time limit SLURM sends SIGTERM, and the search stops within a step. The same command resumes it.
 #SBATCH --job-name=mvsa-tune
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -18,7 +18,7 @@ model=${1:?which model, such as tinyllava}
 trials=${2:?how many trials in all, such as 30}
 workers=$((SLURM_JOB_NUM_NODES * SLURM_GPUS_ON_NODE))
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a node must not share a port
+port=$((20000 + SLURM_JOB_ID % 20000)) # jobs on one node need different ports
 
 . .venv/bin/activate
 export RAY_USAGE_STATS_ENABLED=0

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from tests.servers import Postgres
     from tests.warm import WarmPython
 
-# One thread for each process, those that tests start included: several that took all cores would hold each other up,
-# and sums would come in another order on another machine. Said before torch is imported, which reads it only then.
+# One thread per process, child processes included. More would compete for the cores, and sums would depend on their
+# number. torch reads the variable when it is imported, so it is set before.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
@@ -44,7 +44,7 @@ def real_mvsa(repo_root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def hub_files(repo_root: Path) -> Path:
-    """The checkpoints' own tokenizers, configurations and indices, a folder each."""
+    """Tokenizers, configurations and indices of the published checkpoints, one folder each."""
     path = repo_root.parent / "shared" / "hub"
     if not path.is_dir():
         pytest.skip("the small files of the Hub's checkpoints are not beside the repository")
@@ -53,53 +53,54 @@ def hub_files(repo_root: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def real_reading(real_mvsa: Path, tmp_path_factory: pytest.TempPathFactory) -> "LoadedDataset":
-    """What `prepare` reads of the real posts, under the standard protocol: once for all processes."""
+    """The real posts as `prepare` reads them under the standard protocol, read once for all test processes."""
     from src.data.images import MAX_PIXELS
     from src.data.mvsa import read_folder, survey
     from tests.pipeline import once
 
     def make(folder: Path) -> None:
-        found = read_folder(survey(real_mvsa), "standard", MAX_PIXELS, lambda: None)
-        (folder / "reading").write_bytes(pickle.dumps(found))
+        dataset = read_folder(survey(real_mvsa), "standard", MAX_PIXELS, lambda: None)
+        (folder / "dataset").write_bytes(pickle.dumps(dataset))
 
     folder = once(tmp_path_factory, "real", make)
-    reading: LoadedDataset = pickle.loads((folder / "reading").read_bytes())  # noqa: S301 # written above
-    return reading
+    dataset: LoadedDataset = pickle.loads((folder / "dataset").read_bytes())  # noqa: S301 # written above
+    return dataset
 
 
 @pytest.fixture(scope="session")
 def real_agreement(real_reading: "LoadedDataset") -> "list[Post]":
-    """The real posts that the agreement protocol labels, as it labels them."""
+    """The real posts with a label under the agreement protocol."""
     agreeing = [post for post in real_reading.posts if post.text_label == post.image_label]
     return [replace(post, label=post.text_label) for post in agreeing]
 
 
 @pytest.fixture(scope="session")
 def posts(repo_root: Path) -> "list[Post]":
-    """The posts of the committed sample that the agreement protocol labels."""
+    """The posts of the committed sample with a label under the agreement protocol."""
     from src.data.images import MAX_PIXELS
     from src.data.mvsa import read_folder, survey
 
-    found = read_folder(survey(repo_root / "sample"), "agreement", MAX_PIXELS, lambda: None, hashes=False)
-    return [post for post in found.posts if post.label]
+    dataset = read_folder(survey(repo_root / "sample"), "agreement", MAX_PIXELS, lambda: None, hashes=False)
+    return [post for post in dataset.posts if post.label]
 
 
 @pytest.fixture(scope="session")
 def tiny_model(posts: "list[Post]", tmp_path_factory: pytest.TempPathFactory) -> "Callable[[str], ToneModel]":
-    """A model of the catalog by its name: made and loaded once a session, and each caller's own to spoil."""
+    """Return a tiny model by its catalog name. It is built once a session; each call returns a copy, free to change."""
     import torch
 
     from src.models.catalog import model_class, resolve_checkpoint
 
-    folder, kept = tmp_path_factory.mktemp("checkpoints"), {}
+    folder = tmp_path_factory.mktemp("checkpoints")
+    models: dict[str, ToneModel] = {}
 
-    def own(name: str) -> "ToneModel":
-        if name not in kept:
+    def copy_of(name: str) -> "ToneModel":
+        if name not in models:
             checkpoint = resolve_checkpoint(name, "tiny", folder / name, [post.caption for post in posts])
-            kept[name] = model_class(name).load(checkpoint, torch.device("cpu"), torch.float32)
-        return copy.deepcopy(kept[name])
+            models[name] = model_class(name).load(checkpoint, torch.device("cpu"), torch.float32)
+        return copy.deepcopy(models[name])
 
-    return own
+    return copy_of
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +114,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> "Iterator[Postgres]":
-    """A running PostgreSQL server. A test that stops it starts it again."""
+    """A running PostgreSQL server. A test that stops it must start it again."""
     from tests.servers import needed_postgres_programs, postgres_server
 
     with postgres_server(needed_postgres_programs()) as server:
@@ -122,7 +123,7 @@ def postgres() -> "Iterator[Postgres]":
 
 @pytest.fixture(scope="session")
 def encoded(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which all stages before `tune` have run, for one small model; tests work in copies of it."""
+    """A repository after all stages before `tune`, for one tiny model. Tests work in copies of it."""
     from tests.pipeline import make_encoded, once
 
     return once(tmp_path_factory, "encoded", partial(make_encoded, repo_root))
@@ -130,7 +131,7 @@ def encoded(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def made(encoded: Path, repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same after all stages up to `register`; tests that change something work in copies of it."""
+    """A repository after all stages up to `register`. Tests that change something work in copies of it."""
     from tests.pipeline import make_registered, once
 
     return once(tmp_path_factory, "registered", partial(make_registered, repo_root, encoded))
@@ -138,7 +139,7 @@ def made(encoded: Path, repo_root: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def warm_python() -> "Iterator[WarmPython]":
-    """A Python in which commands start at once, in processes of their own."""
+    """The fork server, in which commands start without loading libraries."""
     from tests.warm import WarmPython
 
     python = WarmPython()

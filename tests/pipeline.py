@@ -1,4 +1,4 @@
-"""Repositories in which stages have run for one small model: each made once for all processes that share the tests."""
+"""Repositories after stages of the pipeline, for one tiny model, built once for all test processes."""
 
 import importlib
 import os
@@ -17,23 +17,23 @@ from src.core.locks import lock
 
 MODEL = "clip"
 TRIALS = 3
-# MLflow keeps a store open by its address, so that each copy needs one of its own.
+# MLflow caches stores by address, so every copy needs an address.
 STORE = "MLFLOW_TRACKING_URI"
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 
 
 def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder that `make` has made, in this process or in another; nobody changes it."""
-    own = factory.getbasetemp()
-    # Processes that share the tests have their folders side by side.
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
-    made = folder.with_suffix(".made")
+    """Return a folder that `make` fills once, in this test process or another. No test may change it."""
+    base = factory.getbasetemp()
+    # The base folders of pytest-xdist's workers are siblings.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    marker = folder.with_suffix(".complete")
     with lock(folder.with_suffix(".lock")):
-        if not made.exists():
+        if not marker.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             make(folder)
-            made.touch()
+            marker.touch()
     return folder
 
 
@@ -54,13 +54,13 @@ def store_in(folder: Path) -> str:
 
 
 def as_written(value: Any) -> Any:
-    """Return what equals a number, or some, but for the decimals that files keep, and sums of such."""
+    """Return a value that equals numbers rounded as files round them, and sums of these."""
     return pytest.approx(value, abs=5e-6)
 
 
 @contextmanager
 def copied(source: Path, factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
-    """A copy of such a repository, with a store of its own, as the current folder for as long as the context lasts."""
+    """Copy a repository, with a store of its own. The copy is the current folder within the context."""
     folder = factory.mktemp(name) / "repository"
     shutil.copytree(source, folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -70,7 +70,7 @@ def copied(source: Path, factory: pytest.TempPathFactory, name: str) -> Iterator
 
 
 def make_encoded(root: Path, folder: Path) -> None:
-    """Run all stages before `tune`, and make an empty store."""
+    """Run all stages before `tune`, and create an empty store."""
     from src.tracking.store import open_store
 
     shutil.copytree(root / "sample", folder / "data")
@@ -89,7 +89,7 @@ def make_encoded(root: Path, folder: Path) -> None:
 
 
 def make_registered(root: Path, encoded: Path, folder: Path) -> None:
-    """Run the other stages up to `register`, in a git repository with the code."""
+    """Run the stages from `zeroshot` to `register`, in a git repository with the code."""
     shutil.copytree(encoded, folder, dirs_exist_ok=True)
     shutil.copytree(root / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data.dvc").write_text(yaml.safe_dump({"outs": [{"path": "data", "md5": DATA_MD5}]}))

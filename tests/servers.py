@@ -1,4 +1,4 @@
-"""Servers that the tests start and throw away."""
+"""A PostgreSQL server that tests start and remove."""
 
 import os
 import pwd
@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 OWNER = "tests"
-# No network, hence no port to be taken. Nothing here outlives the machine, so nothing waits for its disk.
+# A socket instead of a port, which another server might hold. The data is thrown away, so fsync only costs time.
 SETTINGS = """
 listen_addresses = ''
 unix_socket_directories = '{folder}'
@@ -24,7 +24,7 @@ fsync = off
 
 
 class Postgres:
-    """A PostgreSQL server with its data and its socket in one folder; not running until `start`."""
+    """A PostgreSQL server with its data and socket in one folder. `start` runs it."""
 
     def __init__(self, programs: Path, folder: Path) -> None:
         self.folder = folder
@@ -38,22 +38,22 @@ class Postgres:
             file.write(SETTINGS.format(folder=folder))
 
     def url(self, database: str, driver: str = "postgresql+psycopg") -> str:
-        """The address for SQLAlchemy; with `postgresql` for a driver, for psycopg itself."""
+        """Return a database's address for SQLAlchemy, or for psycopg with the driver `postgresql`."""
         return f"{driver}://{OWNER}@/{database}?host={self.folder}"
 
     def create(self, database: str) -> str:
-        """Make an empty database and say its address for SQLAlchemy."""
+        """Create an empty database. Return its address for SQLAlchemy."""
         with psycopg.connect(self.url("postgres", "postgresql"), autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
         return self.url(database)
 
     def start(self) -> None:
-        """Run, and wait until queries are answered; nothing if it runs already."""
+        """Start the server and wait until it answers queries. Do nothing if it runs."""
         if not self.running:
             self._control("start", "--log", str(self.folder / "log"))
 
     def stop(self) -> None:
-        """Stop as in a crash: no connection is closed in good order, and what was committed is kept."""
+        """Stop as in a crash: connections break, committed data stays."""
         if self.running:
             self._control("stop", "--mode", "immediate")
 
@@ -72,8 +72,8 @@ class Postgres:
 
 @contextmanager
 def postgres_server(programs: Path) -> Iterator[Postgres]:
-    """A running PostgreSQL server of one's own, stopped and removed in the end whatever happens."""
-    # Every user may enter /tmp, and a socket's path has 107 bytes at most, which pytest's own folders can exceed.
+    """Start a PostgreSQL server. Stop and remove it on exit, after errors too."""
+    # All users may enter /tmp. pytest's folders can exceed the 107 bytes of a socket's path.
     folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
     try:
         server = Postgres(programs, folder)
@@ -87,27 +87,27 @@ def postgres_server(programs: Path) -> Iterator[Postgres]:
 
 
 def needed_postgres_programs() -> Path:
-    """The folder of PostgreSQL's programs; without one the test is skipped, and under CI it fails."""
+    """Return the folder of PostgreSQL's programs. Without it, skip the test, or fail it under CI."""
     programs = postgres_programs()
     if programs:
         return programs
-    said = "no PostgreSQL server is installed (Debian's package: postgresql)"
+    message = "no PostgreSQL server is installed (Debian's package: postgresql)"
     if os.environ.get("CI"):
-        pytest.fail(said)
-    pytest.skip(said)
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def postgres_programs() -> Path | None:
-    """The folder of the initdb on PATH, else the newest of those that Debian keeps out of it."""
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).resolve().parent
+    """Return the folder of `initdb` on PATH, or the newest of Debian's folders outside of PATH."""
+    initdb = shutil.which("initdb")
+    if initdb:
+        return Path(initdb).resolve().parent
     versions = Path("/usr/lib/postgresql").glob("*/bin/initdb")
     return max((path.parent for path in versions), key=lambda path: float(path.parent.name), default=None)
 
 
 def _as_owner() -> dict[str, Any]:
-    """How `subprocess` starts a program of PostgreSQL, which refuses to run as root."""
+    """Return the options of `subprocess` for PostgreSQL's programs, which refuse to run as root."""
     if os.geteuid() != 0:
         return {}
     users = {entry.pw_name: entry for entry in pwd.getpwall()}

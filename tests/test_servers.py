@@ -1,4 +1,4 @@
-"""The servers that other tests lean on: they answer, crash, come back, and leave nothing behind."""
+"""Covers: the PostgreSQL server of `tests/servers.py`."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +14,12 @@ from tests.servers import Postgres
 
 @pytest.fixture
 def running(postgres: Postgres) -> Iterator[Postgres]:
-    """The server, running again after a test that stops it."""
+    """The server, which runs again after the test."""
     yield postgres
     postgres.start()
 
 
-def test_a_database_answers_both_drivers(postgres: Postgres) -> None:
+def test_database_answers_both_drivers(postgres: Postgres) -> None:
     engine = create_engine(postgres.create("answers"))
     with engine.connect() as connection:
         assert connection.execute(text("SELECT 6 * 7")).scalar_one() == 42
@@ -28,7 +28,7 @@ def test_a_database_answers_both_drivers(postgres: Postgres) -> None:
         assert direct.execute("SELECT current_database()").fetchone() == ("answers",)
 
 
-def test_databases_do_not_share_tables(postgres: Postgres) -> None:
+def test_databases_share_no_tables(postgres: Postgres) -> None:
     for database in ("left", "right"):
         engine = create_engine(postgres.create(database))
         with engine.begin() as connection:
@@ -36,7 +36,7 @@ def test_databases_do_not_share_tables(postgres: Postgres) -> None:
         engine.dispose()
 
 
-def test_a_stop_breaks_queries_and_a_start_brings_the_data_back(running: Postgres) -> None:
+def test_restart_keeps_committed_data(running: Postgres) -> None:
     engine = create_engine(running.create("kept"), pool_pre_ping=True)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE trials AS SELECT 7 AS number"))
@@ -52,7 +52,7 @@ def test_a_stop_breaks_queries_and_a_start_brings_the_data_back(running: Postgre
     engine.dispose()
 
 
-def test_stopping_and_starting_twice_is_once(running: Postgres) -> None:
+def test_start_and_stop_are_idempotent(running: Postgres) -> None:
     running.stop()
     running.stop()
     assert not running.running
@@ -61,32 +61,30 @@ def test_stopping_and_starting_twice_is_once(running: Postgres) -> None:
     running.create("after")
 
 
-def test_nothing_is_left_of_a_server_when_a_test_fails() -> None:
-    kept: list[Postgres] = []
+def test_failed_test_removes_server() -> None:
+    started: list[Postgres] = []
 
     def failing_test() -> None:
         with servers.postgres_server(servers.needed_postgres_programs()) as server:
-            kept.append(server)
+            started.append(server)
             raise KeyError
 
     with pytest.raises(KeyError):
         failing_test()
-    assert not kept[0].folder.exists()
+    assert not started[0].folder.exists()
     with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(kept[0].url("postgres", "postgresql"))
+        psycopg.connect(started[0].url("postgres", "postgresql"))
 
 
 @pytest.mark.parametrize(("ci", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
-def test_without_postgresql_a_test_is_skipped_but_under_ci_it_fails(
-    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
-) -> None:
+def test_missing_server_fails_under_ci(monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]) -> None:
     monkeypatch.setenv("CI", ci)
     monkeypatch.setattr(servers, "postgres_programs", lambda: None)
     with pytest.raises(outcome, match="no PostgreSQL"):
         servers.needed_postgres_programs()
 
 
-def test_the_programs_on_the_path_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_programs_on_path_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "initdb"
     program.touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

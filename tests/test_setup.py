@@ -1,4 +1,4 @@
-"""The set-up of the project: the lock, the Makefile's own installing, and what CI runs."""
+"""Covers: requirements.lock, the Makefile's installation, the workflows, and `.ci/run`."""
 
 import os
 import re
@@ -25,39 +25,39 @@ TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
 WORKFLOWS = sorted((ROOT / ".github").rglob("*.yml"))
 EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["cluster"])]
-# What is asked of a package beyond itself, as in psycopg[binary].
-ASKED = {canonicalize_name(wanted.name): ["", *wanted.extras] for wanted in DIRECT}
+# The extras of direct dependencies, as in psycopg[binary].
+REQUESTED_EXTRAS = {canonicalize_name(wanted.name): ["", *wanted.extras] for wanted in DIRECT}
 
 
-def test_the_lock_holds_exact_versions_and_nothing_else() -> None:
+def test_lock_holds_exact_versions() -> None:
     odd = [line for line in LOCK.splitlines() if not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line)]
     assert not odd, odd
     assert "://" not in LOCK
 
 
 @pytest.mark.parametrize("wanted", DIRECT, ids=lambda requirement: requirement.name)
-def test_the_lock_has_every_direct_dependency(wanted: Requirement) -> None:
+def test_lock_has_direct_dependencies(wanted: Requirement) -> None:
     assert wanted.specifier.contains(LOCKED[canonicalize_name(wanted.name)])
 
 
-def test_the_lock_has_no_package_for_one_kind_of_device() -> None:
+def test_lock_has_no_device_packages() -> None:
     assert LOCKED[canonicalize_name("torch")] == "2.13.0"
     assert not [name for name in LOCKED if re.match(r"nvidia|cuda|triton|mvsa", name)]
 
 
 @pytest.mark.parametrize("python", ["3.11", "3.12"])
-def test_the_lock_has_all_that_its_packages_need(python: str) -> None:
+def test_lock_has_transitive_dependencies(python: str) -> None:
     missing = []
     for name in LOCKED:
-        asked = [{"python_version": python, "extra": extra} for extra in ASKED.get(name, [""])]
+        environments = [{"python_version": python, "extra": extra} for extra in REQUESTED_EXTRAS.get(name, [""])]
         for need in map(Requirement, requires(name) or []):
-            here = need.marker is None or any(map(need.marker.evaluate, asked))
-            if here and not need.specifier.contains(LOCKED.get(canonicalize_name(need.name), ""), prereleases=True):
+            applies = need.marker is None or any(map(need.marker.evaluate, environments))
+            if applies and not need.specifier.contains(LOCKED.get(canonicalize_name(need.name), ""), prereleases=True):
                 missing.append(f"{name} needs {need}")
     assert not missing, missing
 
 
-def test_no_file_says_where_packages_come_from() -> None:
+def test_files_name_no_package_index() -> None:
     files = [
         ROOT / "Makefile",
         ROOT / "requirements.lock",
@@ -86,9 +86,9 @@ def test_workflows_run_what_exists(path: Path) -> None:
         assert all((ROOT / script).is_file() for script in re.findall(r"\bbash (\S+\.sh)", run))
 
 
-def test_workflows_may_write_no_more_than_comments() -> None:
-    found = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("permissions") for path in WORKFLOWS}
-    assert found == {
+def test_workflows_write_only_comments() -> None:
+    permissions = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("permissions") for path in WORKFLOWS}
+    assert permissions == {
         "action": None,
         "ci": {"contents": "read"},
         "compare": {"contents": "read", "pull-requests": "write"},
@@ -96,12 +96,12 @@ def test_workflows_may_write_no_more_than_comments() -> None:
 
 
 @pytest.mark.parametrize("script", [".ci/run", ".github/scripts/compare.sh"])
-def test_scripts_are_executable_and_parse(script: str) -> None:
+def test_scripts_are_executable(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
     assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
 
 
-def test_ci_goes_through_the_makefile() -> None:
+def test_ci_uses_makefile_targets() -> None:
     assert {"lint", "test"} == set(
         re.findall(r"^make ([a-z]+)", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
     )
@@ -109,10 +109,10 @@ def test_ci_goes_through_the_makefile() -> None:
 
 
 @pytest.mark.parametrize(("failing", "code"), [("none", 0), ("lint", 1), ("test", 1)])
-def test_ci_runs_both_and_says_that_it_is_ci(tmp_path: Path, failing: str, code: int) -> None:
-    # With these on PATH, nothing is installed.
-    there = dict.fromkeys(("initdb", "chromium", "chromedriver"), "")
-    for name, line in {"make": f'echo "$1 $CI"; [ "$1" != {failing} ]', **there}.items():
+def test_ci_runs_lint_and_test(tmp_path: Path, failing: str, code: int) -> None:
+    # `.ci/run` installs nothing if these programs are on PATH.
+    programs = dict.fromkeys(("initdb", "chromium", "chromedriver"), "")
+    for name, line in {"make": f'echo "$1 $CI"; [ "$1" != {failing} ]', **programs}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
         (tmp_path / name).chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
@@ -121,14 +121,14 @@ def test_ci_runs_both_and_says_that_it_is_ci(tmp_path: Path, failing: str, code:
     assert (done.stdout.splitlines(), done.returncode) == (["lint 1", "test 1"], code)
 
 
-def test_a_test_has_one_thread() -> None:
+def test_tests_have_one_thread() -> None:
     import torch
 
     assert torch.get_num_threads() == 1
 
 
-# A Python that makes the virtual environment out of copies of itself and writes down what it is asked to do.
-STAND_IN = """#!/bin/sh
+# A fake Python: it copies itself into virtual environments and logs its arguments.
+FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 *version_info*) exit {too_old};;
 "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python";;
@@ -141,25 +141,28 @@ esac
 
 
 class Checkout:
-    """A folder with the Makefile and the lock, where installing takes no time."""
+    """A folder with the Makefile and the lock, whose Python only logs."""
 
     def __init__(self, folder: Path, *, too_old: bool = False) -> None:
-        self.folder, self.log, self.fails = folder, folder / "log", folder / "fails"
+        self.folder = folder
+        self.log = folder / "log"
+        self.fails = folder / "fails"
         for name in ("Makefile", "requirements.lock"):
             shutil.copy(ROOT / name, folder)
-        self.python = folder / "stand-in"
-        self.python.write_text(STAND_IN.format(log=self.log, fails=self.fails, too_old=int(too_old)))
+        self.python = folder / "fake-python"
+        self.python.write_text(FAKE_PYTHON.format(log=self.log, fails=self.fails, too_old=int(too_old)))
         self.python.chmod(0o755)
         self.fails.write_text("0")
 
     def make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        # What an outer make was told is not for this one.
+        # Variables of an outer make would change this one.
         outer = ("MAKE", "MFLAGS", "MLFLOW", "ARGS", "JOBS", "PORT", "VENV")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
         command = ["make", f"PYTHON={self.python}", *arguments]
         return subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=60)
 
-    def did(self) -> list[str]:
+    def logged(self) -> list[str]:
+        """Return the logged commands, and clear the log."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
         self.log.unlink(missing_ok=True)
         return lines
@@ -182,64 +185,64 @@ LINT = ["-m ruff check", "-m ruff format --check", "-m mypy"]
         ("ui", ["-m mlflow ui --host 127.0.0.1 --port 5000 --workers 1", "store sqlite:///mlruns/mlflow.db"]),
     ],
 )
-def test_a_target_sets_up_first_and_only_once(checkout: Checkout, target: str, runs: list[str]) -> None:
+def test_target_installs_once(checkout: Checkout, target: str, runs: list[str]) -> None:
     assert checkout.make(target).returncode == 0
-    first = checkout.did()
+    first = checkout.logged()
     assert checkout.make(target).returncode == 0
-    assert first == ["install", *checkout.did()]
-    assert all(re.fullmatch(wanted, done) for wanted, done in zip(runs, first[1:], strict=True))
+    assert first == ["install", *checkout.logged()]
+    assert all(re.fullmatch(pattern, command) for pattern, command in zip(runs, first[1:], strict=True))
 
 
 def test_ui_hides_database_password(checkout: Checkout) -> None:
     address = "postgresql://user:secret@host/runs"
     assert checkout.make("ui", f"MLFLOW_TRACKING_URI={address}").returncode == 0
-    command, store = checkout.did()[1:]
+    command, store = checkout.logged()[1:]
     assert "secret" not in command and store == f"store {address}"
 
 
-def test_dvc_is_told_where_there_is_no_git(checkout: Checkout) -> None:
+def test_dvc_runs_without_git(checkout: Checkout) -> None:
     (checkout.folder / ".dvc").mkdir()
     checkout.make("repro")
-    assert checkout.did()[1:] == ["-m dvc config --local core.no_scm true", "-m dvc repro"]
+    assert checkout.logged()[1:] == ["-m dvc config --local core.no_scm true", "-m dvc repro"]
     (checkout.folder / ".git").mkdir()
     checkout.make("repro")
-    assert checkout.did() == ["-m dvc repro"]
+    assert checkout.logged() == ["-m dvc repro"]
 
 
-def test_another_lock_is_installed(checkout: Checkout) -> None:
+def test_changed_lock_is_installed(checkout: Checkout) -> None:
     checkout.make("lint")
     with (checkout.folder / "requirements.lock").open("a") as file:
         file.write("more==1.0\n")
-    checkout.did()
+    checkout.logged()
     checkout.make("lint")
-    assert checkout.did() == ["install", *LINT]
+    assert checkout.logged() == ["install", *LINT]
 
 
-def test_an_installation_that_failed_is_done_again(checkout: Checkout) -> None:
+def test_failed_installation_is_repeated(checkout: Checkout) -> None:
     checkout.fails.write_text("1")
     assert checkout.make("lint").returncode != 0
-    assert checkout.did() == ["install"]
+    assert checkout.logged() == ["install"]
     checkout.fails.write_text("0")
     assert checkout.make("lint").returncode == 0
-    assert checkout.did() == ["install", *LINT]
+    assert checkout.logged() == ["install", *LINT]
 
 
-def test_two_at_once_install_once(checkout: Checkout) -> None:
+def test_parallel_makes_install_once(checkout: Checkout) -> None:
     if shutil.which("flock") is None:
         pytest.skip("no flock on this machine")
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(checkout.make, ["lint", "lint"]))
     assert [done.returncode for done in both] == [0, 0]
-    assert checkout.did().count("install") == 1
+    assert checkout.logged().count("install") == 1
 
 
-def test_an_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_old_python_is_refused(tmp_path: Path) -> None:
     done = Checkout(tmp_path, too_old=True).make("lint")
     assert done.returncode != 0
-    assert "Python 3.11 or newer is needed" in done.stdout
+    assert "3.11" in done.stdout
 
 
-def test_help_is_what_make_alone_says(checkout: Checkout) -> None:
+def test_make_prints_help(checkout: Checkout) -> None:
     done = checkout.make()
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["help", "repro", "test", "lint", "ui", "lock"]
-    assert checkout.did() == []
+    assert checkout.logged() == []

@@ -1,7 +1,23 @@
-"""A Python that has its libraries loaded, in which a command starts at once: seconds saved each time.
+"""A fork server for commands: it runs `python -m MODULE` in real processes that have the libraries loaded already.
 
-A process that has loaded them all becomes the command by forking. What is run, stopped and killed is a real process.
-The command's own modules, those of src/, are loaded anew from where it is run.
+    test ───ask───▶ server             holds LIBRARIES, runs no command itself
+                      │ fork
+                      ▼
+                    attendant          reports the command's process id and exit code to the test
+                      │ fork
+                      ▼
+                    command            runs `python -m MODULE` in the test's folder; loads src/ from there
+                      │ starts `python`, as DVC does for stages and torch's launcher for ranks
+                      ▼
+                    stand-in ──ask──▶ server ─▶ attendant ─▶ command …
+
+`python` on the PATH of a command is the stand-in, so a whole `dvc repro` pays for imports once. Tests can stop and kill
+commands like any other process.
+
+@@FIGURES@@
+
+multiprocessing's forkserver with preload covers the left column only. Only its own parent can ask it for processes, so
+the stages of `dvc repro` and the ranks of torch's launcher would start cold.
 """
 
 import atexit
@@ -34,13 +50,15 @@ peft.utils.transformers_weight_conversion safetensors.torch scipy.stats sklearn.
 sklearn.model_selection torch transformers.models.clip.image_processing_pil_clip
 transformers.models.clip.modeling_clip transformers.models.llava.modeling_llava
 """
+# Standard input, output and error.
 STREAMS = (0, 1, 2)
 SERVE = "serve"
-PATIENCE_S = 600
+# Longer than any command of a test takes.
+TIMEOUT_S = 600
 
 
 class Running:
-    """A command that was started: its process id, and how it ends."""
+    """A command that was started."""
 
     def __init__(self, answers: TextIO, log: Path) -> None:
         self._answers = answers
@@ -48,29 +66,29 @@ class Running:
         self.pid = int(answers.readline())
 
     @property
-    def runs(self) -> bool:
-        """Whether it has not ended yet."""
+    def is_running(self) -> bool:
+        """Whether the command has not ended yet."""
         return Path(f"/proc/{self.pid}").exists()
 
     def kill(self, number: int) -> None:
-        """Send it a signal, if it has not ended yet."""
+        """Send a signal, unless the command has ended."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def wait(self) -> tuple[int, str]:
-        """The exit code (less than 0: the signal that killed it) and what was said, standard error included."""
+        """Wait for the end. Return the exit code (negative: the signal that killed it) and the output with errors."""
         with self._answers:
             return int(self._answers.readline()), self._log.read_text()
 
-    def said(self, code: int = 0) -> str:
-        """What was said by the time it ends, which must be with this exit code."""
-        found, said = self.wait()
-        assert found == code, said
-        return said
+    def output(self, code: int = 0) -> str:
+        """Wait for the end, which must have this exit code. Return the output with standard error."""
+        actual, output = self.wait()
+        assert actual == code, output
+        return output
 
 
 class WarmPython:
-    """Runs `python -m MODULE`, as often as wanted."""
+    """The fork server, as tests use it."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")
@@ -87,14 +105,19 @@ class WarmPython:
     def start(
         self, folder: Path, module: str, *words: str, before: str = "", environment: Mapping[str, str] | None = None
     ) -> Running:
-        """Start a command in a folder; `before` is Python that is done first, in the same process.
+        """Start a command in a folder.
 
-        It has the variables of this process but for the store, and those of `environment`. If it starts `python`, or
-        processes as torch's launcher does, they are of this kind too.
+        Args:
+            folder: the command's working directory.
+            module: run as `python -m` does.
+            words: the command's arguments.
+            before: Python code that the process runs first.
+            environment: variables on top of this process's own, which lose MLflow's store.
         """
         inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         own = {"PATH": f"{self._program.parent}{os.pathsep}{os.environ['PATH']}", "PYTHON_EXEC": str(self._program)}
         request = Request(str(folder), ["-m", module, *words], {**inherited, **own, **(environment or {})}, before)
+        # `PYTHON_EXEC` is the program by which torch's launcher starts ranks.
         log, name = tempfile.mkstemp(dir=self._program.parent)
         try:
             return Running(ask(self._address, request, (0, log, log)), Path(name))
@@ -102,57 +125,61 @@ class WarmPython:
             os.close(log)
 
     def run(self, folder: Path, module: str, *words: str, code: int = 0) -> str:
-        """Run a command in a folder to its end; returns what it says."""
-        return self.start(folder, module, *words).said(code)
+        """Run a command in a folder to its end. Return its output."""
+        return self.start(folder, module, *words).output(code)
 
     def close(self) -> None:
-        """End the process that waits."""
+        """End the server."""
         self._server.communicate()
         self._folder.cleanup()
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be run and where; the words are what `python` would be given."""
+    """A command to run."""
 
     folder: str
+    # The arguments of `python`.
     words: list[str]
+    # All variables of the process.
     environment: dict[str, str]
+    # Python code that the process runs first.
     before: str = ""
 
 
 def ask(address: str, request: Request, streams: tuple[int, ...] = STREAMS) -> TextIO:
-    """Have a command started with these standard streams; its process id and its exit code come as lines.
+    """Ask the server to start a command with these standard streams.
 
-    The command is killed if the answers are closed before that, or if it takes longer than any test should.
+    Return a file with two lines: the process id, and the exit code. The server kills the command if the file is closed
+    before the command ends. Reading raises TimeoutError after `TIMEOUT_S`.
     """
-    with socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(PATIENCE_S)
-        line.connect(address)
-        socket.send_fds(line, [b" "], streams)
-        line.sendall(f"{json.dumps(asdict(request))}\n".encode())
-        return line.makefile()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT_S)
+        connection.connect(address)
+        socket.send_fds(connection, [b" "], streams)
+        connection.sendall(f"{json.dumps(asdict(request))}\n".encode())
+        return connection.makefile()
 
 
 def serve(listener: socket.socket) -> Request:
-    """Wait for requests until standard input ends; it returns in the process of each command."""
+    """Serve requests until standard input ends. Return only in the processes of commands, with their request."""
     while listener in select.select([listener, sys.stdin], [], [])[0]:
-        line, _ = listener.accept()
-        # A process of its own waits for the command, for that may ask for others.
-        with line:
+        connection, _ = listener.accept()
+        # The attendant waits for the command, so that the server can serve the requests of that command.
+        with connection:
             if os.fork() == 0:
                 listener.close()
-                return attend(line)
+                return attend(connection)
     os._exit(0)
 
 
-def attend(line: socket.socket) -> Request:
-    """Fork the process of a command and return there; the other one says its process id and exit code, and ends."""
-    _, streams, *_ = socket.recv_fds(line, 1, len(STREAMS))
-    request = Request(**json.loads(line.makefile().readline()))
+def attend(connection: socket.socket) -> Request:
+    """Fork the process of a command, and return there. The attendant reports the command and exits."""
+    _, streams, *_ = socket.recv_fds(connection, 1, len(STREAMS))
+    request = Request(**json.loads(connection.makefile().readline()))
     child = os.fork()
     if child:
-        answer(line, child)
+        report(connection, child)
         os._exit(0)
     for stream, number in zip(streams, STREAMS, strict=True):
         os.dup2(stream, number)
@@ -160,44 +187,44 @@ def attend(line: socket.socket) -> Request:
     return request
 
 
-def answer(line: socket.socket, child: int) -> None:
-    """Say the process id of a command and its exit code; kill it if nobody listens any more."""
-    line.sendall(f"{child}\n".encode())
-    ended = os.pidfd_open(child)
-    if ended not in select.select([line.fileno(), ended], [], [])[0]:
+def report(connection: socket.socket, child: int) -> None:
+    """Send the process id of a command and its exit code. Kill the command if the asker closes the connection."""
+    connection.sendall(f"{child}\n".encode())
+    end = os.pidfd_open(child)
+    if end not in select.select([connection.fileno(), end], [], [])[0]:
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with contextlib.suppress(BrokenPipeError):
-        line.sendall(f"{code}\n".encode())
+        connection.sendall(f"{code}\n".encode())
 
 
 def become(request: Request) -> NoReturn:
-    """Be `python` with the words of a request, in its folder and environment."""
+    """Run a request in this process as a new `python` would, and exit."""
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
     program, *words = [word for word in request.words if word not in ("-m", "-u")]
     is_module = "-m" in request.words
-    own = request.folder if is_module else str(Path(program).parent)
-    sys.path[:1] = [own, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    first = request.folder if is_module else str(Path(program).parent)
+    sys.path[:1] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.orig_argv = [sys.executable, *request.words]
     sys.argv = [program, *words]
     try:
-        exec(request.before, {})  # noqa: S102 # the test's own
+        exec(request.before, {})  # noqa: S102 # written by the test
         if is_module:
             runpy.run_module(program, run_name="__main__", alter_sys=True)
         else:
             runpy.run_path(program, run_name="__main__")
-    except SystemExit as left:
-        leave(left.code if isinstance(left.code, int) else bool(left.code))
+    except SystemExit as error:
+        end_process(error.code if isinstance(error.code, int) else bool(error.code))
     except BaseException:  # noqa: BLE001 # as Python does
         traceback.print_exc()
-        leave(1)
-    leave(0)
+        end_process(1)
+    end_process(0)
 
 
-def leave(code: int) -> NoReturn:
-    """End this process as Python does, but for taking apart what is loaded: that alone takes seconds after a fork."""
+def end_process(code: int) -> NoReturn:
+    """Run exit handlers and exit, without Python's teardown of modules, which takes seconds after a fork."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -206,24 +233,25 @@ def leave(code: int) -> NoReturn:
 
 
 def stand_in(address: str, words: list[str]) -> int:
-    """Be the process of `python` with these words to whoever started it; returns the exit code."""
+    """Stand for `python` with these arguments: run it by the server, pass SIGTERM on, return its exit code."""
     with ask(address, Request(str(Path.cwd()), words, dict(os.environ))) as answers:
         command = int(answers.readline())
 
-        def pass_on(number: int, _: object) -> None:
+        def forward(number: int, _: object) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(command, number)
 
-        signal.signal(signal.SIGTERM, pass_on)
+        signal.signal(signal.SIGTERM, forward)
         return int(answers.readline())
 
 
 def load_libraries() -> None:
-    """Load what commands load, without what it says of that, and to stay where it is in memory."""
+    """Load the libraries of commands, without their warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in LIBRARIES.split():
             importlib.import_module(name)
+    # Keep collections in children from writing to the shared pages.
     gc.freeze()
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Prints, as Markdown, what a commit changes in the metrics and params of another:
+# Print the differences of metrics and params between two commits as Markdown:
 #
 #   bash .github/scripts/compare.sh main [HEAD]
 #
-# outputs/ is not in git and there is no remote store, so the pipeline is run on both commits, in a clone that is
-# removed at the end; it shares this folder's .venv. What DVC locked on the base is committed there, and its metrics are
-# found through that commit in DVC's cache (so metrics must not be `cache: false`).
+# outputs/ is not in git and there is no remote store. So the script runs the pipeline on both commits, in a temporary
+# clone with this folder's .venv. It commits the base's dvc.lock there, by which DVC finds the base's metrics in its cache
+# (so metrics must not be `cache: false`).
 set -euo pipefail
 cd "$(git rev-parse --show-toplevel)"
 
@@ -15,17 +15,17 @@ venv=$PWD/.venv
 clone=$(mktemp -d)
 trap 'rm -rf "$clone"' EXIT
 
-repro() { # COMMIT: what it says goes to standard error, for standard output is the comment
+repro() { # COMMIT: print to standard error, because standard output is the comment
   git checkout --quiet --force --detach "$1"
-  # A study goes on where it was and a cache keeps what it has: each commit begins without. What MLflow knows stays,
-  # because stages that did not change are taken from DVC's cache, and they name runs.
+  # Studies and feature caches would carry over, so each commit starts without them. MLflow's store stays, because DVC
+  # takes unchanged stages from its cache, and their outputs name runs.
   rm -rf outputs
   make VENV="$venv" repro >&2
 }
 
 dvc() { "$venv/bin/python" -m dvc "$@"; }
 
-section() { # TITLE COMMAND...: the table that the command prints, or that it has no rows
+section() { # TITLE COMMAND...: print the command's table, or "No change."
   local title=$1 table
   shift
   table=$("$@")
@@ -39,11 +39,11 @@ cd "$clone"
 git config user.name compare
 git config user.email compare@localhost
 
-# The first line is by which the comment is found again.
+# The workflow finds its earlier comment by this line.
 echo "<!-- metrics and params against the base -->"
 echo "## ${head:0:7} against ${base:0:7}"
 echo
-echo "On the sample, with random weights: what moves here is the machinery, not the quality of a model."
+echo "On the sample, with random weights: differences show the pipeline, not the quality of a model."
 
 if ! git cat-file -e "$base:dvc.yaml" 2> /dev/null; then
   repro "$head"

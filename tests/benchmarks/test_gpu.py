@@ -20,7 +20,21 @@ from src.sizing.cost_profile import profile_step
 from src.sizing.meta_model import META
 from src.training.adapter import attach_adapter
 
-ABSENT = ["alembic", "captum", "cleanlab", "dvc", "imagehash", "mlflow", "optuna", "ray", "sqlalchemy", "statsmodels"]
+ABSENT = [
+    "alembic",
+    "captum",
+    "cleanlab",
+    "dvc",
+    "imagehash",
+    "matplotlib",
+    "mlflow",
+    "optuna",
+    "pandas",
+    "pyarrow",
+    "ray",
+    "sqlalchemy",
+    "statsmodels",
+]
 # Runs the commands of all parts but the longest in one process that cannot find these libraries.
 PROGRAM = f"""
 import sys

@@ -1,4 +1,4 @@
-"""What the pipeline tracks of one small model, shown by MLflow's server in a browser."""
+"""Fixtures: a tracked pipeline of one tiny model, MLflow's server, and a browser."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class Tracked:
     runs: dict[str, Any]
 
     def trials(self) -> list[Any]:
-        """The trials' runs, the best first."""
-        found = [run for run in self.runs.values() if run.data.tags["stage"] == "trial"]
-        return sorted(found, key=lambda run: -run.data.metrics["best_val_macro_f1"])
+        """Return the trials' runs, the best first."""
+        trials = [run for run in self.runs.values() if run.data.tags["stage"] == "trial"]
+        return sorted(trials, key=lambda run: -run.data.metrics["best_val_macro_f1"])
 
     def artifact(self, run: str, name: str) -> str:
-        """The address of the page that shows an artifact."""
+        """Return the address of an artifact's page."""
         return f"#/experiments/{self.experiment_id}/runs/{self.runs[run].info.run_id}/artifacts/{name}"
 
 
@@ -39,7 +39,7 @@ def programs() -> tuple[Path, Path]:
 
 @pytest.fixture(scope="session")
 def tracked(programs: tuple[Path, Path], made: Path) -> Tracked:
-    """What the stages that `dvc repro` would run have tracked."""
+    """The repository after the stages of `dvc repro`, with its runs."""
     return _look(made, store_in(made))
 
 
@@ -72,8 +72,8 @@ def driver(programs: tuple[Path, Path]) -> Iterator[Chrome]:
 
 @pytest.fixture
 def page(driver: Chrome, server: str, tmp_path: Path) -> Iterator[Page]:
-    """For somebody who has never been here; how it looked last stays in `tmp_path`."""
-    found = Page(driver, server)
-    yield found
+    """A page without stored state. `tmp_path` keeps its last screenshot."""
+    opened = Page(driver, server)
+    yield opened
     driver.save_screenshot(str(tmp_path / "page.png"))
-    found.forget()
+    opened.forget()

@@ -114,4 +114,4 @@ def test_a_model_is_trained_by_one_process_at_a_time(repository: Path, warm_pyth
         time.sleep(0.01)
     said = warm_python.run(repository, *COMMAND, code=1)
     assert f"error: another process (pid {process.pid}) is running the training of clip; wait or stop it" in said
-    process.said()
+    process.output()

@@ -176,10 +176,10 @@ def test_the_command_is_stopped_and_goes_on_and_leaves_no_process_behind(
         "sqlite:///outputs/studies.db", plan_of(load_params(), "clip", facts_of("clip", checkpoint_of("clip")))
     )
     process = warm.start(*words)
-    while process.runs and not in_the_third_trial(study):
+    while process.is_running and not in_the_third_trial(study):
         time.sleep(0.05)
     process.kill(signal.SIGTERM)
-    said = process.said(128 + signal.SIGTERM)
+    said = process.output(128 + signal.SIGTERM)
     assert left_behind(mark) == []
     assert "Traceback" not in said
     this = f"python -m src.tune --model clip {' '.join(words)}"

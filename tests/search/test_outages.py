@@ -153,7 +153,7 @@ def test_a_search_outlives_mlflow_and_sync_brings_what_is_missing(
     while not study.finished():
         time.sleep(0.05)
     tracked.kill()
-    said = process.said()
+    said = process.output()
     assert said.count("the search goes on, and what is missing there is logged later") == 1
     assert "best of 3 trials" in said
     assert said.endswith("Table: outputs/tune/clip/trials.csv\n")

@@ -34,4 +34,4 @@ class WarmCommand:
 
     def run(self, *words: str, code: int = 0, fault: str = "", environment: Mapping[str, str] | None = None) -> str:
         """Run the command to its end; returns what it says."""
-        return self.start(*words, fault=fault, environment=environment).said(code)
+        return self.start(*words, fault=fault, environment=environment).output(code)

@@ -50,7 +50,7 @@ def launch(root: Path, config: str, *words: str, folder: Path, code: int = 0, py
     launcher = ["accelerate.commands.launch", "--config_file", str(root / "configs" / config), *words]
     own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
     if python:
-        return python.start(folder, *launcher, environment=own).said(code)
+        return python.start(folder, *launcher, environment=own).output(code)
     environment = {**os.environ, **own}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", *launcher]
