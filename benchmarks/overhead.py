@@ -26,17 +26,17 @@ from src.cli.output import say, table
 from src.core.config import Params, load_params
 from src.core.paths import SAMPLE
 from src.models.catalog import MODELS
-from src.search import worker
 from src.search.plan import StudyPlan
 from src.search.study import open_study
 from src.search.worker import TrialWorker
+from src.training import train_and_test
 from src.training.workspace import Workspace
 
 
 @contextmanager
 def timed_fits() -> Iterator[list[float]]:
-    """Record the seconds of each call of `fit` in `src.search.worker` within the context."""
-    module: Any = worker
+    """Record the seconds of each training of a trial within the context."""
+    module: Any = train_and_test
     original = module.fit
     fits: list[float] = []
 

@@ -74,7 +74,7 @@ def test_command_times_both_baselines() -> None:
         ("--model clip --patience 2", 2, "--patience"),
         ("--model clip --head-only --pruning", 2, "--head-only"),
         ("--model clip --pruning --order same --order own", 2, "--order"),
-        ("--model clip --adapter-layers first-2 --num-posts 24", 2, "first-2"),
+        ("--model clip --adapter-layers first-2 --num-posts 24", 2, "adapter_layers"),
         ("--model clap", 2, "'clip'"),
         ("--model clip --posts /nowhere", 1, "/nowhere"),
     ],
