@@ -1,4 +1,4 @@
-"""The main job as a user runs it: real processes, real DVC, Optuna and MLflow, in a copy of the repository."""
+"""Covers: the whole pipeline as a user runs it, with real DVC, Optuna and MLflow, in a copy of the repository."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from src.core.files import read_json, read_table, write_table
+from src.core.outputs import RecipeOutput, SaliencyOutput
 from src.core.records import read_posts, read_predictions, read_split
 from tests.pipeline import as_written
 from tests.warm import WarmPython
@@ -25,13 +26,13 @@ pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, *words: str, code: int = 0) -> str:
-    """What a command says that is started as a user starts it, standard error included."""
+    """Run a command as a user does, and return what it prints, standard error included."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    said = done.stdout + done.stderr
-    assert done.returncode == code, said
-    return said
+    printed = done.stdout + done.stderr
+    assert done.returncode == code, printed
+    return printed
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +84,12 @@ def clone(source: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_run_that_changes_nothing_leaves_a_clean_tree(locked: Path, warm_python: WarmPython) -> None:
+def test_unchanged_rerun_leaves_tree_clean(locked: Path, warm_python: WarmPython) -> None:
     assert "Running stage" not in warm_python.run(locked, "dvc", "repro")
     assert git(locked, "status", "--porcelain") == ""
 
 
-def test_another_clone_computes_the_same_files(locked: Path, tmp_path: Path, warm_python: WarmPython) -> None:
+def test_other_clone_computes_same_files(locked: Path, tmp_path: Path, warm_python: WarmPython) -> None:
     there = clone(locked, tmp_path / "clone")
     # Without DVC's cache each stage runs.
     assert "Running stage" in warm_python.run(there, "dvc", "repro")
@@ -96,7 +97,7 @@ def test_another_clone_computes_the_same_files(locked: Path, tmp_path: Path, war
     assert git(there, "status", "--porcelain") == ""
 
 
-def test_what_is_pulled_is_not_run_and_answers(locked: Path, tmp_path: Path, warm_python: WarmPython) -> None:
+def test_pulled_outputs_are_not_recomputed(locked: Path, tmp_path: Path, warm_python: WarmPython) -> None:
     there, remote = clone(locked, tmp_path / "clone"), str(tmp_path / "remote")
     for folder in (locked, there):
         warm_python.run(folder, "dvc", "remote", "add", "-q", "--local", "-d", "-f", "shared", remote)
@@ -108,13 +109,13 @@ def test_what_is_pulled_is_not_run_and_answers(locked: Path, tmp_path: Path, war
     assert f"run `python -m src.register --model {MODEL}`" in warm_python.run(there, *asked, code=1)
     warm_python.run(there, "src.register", "--model", MODEL)
     assert warm_python.run(there, *asked) == warm_python.run(locked, *asked)
-    said = warm_python.run(there, "src.lineage", f"models:/mvsa-{MODEL}@champion")
-    assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 10
+    printed = warm_python.run(there, "src.lineage", f"models:/mvsa-{MODEL}@champion")
+    assert sum(line.rstrip().endswith("holds") for line in printed.splitlines()) == 10
 
 
 @pytest.fixture
 def tracked(done: Path) -> Any:
-    """MLflow's client on what the job tracked."""
+    """MLflow's client on the runs of the job."""
     from mlflow import MlflowClient
 
     return MlflowClient(f"sqlite:///{done}/mlruns/mlflow.db")
@@ -125,15 +126,15 @@ def runs(client: Any) -> list[Any]:
     return list(client.search_runs([experiment.experiment_id]))
 
 
-def artifacts(client: Any, found: Any) -> set[str]:
-    return {item.path for item in client.list_artifacts(found.info.run_id)}
+def artifacts(client: Any, logged: Any) -> set[str]:
+    return {item.path for item in client.list_artifacts(logged.info.run_id)}
 
 
-def test_a_second_repro_runs_nothing(done: Path, warm_python: WarmPython) -> None:
+def test_second_repro_runs_nothing(done: Path, warm_python: WarmPython) -> None:
     assert "Running stage" not in warm_python.run(done, "dvc", "repro")
 
 
-def test_metrics_and_plots_list_the_model(done: Path, warm_python: WarmPython) -> None:
+def test_metrics_and_plots_list_model(done: Path, warm_python: WarmPython) -> None:
     shown = warm_python.run(done, "dvc", "metrics", "show")
     for stage in ("zeroshot", "evaluate"):
         assert f"outputs/{stage}/{MODEL}/metrics.json" in shown
@@ -143,8 +144,8 @@ def test_metrics_and_plots_list_the_model(done: Path, warm_python: WarmPython) -
         assert name in page
 
 
-def test_every_trial_is_a_child_of_the_study_with_all_that_a_reviewer_needs(tracked: Any) -> None:
-    stages = Counter(found.data.tags["stage"] for found in runs(tracked))
+def test_trials_are_children_of_study(tracked: Any) -> None:
+    stages = Counter(logged.data.tags["stage"] for logged in runs(tracked))
     assert stages == {
         "zeroshot": 1,
         "study": 1,
@@ -155,8 +156,8 @@ def test_every_trial_is_a_child_of_the_study_with_all_that_a_reviewer_needs(trac
         "saliency": 1,
         "repeat": 1,
     }
-    (study,) = [found for found in runs(tracked) if found.data.tags["stage"] == "study"]
-    for trial in (found for found in runs(tracked) if found.data.tags["stage"] == "trial"):
+    (study,) = [logged for logged in runs(tracked) if logged.data.tags["stage"] == "study"]
+    for trial in (logged for logged in runs(tracked) if logged.data.tags["stage"] == "trial"):
         assert trial.data.tags["mlflow.parentRunId"] == study.info.run_id
         assert {"git_commit", "data_digest", "split_digest", "checkpoint_revision", "scale"} <= trial.data.tags.keys()
         assert trial.data.tags["weights"] == "random"
@@ -168,14 +169,14 @@ def test_every_trial_is_a_child_of_the_study_with_all_that_a_reviewer_needs(trac
 
 
 def test_no_run_is_left_running(tracked: Any) -> None:
-    assert {found.info.status for found in runs(tracked)} == {"FINISHED"}
+    assert {logged.info.status for logged in runs(tracked)} == {"FINISHED"}
 
 
-def test_the_evaluate_run_holds_the_test_metrics_and_no_other_run_of_the_search_does(tracked: Any, done: Path) -> None:
+def test_evaluate_alone_logs_test_metrics(tracked: Any, done: Path) -> None:
     written = read_json(done / "outputs" / "evaluate" / MODEL / "metrics.json")
-    for found in runs(tracked):
-        stage = found.data.tags["stage"]
-        tests = {name: value for name, value in found.data.metrics.items() if name.startswith("test_")}
+    for logged in runs(tracked):
+        stage = logged.data.tags["stage"]
+        tests = {name: value for name, value in logged.data.metrics.items() if name.startswith("test_")}
         assert bool(tests) == (stage in ("evaluate", "zeroshot")), stage
         if stage == "evaluate":
             assert tests["test_macro_f1"] == as_written(written["macro_f1"])
@@ -186,7 +187,7 @@ def test_learning_curves_fall(done: Path) -> None:
     assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
 
 
-def test_the_champion_predicts_in_a_fresh_process_what_evaluate_measured(done: Path) -> None:
+def test_champion_predicts_as_evaluate_measured(done: Path) -> None:
     posts = {post.id: post for post in read_posts(done / "outputs" / "prepare" / "posts.csv")}
     measured = read_predictions(done / "outputs" / "evaluate" / MODEL / "predictions.csv")
     asked = [(posts[row.id].image, posts[row.id].caption) for row in measured]
@@ -198,27 +199,27 @@ mlflow.set_tracking_uri("sqlite:///mlruns/mlflow.db")
 answers = mlflow.pyfunc.load_model("models:/mvsa-{MODEL}@champion").predict(table)
 print("ANSWERS" + answers.to_json(orient="records"))
 """
-    said = run(done, sys.executable, "-c", script)
-    answers = json.loads(said.split("ANSWERS")[1].splitlines()[0])
+    printed = run(done, sys.executable, "-c", script)
+    answers = json.loads(printed.split("ANSWERS")[1].splitlines()[0])
     assert [row["label"] for row in answers] == [row.predicted for row in measured]
     for answer, row in zip(answers, measured, strict=True):
         assert answer["positive"] == pytest.approx(row.positive, abs=1e-4)
 
 
-def test_predict_prints_the_tone_with_three_probabilities(done: Path, warm_python: WarmPython) -> None:
+def test_predict_prints_three_probabilities(done: Path, warm_python: WarmPython) -> None:
     picture = next((done / "sample" / "data").glob("*.jpg"))
-    said = warm_python.run(done, "src.predict", "--model", MODEL, str(picture), "what a day")
-    assert all(tone in said for tone in ("negative", "neutral", "positive"))
+    printed = warm_python.run(done, "src.predict", "--model", MODEL, str(picture), "what a day")
+    assert all(tone in printed for tone in ("negative", "neutral", "positive"))
 
 
-def test_predict_judges_a_folder_with_halves_of_posts_and_a_broken_one(done: Path, warm_python: WarmPython) -> None:
+def test_predict_takes_folder_with_half_posts(done: Path, warm_python: WarmPython) -> None:
     folder = done / "mine"
     folder.mkdir()
     sample = done / "sample" / "data"
     for name in ("1.jpg", "1.txt", "10.jpg", "100.txt"):
         shutil.copyfile(sample / name, folder / name)
     (folder / "broken.jpg").write_text("no picture")
-    said = warm_python.run(done, "src.predict", "--model", MODEL, "mine", "--out", "tones.csv")
+    printed = warm_python.run(done, "src.predict", "--model", MODEL, "mine", "--out", "tones.csv")
     rows = {row["id"]: row for row in read_table(done / "tones.csv")}
     assert [(row["missing"], bool(row["tone"])) for row in rows.values()] == [
         ("", True),
@@ -229,56 +230,54 @@ def test_predict_judges_a_folder_with_halves_of_posts_and_a_broken_one(done: Pat
     assert rows["broken"]["problem"].startswith("the image is no readable JPEG")
     assert sum(float(rows["1"][tone]) for tone in ("negative", "neutral", "positive")) == pytest.approx(1, abs=1e-4)
     for line in ("1 posts have no image: a grey one stands in its place", "1 of 4 posts could not be used"):
-        assert line in said
+        assert line in printed
 
 
-def test_predict_scores_a_csv_whose_tones_are_known_as_evaluate_did(done: Path, warm_python: WarmPython) -> None:
+def test_predict_scores_labelled_csv(done: Path, warm_python: WarmPython) -> None:
     posts = {post.id: post for post in read_posts(done / "outputs" / "prepare" / "posts.csv")}
     measured = read_predictions(done / "outputs" / "evaluate" / MODEL / "predictions.csv")
     asked = [{"image": posts[row.id].image, "text": posts[row.id].caption, "label": row.actual} for row in measured]
     write_table(done / "asked.csv", asked)
-    said = warm_python.run(done, "src.predict", "--model", MODEL, "asked.csv", "--out", "answers.csv")
+    printed = warm_python.run(done, "src.predict", "--model", MODEL, "asked.csv", "--out", "answers.csv")
     assert [row["tone"] for row in read_table(done / "answers.csv")] == [row.predicted for row in measured]
-    assert f"{read_json(done / 'outputs' / 'evaluate' / MODEL / 'metrics.json')['accuracy']:.4f}" in said
+    assert f"{read_json(done / 'outputs' / 'evaluate' / MODEL / 'metrics.json')['accuracy']:.4f}" in printed
     assert "--out" in warm_python.run(done, "src.predict", "--model", MODEL, "asked.csv", code=2)
 
 
-def test_predict_refuses_what_is_no_picture(done: Path, warm_python: WarmPython) -> None:
+def test_predict_refuses_broken_image(done: Path, warm_python: WarmPython) -> None:
     (done / "notes.jpg").write_text("no picture")
-    said = warm_python.run(done, "src.predict", "--model", MODEL, "notes.jpg", "what a day", code=1)
-    assert said.startswith("error: notes.jpg cannot be used") and said.count("\n") == 1
+    printed = warm_python.run(done, "src.predict", "--model", MODEL, "notes.jpg", "what a day", code=1)
+    assert printed.startswith("error: notes.jpg cannot be used") and printed.count("\n") == 1
 
 
-def test_registering_the_same_adapter_again_makes_no_new_version(done: Path, warm_python: WarmPython) -> None:
+def test_same_adapter_is_registered_once(done: Path, warm_python: WarmPython) -> None:
     assert "version 1 is registered already" in warm_python.run(done, "src.register", "--model", MODEL)
 
 
-def test_the_champion_holds_its_contract_and_every_link_back_to_the_raw_data(
-    done: Path, warm_python: WarmPython
-) -> None:
+def test_champion_holds_contract_and_lineage(done: Path, warm_python: WarmPython) -> None:
     address = f"models:/mvsa-{MODEL}@champion"
     assert f"mvsa-{MODEL} version 1 holds its contract" in warm_python.run(done, "src.verify", address)
-    said = warm_python.run(done, "src.lineage", address)
-    assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 10
+    printed = warm_python.run(done, "src.lineage", address)
+    assert sum(line.rstrip().endswith("holds") for line in printed.splitlines()) == 10
     (revision,) = (out["md5"] for out in yaml.safe_load((done / "data.dvc").read_text())["outs"])
     # It was trained at the first commit.
-    assert revision in said and run(done, "git", "rev-list", "--max-parents=0", "HEAD")[:12] in said
+    assert revision in printed and run(done, "git", "rev-list", "--max-parents=0", "HEAD")[:12] in printed
     assert f"The champion of {MODEL} stays as it is" in warm_python.run(done, "src.promote", "--model", MODEL)
 
 
-def test_the_report_shows_the_scores_beside_the_published_ones(done: Path) -> None:
+def test_report_shows_published_scores(done: Path) -> None:
     page = (done / "outputs" / "report" / "index.html").read_text()
     scores = read_json(done / "outputs" / "evaluate" / MODEL / "metrics.json")
     (row,) = re.findall(rf"<tr class=\"ours\"><td>{MODEL} tuned</td>.*?</tr>", page, re.DOTALL)[:1]
     assert f"<td>{100 * scores['macro_f1']:.1f} " in row and "<td>78.6</td>" in row
     assert "Weights are random" in page
-    mistakes = read_json(done / "outputs" / "saliency" / MODEL / "saliency.json")["mistakes"]
-    assert page.count("data:image/png;base64,") == 10 + len(mistakes)
+    saliency = SaliencyOutput.read(done / "outputs" / "saliency" / MODEL / "saliency.json")
+    assert page.count("data:image/png;base64,") == 10 + len(saliency.mistakes)
     # It links to papers, and fetches nothing.
     assert re.findall(r"<(?:script|link)|(?:src|@import|url\()[=\"' (]*http", page) == []
 
 
-def test_the_report_begins_with_findings_and_has_every_part(done: Path) -> None:
+def test_report_begins_with_findings(done: Path) -> None:
     page = (done / "outputs" / "report" / "index.html").read_text()
     findings = page[page.index('id="findings"') : page.index('id="scores"')]
     assert f"Validation chooses {MODEL}" in findings and "Against TF-IDF on the captions" in findings
@@ -289,33 +288,32 @@ def test_the_report_begins_with_findings_and_has_every_part(done: Path) -> None:
         assert f"<td>{system}</td>" in page
 
 
-def test_the_report_has_the_studys_experiments_on_the_model(done: Path) -> None:
+def test_report_has_experiments_of_paper(done: Path) -> None:
     page = (done / "outputs" / "report" / "index.html").read_text()
     experiments = page[page.index('<h2 id="experiments">') : page.index('<h2 id="data-card">')]
     rows = re.findall(r'<td class="words">([\w-]+)', experiments)
     assert rows == [f"{MODEL}-zeroshot", f"{MODEL}-lora", "majority", "tfidf"]
-    ours = read_json(done / "outputs" / "reproduce" / f"{MODEL}-lora.json")["ours"]
-    assert f"<td>{100 * ours['macro_f1']:.1f}</td>" in experiments and '<td class="study">78.6</td>' in experiments
+    output = RecipeOutput.read(done / "outputs" / "reproduce" / f"{MODEL}-lora.json")
+    assert f"<td>{100 * output.scores['macro_f1']:.1f}</td>" in experiments
+    assert re.search(r'<td class="\w+">78\.6</td>', experiments)
 
 
-def test_the_same_search_again_runs_only_what_is_missing(done: Path, warm_python: WarmPython) -> None:
+def test_same_search_runs_missing_trials(done: Path, warm_python: WarmPython) -> None:
     before = (done / "outputs" / "tune" / MODEL / "trials.csv").read_text()
     assert "[1/" not in warm_python.run(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS))
     assert (done / "outputs" / "tune" / MODEL / "trials.csv").read_text() == before
-    said = warm_python.run(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS + 1))
-    assert f"[{TRIALS + 1}/{TRIALS + 1}] trial {TRIALS}" in said
+    printed = warm_python.run(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS + 1))
+    assert f"[{TRIALS + 1}/{TRIALS + 1}] trial {TRIALS}" in printed
 
 
-def test_an_experiment_with_another_number_of_trials_runs(done: Path, warm_python: WarmPython) -> None:
-    said = warm_python.run(done, "dvc", "exp", "run", "-S", "tune.trials=1", f"tune@{MODEL}")
-    assert f"Running stage 'tune@{MODEL}'" in said
-    assert "Running stage 'encode" not in said
+def test_experiment_with_other_trials_runs(done: Path, warm_python: WarmPython) -> None:
+    printed = warm_python.run(done, "dvc", "exp", "run", "-S", "tune.trials=1", f"tune@{MODEL}")
+    assert f"Running stage 'tune@{MODEL}'" in printed
+    assert "Running stage 'encode" not in printed
     assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["trials"] == 1
 
 
-def test_an_experiment_in_a_copy_leaves_its_runs_here_and_answers_once_applied(
-    locked: Path, warm_python: WarmPython
-) -> None:
+def test_experiment_in_copy_logs_here(locked: Path, warm_python: WarmPython) -> None:
     git(locked, "add", "-A")
     git(locked, "commit", "-qm", "before")
     changes = ("-S", "training.common.weight_decay=0.5", "-S", "tune.trials=1")
@@ -329,9 +327,9 @@ def test_an_experiment_in_a_copy_leaves_its_runs_here_and_answers_once_applied(
 
     client = MlflowClient(f"sqlite:///{locked}/mlruns/mlflow.db")
     experiment = client.get_experiment_by_name(f"mvsa-{MODEL}")
-    made = client.search_runs([experiment.experiment_id], f"tags.study = '{study}'")
-    assert {"study", "trial", "train"} <= {run.data.tags["stage"] for run in made}
-    assert all(Path(run.info.artifact_uri).is_relative_to(locked / "mlruns") for run in made)
+    of_study = client.search_runs([experiment.experiment_id], f"tags.study = '{study}'")
+    assert {"study", "trial", "train"} <= {run.data.tags["stage"] for run in of_study}
+    assert all(Path(run.info.artifact_uri).is_relative_to(locked / "mlruns") for run in of_study)
     versions = client.search_model_versions(f"name = 'mvsa-{MODEL}'")
     (applied,) = [version.version for version in versions if version.tags["study"] == study]
     assert not list((locked / ".dvc" / "tmp" / "exps").rglob("mlflow.db"))
@@ -342,7 +340,7 @@ def test_an_experiment_in_a_copy_leaves_its_runs_here_and_answers_once_applied(
     )
 
 
-def test_another_division_of_the_posts_begins_another_study(done: Path, warm_python: WarmPython) -> None:
+def test_other_split_begins_other_study(done: Path, warm_python: WarmPython) -> None:
     before = read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"]
     parts = read_split(done / "outputs" / "split" / "split.csv")
     git(done, "add", "dvc.lock")
@@ -353,7 +351,7 @@ def test_another_division_of_the_posts_begins_another_study(done: Path, warm_pyt
     assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"] != before
 
 
-def test_what_has_changed_since_a_revision_is_shown(done: Path, warm_python: WarmPython) -> None:
+def test_changes_since_revision_are_shown(done: Path, warm_python: WarmPython) -> None:
     """After the test above, which has divided the posts anew since the last commit."""
     metrics = f"outputs/zeroshot/{MODEL}/metrics.json"
     changed = json.loads(warm_python.run(done, "dvc", "metrics", "diff", "HEAD", "--json"))
@@ -364,14 +362,12 @@ def test_what_has_changed_since_a_revision_is_shown(done: Path, warm_python: War
     assert f"zeroshot_{MODEL}" in (done / "changed" / "index.html").read_text()
 
 
-def test_a_stage_without_what_it_needs_says_what_to_run(
-    repository: Path, tmp_path: Path, warm_python: WarmPython
-) -> None:
+def test_missing_inputs_name_the_command(repository: Path, tmp_path: Path, warm_python: WarmPython) -> None:
     for name in ("src", "params.yaml"):
         (tmp_path / name).symlink_to(repository / name)
     for stage in ("encode", "zeroshot", "tune", "train", "evaluate", "register", "repeat"):
-        said = warm_python.run(tmp_path, f"src.{stage}", "--model", MODEL, code=1)
-        assert said.startswith("error: outputs/") and "dvc repro" in said and said.count("\n") == 1, said
+        printed = warm_python.run(tmp_path, f"src.{stage}", "--model", MODEL, code=1)
+        assert printed.startswith("error: outputs/") and "dvc repro" in printed and printed.count("\n") == 1, printed
 
 
 @pytest.mark.parametrize(
@@ -382,18 +378,14 @@ def test_a_stage_without_what_it_needs_says_what_to_run(
         ([], "Missing option '--model'"),
     ],
 )
-def test_misuse_is_one_line_and_exit_code_2(
-    repository: Path, words: list[str], message: str, warm_python: WarmPython
-) -> None:
-    said = warm_python.run(repository, "src.tune", *words, code=2)
-    assert said.startswith("error: ") and message in said and said.count("\n") == 1
+def test_misuse_is_one_line(repository: Path, words: list[str], message: str, warm_python: WarmPython) -> None:
+    printed = warm_python.run(repository, "src.tune", *words, code=2)
+    assert printed.startswith("error: ") and message in printed and printed.count("\n") == 1
 
 
-def test_an_unknown_key_in_params_is_one_line_and_exit_code_2(
-    repository: Path, tmp_path: Path, warm_python: WarmPython
-) -> None:
+def test_unknown_setting_is_one_line(repository: Path, tmp_path: Path, warm_python: WarmPython) -> None:
     (tmp_path / "src").symlink_to(repository / "src")
     shutil.copyfile(repository / "params.yaml", tmp_path / "params.yaml")
     edit_params(tmp_path, lambda params: params["tune"].update(trails=3))
-    said = warm_python.run(tmp_path, "src.tune", "--model", MODEL, code=2)
-    assert said == "error: params.yaml: tune: unknown key 'trails'; did you mean 'trials'?\n"
+    printed = warm_python.run(tmp_path, "src.tune", "--model", MODEL, code=2)
+    assert printed.count("\n") == 1 and "did you mean 'trials'?" in printed

@@ -158,7 +158,7 @@ def test_divergence_is_final_but_not_memory(anew: Path, monkeypatch: pytest.Monk
     def fail(*_: Any) -> None:
         raise errors.pop(0)
 
-    monkeypatch.setattr("src.experiments.reproduction.fit", fail)
+    monkeypatch.setattr("src.experiments.reproduction.train_and_test", fail)
     choose(monkeypatch, anew, reproduce={"recipes": ["clip-zeroshot", "clip-head", "clip-lora"]})
     code, printed = run()
     assert code == 1
