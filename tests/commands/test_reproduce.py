@@ -225,7 +225,7 @@ def test_list_names_every_recipe() -> None:
 
 
 @pytest.mark.parametrize(
-    ("zeroshot", "message"),
+    ("words", "message"),
     [
         (
             ["--list", "--all"],
