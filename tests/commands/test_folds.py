@@ -58,7 +58,7 @@ def folder(repo_root: Path, some: list[Post], tmp_path_factory: pytest.TempPathF
         write_fold_lists(folder / "lists", some)
         write_posts(POSTS, some)
         write_split(SPLIT, stratified(some, 0.2, 0.2, seed=7))
-        # The first two posts, of which the first fold tests one and the second the other, are twins.
+        # The first two posts, of which the first fold tests one and the second the other, are near-duplicates.
         write_groups(GROUPS, {post.id: post.id for post in some} | {some[1].id: some[0].id})
         split_report().write(SPLIT_REPORT)
         BEST.write(Path("outputs/tune/clip/best.json"))
@@ -123,8 +123,8 @@ def test_pooled_scores_and_spread(ran: Ran) -> None:
 
 
 def test_leak_free_scores_exclude_near_duplicates(ran: Ran, some: list[Post]) -> None:
-    twins = {some[0].id, some[1].id}
-    rows = [row for row in read_predictions(RESULT / "predictions.csv") if row.id not in twins]
+    near_duplicates = {some[0].id, some[1].id}
+    rows = [row for row in read_predictions(RESULT / "predictions.csv") if row.id not in near_duplicates]
     assert ran.output.leak_free_posts == 46
     assert ran.output.pooled_leak_free["accuracy"] == as_written(sum(row.actual == row.predicted for row in rows) / 46)
 

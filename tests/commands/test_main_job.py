@@ -207,8 +207,8 @@ print("ANSWERS" + answers.to_json(orient="records"))
 
 
 def test_predict_prints_three_probabilities(done: Path, warm_python: WarmPython) -> None:
-    picture = next((done / "sample" / "data").glob("*.jpg"))
-    printed = warm_python.run(done, "src.predict", "--model", MODEL, str(picture), "what a day")
+    image = next((done / "sample" / "data").glob("*.jpg"))
+    printed = warm_python.run(done, "src.predict", "--model", MODEL, str(image), "what a day")
     assert all(tone in printed for tone in ("negative", "neutral", "positive"))
 
 
@@ -218,7 +218,7 @@ def test_predict_takes_folder_with_half_posts(done: Path, warm_python: WarmPytho
     sample = done / "sample" / "data"
     for name in ("1.jpg", "1.txt", "10.jpg", "100.txt"):
         shutil.copyfile(sample / name, folder / name)
-    (folder / "broken.jpg").write_text("no picture")
+    (folder / "broken.jpg").write_text("no image")
     printed = warm_python.run(done, "src.predict", "--model", MODEL, "mine", "--out", "tones.csv")
     rows = {row["id"]: row for row in read_table(done / "tones.csv")}
     assert [(row["missing"], bool(row["tone"])) for row in rows.values()] == [
@@ -245,7 +245,7 @@ def test_predict_scores_labelled_csv(done: Path, warm_python: WarmPython) -> Non
 
 
 def test_predict_refuses_broken_image(done: Path, warm_python: WarmPython) -> None:
-    (done / "notes.jpg").write_text("no picture")
+    (done / "notes.jpg").write_text("no image")
     printed = warm_python.run(done, "src.predict", "--model", MODEL, "notes.jpg", "what a day", code=1)
     assert printed.startswith("error: notes.jpg cannot be used") and printed.count("\n") == 1
 

@@ -23,6 +23,11 @@ from tests.split_report import split_report
 from tests.warm import WarmPython
 
 TABLE = Path("outputs/reproduce/recipes.csv")
+KILL_IN_TRAINING = """
+import os, signal
+from src.training import train_and_test
+train_and_test.fit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +119,7 @@ def test_killed_command_continues(
     killed = warm_python.start(
         Path.cwd(),
         "src.reproduce",
-        before="import os, signal, src.training.trainer as f\nf.fit = lambda *_: os.kill(os.getpid(), signal.SIGKILL)",
+        before=KILL_IN_TRAINING,
         environment={"PYTHONPATH": str(repo_root), "MLFLOW_TRACKING_URI": f"sqlite:///{anew}/mlruns/mlflow.db"},
     )
     assert killed.wait()[0] == -signal.SIGKILL

@@ -152,7 +152,7 @@ def test_no_mistake_still_writes_outputs(saliency: Saliency) -> None:
     assert (FOLDER / "mistakes").is_dir()
 
 
-# What is refused
+# Misuse and missing inputs
 
 
 @pytest.mark.parametrize(
