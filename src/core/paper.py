@@ -11,7 +11,7 @@ from src.core.training_config import Setting
 ALL = "all"
 
 # Assumptions that several recipes share.
-_SILENT = ("batch size, seed and all other settings: as in params.yaml",)
+_SILENT = ("batch size, seed and what is not named here: as in params.yaml",)
 _PROMPT = ("wording of the prompt: that of the model's file",)
 _POSTS = ("which posts: drawn from all labelled ones by the seed",)
 _RATE = ("learning rate: 1e-4",)
