@@ -39,7 +39,7 @@ DOORS = {
     "captum": ["training"],
     "cleanlab": ["evaluation"],
     "click": ["", "cli"],
-    "dvc": ["", "data"],
+    "dvc": ["data"],
     "filelock": ["core"],
     "grpc": ["search"],
     "imagehash": ["data"],

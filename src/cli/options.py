@@ -1,4 +1,4 @@
-"""Options and exit codes of commands."""
+"""Options, errors and exit codes of commands."""
 
 import re
 from collections.abc import Callable, Collection
@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
-from src.cli.output import PLAIN_WIDTH, _in_utf8
+from src.cli.output import PLAIN_WIDTH, require_utf8
 from src.core.errors import StopRequested, UsageError, UserError, unknown
 
 INTERRUPTED = 130
@@ -16,13 +16,13 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def command(*, example: str = "", **attrs: Any) -> Callable[[Callable[..., Any]], click.Command]:
-    """`click.command` whose errors are one line each on standard error.
+    """Make a click command whose errors are one line each on standard error.
 
-    Exit codes: that of a `UserError`, 2 for misuse, 1 for an error of the operating system, 130 for an interruption.
+    Exit codes: a `UserError`'s own, 2 for misuse, 1 for an error of the operating system, 130 for an interruption.
 
     Args:
-        example: a command line, shown at the end of the help.
-        attrs: handed on to `click.command`.
+        example: a command line for the end of the help.
+        attrs: arguments of `click.command`.
     """
     if example:
         attrs["epilog"] = f"\b\nExample:\n  {example}"
@@ -31,36 +31,36 @@ def command(*, example: str = "", **attrs: Any) -> Callable[[Callable[..., Any]]
 
 
 def model_option(names: Collection[str]) -> Decorator:
-    """The required option --model, one of `names`."""
+    """Return the required option --model, whose value is one of `names`."""
 
-    def known(context: click.Context, option: click.Parameter, given: str) -> str:
-        if given not in names:
-            raise unknown("model", given, names)
-        return given
+    def check(context: click.Context, option: click.Parameter, value: str) -> str:
+        if value not in names:
+            raise unknown("model", value, names)
+        return value
 
-    return click.option("--model", required=True, callback=known, help=f"One of {', '.join(names)}.")
+    return click.option("--model", required=True, callback=check, help=f"One of {', '.join(names)}.")
 
 
 class _Command(click.Command):
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
-            return _in_utf8(super().make_context(*args, **kwargs))
-        except UserError as refusal:
-            _fail(str(refusal), refusal.exit_code)
+            return require_utf8(super().make_context(*args, **kwargs))
+        except UserError as error:
+            _fail(str(error), error.exit_code)
         except click.UsageError as error:
             _fail(f"{error.format_message()} Try --help.", error.exit_code)
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
-        except UserError as refusal:
-            _fail(str(refusal), refusal.exit_code)
+        except UserError as error:
+            _fail(str(error), error.exit_code)
         except KeyboardInterrupt:
             _fail("interrupted", INTERRUPTED)
-        except StopRequested as stopped:
-            _fail(str(stopped), stopped.exit_code)
+        except StopRequested as request:
+            _fail(str(request), request.exit_code)
         except BrokenPipeError:
-            # Whoever read the output has seen enough; click ends in silence.
+            # The reader of the output, such as head, has closed it: click then ends without a message.
             raise
         except OSError as error:
             _fail(": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1)
@@ -71,6 +71,7 @@ def _fail(message: str, exit_code: int) -> NoReturn:
     raise click.exceptions.Exit(exit_code)
 
 
+# Seconds of a unit.
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -78,11 +79,11 @@ _FORM = re.compile(r"(?:\d+(?:\.\d+)?[dhms])+")
 
 
 def seconds_of(text: str) -> float:
-    """Seconds of a length of time such as 6h, 90m or 1h30m.
+    """Return the seconds of a duration such as 6h, 90m or 1h30m.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is no duration.
     """
     if not _FORM.fullmatch(text):
-        raise UsageError(f"{text!r} is no length of time: write 6h, 90m, 1h30m or 45s")
+        raise UsageError(f"{text!r} is no duration: write 6h, 90m, 1h30m or 45s")
     return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([dhms])", text))

@@ -1,6 +1,6 @@
-"""Output of commands: lines, tables, progress bars.
+"""Output of commands: lines, tables and progress bars.
 
-Results go to standard output, all else to standard error. Nothing moves where standard error is no terminal.
+Results go to standard output, everything else to standard error. Bars are shown only if standard error is a terminal.
 """
 
 import os
@@ -23,36 +23,36 @@ PLAIN_WIDTH = 120
 
 def say(text: str) -> None:
     """Print a line of results."""
-    # Named, for click would look behind what a live table puts in the stream's place, and write across the table.
+    # rich replaces sys.stdout during a live table. Without `file`, click writes to the original, across the table.
     click.echo(text, file=sys.stdout)
 
 
 def warn(text: str) -> None:
-    """Print a line about something that deserves attention and stops nothing."""
+    """Print a warning."""
     click.echo(f"warning: {text}", file=sys.stderr)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; numbers stand to the right, floats with four decimals, None as a dash."""
+    """Print a table. Columns of numbers are right-aligned, and `cell` formats values."""
     console(error=False).print(make_table(title, columns, rows))
 
 
 def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
-    """A table to be printed, or shown while it changes."""
+    """Return a table to print, or to show live."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    rich_table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         numeric = all(isinstance(row[index], int | float | None) for row in rows)
-        made.add_column(column, justify="right" if numeric else "left")
+        rich_table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        made.add_row(*map(cell, row))
-    return made
+        rich_table.add_row(*map(cell, row))
+    return rich_table
 
 
 class Progress:
-    """A bar that moves. Made by `progress`."""
+    """A progress bar. Use `progress` to open one."""
 
     def __init__(self, bar: "rich.progress.Progress", task: "rich.progress.TaskID", unit: str) -> None:
         self._bar = bar
@@ -60,30 +60,30 @@ class Progress:
         self._unit = unit
 
     def advance(self, n: int = 1) -> None:
-        """Say that `n` more units are done."""
+        """Advance the bar by `n` units."""
         self._bar.advance(self._task, n)
         task = self._bar.tasks[self._task]
         if task.elapsed:
             self._bar.update(self._task, rate=f"{task.completed / task.elapsed:.3g} {self._unit}/s")
 
     def note(self, text: str) -> None:
-        """Show a few words behind the bar, in place of earlier ones."""
+        """Replace the text behind the bar."""
         self._bar.update(self._task, note=text)
 
 
 @dataclass
 class EpochBar:
-    """A training's reporter that shows its epochs on a bar, with their validation score behind the `label`."""
+    """A training callback that advances a bar by epochs, and shows the label and the last validation score."""
 
     bar: Progress
     label: str
     epochs: int = 0
 
     def on_step(self) -> None:
-        """Says nothing."""
+        """Do nothing."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Show one more epoch, and have no objection."""
+        """Show the epoch, and return True: the training goes on."""
         self.epochs = epoch
         self.bar.note(f"{self.label}, macro-F1 {metrics['val_macro_f1']:.4f}")
         self.bar.advance()
@@ -92,7 +92,7 @@ class EpochBar:
 
 @contextmanager
 def progress(total: int | None, label: str, unit: str = "it") -> Iterator[Progress]:
-    """Show how far `total` units of work have come (None: unknown), how fast, and how long it will take."""
+    """Show a progress bar with its rate and remaining time; `total` None means unknown."""
     from rich import progress as parts
 
     bar = parts.Progress(
@@ -110,8 +110,12 @@ def progress(total: int | None, label: str, unit: str = "it") -> Iterator[Progre
         yield Progress(bar, bar.add_task(label, total=total, rate="", note=""), unit)
 
 
-def _in_utf8(context: click.Context) -> click.Context:
-    """Return the context, unless an argument holds bytes that are no text; paths may, and come as `Path`."""
+def require_utf8(context: click.Context) -> click.Context:
+    """Return the context if all text arguments are in UTF-8. Paths may hold other bytes.
+
+    Raises:
+        BadParameter: an argument is not in UTF-8.
+    """
     for param in context.command.params:
         value = context.params.get(param.name or "")
         for text in value if isinstance(value, tuple) else [value]:
@@ -123,9 +127,9 @@ def _in_utf8(context: click.Context) -> click.Context:
 
 @cache
 def console(error: bool) -> "Console":
-    """The console of standard output, or of standard error.
+    """Return the console of standard output, or of standard error.
 
-    One for each stream, so that a bar within a live table is drawn below it and not across it.
+    A stream has one console, so that rich draws a bar below a live table and not across it.
     """
     from rich.console import Console
 
@@ -140,7 +144,7 @@ def console(error: bool) -> "Console":
 
 
 def cell(value: object) -> str:
-    """How a value stands in a table."""
+    """Format a value for a table: floats with four decimals, None as a dash."""
     if value is None:
         return "-"
     if not isinstance(value, float):

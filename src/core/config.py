@@ -1,4 +1,4 @@
-"""params.yaml as frozen, validated dataclasses: an unknown key or a senseless value is an error, never ignored."""
+"""params.yaml as frozen dataclasses, one a section. An unknown key or a senseless value is an error."""
 
 import dataclasses
 import os
@@ -17,15 +17,17 @@ Pruning = Literal["halving", "hyperband", "median", "none"]
 Sampling = Literal["tpe", "gp", "random"]
 Objective = Literal["macro_f1", "parameters"]
 Scale = Literal["tiny", "full"]
-# Some generators take no larger one, and trials count on from it.
+# NumPy's generators take no more than 2**32 - 1, and the seeds of trials are counted on from this one.
 MAX_SEED = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareParams:
-    """How posts are read: which labels count, and the largest picture worth decoding (in pixels)."""
+    """Section `prepare`: how posts are read."""
 
+    # The rule that makes one label of the text label and the image label (src/core/labels.py).
     protocol: Literal["agreement", "standard"]
+    # The largest image that is decoded: width times height, in pixels.
     max_pixels: int
 
     def __post_init__(self) -> None:
@@ -34,9 +36,11 @@ class PrepareParams:
 
 @dataclass(frozen=True, kw_only=True)
 class PredefinedSplitParams:
-    """Where divisions that others have published are read: the folder of the lists, and which fold, if it has folds."""
+    """Section `split.predefined`: a split that others have published as lists of posts."""
 
+    # The folder of the lists (src/data/published_splits.py).
     folder: str = "data"
+    # The fold to take; None if the lists have no folds.
     fold: int | None = None
 
     def __post_init__(self) -> None:
@@ -46,16 +50,14 @@ class PredefinedSplitParams:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitParams:
-    """How posts are divided.
+    """Section `split`: how posts are assigned to train, val and test."""
 
-    Of kind grouped near-duplicates stay together, of kind stratified they do not; `val` and `test` are then shares of
-    all posts, and the rest is trained on. Of kind predefined the lists that `predefined` names decide, and the shares
-    do not count. All folds of `predefined` are also what `repeat --folds` trains on, whatever the kind.
-    """
-
+    # grouped keeps near-duplicates in one part, stratified separates them, and predefined reads the lists below.
     kind: Literal["grouped", "stratified", "predefined"]
+    # The shares of val and test in all labelled posts; train has the rest. Kind predefined ignores both.
     val: float
     test: float
+    # `repeat --folds` trains on all folds of these lists, whatever the kind.
     predefined: PredefinedSplitParams = PredefinedSplitParams()
 
     def __post_init__(self) -> None:
@@ -64,8 +66,9 @@ class SplitParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeParams:
-    """How the frozen part is run: posts a batch."""
+    """Section `encode`: how the frozen segments are run."""
 
+    # Posts in a batch.
     batch_size: int
 
     def __post_init__(self) -> None:
@@ -74,14 +77,12 @@ class EncodeParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """What a search may choose for one setting: one of `choices`, or a value from `low` to `high`.
+    """The search space of one setting: either bounds or choices."""
 
-    On the scale `log` a value is drawn by its logarithm. On the scale `log2` it is a power of two, and each is as
-    likely as the next.
-    """
-
+    # Both bounds belong to the space.
     low: int | float | None = None
     high: int | float | None = None
+    # log draws the logarithm of a value uniformly; log2 draws powers of two, all with the same probability.
     scale: Literal["linear", "log", "log2"] = "linear"
     choices: tuple[Setting, ...] | None = None
 
@@ -98,23 +99,23 @@ class Range:
         require(self.scale != "log2" or powers, "a log2 scale needs powers of two as low and high, such as 1 and 16")
 
     def listed(self) -> tuple[Setting, ...] | None:
-        """Return all that may be chosen, in order, or None if only bounds say it."""
+        """Return all values of the space in order, or None if it has only bounds."""
         if self.scale != "log2":
             return self.choices
         low, high = map(exponent_of, self.bounds())
         return tuple(2**exponent for exponent in range(low, high + 1))
 
     def bounds(self) -> tuple[int | float, int | float]:
-        """Return `low` and `high` of a setting without choices."""
+        """Return `low` and `high` of a space without choices."""
         assert self.low is not None and self.high is not None
         return self.low, self.high
 
     def ends(self) -> list[Setting]:
-        """All choices, or the lowest and the highest value."""
+        """Return all choices, or the lowest and the highest value."""
         return list(self.choices or self.bounds())
 
     def highest(self) -> int | float | None:
-        """Return the highest number that may be chosen, or None if no number may."""
+        """Return the highest number in the space, or None if it has no number."""
         return max((value for value in self.ends() if not isinstance(value, str)), default=None)
 
 
@@ -128,22 +129,23 @@ Space = Mapping[str, Range]
 
 @dataclass(frozen=True, kw_only=True)
 class TuneParams:
-    """A search: how many trials in total, which of them end early, and per model where it looks and starts.
+    """Section `tune`: the search of a model's settings."""
 
-    No trial is pruned before it has trained `min_epochs` epochs. With `pruner` halving it is compared after that many,
-    `reduction_factor` times as many, and so on, and each time one in `reduction_factor` goes on.
-    `known_good` settings are tried first: the study's own, and what is known to work at the tiny scale.
-    `objectives` are validation macro-F1 (upwards) alone, or with the number of trainable parameters (downwards).
-    """
-
+    # The number of trials in total; a search that is resumed runs those that are missing.
     trials: int
+    # The number of trials that are drawn at random before the sampler learns from results.
     startup_trials: int
     sampler: Sampling = "tpe"
+    # macro_f1 maximises validation macro-F1; parameters also minimises the number of trainable parameters.
     objectives: tuple[Objective, ...] = ("macro_f1",)
     pruner: Pruning
+    # No trial is pruned before it has trained so many epochs.
     min_epochs: int
+    # Halving compares trials after `min_epochs` times 1, this factor, its square and so on. One in so many goes on.
     reduction_factor: int = 3
+    # The search space of each setting, by model.
     spaces: dict[str, dict[str, Range]]
+    # Settings that a study tries first, by model: the paper's, and settings that work at the tiny scale.
     initial_trials: dict[str, tuple[dict[str, Setting], ...]]
 
     def __post_init__(self) -> None:
@@ -161,8 +163,9 @@ class TuneParams:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateParams:
-    """How a trained model is run over a part: posts a batch."""
+    """Section `evaluate`: how a trained model is run over a part."""
 
+    # Posts in a batch.
     batch_size: int
 
     def __post_init__(self) -> None:
@@ -171,8 +174,9 @@ class EvaluateParams:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatParams:
-    """How often the winner of a search, and the settings it has to beat, are trained again: seeds for each."""
+    """Section `repeat`: how often the best trial of a search and the initial trials are trained again."""
 
+    # The number of seeds for each of them.
     seeds: int
 
     def __post_init__(self) -> None:
@@ -181,23 +185,25 @@ class RepeatParams:
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceParams:
-    """Which of the study's experiments are run: names of recipes, or `all` alone, for those of the models above."""
+    """Section `reproduce`: the experiments of the paper that are run."""
 
+    # Names of recipes, or `all` alone, which means every recipe of the models in params.yaml.
     recipes: tuple[str, ...] = (ALL,)
 
     def __post_init__(self) -> None:
         try:
             recipes_of(self.recipes, ())
         except UsageError as error:
-            raise ValueError(str(error)) from error  # so that it says where
+            raise ValueError(str(error)) from error  # `build` adds the place in the file
         require(ALL not in self.recipes or len(self.recipes) == 1, "recipes: all must stand alone")
         require(len(set(self.recipes)) == len(self.recipes), "recipes must not be named twice")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SaliencyParams:
-    """Of how many mistakes, those that a model is surest of, the report shows what they rest on."""
+    """Section `saliency`: the saliency maps in the report."""
 
+    # The number of a model's mistakes, the most confident ones first, that get a map.
     mistakes: int
 
     def __post_init__(self) -> None:
@@ -206,14 +212,17 @@ class SaliencyParams:
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """The whole of params.yaml. `scale` chooses the checkpoints: made on the spot (tiny) or the Hub's (full)."""
+    """The whole of params.yaml."""
 
+    # tiny builds small random weights locally; full takes the pretrained ones of the Hub.
     scale: Scale
     seed: int
+    # Names in the catalog (src/models/catalog.py).
     models: tuple[str, ...]
     prepare: PrepareParams
     split: SplitParams
     encode: EncodeParams
+    # Settings of TrainingConfig under `common`, and under a model's name.
     training: dict[str, dict[str, Setting | bool]]
     tune: TuneParams
     repeat: RepeatParams
@@ -225,24 +234,24 @@ class Params:
         require(0 <= self.seed <= MAX_SEED, f"seed must lie from 0 to {MAX_SEED}")
         for model in self.models:
             self.training_config(model)
-            # What a search tries makes sense too, or hours later a trial would fail.
-            for settings in self._tried(model):
+            # A senseless value in a search space would otherwise fail a trial hours later.
+            for settings in self._extreme_settings(model):
                 self.training_config(model, **settings)
 
-    def _tried(self, model: str) -> Iterator[Mapping[str, Setting]]:
-        """The settings known to be good, and each outermost value or choice of a space, beside the others' first."""
+    def _extreme_settings(self, model: str) -> Iterator[Mapping[str, Setting]]:
+        """Yield the initial trials, and every bound or choice of a setting beside the first value of all others."""
         yield from self.tune.initial_trials.get(model, ())
-        values = {name: choice.ends() for name, choice in self.tune.spaces.get(model, {}).items()}
+        values = {name: space.ends() for name, space in self.tune.spaces.get(model, {}).items()}
         first = {name: ends[0] for name, ends in values.items()}
         yield from ({**first, name: value} for name, ends in values.items() for value in ends)
 
     @property
     def notice(self) -> str:
-        """What every reader of a score must know about the weights behind it."""
+        """The sentence on the weights that stands beside every score."""
         return notice_of(self.scale)
 
     def training_config(self, model: str, **overrides: Setting | bool) -> TrainingConfig:
-        """Merge `training.common`, `training.<model>` and the overrides of a trial, the later over the earlier."""
+        """Merge `training.common`, `training.<model>` and a trial's overrides. The later wins."""
         merged = {**self.training.get("common", {}), **self.training.get(model, {}), **overrides}
         settings = build(TrainingConfig, merged, f"training of {model}")
         if settings.curriculum == self.prepare.protocol == "agreement":
@@ -250,31 +259,32 @@ class Params:
         return settings
 
     def recipes(self) -> tuple[Recipe, ...]:
-        """The study's experiments that `dvc repro` runs."""
+        """Return the experiments of the paper that `dvc repro` runs."""
         return recipes_of(self.reproduce.recipes, self.models)
 
     def space_of(self, model: str) -> dict[str, Range]:
-        """Where the search for `model` looks.
+        """Return the search space of a model.
 
         Raises:
             UsageError: params.yaml gives no space for this model.
         """
         if model not in self.tune.spaces:
-            raise UsageError(f"{PARAMS}: tune.spaces.{model} is missing: say what its search may choose")
+            raise UsageError(f"{PARAMS}: tune.spaces.{model} is missing: give the search space of each setting")
         return self.tune.spaces[model]
 
 
 def notice_of(scale: str) -> str:
-    """The same of scores at any scale."""
+    """Return the sentence on the weights that stands beside every score at a scale."""
     if scale == "tiny":
         return "Weights are random (scale: tiny): scores show that the machine works, and nothing else."
     return "Weights are the pretrained ones of the Hub (scale: full)."
 
 
 def load_params(path: Path = PARAMS) -> Params:
-    """Read and check params.yaml; at scale tiny, torch and BLAS have one thread if they are imported later.
+    """Read and check params.yaml.
 
-    Several threads add in another order, and a file would depend on how many a machine has.
+    At scale tiny, torch and BLAS get one thread if they are imported later. More threads add numbers in another order,
+    so results would depend on the machine's number of cores.
 
     Raises:
         UserError: there is no such file, or it is not YAML.

@@ -1,4 +1,8 @@
-"""Frozen dataclasses from plain mappings, every value checked against its annotation."""
+"""Builder of frozen dataclasses from plain mappings. It checks every value against its annotation.
+
+Written by hand: pydantic's TypeAdapter checks the same dataclasses, but its errors take several lines and propose no
+name. Code that turns them into one line with "did you mean" would be as long as the conversion below.
+"""
 
 import dataclasses
 import re
@@ -27,10 +31,10 @@ _Yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.01234567
 
 
 def load_yaml(text: str, where: str) -> Any:
-    """What a text in YAML says.
+    """Parse a text in YAML.
 
     Raises:
-        UsageError: it is not YAML.
+        UsageError: the text is not YAML.
     """
     try:
         return _Yaml(text).get_single_data()
@@ -39,7 +43,7 @@ def load_yaml(text: str, where: str) -> Any:
 
 
 def build(kind: type[T], content: Any, where: str) -> T:
-    """A dataclass of `kind` from a mapping, its values checked against the annotations.
+    """Build a dataclass of `kind` from a mapping.
 
     Raises:
         UsageError: a key is unknown or missing, or a value has the wrong type or makes no sense.
@@ -62,11 +66,7 @@ def build(kind: type[T], content: Any, where: str) -> T:
 
 
 def require(condition: bool, message: str) -> None:
-    """For a dataclass's `__post_init__`: raise what `build` makes a refusal of, unless the condition holds.
-
-    Raises:
-        ValueError: it does not hold.
-    """
+    """Raise ValueError unless `condition` holds. `build` reports it as a usage error with its place."""
     if not condition:
         raise ValueError(message)
 

@@ -1,33 +1,33 @@
-"""The errors that a user sees: one clear line each, and the exit code that goes with it."""
+"""Errors that a user sees as one line, with their exit codes."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """The work cannot be done; the message says what is wrong and what to do. Exit code 1."""
+    """An error of the input or the environment. The message says what is wrong and what to do. Exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(UserError):
-    """The user asked for something that does not exist or makes no sense. Exit code 2."""
+    """A request for something that does not exist or makes no sense. Exit code 2."""
 
     exit_code = 2
 
 
 class InfeasibleAnalysis(UserError):
-    """These posts do not allow an analysis, and the message says why: it stands in its place in the report."""
+    """An analysis that these posts do not allow. The report shows the message in its place."""
 
 
 class DivergenceError(UserError):
-    """A training's loss is no longer a number: its settings are to blame."""
+    """A training whose loss is no longer a number, because of its settings."""
 
 
 class StopRequested(Exception):
-    """The user, or the machine, wants the work to end now: nothing is wrong, and what is finished stays.
+    """A request by the user or the machine to end the work now. What is finished stays.
 
-    `exit_code` is 128 and the number of the signal that said so, as shells have it.
+    `exit_code` is 128 plus the number of the signal, as in shells.
     """
 
     def __init__(self, message: str = "stopped", exit_code: int = 130) -> None:
@@ -36,7 +36,7 @@ class StopRequested(Exception):
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> UsageError:
-    """An error for a name that is not in a list, with the nearest name or the whole list."""
+    """Return an error for an unknown name that proposes the nearest known name, or lists all."""
     names = sorted(known)
     near = difflib.get_close_matches(given, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Read and write files: whole or not at all, JSON, CSV, digests, free space."""
+"""Files: atomic writes, JSON, CSV, digests, free space."""
 
 import csv
 import hashlib
@@ -14,25 +14,24 @@ from typing import Any
 from src.core.errors import UsageError, UserError
 from src.core.training_config import TrainingConfig
 
-# Decimals of a number in a file: later ones may differ where sums are added in another order.
+# Decimals of a measured number in a file. Later ones depend on the order in which a machine adds.
 DECIMALS = 6
 
 
-# What is written in full: settings, which were chosen and not measured, and p-values, whose first digits may come late.
+# Keys of numbers that are written in full: p-values, which may be tiny, and settings, which are not measured.
+# Names decide, because settings also stand in tables and in mappings, where no type marks them.
 _P_VALUES = {"p", "p_holm", "mcnemar_p", "bootstrap_p"}
-
-
-_IN_FULL = {field.name for field in fields(TrainingConfig) if field.type is float} | _P_VALUES
+_EXACT = {field.name for field in fields(TrainingConfig) if field.type is float} | _P_VALUES
 
 
 def digest_of(rows: Iterable[Sequence[str]]) -> str:
-    """A short digest (16 hexadecimal digits) of rows of strings, whatever their order."""
+    """Return a digest (16 hexadecimal digits) of rows of strings that does not depend on their order."""
     lines = sorted(json.dumps(list(row)) for row in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text, as UTF-8, as `write_bytes` does."""
+    """Write a text in UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -75,11 +74,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Try whether `write_bytes` could write a file, and leave nothing behind; for before work that takes long.
+    """Check that `write_bytes` can write a file, and leave nothing behind. Use it before long work.
 
     Raises:
         UsageError: the path is a folder or a device.
-        UserError: its folder, or the nearest that is there, cannot be written to.
+        UserError: its folder, or the nearest existing one above, is not writable.
     """
     try:
         if path.exists() and not path.is_file():
@@ -96,18 +95,18 @@ def _temporary(path: Path) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """Return a value with the numbers in it rounded to `DECIMALS`, no zero negative; less those named in `_IN_FULL`."""
+    """Return a value with its numbers rounded to `DECIMALS`, except under keys of `_EXACT`. No zero is negative."""
     if isinstance(value, float):
         return round(float(value), DECIMALS) + 0.0
     if isinstance(value, Mapping):
-        return {key: item if key in _IN_FULL else rounded(item) for key, item in value.items()}
+        return {key: item if key in _EXACT else rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [rounded(item) for item in value]
     return value
 
 
 def write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    """Write JSON, indented, keys in the order given, numbers `rounded`."""
+    """Write indented JSON with keys in the given order and numbers `rounded`."""
     write_text(path, json.dumps(rounded(content), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -121,7 +120,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Write rows as CSV with a header, numbers `rounded`; `columns` default to the first row's keys."""
+    """Write rows as CSV with a header and numbers `rounded`. `columns` defaults to the keys of the first row."""
     names = list(columns if columns is not None else rows[0])
     lines = _Lines()
     writer = csv.DictWriter(lines, names, lineterminator="\n")
@@ -148,7 +147,7 @@ class _Lines(list[str]):
 
 def _check(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"{path} is missing: run `dvc repro` first, which makes it")
+        raise UserError(f"{path} is missing: run `dvc repro` first, which writes it")
 
 
 def _read(path: Path) -> str:
@@ -157,7 +156,7 @@ def _read(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of a folder's files, as 12 hexadecimal digits."""
+    """Return 12 hexadecimal digits of the SHA-256 over the names and contents of a folder's files."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

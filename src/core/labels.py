@@ -1,7 +1,7 @@
-"""The three tones and the rules that make one label of the many that a post was given.
+"""The three tones, and the rules that make one label of a post's several labels.
 
 Source of both protocols: T. Niu et al., Sentiment Analysis on Multi-view Social Data, MMM 2016 (section 3),
-and the agreement subset used by MMBT, QMF and the study reproduced here.
+and the agreement subset in MMBT, QMF and the paper.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ PROTOCOLS = ("agreement", "standard")
 
 
 def majority(labels: Sequence[str]) -> str | None:
-    """The label that more than half of the annotators gave, else None: two of MVSA-Multiple's three have to agree.
+    """Return the label of more than half of the annotators, or None. In MVSA-Multiple two of three must agree.
 
     Source: N. Xu, W. Mao, MultiSentiNet, CIKM 2017 (the README.md of github.com/xunan0812/MultiSentiNet, Data).
     """
@@ -21,12 +21,15 @@ def majority(labels: Sequence[str]) -> str | None:
 
 
 def agreement(text_label: str, image_label: str) -> str | None:
-    """The common label where text and image agree, else None (2,592 of MVSA-Single)."""
+    """Return the common label of text and image, or None if they differ. 2,592 posts of MVSA-Single have one."""
     return text_label if text_label == image_label else None
 
 
 def standard(text_label: str, image_label: str) -> str | None:
-    """The polar label where the other is neutral; None where they contradict (4,511 of MVSA-Single)."""
+    """Return the polar label if the other is neutral, or None if both are polar and differ.
+
+    4,511 posts of MVSA-Single have a label.
+    """
     polar = {text_label, image_label} - {NEUTRAL}
     if len(polar) == 2:
         return None
@@ -34,6 +37,6 @@ def standard(text_label: str, image_label: str) -> str | None:
 
 
 def label_of(protocol: str, text_label: str, image_label: str) -> str | None:
-    """The label of a post under a protocol of `PROTOCOLS`, or None where the protocol leaves the post out."""
+    """Return the label of a post under a protocol of `PROTOCOLS`, or None if the post has none."""
     rule = {"agreement": agreement, "standard": standard}[protocol]
     return rule(text_label, image_label)

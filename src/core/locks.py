@@ -1,4 +1,4 @@
-"""Turns between processes of one machine. The kernel keeps them, so a killed holder lets go by itself."""
+"""Locks between processes of one machine. The kernel holds them, so a killed process releases its lock."""
 
 import os
 from collections.abc import Iterator
@@ -12,20 +12,20 @@ from src.core.paths import ORIGIN
 
 
 @contextmanager
-def try_lock(lock_file: Path, what: str) -> Iterator[None]:
-    """Do something that one process at a time may do; a second one is turned away at once.
+def try_lock(lock_file: Path, purpose: str) -> Iterator[None]:
+    """Hold a lock for the block, or fail at once if another process holds it.
 
     Raises:
-        UserError: another process is inside; the message names its process id and `what` it is doing.
+        UserError: another process holds the lock. The message names its id and `purpose`.
     """
     lock_file.parent.mkdir(parents=True, exist_ok=True)
-    # Not in the lock file itself: Windows lets nobody read a locked file.
+    # The id has a file of its own, because Windows lets nobody read a locked file.
     holder = lock_file.with_suffix(".pid")
     try:
         lock = FileLock(lock_file).acquire(blocking=False)
     except Timeout as error:
         pid = holder.read_text(encoding="ascii") if holder.exists() else "unknown"
-        raise UserError(f"another process (pid {pid}) is running {what}; wait or stop it") from error
+        raise UserError(f"another process (pid {pid}) is running {purpose}; wait or stop it") from error
     with lock:
         holder.write_text(str(os.getpid()), encoding="ascii")
         yield
@@ -33,19 +33,22 @@ def try_lock(lock_file: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def lock(lock_file: Path) -> Iterator[None]:
-    """Do something short that one process at a time may do, after those that came before."""
+    """Hold a lock for the block, and wait for it first. Use it for short work."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_file):
         yield
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The database file of an SQLAlchemy URL (three slashes: relative, four: absolute); None if it is no SQLite's."""
-    scheme, found, path = url.partition(":///")
-    return Path(path) if found and scheme.startswith("sqlite") else None
+    """Return the file of an SQLAlchemy URL for SQLite, or None for other databases.
+
+    Three slashes begin a relative path, four an absolute one.
+    """
+    scheme, separator, path = url.partition(":///")
+    return Path(path) if separator and scheme.startswith("sqlite") else None
 
 
 def at_origin(url: str) -> str:
-    """Return an SQLAlchemy URL with a relative SQLite file looked for in `ORIGIN`."""
+    """Return an SQLAlchemy URL whose relative SQLite file is taken from `ORIGIN`."""
     file = sqlite_file(url)
     return url if file is None else f"{url.partition(':///')[0]}:///{ORIGIN / file}"

@@ -1,10 +1,10 @@
-"""Every place the pipeline reads or writes, relative to the repository's root (where all commands are run)."""
+"""Paths that the pipeline reads or writes, relative to the repository's root, where all commands run."""
 
 from pathlib import Path
 
 
 def origin_of(folder: Path) -> Path:
-    """Return the repository whose stores count in a folder: its own, `Path()`, or that of which DVC made it a copy.
+    """Return the repository that keeps the stores of a folder: the folder itself, or the original of DVC's copy.
 
     `dvc exp run --queue` and `--temp` run in a copy below .dvc/tmp/exps/ of the repository, and remove the copy.
     """
@@ -18,7 +18,7 @@ DATA_DVC = Path("data.dvc")
 DATA = Path("data")
 SAMPLE = Path("sample")
 OUTPUTS = Path("outputs")
-# What outlives a rerun and is no output of a stage: in a copy that DVC makes for an experiment, the original's.
+# Stores that outlive a rerun and are no output of a stage. A copy that DVC makes for an experiment uses the original's.
 ORIGIN = origin_of(Path())
 MLRUNS = ORIGIN / "mlruns"
 KEPT = ORIGIN / "outputs"
@@ -76,7 +76,7 @@ CHECKPOINTS = KEPT / "checkpoints"
 
 
 def stage_folder(stage: str, model: str) -> Path:
-    """The folder that a stage writes for one model, such as outputs/train/clip."""
+    """Return the folder that a stage writes for one model, such as outputs/train/clip."""
     return OUTPUTS / stage / model
 
 

@@ -20,21 +20,22 @@ _log = logging.getLogger(__name__)
 
 
 def git_tags() -> dict[str, str]:
-    """Tags that tell which code ran: the commit, and whether src/ differs from it. Empty outside of a repository."""
-    head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", "src")
+    """Return tags of the running code: its commit, and whether src/ differs from it. Empty without a repository."""
+    head = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--", "src")
     if head.returncode or changes.returncode:
         if Path(".git").exists():
-            said = (head.stderr or changes.stderr).strip().partition("\n")[0]
-            _log.warning("runs will not say which commit they are of: %s", said)
+            reason = (head.stderr or changes.stderr).strip().partition("\n")[0]
+            _log.warning("runs will not name their commit: %s", reason)
         return {}
     return {"git_commit": head.stdout.strip(), "git_dirty": str(bool(changes.stdout.strip())).lower()}
 
 
 def data_revision() -> str:
-    """The MD5 by which data.dvc knows the posts in data/; empty if there is no data.dvc, or it was never reproduced.
+    """Return the MD5 of data/ in data.dvc. It is empty without data.dvc and before the first `dvc repro`.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: data.dvc is damaged.
     """
     if not DATA_DVC.is_file():
         return ""
@@ -46,20 +47,21 @@ def data_revision() -> str:
 
 
 def has_commit(commit: str) -> bool:
-    """Whether the repository here knows a commit."""
+    """Return whether the repository knows a commit."""
     return git("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0
 
 
 def changed_since(commit: str, paths: Sequence[str]) -> list[str]:
-    """The files below `paths` that differ now from what they were at a commit of this repository."""
+    """Return the files below `paths` that differ from those of a commit."""
     changed = git("diff", "--name-only", "--no-renames", commit, "--", *paths).stdout.splitlines()
     return changed + git("ls-files", "--others", "--exclude-standard", "--", *paths).stdout.splitlines()
 
 
 def git(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """What git says here, whoever owns the files: in a container that is often another user.
+    """Run git in the current folder, even if another user owns the repository, as is usual in containers.
 
-    Git warns of such a repository, for its settings may start programs. Whoever runs its code trusts it already.
+    Git refuses such a repository by default, because its settings may start programs. Running its code needs the same
+    trust, so the refusal is turned off.
     """
     command = ["git", "-c", "safe.directory=*", *arguments]
     try:
@@ -71,33 +73,32 @@ def git(*arguments: str) -> "subprocess.CompletedProcess[str]":
 _ROOT = Path(__file__).parents[2]
 
 
-# What trains an adapter and what judges it, whoever calls them.
+# Modules that train an adapter and score it.
 _TRAINING = ("src/training/trainer.py", "src/training/workspace.py")
-
-
-_CATALOG = "src/models/catalog.py"  # a line for another model changes nothing
+# Modules that no score depends on: a line for another model, and records of what other stages write.
+_IRRELEVANT = frozenset({"src/models/catalog.py", "src/core/outputs.py"})
 
 
 @cache
 def code_digest(model: str) -> str:
-    """A short digest (8 hexadecimal digits) of all code that a trial's scores depend on, and of no other."""
-    found = hashlib.sha256()
-    files = imported([_ROOT / name for name in (*_TRAINING, f"src/models/{model}.py")])
-    for path in sorted(files - {_ROOT / _CATALOG}):
-        found.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return found.hexdigest()[:8]
+    """Return a digest (8 hexadecimal digits) of the code that a trial's scores depend on."""
+    digest = hashlib.sha256()
+    files = imported([_ROOT / name for name in (*_TRAINING, f"src/models/{model}.py")], leave_out=_IRRELEVANT)
+    for path in sorted(files - {_ROOT / name for name in _IRRELEVANT}):
+        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
 
 
 def training_key(settings: TrainingConfig, facts: Mapping[str, str], seed: int) -> str:
-    """A short digest of all that a training's scores depend on: another one was another training."""
+    """Return a digest of everything that a training's scores depend on. Equal keys mean equal trainings."""
     depends_on = {**asdict(settings), **facts, "seed": seed, "code": code_digest(facts["model"])}
     return digest_of((name, str(value)) for name, value in depends_on.items())
 
 
 def imported(paths: list[Path], leave_out: frozenset[str] = frozenset()) -> set[Path]:
-    """Files of src/, and what they import of it, at their top or within a function, and so on.
+    """Return files of src/ and all modules of src/ that they import, directly or not, at the top or in functions.
 
-    What is imported by those of `leave_out` alone is not followed.
+    The imports of the files in `leave_out` are not followed.
     """
     seen: set[Path] = set()
     pending = list(paths)

@@ -1,4 +1,4 @@
-"""Ending long work on SIGINT and SIGTERM at the next step, and not in the middle of a write."""
+"""A signal handler that ends long work at its next step, and not in the middle of a write."""
 
 import signal
 from types import FrameType, TracebackType
@@ -10,29 +10,29 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
-    """Notes a signal to end, for `check` to act upon; a second one ends the process as if there were no notes.
+    """A context that records SIGINT and SIGTERM, so that `check` can raise. A second signal ends the process at once.
 
-    To be used as a context, in the main thread.
+    Use it in the main thread, because Python runs signal handlers there.
     """
 
     def __init__(self) -> None:
-        self._by: int | None = None
-        self._before: dict[int, Any] = {}
+        self._received: int | None = None
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._previous_handlers = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `StopRequested` if a signal has come."""
-        if self._by is not None:
-            raise StopRequested(f"stopped by {signal.Signals(self._by).name}", 128 + self._by)
+        """Raise `StopRequested` if a signal was received."""
+        if self._received is not None:
+            raise StopRequested(f"stopped by {signal.Signals(self._received).name}", 128 + self._received)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self._by = number
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+    def _record(self, number: int, _: FrameType | None) -> None:
+        self._received = number
+        for signal_number in _SIGNALS:
+            signal.signal(signal_number, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The settings of one training: what params.yaml says of all, under what a trial draws."""
+"""The settings of one training. params.yaml gives all of them, and a trial overrides those that it draws."""
 
 import re
 from dataclasses import dataclass
@@ -7,67 +7,79 @@ from typing import Literal
 from src.core.config_parser import require
 
 Setting = int | float | str
-# What may be altered of a post to train on (src/data/augmentation.py).
-AUGMENTED = PICTURE, CAPTION = "picture", "caption"
+# The halves of a post that can be altered for training (src/data/augmentation.py).
+AUGMENTED = IMAGE, CAPTION = "image", "caption"
 
 
 def display_value(value: Setting | bool) -> str:
-    """A setting's value as people read it: four digits of a number, a dash for an empty name."""
+    """Format a setting's value for people: a number with four digits, an empty name as a dash."""
     return f"{value:z.4g}" if isinstance(value, float) else str(value) or "-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """One training: the adapter, the head and the optimiser. A trial overrides what its search space names.
+    """All settings of one training. A trial overrides those in its search space."""
 
-    `rank` 0 trains the head alone. `adapter` is the kind that peft puts on the projections `targets` (letters of q, k,
-    v, o; empty: the model's own choice). `adapts` names the segments that take them, such as "text" for one tower of
-    CLIP (empty: all that can), and `adapt_layers` the layers: all, last-half, or last-K for the last K of each stack;
-    what lies below is then frozen and cached. `trains` names segments of the base that train as a whole, such as
-    "connector" or "qformer". Several names are parted by spaces. `head_layers` counts hidden layers, the first of
-    `head_width` units and each next of half as many. An optimiser step is of `batch_size` times `accumulation` posts,
-    computed `batch_size` at a time, or as many at a time as a GPU holds. `warmup` is the share of steps over which the
-    learning rate rises. `adam_eps` is what AdamW adds to a gradient's own size before it divides by it, so that of
-    smaller gradients rounding does not decide a whole step.
-    `watch` says which validation score makes an epoch the best, and `patience` after how many epochs without a better
-    one training stops. `class_weights` and `sampling` say whether rare tones count, or come, as often as common ones.
-    `curriculum` says which posts come first: those whose text and image labels agree, those of least loss, or both, in
-    this order. The first epoch is on the share `curriculum_start` of the posts, and all are in once `curriculum_until`
-    of the epochs are over. `augment` names what is altered for training, "picture" or "caption" or both: each epoch
-    shows a post as it is or as one of its `views` altered views, which are cached as posts are.
-    """
-
+    # head trains a classifier on pooled features; verbalizer scores the tones' own words, and has no weights.
     readout: Literal["head", "verbalizer"]
+    # The adapter's rank; 0 trains the head alone.
     rank: int
+    # LoRA's scale: the adapter's output is multiplied by alpha / rank, with rslora by alpha / sqrt(rank).
     alpha: int
+    # Dropout before the adapter's matrices, and in the head.
     dropout: float
+    # The peak learning rate.
     lr: float
+    # The kind of adapter in peft.
     adapter: Literal["lora", "dora", "rslora", "ia3"] = "lora"
+    # Projections that carry the adapter, as letters of q, k, v, o. Empty: the model's own choice.
     target_projections: str = ""
+    # Names of segments that take the adapter, with spaces between, such as "text" for one tower of CLIP. Empty: all.
     adapter_segments: str = ""
+    # Layers that take the adapter: all, last-half, or last-K of each stack. Layers below are frozen and cached.
     adapter_layers: str = "all"
+    # Names of base segments that train as a whole, with spaces between, such as "connector" or "qformer".
     unfreeze: str = ""
+    # The number of hidden layers in the head.
     head_layers: int = 0
+    # Units of the first hidden layer; each next one has half as many.
     head_width: int = 256
     weight_decay: float = 0.01
+    # AdamW's epsilon. Raise it if gradients are so small that rounding decides the update.
     adam_eps: float = 1e-8
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    # The exponent of focal loss; 0 is cross-entropy.
     focal_gamma: float = 2.0
+    # balanced weights the loss of each tone by its inverse frequency.
     class_weights: Literal["none", "balanced"] = "none"
+    # balanced draws all tones equally often.
     sampling: Literal["uniform", "balanced"] = "uniform"
+    # The order of posts: equal text and image labels first, low loss first, or both criteria in this order.
     curriculum: Literal["none", "agreement", "loss", "agreement+loss"] = "none"
+    # The share of posts in the first epoch of a curriculum.
     curriculum_start: float = 0.5
+    # The share of epochs after which a curriculum has all posts.
     curriculum_until: float = 0.5
+    # The halves of a post that are altered for training: "image", "caption" or both with a space between.
     augment: str = ""
+    # Altered views of a post. Each epoch shows the post or one of its views; all of them are cached.
     num_augmented_views: int = 4
     label_smoothing: float = 0.0
+    # The share of steps over which the learning rate rises to `lr`; it then falls as a cosine.
     warmup_ratio: float = 0.1
+    # Gradients with a larger norm are scaled down to it.
     max_grad_norm: float = 1.0
+    # Posts that are computed at a time. A GPU with less memory takes fewer, and adds up their gradients.
     batch_size: int = 16
+    # Batches that make one optimiser step.
     gradient_accumulation_steps: int = 1
+    # Recompute activations in the backward pass, which takes less memory and more time.
     gradient_checkpointing: bool = False
+    # The largest number of epochs.
     epochs: int = 6
+    # Training stops after so many epochs without a better validation score.
     patience: int = 3
+    # The validation score that chooses the best epoch.
     monitor: Literal["macro_f1", "loss"] = "macro_f1"
 
     def __post_init__(self) -> None:
@@ -88,8 +100,8 @@ class TrainingConfig:
         require(self.focal_gamma >= 0, "focal_gamma must not be negative")
         require(0 < self.curriculum_start <= 1, "curriculum_start must lie in (0, 1]")
         require(0 <= self.curriculum_until <= 1, "curriculum_until must lie in [0, 1]")
-        altered = self.augment.split()
-        require(set(altered) <= set(AUGMENTED), f"augment must name {' or '.join(AUGMENTED)}, or both, or neither")
+        halves = set(self.augment.split())
+        require(halves <= set(AUGMENTED), f"augment must name {' or '.join(AUGMENTED)}, or both, or be empty")
         counts = (
             "num_augmented_views",
             "head_width",

@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass
 
 from src.core.records import Post
-from src.core.training_config import CAPTION, PICTURE
+from src.core.training_config import CAPTION, IMAGE
 from src.data.images import AugmentedImage, Source, alteration_digest
 
 LEAST_AREA = 0.7  # of a picture that a view keeps
@@ -38,7 +38,7 @@ def augmented(post: Post, augment: str, number: int) -> AugmentedPost:
     """
     chance = random.Random(f"{post.digest} {number}")
     image, caption = _picture(post.image, chance), _caption(post.caption, chance)
-    shown = image if PICTURE in augment.split() else post.image
+    shown = image if IMAGE in augment.split() else post.image
     said = caption if CAPTION in augment.split() else post.caption
     if (shown, said) == (post.image, post.caption):
         return AugmentedPost(post.image, post.caption, post.digest)

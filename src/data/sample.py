@@ -1,13 +1,15 @@
-"""Words for the made-up posts: every phrase is invented, and so is every handle and link."""
+"""A made-up data set in MVSA's layout. All phrases, handles and links are invented, and all images are drawn."""
 
 import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageEnhance
 
+from src.core.errors import UserError
 from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES
 from src.data.encodings import CP1252, UTF_8
 from src.data.mvsa import POST_FOLDER
@@ -58,19 +60,15 @@ PHRASES = {
     ),
 }
 
-
 TAGS = {
     POSITIVE: ("#sunshine", "#blessed", "#goodvibes", "#party", "#love"),
     NEGATIVE: ("#heartbroken", "#badday", "#storm", "#fail", "#tears"),
     NEUTRAL: ("#agenda", "#info", "#update", "#howto", "#office"),
 }
 
-
 SHARED_TAGS = ("#photo", "#today", "#weekend", "#city", "#instapic", "#travel", "#family", "#nowplaying")
 
-
 EMOJI = {POSITIVE: "😀🌞🎉💛", NEGATIVE: "😢💔🌧😠", NEUTRAL: "📎📅🗺📌"}
-
 
 OPENERS = (
     "this morning in Zürich:",
@@ -89,12 +87,11 @@ OPENERS = (
     "",
 )
 
-
 HANDLES = ("@sample_kite", "@madeup_otter", "@nobody_0042", "@drawn_lamp", "@paper_tram")
 
 
 def write_caption(tone: str, rng: random.Random) -> str:
-    """A caption of one line, in the manner of a tweet."""
+    """Make up a caption of one line, in the manner of a tweet."""
     words = [rng.choice(OPENERS), *rng.sample(PHRASES[tone], rng.choice((1, 2, 2)))]
     if rng.random() < 0.6:
         words.append(rng.choice(TAGS[tone]))
@@ -109,11 +106,11 @@ def write_caption(tone: str, rng: random.Random) -> str:
 
 
 def make_link(rng: random.Random) -> str:
-    """A made-up short link: ten random characters."""
+    """Make up a short link that ends in ten random characters."""
     return "http://t.co/" + "".join(rng.choices("abcdefghkmnpqrstuvwxyzABCDEFGHKLMN23456789", k=10))
 
 
-# Posts by (text label, image label), in the proportions of MVSA-Single: 1398 : 724 : 470 where both labels agree.
+# Number of posts by (text label, image label). Equal labels stand in MVSA-Single's proportions, 1398 : 724 : 470.
 PAIR_COUNTS: dict[Pair, int] = {
     (POSITIVE, POSITIVE): 57,
     (NEGATIVE, NEGATIVE): 29,
@@ -127,39 +124,58 @@ PAIR_COUNTS: dict[Pair, int] = {
 }
 
 
+# Number of posts whose caption and image carry another tone than both labels.
 NUM_MISLABELLED = 4
-
-
+# Probability that a caption or an image carries another tone than its label.
 SLIP_RATE = 0.03
-
-
+# Probability that a post is a near-duplicate of an earlier one with the same labels.
 COPY_RATE = 0.12
-
-
+# Width and height of images in pixels.
 SIZES = ((160, 120), (120, 160), (144, 144), (176, 112), (128, 96), (168, 126), (100, 150))
-
 
 Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A post before it is put into files: its labels, its caption and its picture (the content of a JPEG file)."""
+    """A made-up post before it is written."""
 
     labels: Pair
     caption: str
-    picture: bytes
+    # The content of a JPEG file.
+    image: bytes
+
+
+def write_sample(folder: Path, seed: int) -> dict[str, bytes]:
+    """Write the files of `make_sample` to a folder, and return them.
+
+    Raises:
+        UserError: the folder holds other files. Those of another seed would mix with these, and others are the user's.
+    """
+    files = make_sample(seed)
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    foreign = sorted(present - files.keys())
+    if foreign:
+        raise UserError(
+            f"{folder} has {len(foreign)} other files in it, such as {foreign[0]}: remove it or give another --out"
+        )
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return files
 
 
 def make_sample(seed: int) -> dict[str, bytes]:
-    """The files of a data set by their path in it; the same seed gives the same bytes."""
+    """Return the contents of the data set's files by path. The same seed gives the same bytes."""
     rng = random.Random(seed)
-    files, rows = {}, [header(1)]
+    files: dict[str, bytes] = {}
+    rows = [header(1)]
     key = 0
     for draft in _drafts(rng):
-        # MVSA's ids have gaps.
+        # Ids have gaps, as in MVSA.
         key += rng.choice((1, 1, 1, 2, 3))
-        files[f"{POST_FOLDER}/{key}.jpg"] = draft.picture
+        files[f"{POST_FOLDER}/{key}.jpg"] = draft.image
         files[f"{POST_FOLDER}/{key}.txt"] = _encoded(draft.caption + "\n", rng)
         rows.append(f"{key}\t{','.join(draft.labels)}")
     files[LABEL_FILE] = "".join(f"{row}\n" for row in rows).encode()
@@ -186,7 +202,7 @@ def _drafts(rng: random.Random) -> list[Draft]:
 
 def _write_post(labels: Pair, tones: Pair, rng: random.Random) -> Draft:
     text_tone, image_tone = (_slipped(tone, rng) for tone in tones)
-    return Draft(labels, write_caption(text_tone, rng), draw_picture(image_tone, rng))
+    return Draft(labels, write_caption(text_tone, rng), draw_image(image_tone, rng))
 
 
 def _near_duplicate(draft: Draft, rng: random.Random) -> Draft:
@@ -208,12 +224,11 @@ def _other(tone: str, rng: random.Random) -> str:
 
 
 def _slipped(tone: str, rng: random.Random) -> str:
-    # Now and then the words or the picture alone mislead.
     return _other(tone, rng) if rng.random() < SLIP_RATE else tone
 
 
-def draw_picture(tone: str, rng: random.Random) -> bytes:
-    """A JPEG file with a scene of the tone under noise."""
+def draw_image(tone: str, rng: random.Random) -> bytes:
+    """Draw a scene that carries a tone, add noise, and return a JPEG file."""
     size = rng.choice(SIZES)
     image = Image.new("RGB", size)
     rng.choice(SCENES[tone])(ImageDraw.Draw(image), *size, rng)

@@ -1,12 +1,14 @@
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
-from src.data.sample import make_sample
+from src.core.errors import UserError
+from src.data.sample import make_sample, write_sample
 from src.sample import main
 
 
-def test_it_writes_the_files_and_writes_them_again(tmp_path: Path) -> None:
+def test_sample_is_written_twice_alike(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "sample"
     for _ in range(2):
         result = CliRunner().invoke(main, ["--out", str(out), "--seed", "3"])
@@ -15,9 +17,9 @@ def test_it_writes_the_files_and_writes_them_again(tmp_path: Path) -> None:
     assert written == make_sample(seed=3)
 
 
-def test_it_mixes_with_nothing_and_deletes_nothing(tmp_path: Path) -> None:
+def test_other_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"precious")
-    result = CliRunner().invoke(main, ["--out", str(tmp_path)])
-    assert result.exit_code == 1
-    assert result.stderr.startswith(f"error: {tmp_path} has 1 other files in it, such as holiday.jpg")
+    with pytest.raises(UserError, match=r"holiday\.jpg"):
+        write_sample(tmp_path, 7)
+    assert CliRunner().invoke(main, ["--out", str(tmp_path)]).exit_code == 1
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]

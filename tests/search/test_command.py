@@ -165,7 +165,7 @@ def test_settings_that_are_words_are_searched_as_well(repository: Path, warm: Wa
     space: dict[str, dict[str, Any]] = {
         "target_projections": {"choices": ["qv", "qkvo"]},
         "curriculum": {"choices": ["none", "loss"]},
-        "augment": {"choices": ["", "picture caption"]},
+        "augment": {"choices": ["", "image caption"]},
         "loss": {"choices": ["cross_entropy", "focal"]},
         "class_weights": {"choices": ["none", "balanced"]},
         "sampling": {"choices": ["uniform", "balanced"]},
@@ -176,7 +176,7 @@ def test_settings_that_are_words_are_searched_as_well(repository: Path, warm: Wa
     all_last = {name: choice.get("choices", [0.002])[-1] for name, choice in space.items()}
     edit_tune(spaces={"clip": space}, initial_trials={"clip": [all_first, all_last]})
     said = warm.run("--trials", "2")
-    assert "augment -, " in said and "augment picture caption, " in said
+    assert "augment -, " in said and "augment image caption, " in said
     assert "clip: best of 2 trials is trial " in said and "0 trials pruned, 0 failed" in said
     settings = [run.data.params for run in trial_runs().values()]
     assert {each["curriculum"] for each in settings} == {"none", "loss"}

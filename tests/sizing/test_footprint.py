@@ -344,7 +344,7 @@ def test_the_tables_say_it_all() -> None:
 
 
 def test_altered_views_of_the_train_part_are_encoded_and_cached_too() -> None:
-    found = made_up(settings=replace(LORA, augment="picture", num_augmented_views=2))
+    found = made_up(settings=replace(LORA, augment="image", num_augmented_views=2))
     assert found.encoded == sum(POSTS.values()) + 2 * POSTS["train"] == 5702
     rows = {title: {row[0]: row for row in rows} for title, _, rows in tables(found)}
     assert str(rows["Cache"]["in all"][2]).strip() == "5.57 MiB"

@@ -124,7 +124,7 @@ def test_features_are_those_of_the_part_and_the_adapter(workspace: Workspace) ->
 
 
 def test_training_has_altered_views_which_are_encoded_once(workspace: Workspace) -> None:
-    settings = replace(LORA, augment="picture", num_augmented_views=2)
+    settings = replace(LORA, augment="image", num_augmented_views=2)
     encoded: list[int] = []
     with fresh_adapter(workspace.model, settings, seed=1):
         assert workspace.training(LORA, advance=encoded.append).views == ()

@@ -1,0 +1,105 @@
+"""Import of the posts by DVC: data.dvc names the folder that `dvc repro` copies to data/.
+
+The import in data.dvc is not frozen, so `dvc repro` notices another folder or other content, and copies it to data/.
+DVC then deletes the old data/ with everything in it. Changes made there by hand are therefore looked for first.
+"""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvc.utils.serialize import YAMLFileCorruptedError, dumps_yaml, parse_yaml  # type: ignore[import-untyped]
+
+from src.core.errors import UserError
+from src.core.files import write_text
+from src.core.paths import DATA, DATA_DVC
+from src.data import mvsa
+
+DVC_FOLDER = Path(".dvc")
+
+
+@dataclass(frozen=True)
+class Import:
+    """The folder that data.dvc imports from now on."""
+
+    index: mvsa.DatasetIndex
+    # Whether data.dvc had to be changed.
+    changed: bool
+
+
+def point_data_at(path: Path) -> Import:
+    """Make data.dvc import the posts in `path`, or in the one folder below it that has MVSA's layout.
+
+    Raises:
+        UserError: the current folder is no repository of DVC, no usable posts are there, or data/ was changed by hand.
+    """
+    if not DVC_FOLDER.is_dir():
+        raise UserError(f"{DVC_FOLDER}/ is missing: run commands from the repository's root")
+    index = mvsa.survey(mvsa.find_root(path))
+    _require_usable(index)
+    _require_unedited_data()
+    return Import(index, _write_import(index.root))
+
+
+def _write_import(root: Path) -> bool:
+    """Write `root` to data.dvc, and return whether that changes the file."""
+    content = _read_import()
+    source = _dependency_path(root)
+    if [dep["path"] for dep in content.get("deps", [])] == [source] and not content.get("frozen"):
+        return False
+    # The old digest of data/ stays, so that DVC still recognises changes made there by hand.
+    outs = content.get("outs", [{"path": str(DATA)}])
+    write_text(DATA_DVC, dumps_yaml({"deps": [{"path": source}], "outs": outs}))
+    return True
+
+
+def _read_import() -> dict[str, Any]:
+    if not DATA_DVC.exists():
+        return {}
+    try:
+        content: dict[str, Any] = parse_yaml(DATA_DVC.read_text(encoding="utf-8"), str(DATA_DVC))
+    except YAMLFileCorruptedError as error:
+        raise UserError(f"{DATA_DVC} is not YAML: take it from git again, or remove it") from error
+    return content
+
+
+def _dependency_path(root: Path) -> str:
+    # A path inside the repository is relative, so that it holds in clones elsewhere.
+    repository = Path.cwd().resolve()
+    folder = root.resolve()
+    return folder.relative_to(repository).as_posix() if folder.is_relative_to(repository) else folder.as_posix()
+
+
+def _require_usable(index: mvsa.DatasetIndex) -> None:
+    if index.root.resolve().is_relative_to(DATA.resolve()):
+        raise UserError(f"{index.root} is where `dvc repro` puts the posts: give the folder that they come from")
+    if not index.pairs:
+        reasons = Counter(post.reason for post in index.dropped).most_common()
+        counts = ", ".join(f"{count:,} have {reason}" for reason, count in reasons)
+        raise UserError(
+            f"{index.root} has no complete post (label row with a majority, image and caption): "
+            f"{counts or 'it is empty'}"
+        )
+
+
+def _require_unedited_data() -> None:
+    if DATA.exists() and _dvc_status().intersection(("modified", "new")):
+        raise UserError(
+            f"{DATA}/ was changed by hand, and `dvc repro` would delete the changes: move what you want to keep "
+            f"elsewhere, remove {DATA}/ and try again"
+        )
+
+
+def _dvc_status() -> set[str]:
+    """Return the kinds of difference between data/ and data.dvc."""
+    status = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json", str(DATA_DVC)], capture_output=True, text=True, check=False
+    )
+    if status.returncode:
+        raise UserError(f"`dvc status {DATA_DVC}` fails: {status.stderr.strip().splitlines()[-1]}")
+    changes = json.loads(status.stdout).get(str(DATA_DVC), [])
+    return {change["changed outs"][str(DATA)] for change in changes if "changed outs" in change}
