@@ -85,5 +85,5 @@ def seconds_of(text: str) -> float:
         UsageError: the text is no duration.
     """
     if not _FORM.fullmatch(text):
-        raise UsageError(f"{text!r} is no duration: write 6h, 90m, 1h30m or 45s")
+        raise UsageError(f"{text!r} is no length of time: write 6h, 90m, 1h30m or 45s")
     return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(r"([\d.]+)([dhms])", text))

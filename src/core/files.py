@@ -147,7 +147,7 @@ class _Lines(list[str]):
 
 def _check(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"{path} is missing: run `dvc repro` first, which writes it")
+        raise UserError(f"{path} is missing: run `dvc repro` first, which makes it")
 
 
 def _read(path: Path) -> str:

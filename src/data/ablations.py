@@ -1,4 +1,4 @@
-"""What a model is shown of posts to find out what it looks at: one half alone, or one half changed."""
+"""Ablations of posts: one half alone, or one half changed."""
 
 import random
 from collections import Counter
@@ -15,14 +15,15 @@ BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS = CONDITIONS = ("both", "text", "image"
 
 @dataclass(frozen=True)
 class AblatedPost:
-    """What a model is shown of one post: a picture, as a path or the content of a file, and a caption."""
+    """A post of which one half is hidden or changed."""
 
+    # A path, or the content of a file.
     image: Source
     caption: str
 
 
 def halves(posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
-    """The posts under the conditions `both`, `text` (with a grey picture) and `image` (with no words)."""
+    """Return the posts under the conditions `both`, `text` (with a grey image) and `image` (with an empty caption)."""
     grey = blank()
     return {
         BOTH: [AblatedPost(post.image, post.caption) for post in posts],
@@ -31,45 +32,53 @@ def halves(posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
     }
 
 
-def conditions(posts: Sequence[Post], givers: Sequence[Post]) -> dict[str, list[AblatedPost]]:
-    """The posts under each of `CONDITIONS`; `givers` are the posts whose pictures they get when shuffled, if any."""
-    shuffled = [AblatedPost(giver.image, post.caption) for post, giver in zip(posts, givers, strict=bool(givers))]
+def conditions(posts: Sequence[Post], image_posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
+    """Return the posts under each of `CONDITIONS`.
+
+    Args:
+        posts: the posts.
+        image_posts: for each post the one whose image it gets when shuffled. Empty: there is no shuffled condition.
+    """
+    shuffled = [
+        AblatedPost(other.image, post.caption) for post, other in zip(posts, image_posts, strict=bool(image_posts))
+    ]
     return {
         **halves(posts),
-        **({SHUFFLED: shuffled} if givers else {}),
+        **({SHUFFLED: shuffled} if image_posts else {}),
         NO_HASHTAGS: [AblatedPost(post.image, without_hashtags(post.caption)) for post in posts],
     }
 
 
 def shuffled_images(posts: Sequence[Post], group_of: Mapping[str, str], seed: int) -> list[Post]:
-    """For each post the post whose picture it gets: every picture is given once, and none to a near-duplicate.
+    """Return for each post the one whose image it gets: a permutation that maps no post to a near-duplicate.
 
-    With no near-duplicates it is a random cycle through all posts (S. Sattolo, Information Processing Letters 1986).
+    Without near-duplicates it is a random cycle through all posts (S. Sattolo, Information Processing Letters 1986).
 
     Args:
-        posts: at least two.
+        posts: at least two posts.
         group_of: the group of near-duplicates of each post, by id.
-        seed: which of the many possible orders.
+        seed: the seed of the order.
 
     Raises:
         InfeasibleAnalysis: more than half of the posts are near-duplicates of each other.
     """
     order = _grouped(posts, group_of, seed)
-    # Members of a group stand side by side, so that a step as long as the largest group leads out of each.
+    # Members of a group stand side by side, so a step as long as the largest group leads out of every group.
     step = max(Counter(group_of[post.id] for post in posts).values())
     if 2 * step > len(order):
         raise InfeasibleAnalysis(
-            f"{step} of {len(order)} posts are near-duplicates: they cannot all get another's picture"
+            f"{step} of {len(order)} posts are near-duplicates: they cannot all get another's image"
         )
-    giver_of = {post.id: order[(place + step) % len(order)] for place, post in enumerate(order)}
-    return [giver_of[post.id] for post in posts]
+    image_post_of = {post.id: order[(place + step) % len(order)] for place, post in enumerate(order)}
+    return [image_post_of[post.id] for post in posts]
 
 
 def _grouped(posts: Sequence[Post], group_of: Mapping[str, str], seed: int) -> list[Post]:
-    """The posts in a random order in which the members of a group stand side by side."""
+    """Return the posts in a random order in which the members of a group stand side by side."""
     members: dict[str, list[Post]] = {}
     for post in sorted(posts, key=lambda post: post.id):
         members.setdefault(group_of[post.id], []).append(post)
-    groups, chance = list(members.values()), random.Random(seed)
-    chance.shuffle(groups)
-    return [post for group in groups for post in chance.sample(group, len(group))]
+    groups = list(members.values())
+    rng = random.Random(seed)
+    rng.shuffle(groups)
+    return [post for group in groups for post in rng.sample(group, len(group))]

@@ -1,8 +1,8 @@
-"""Altered views of a post to train on: a part of its picture in another light, its caption without some words.
+"""Altered views of a post for training: a crop of its image in another light, its caption without some words.
 
-Which views a post has depends on its content and their numbers alone, so that they are encoded once and cached as posts
-are. A picture is cropped and lit otherwise as in A. Krizhevsky et al., NIPS 2012, section 4.1, but never mirrored: many
-pictures of posts bear lettering. Words are left out as in J. Wei and K. Zou, EDA, EMNLP 2019, section 2.
+A view depends only on the post's content and the view's number. It is therefore encoded once and cached like a post.
+Crop and light follow A. Krizhevsky et al., NIPS 2012, section 4.1, without mirroring, because many images of posts bear
+lettering. Words are left out as in J. Wei and K. Zou, EDA, EMNLP 2019, section 2.
 """
 
 import hashlib
@@ -14,49 +14,57 @@ from src.core.records import Post
 from src.core.training_config import CAPTION, IMAGE
 from src.data.images import AugmentedImage, Source, alteration_digest
 
-LEAST_AREA = 0.7  # of a picture that a view keeps
-MOST_LIGHT = 0.2  # by how much brightness, contrast and saturation change at most, as a share
-WORDS_LEFT_OUT = 0.1  # the chance of each word
+# The smallest share of an image's area that a view keeps.
+MIN_AREA = 0.7
+# The largest change of brightness, contrast and saturation, as a share.
+MAX_LIGHT_CHANGE = 0.2
+# The probability that a word is left out.
+DROP_RATE = 0.1
 
 
 @dataclass(frozen=True)
 class AugmentedPost:
-    """What is shown of a post in place of it; the digest is the post's own where nothing has changed."""
+    """One of a post's altered views."""
 
     image: Source
     caption: str
+    # The post's own digest if the view equals the post.
     digest: str
 
 
 def augmented(post: Post, augment: str, number: int) -> AugmentedPost:
-    """One of a post's views.
+    """Return one of a post's views.
 
     Args:
-        post: whose.
-        augment: what is altered, "picture" or "caption" or both, parted by a space.
-        number: which of them; 1 or more.
+        post: the post.
+        augment: the halves that are altered: "image", "caption" or both with a space between.
+        number: the number of the view, from 1.
     """
-    chance = random.Random(f"{post.digest} {number}")
-    image, caption = _picture(post.image, chance), _caption(post.caption, chance)
-    shown = image if IMAGE in augment.split() else post.image
-    said = caption if CAPTION in augment.split() else post.caption
-    if (shown, said) == (post.image, post.caption):
+    rng = random.Random(f"{post.digest} {number}")
+    # Both halves are always drawn, so that a half does not depend on `augment`.
+    altered_image = _alter_image(post.image, rng)
+    altered_caption = _alter_caption(post.caption, rng)
+    image = altered_image if IMAGE in augment.split() else post.image
+    caption = altered_caption if CAPTION in augment.split() else post.caption
+    if (image, caption) == (post.image, post.caption):
         return AugmentedPost(post.image, post.caption, post.digest)
-    how = (str(image.part), str(image.light), alteration_digest()) if shown is image else ()
-    changes = [post.digest, said, *how]
-    return AugmentedPost(shown, said, hashlib.sha256("\n".join(changes).encode()).hexdigest())
+    content = [post.digest, caption]
+    if image is altered_image:
+        content += [str(altered_image.part), str(altered_image.light), alteration_digest()]
+    return AugmentedPost(image, caption, hashlib.sha256("\n".join(content).encode()).hexdigest())
 
 
-def _picture(source: str, chance: random.Random) -> AugmentedImage:
-    """A part of the picture of its own shape, anywhere."""
-    side = math.sqrt(chance.uniform(LEAST_AREA, 1))
-    left, upper = chance.uniform(0, 1 - side), chance.uniform(0, 1 - side)
-    brightness, contrast, saturation = (chance.uniform(1 - MOST_LIGHT, 1 + MOST_LIGHT) for _ in range(3))
+def _alter_image(source: str, rng: random.Random) -> AugmentedImage:
+    """Draw a crop anywhere in the image with its aspect ratio, and a light."""
+    side = math.sqrt(rng.uniform(MIN_AREA, 1))
+    left = rng.uniform(0, 1 - side)
+    upper = rng.uniform(0, 1 - side)
+    brightness, contrast, saturation = (rng.uniform(1 - MAX_LIGHT_CHANGE, 1 + MAX_LIGHT_CHANGE) for _ in range(3))
     return AugmentedImage(source, (left, upper, left + side, upper + side), (brightness, contrast, saturation))
 
 
-def _caption(caption: str, chance: random.Random) -> str:
-    """The caption less some words; one word at least is left."""
+def _alter_caption(caption: str, rng: random.Random) -> str:
+    """Leave out some words of the caption, but not all."""
     words = caption.split(" ")
-    kept = [word for word in words if chance.random() >= WORDS_LEFT_OUT]
-    return " ".join(kept or [chance.choice(words)])
+    kept = [word for word in words if rng.random() >= DROP_RATE]
+    return " ".join(kept or [rng.choice(words)])

@@ -1,14 +1,15 @@
-"""Near-duplicates: posts that say the same, show the same file, or look the same, directly or through others.
+"""Near-duplicates: posts with the same caption, the same image file or similar images, directly or through others.
 
-A post whose near-duplicate was trained on is no test of anything, and MVSA, drawn from Twitter, is full of retweets.
+A test post whose near-duplicate was trained on tests nothing, and MVSA comes from Twitter, which is full of retweets.
 
-How far two looks may differ was found by looking at all pairs of MVSA-Single's 4,869 images (pHash, 64 bits):
+The largest distance of two looks was chosen by viewing all pairs of MVSA-Single's 4,869 images (pHash, 64 bits):
 
 | bits that differ |   0 | 2 | 4 | 6 | 8 | 10 | 12 |  14 |    16 |
 | pairs            | 200 | 4 | 1 | 1 | 0 | 10 | 45 | 349 | 2,257 |
 
-Up to 6 all are twins (57 of the same bytes; those at 4 and 6 are the same goods in two colours), of the ten at 10 two
-are, at 12 hardly any, and at 16 a third of all images hang together. dHash has false friends at 2 of 64 bits already.
+Up to 6 bits all pairs are near-duplicates; 57 of them have the same bytes, and those at 4 and 6 show the same goods in
+two colours. At 10 bits two of ten pairs are near-duplicates, at 12 hardly any. At 16 a third of all images are linked.
+dHash pairs different images at 2 of 64 bits already.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,42 +26,45 @@ Groups = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Which posts are near-duplicates: the group of each post, by id.
+    """The group of near-duplicates of each post, by id.
 
-    A group has the name of its first post in numeric order; a post that is like no other is a group of its own.
-
-    Attributes:
-        by_kind: for each of `KINDS`, the groups of posts that are alike in that way.
-        groups: of posts that are alike in any way, which joins groups of the different kinds.
+    A group has the name of its first post in numeric order. A post without near-duplicates is a group of its own.
     """
 
+    # For each of `KINDS`, the groups of posts that are alike in that way.
     by_kind: Mapping[str, Groups]
+    # The groups of posts that are alike in any way. They join groups of different kinds.
     groups: Groups
 
     def kinds(self, first: str, second: str) -> list[str]:
-        """In which ways two posts are alike; none where they are in one group through others alone."""
+        """Return the ways in which two posts are alike. It is empty if they are in one group only through others."""
         return [kind for kind in KINDS if self.by_kind[kind][first] == self.by_kind[kind][second]]
 
 
 def find_duplicates(posts: Sequence[Post], fingerprints: Iterable[Fingerprint]) -> Duplicates:
-    """The near-duplicates among posts, whatever their order; `fingerprints` has those of all of them, or of more."""
+    """Return the near-duplicates among posts. The order of the posts does not matter.
+
+    Args:
+        posts: the posts.
+        fingerprints: the fingerprints of these posts, and possibly of others.
+    """
     ids = sorted((post.id for post in posts), key=numeric_id_key)
-    image = {each.id: each for each in fingerprints}
+    fingerprint_of = {fingerprint.id: fingerprint for fingerprint in fingerprints}
     caption = {post.id: normalised(post.caption) for post in posts}
     pairs = {
         CAPTION: list(_equal([caption[key] for key in ids])),
-        IMAGE: list(_equal([image[key].image_digest for key in ids])),
-        LOOKS: list(_alike([image[key].image_hash for key in ids])),
+        IMAGE: list(_equal([fingerprint_of[key].image_digest for key in ids])),
+        LOOKS: list(_alike([fingerprint_of[key].image_hash for key in ids])),
     }
-    every = [pair for kind in KINDS for pair in pairs[kind]]
-    return Duplicates({kind: _joined(ids, pairs[kind]) for kind in KINDS}, _joined(ids, every))
+    all_pairs = [pair for kind in KINDS for pair in pairs[kind]]
+    return Duplicates({kind: _join(ids, pairs[kind]) for kind in KINDS}, _join(ids, all_pairs))
 
 
 Pair = tuple[int, int]
 
 
 def _equal(values: Sequence[str]) -> Iterator[Pair]:
-    """The places of equal values, each with the first of its like; an empty value equals nothing."""
+    """Yield the places of equal values, each with the first of them. Empty values equal nothing."""
     first: dict[str, int] = {}
     for place, value in enumerate(values):
         if value and first.setdefault(value, place) != place:
@@ -68,7 +72,7 @@ def _equal(values: Sequence[str]) -> Iterator[Pair]:
 
 
 def _alike(hashes: Sequence[str]) -> Iterator[Pair]:
-    """The places of hashes that differ in few bits."""
+    """Yield the places of hashes that differ in at most `MAX_DISTANCE` bits."""
     import numpy as np
 
     yield from _equal(hashes)
@@ -80,8 +84,8 @@ def _alike(hashes: Sequence[str]) -> Iterator[Pair]:
         yield from ((places[row], places[row + 1 + step]) for step in near.tolist())
 
 
-def _joined(ids: Sequence[str], pairs: Sequence[Pair]) -> dict[str, str]:
-    """The group of each id, once what is in a pair is in one group."""
+def _join(ids: Sequence[str], pairs: Sequence[Pair]) -> dict[str, str]:
+    """Return the group of each id: ids of a pair are in one group."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

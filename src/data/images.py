@@ -1,4 +1,4 @@
-"""Pictures, decoded whole or refused: the only door to Pillow."""
+"""Images: decoding with checks, hashes and altered views. No other module uses Pillow on posts."""
 
 import hashlib
 import math
@@ -21,24 +21,26 @@ from src.core.errors import UserError
 
 MAX_PIXELS = 50_000_000
 
-# What posts carry. Pillow knows more formats, but some of their decoders start other programs (EPS: Ghostscript).
+# Formats of posts. Pillow knows more, but some of their decoders start other programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 
-# What Pillow's decoders raise on bytes that are not what they claim to be, found by feeding them damaged files.
+# Errors that Pillow's decoders raise on damaged files, as tests with such files have shown.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, struct.error, zlib.error)
 
-# `warnings.catch_warnings` swaps a list of the whole process, so two threads must not do it at once.
+# `warnings.catch_warnings` replaces a list of the whole process, so two threads must not use it at once.
 _WARNINGS = threading.Lock()
 
-# What a JPEG's blocks of 8 x 8 can be decoded to a fraction of, and the modes for which that is asked.
-_SCALES, _SCALABLE = (8, 4, 2), ("RGB", "L")
+# A JPEG can be decoded at 1/8, 1/4 or 1/2 of its size. This is done in these modes.
+_SCALES = (8, 4, 2)
+_SCALABLE = ("RGB", "L")
 
-# pHash reads a picture in this many rows and columns. It is of next to one colour where its greys, of 0 to 255, deviate
-# by less than this: what is left are the bits of the noise.
-_HASHED_SIDE, _EVEN = 32, 2.0
+# pHash reads an image at this many rows and columns.
+_HASHED_SIDE = 32
+# An image whose greys (0 to 255) have a smaller standard deviation has no hash, because its bits would be noise.
+_MIN_DEVIATION = 2.0
 
-# The largest grey of a PNG of two bits, or of four: Pillow scales it to 255, but not the transparent one.
+# The largest grey of a PNG with two or four bits. Pillow scales pixels to 255, but not the transparent grey.
 _LARGEST = {"L;2": 3, "L;4": 15}
 
 _LIGHT = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -46,16 +48,13 @@ _LIGHT = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 @dataclass(frozen=True)
 class AugmentedImage:
-    """A picture that is opened as another one: a part of it, in another light.
+    """A crop of an image in another light."""
 
-    Attributes:
-        source: a path, or the content of a file.
-        part: left, upper, right and lower edge of what is kept, as shares of the width and the height.
-        light: factors on its brightness, contrast and saturation.
-    """
-
+    # A path, or the content of a file.
     source: str | Path | bytes
+    # Left, upper, right and lower edge of the crop, as shares of the width and the height.
     part: tuple[float, float, float, float]
+    # Factors on brightness, contrast and saturation.
     light: tuple[float, float, float]
 
 
@@ -63,23 +62,23 @@ Source = str | Path | bytes | AugmentedImage
 
 
 class EncodablePost(Protocol):
-    """What a model is shown of a post; the digest tells it from all other contents."""
+    """A post as a model encodes it."""
 
     @property
     def image(self) -> Source:
-        """The picture."""
+        """Return the image."""
 
     @property
     def caption(self) -> str:
-        """The words."""
+        """Return the caption."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of both, as hexadecimal."""
+        """Return a digest that differs for any other image or caption."""
 
 
 class UnreadableImage(UserError):
-    """A file that is no picture we can use; `reason` says why, in words that follow "the image is"."""
+    """An unusable image file. `reason` completes a sentence that begins with "the image is"."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name} cannot be used: the image is {reason}")
@@ -87,27 +86,26 @@ class UnreadableImage(UserError):
 
 
 def open_image(source: Source, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
-    """Decode the first frame of a picture, upright, in RGB; what is transparent becomes white.
+    """Decode the first frame of an image, upright, in RGB. Transparent pixels become white.
 
-    `at_least` is meant to be twice the side that the picture is resized to next, by a filter that averages over what it
-    shrinks. Photos, with lettering on them or without, then differ from what they would be without it by less than 2
-    grey levels of 255 on average and by less than 20 in 99.9% of their values; at three times the side, by less than 1
-    and 10. The worst case known, a page of small print in a strong colour on white, differs by less than 10 and 60 at
-    either (benchmarks/decoding.py).
+    `at_least` makes JPEGs quicker to decode. It should be twice the side to which the image is then resized with an
+    averaging filter. Photos then differ by less than 2 grey levels of 255 on average, and by less than 20 in 99.9% of
+    values; at three times the side, by less than 1 and 10. The worst known case is a page of small print in a strong
+    colour on white, which differs by less than 10 and 60 at both (benchmarks/decoding.py).
 
     Args:
-        source: a path, the content of a file, or what is to be made of one of them.
-        max_pixels: the largest width times height that is decoded, read from the header before anything is.
-        at_least: a number of pixels, 1 or more. A JPEG may then come out at 1/2, 1/4 or 1/8 of its size, with a shorter
-            side of no fewer pixels than that. All else comes out as without it: a picture that is no JPEG, too small,
-            in CMYK, or of a width or height that the fraction does not divide.
+        source: a path, the content of a file, or an altered image.
+        max_pixels: the largest width times height that is decoded. The header tells the size before decoding.
+        at_least: a number of pixels, from 1. A JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, if its shorter
+            side keeps so many pixels. Other formats, CMYK, and sides that the fraction does not divide are decoded in
+            full.
 
     Raises:
-        UnreadableImage: there is no such file, it is empty, no picture, damaged, or has more than `max_pixels`.
+        UnreadableImage: the file is missing, empty, no image or damaged, or has more than `max_pixels`.
     """
     if isinstance(source, AugmentedImage):
-        return _altered(source, max_pixels, at_least)
-    name = "the picture" if isinstance(source, bytes) else str(source)
+        return _open_altered(source, max_pixels, at_least)
+    name = "the image" if isinstance(source, bytes) else str(source)
     image = _open(name, _content(source), max_pixels)
     if at_least is not None:
         _scale_down(image, at_least)
@@ -119,20 +117,20 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS, at_least: int | Non
 
 
 def blank() -> bytes:
-    """A picture that shows nothing, as the content of a file: even grey, for a post that has none."""
+    """Return the content of a plain grey image file, for a post without an image."""
     content = BytesIO()
     Image.new("RGB", (64, 64), (128, 128, 128)).save(content, "PNG")
     return content.getvalue()
 
 
 def inspect(source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height in pixels of a picture, once it has been decoded whole; raises as `open_image` does."""
+    """Decode an image and return its width and height in pixels. Raises as `open_image` does."""
     return open_image(source, max_pixels).size
 
 
 @cache
 def alteration_digest() -> str:
-    """Changes when an `AugmentedImage` picture comes out otherwise than it did."""
+    """Return a digest of an altered test image. It changes if the alteration gives other pixels."""
     content = BytesIO()
     across, around = Image.linear_gradient("L"), Image.radial_gradient("L")
     Image.merge("RGB", (across, around, across.rotate(90))).save(content, "PNG")
@@ -141,27 +139,28 @@ def alteration_digest() -> str:
 
 
 def perceptual_hash(image: Image.Image) -> str:
-    """64 bits, as 16 hexadecimal digits, of which few change when a picture is scaled or compressed anew.
+    """Return 64 bits, as 16 hexadecimal digits, of which few change if an image is scaled or compressed again.
 
-    pHash: which of the 8 x 8 lowest frequencies of the picture's greys, at 32 x 32, are above their median. Another
-    crop or a mirror image has other bits. A picture of next to one colour has none, for all of those would look alike.
+    pHash: a bit tells whether one of the 8 x 8 lowest frequencies of the greys, at 32 x 32, is above their median.
+    Another crop or a mirror image has other bits. An image of nearly one colour has an empty hash, because all such
+    images would look alike.
     Source: N. Krawetz, Looks Like It (hackerfactor.com, 2011), as the library ImageHash has it.
     """
     from imagehash import phash
 
     greys = image.convert("L").resize((_HASHED_SIDE, _HASHED_SIDE), Image.Resampling.LANCZOS)
-    return "" if ImageStat.Stat(greys).stddev[0] < _EVEN else str(phash(greys))
+    return "" if ImageStat.Stat(greys).stddev[0] < _MIN_DEVIATION else str(phash(greys))
 
 
-def _altered(picture: AugmentedImage, max_pixels: int, at_least: int | None) -> Image.Image:
-    left, upper, right, lower = picture.part
+def _open_altered(altered: AugmentedImage, max_pixels: int, at_least: int | None) -> Image.Image:
+    left, upper, right, lower = altered.part
     smallest = min(right - left, lower - upper)
-    image = open_image(picture.source, max_pixels, None if at_least is None else math.ceil(at_least / smallest))
+    image = open_image(altered.source, max_pixels, None if at_least is None else math.ceil(at_least / smallest))
     width, height = image.size
-    # A part of less than a pixel is none.
+    # Rounding outwards leaves at least one pixel.
     box = (int(left * width), int(upper * height), math.ceil(right * width), math.ceil(lower * height))
     image = image.crop(box)
-    for change, factor in zip(_LIGHT, picture.light, strict=True):
+    for change, factor in zip(_LIGHT, altered.light, strict=True):
         image = change(image).enhance(factor)
     return image
 
@@ -192,27 +191,27 @@ def _open(name: str, content: bytes, max_pixels: int) -> ImageFile:
 
 
 def _scale_transparent_colour(image: ImageFile) -> None:
-    """Bring the transparent colour of a PNG to the levels that its pixels are decoded to.
+    """Scale the transparent colour of a PNG to the levels to which its pixels are decoded.
 
-    Pillow takes the high bytes of colours of 16 bits a channel, so that those which differ in their low bytes alone
-    are transparent together.
+    Pillow keeps the high bytes of colours with 16 bits a channel. Colours that differ only in the low bytes are
+    therefore transparent together.
     """
     colour = image.info.get("transparency")
     if image.format != "PNG" or colour is None:
         return
     stored = image.tile[0].args if image.tile else None
     if stored in _LARGEST:
-        # Bits above those of a pixel count for nothing, as the specification has it.
+        # The PNG specification ignores bits above those of a pixel.
         image.info["transparency"] = (colour & _LARGEST[stored]) * 255 // _LARGEST[stored]
     elif stored == "RGB;16B":
         image.info["transparency"] = tuple(level >> 8 for level in colour)
 
 
 def _scale_down(image: Image.Image, at_least: int) -> None:
-    """Have a JPEG decoded at the smallest fraction that leaves nothing over.
+    """Decode a JPEG at the smallest fraction that divides its width and height.
 
-    Where the last row or column is only in part of the picture, a later resize takes it for whole and may round to
-    another size. The picture shifts by up to a pixel, and 99.9% of a photo lies within 90 grey levels, not within 9.
+    Otherwise the last row or column would cover less of the image than the others, and a later resize would shift the
+    image by up to a pixel: 99.9% of a photo's values would differ by up to 90 grey levels instead of 9.
     """
     if image.mode not in _SCALABLE:
         return
@@ -228,7 +227,7 @@ def _upright(image: Image.Image) -> Image.Image:
         with _quiet():
             return ImageOps.exif_transpose(image)
     except _BROKEN:
-        # A damaged EXIF block says nothing about which way is up, and the picture itself is sound.
+        # A damaged EXIF block gives no orientation, but the image itself is sound.
         return image
 
 
@@ -243,13 +242,14 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale greys of 16 bits, for Pillow clips them to 255; the transparent one is found while it has all its bits."""
-    transparent, greys = image.info.get("transparency"), image.convert("I")
+    """Scale greys of 16 bits, which Pillow would clip to 255. The transparent grey is compared at 16 bits."""
+    transparent = image.info.get("transparency")
+    greys = image.convert("I")
     scaled = greys.point(lambda grey: grey * (1 / 256)).convert("L")
     scaled.info.pop("transparency", None)
     if transparent is not None:
-        shows = ImageMath.lambda_eval(lambda values: (values["greys"] != transparent) * 255, greys=greys)
-        scaled.putalpha(shows.convert("L"))
+        opaque = ImageMath.lambda_eval(lambda values: (values["greys"] != transparent) * 255, greys=greys)
+        scaled.putalpha(opaque.convert("L"))
     return scaled
 
 

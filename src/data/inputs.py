@@ -1,4 +1,4 @@
-"""Posts that somebody brings along to be judged: a folder of pictures and captions, or a CSV that names them."""
+"""Posts to predict: a folder of images and captions, or a CSV that names them."""
 
 import csv
 import os
@@ -12,9 +12,9 @@ from src.core.labels import TONES
 from src.data.images import UnreadableImage, blank, inspect
 from src.data.mvsa import decode_caption
 
-PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
+IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 CAPTION = ".txt"
-# The columns of a CSV, by what they hold, with the names by which each is known.
+# The columns of a CSV, with the names under which a column is recognised.
 COLUMNS: Mapping[str, Sequence[str]] = {
     "id": ("id",),
     "image": ("image", "image_path", "picture"),
@@ -22,46 +22,49 @@ COLUMNS: Mapping[str, Sequence[str]] = {
     "label": ("label",),
 }
 _DELIMITERS = ",;\t"
-# A caption may be longer than the 131,072 characters that the csv module allows; this is the most that it can.
+# The csv module allows 131,072 characters by default. This is the most that it can allow.
 _LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class InputPost:
-    """A post to be judged; `image` is None where it has no picture, `text` empty where it has no caption.
+    """A post to predict."""
 
-    `id` names it to whoever asked; `label` is its tone, if they know it, else empty. `fault` says why the post cannot
-    be judged, as far as its reader knows.
-    """
-
+    # The name of the post in the output.
     id: str
+    # None if the post has no image.
     image: Path | None
+    # Empty if the post has no caption.
     text: str
+    # The tone, if the user knows it; otherwise empty.
     label: str = ""
+    # The reason why the post cannot be predicted, if its reader has found one.
     fault: str = ""
 
     @property
     def missing(self) -> str:
-        """Which half the post lacks: image, text, or neither."""
-        return "image" if self.image is None else "" if self.text.strip() else "text"
+        """The half that the post lacks: image, text, or an empty string for none."""
+        if self.image is None:
+            return "image"
+        return "" if self.text.strip() else "text"
 
     @property
     def remark(self) -> str:
-        """Say why the label counts in no score; empty where it counts, or there is none."""
+        """The reason why the label counts in no score; empty if it counts or is missing."""
         known = not self.label or self.label in TONES
         return "" if known else f"the label {self.label!r} is no tone ({', '.join(TONES)}): no score counts it"
 
     def read(self) -> bytes:
-        """Read the picture, once it has been decoded whole, or a blank one where the post has none.
+        """Read and check the image. Return its content, or that of a blank image if the post has none.
 
         Raises:
-            UserError: the post cannot be judged; the message says why.
+            UserError: the post cannot be predicted; the message says why.
         """
         if self.fault:
             raise UserError(self.fault)
         if self.image is None:
             if not self.text.strip():
-                raise UserError("it has neither picture nor caption")
+                raise UserError("it has neither image nor caption")
             return blank()
         try:
             content = self.image.read_bytes()
@@ -69,54 +72,57 @@ class InputPost:
         except UnreadableImage as error:
             raise UserError(f"the image is {error.reason}") from error
         except OSError as error:
-            raise UserError(f"the image is not there to be read ({error.strerror})") from error
-        except ValueError as error:  # a name that no file can have
-            raise UserError(f"the image is not there to be read ({error})") from error
+            raise UserError(f"the image cannot be read ({error.strerror})") from error
+        except ValueError as error:  # a name that no file can have, such as one with a zero byte
+            raise UserError(f"the image cannot be read ({error})") from error
         return content
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The posts of a source, the names of its columns or files that are not read, and the files that are."""
+    """The posts of a folder or CSV."""
 
     posts: tuple[InputPost, ...]
+    # Names of columns or files that are not read.
     ignored: tuple[str, ...]
+    # Files that are read.
     files: frozenset[Path]
 
 
 def read_folder(folder: Path) -> Listing:
-    """List the posts of a folder: a picture and a text file of one name are one post, either alone is one too.
+    """List the posts of a folder. An image and a text file of one name are one post; either alone is one too.
 
-    Pictures of one name, such as a.jpg and a.png, are posts of their own, to each of which the text belongs.
+    Images of one name, such as a.jpg and a.png, are separate posts that share the text.
 
     Raises:
-        UserError: there is neither in it.
+        UserError: the folder holds neither images nor captions.
     """
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    pictures, captions = _by_stem(files, PICTURES), _by_stem(files, (CAPTION,))
-    if not pictures and not captions:
-        raise UserError(f"{folder} holds no pictures ({', '.join(PICTURES)}) and no captions ({CAPTION})")
+    images = _by_stem(files, IMAGES)
+    captions = _by_stem(files, (CAPTION,))
+    if not images and not captions:
+        raise UserError(f"{folder} holds no images ({', '.join(IMAGES)}) and no captions ({CAPTION})")
     posts = []
-    for stem in sorted(pictures.keys() | captions.keys()):
+    for stem in sorted(images.keys() | captions.keys()):
         text, fault = _caption(captions.get(stem, []))
-        images: Sequence[Path | None] = pictures.get(stem) or [None]
-        for image in images:
-            name = stem if image is None or len(images) == 1 else image.name
+        candidates: Sequence[Path | None] = images.get(stem) or [None]
+        for image in candidates:
+            name = stem if image is None or len(candidates) == 1 else image.name
             posts.append(InputPost(_printable(name), image, text, fault=fault))
-    known = {path for paths in (*pictures.values(), *captions.values()) for path in paths}
+    known = {path for paths in (*images.values(), *captions.values()) for path in paths}
     ignored = tuple(_printable(path.name) for path in files if path not in known)
     return Listing(tuple(posts), ignored, frozenset(known))
 
 
 def read_csv(path: Path, names: Mapping[str, str] | None = None) -> Listing:
-    """List the posts of a CSV: images are paths from its folder, and an image or a text may be empty.
+    """List the posts of a CSV. Image paths are relative to its folder, and an image or a text may be empty.
 
-    Columns are found by the names in `COLUMNS`, whatever their letter case, or are those that `names` gives. The
-    header says whether commas, semicolons or tabs part the cells.
+    Columns have the names in `COLUMNS`, in any letter case, or those in `names`. The header shows whether commas,
+    semicolons or tabs separate the cells.
 
     Raises:
-        UsageError: a column is not there, or could be one of several.
-        UserError: it is no CSV in UTF-8, or has no row.
+        UsageError: a column is missing or ambiguous.
+        UserError: the file is no CSV in UTF-8, or has no row.
     """
     limit = csv.field_size_limit(_LONGEST_CELL)
     line = 1
@@ -129,7 +135,7 @@ def read_csv(path: Path, names: Mapping[str, str] | None = None) -> Listing:
             places = _places(path, header, names or {})
             posts = []
             for line, cells in rows:
-                posts.append(_asked(path.parent, line, cells, places, len(header)))
+                posts.append(_read_row(path.parent, line, cells, places, len(header)))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not in UTF-8 ({error}): save it as CSV in UTF-8") from error
     except csv.Error as error:
@@ -143,7 +149,7 @@ def read_csv(path: Path, names: Mapping[str, str] | None = None) -> Listing:
 
 
 def _numbered(reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with the number of the line that it begins on."""
+    """Yield the rows that are not blank, with the number of their first line."""
     line = 1
     for cells in reader:
         if cells:
@@ -152,27 +158,27 @@ def _numbered(reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _places(path: Path, header: Sequence[str], names: Mapping[str, str]) -> dict[str, int]:
-    """Find the place of each column of `COLUMNS` that is there."""
+    """Return the place of each column of `COLUMNS` in the header."""
     places = {}
     for role, known in COLUMNS.items():
         wanted = [names[role]] if role in names else known
         matches = [place for place, name in enumerate(header) if (name if role in names else name.casefold()) in wanted]
         if len(matches) > 1:
             choice = " or ".join(header[place] for place in matches)
-            raise UsageError(f"{path}: the {role} could be in {choice}: say in which with --column {role}=NAME")
+            raise UsageError(f"{path}: the {role} could be in {choice}: choose with --column {role}=NAME")
         if role in names and not matches:
             raise unknown("column", names[role], header)
         if matches:
             places[role] = matches[0]
     if not {"image", "text"} & places.keys():
         raise UsageError(
-            f"{path} has the columns {', '.join(header) or 'none'}: say which holds what, with --column image=NAME "
-            "and --column text=NAME; a header on top names them"
+            f"{path} has the columns {', '.join(header) or 'none'}: name those of the posts with --column "
+            "image=NAME and --column text=NAME; the first line must be a header"
         )
     return places
 
 
-def _asked(folder: Path, line: int, cells: Sequence[str], places: Mapping[str, int], width: int) -> InputPost:
+def _read_row(folder: Path, line: int, cells: Sequence[str], places: Mapping[str, int], width: int) -> InputPost:
     values = {role: cells[place].strip() for role, place in places.items() if place < len(cells)}
     image, text, label = (values.get(role, "") for role in ("image", "text", "label"))
     fault = ""
@@ -191,15 +197,15 @@ def _by_stem(files: Iterable[Path], suffixes: Sequence[str]) -> dict[str, list[P
 
 
 def _caption(paths: Sequence[Path]) -> tuple[str, str]:
-    """Return the caption in the files that have a post's name, and why it cannot be told; one of them is empty."""
+    """Return the caption in a post's text files, and the reason if it cannot be read; one of the two is empty."""
     if len(paths) > 1:
         return "", f"its caption could be {' or '.join(_printable(path.name) for path in paths)}"
     try:
         return decode_caption(paths[0].read_bytes())[0] if paths else "", ""
     except OSError as error:
-        return "", f"its caption is not there to be read ({error.strerror})"
+        return "", f"its caption cannot be read ({error.strerror})"
 
 
 def _printable(name: str) -> str:
-    """Return a file's name with a mark in the place of bytes that are not UTF-8."""
+    """Return a file's name in which U+FFFD replaces bytes that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -1,6 +1,6 @@
-"""Reads a folder in the layout of MVSA-Single and -Multiple: `data/<id>.jpg`, `data/<id>.txt`, `labelResultAll.txt`.
+"""Reader of folders in the layout of MVSA-Single and -Multiple: `data/<id>.jpg`, `data/<id>.txt`, `labelResultAll.txt`.
 
-What varies without harm is read and counted: pictures with another suffix or in another letter case, and folders above.
+Harmless deviations are read and counted: images with another suffix or letter case, and folders above.
 
 Source: T. Niu, S. Zhu, L. Pang, A. El Saddik, Sentiment Analysis on Multi-view Social Data, MMM 2016.
 """
@@ -20,48 +20,48 @@ from src.data import encodings, images
 from src.data.mvsa_labels import LABEL_FILE, Pair, read_labels
 
 POST_FOLDER = "data"
-PICTURE, CAPTION = ".jpg", ".txt"
+IMAGE = ".jpg"
+CAPTION = ".txt"
+# The number of folder levels that are searched for the layout.
 _DEPTH = 2
 
 
 @dataclass(frozen=True)
 class DatasetIndex:
-    """What a folder holds by its names and labels; no caption has been read and no image decoded.
-
-    `pairs` has the text and the image label of every post with all three of label row, caption and image, each the one
-    that more than half of its `num_annotators` gave. Of `dropped`, `num_undecided` have no such label of text or image.
-    `files` has the picture and the caption of each of `pairs`. `variants` says how often what is there differs from the
-    layout, by what differs. Ids are in numeric order.
-    """
+    """The posts of a folder by file names and labels, with ids in numeric order. No caption or image has been read."""
 
     root: Path
+    # The number of annotators of each post.
     num_annotators: int
+    # Text label and image label of each complete post: one with a label row with majorities, a caption and an image.
     pairs: dict[str, Pair]
     dropped: tuple[DroppedPost, ...]
+    # The number of dropped posts without a majority for the text or the image.
     num_undecided: int
+    # Image file and caption file of each complete post.
     files: dict[str, tuple[Path, Path]]
+    # Numbers of deviations from the layout, by kind.
     variants: dict[str, int]
 
 
 @dataclass(frozen=True)
 class LoadedDataset:
-    """What could be read of a folder: posts in numeric order, and beside each its fingerprint, encoding and size.
-
-    A size is width and height in pixels.
-    """
+    """The posts of a folder that could be read, in numeric order. The other fields follow this order."""
 
     posts: tuple[Post, ...]
     fingerprints: tuple[Fingerprint, ...]
+    # Encodings of the captions.
     encodings: tuple[str, ...]
+    # Width and height of the images, in pixels.
     sizes: tuple[tuple[int, int], ...]
     dropped: tuple[DroppedPost, ...]
 
 
 def find_root(path: Path) -> Path:
-    """The folder in MVSA's layout: `path` itself, or the one folder that has it, up to two folders down.
+    """Return the folder in MVSA's layout: `path` itself, or the only such folder up to two levels below.
 
     Raises:
-        UserError: there is none, or more than one; the message says what is missing.
+        UserError: there is no such folder, or more than one; the message says what is missing.
     """
     if not path.is_dir():
         raise UserError(f"{path} is no folder: give the folder that has {LABEL_FILE} and {POST_FOLDER}/ in it")
@@ -81,66 +81,68 @@ def find_root(path: Path) -> Path:
 
 
 def survey(root: Path) -> DatasetIndex:
-    """Read the label file and list the posts, without opening any of them.
+    """Read the label file and list the posts, without opening their files.
 
     Raises:
-        UserError: a row of the label file is malformed, or two files are the picture, or the caption, of one post.
+        UserError: a row of the label file is malformed, or a post has two images or two captions.
     """
     labels = read_labels(root / LABEL_FILE)
     names = sorted(path for path in (root / POST_FOLDER).iterdir() if not path.name.startswith("."))
-    pictures, captions = _by_id(names, images.SUFFIXES), _by_id(names, (CAPTION,))
+    image_of = _by_id(names, images.SUFFIXES)
+    caption_of = _by_id(names, (CAPTION,))
     labelled = labels.pairs.keys() | labels.undecided
-    kinds = (("no label row", labelled), ("no image", pictures), ("no caption", captions))
-    whole, dropped = {}, []
-    for key in sorted({*labelled, *pictures, *captions}, key=numeric_id_key):
+    kinds = (("no label row", labelled), ("no image", image_of), ("no caption", caption_of))
+    complete: dict[str, Pair] = {}
+    dropped = []
+    for key in sorted({*labelled, *image_of, *caption_of}, key=numeric_id_key):
         faults = [fault for fault, ids in kinds if key not in ids]
         if key in labels.undecided:
             faults.append(labels.undecided[key])
         if faults:
             dropped.append(DroppedPost(key, ", ".join(faults)))
         else:
-            whole[key] = labels.pairs[key]
-    files = {key: (pictures[key], captions[key]) for key in whole}
+            complete[key] = labels.pairs[key]
+    files = {key: (image_of[key], caption_of[key]) for key in complete}
     suffixes = Counter(path.suffix for pair in files.values() for path in pair)
-    labels.variants.update({f"files in {suffix}": suffixes[suffix] for suffix in suffixes.keys() - {PICTURE, CAPTION}})
+    labels.variants.update({f"files in {suffix}": suffixes[suffix] for suffix in suffixes.keys() - {IMAGE, CAPTION}})
     variants = {name: count for name, count in sorted(labels.variants.items()) if count}
-    return DatasetIndex(root, labels.num_annotators, whole, tuple(dropped), len(labels.undecided), files, variants)
+    return DatasetIndex(root, labels.num_annotators, complete, tuple(dropped), len(labels.undecided), files, variants)
 
 
 def read_folder(
-    found: DatasetIndex, protocol: str, max_pixels: int, on_post: Callable[[], None], *, hashes: bool = True
+    index: DatasetIndex, protocol: str, max_pixels: int, on_post: Callable[[], None], *, hashes: bool = True
 ) -> LoadedDataset:
-    """Read every surveyed post and decode its image, to know that it can be.
+    """Read every complete post, and decode its image as a check.
 
     Args:
-        found: what `survey` found.
-        protocol: one of `PROTOCOLS`, which makes the label; empty where it leaves the post out.
+        index: the posts to read, from `survey`.
+        protocol: one of `PROTOCOLS`. A post that it leaves out has an empty label.
         max_pixels: the largest image that is decoded, width times height.
-        on_post: called once a post.
-        hashes: whether to compute perceptual hashes. Only the search for near-duplicates needs them.
+        on_post: is called once a post.
+        hashes: compute perceptual hashes. Only the search for near-duplicates needs them.
 
     Raises:
-        UserError: no post can be read, or a tone has none under the protocol.
+        UserError: no post can be read, or a tone has no post under the protocol.
     """
 
-    def attempt(key: str) -> "_Entry | DroppedPost":
+    def read(key: str) -> "_Entry | DroppedPost":
         try:
-            return _read_post(found, key, protocol, max_pixels, hashes)
+            return _read_post(index, key, protocol, max_pixels, hashes)
         except images.UnreadableImage as error:
             return DroppedPost(key, f"the image is {error.reason}")
         except OSError as error:
             return DroppedPost(key, f"a file cannot be read ({error.strerror})")
 
-    outcomes = []
-    # Pillow lets go of the interpreter's lock while it decodes, so threads are enough.
+    results = []
+    # Threads are enough, because Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for outcome in pool.map(attempt, found.pairs):
-            outcomes.append(outcome)
+        for result in pool.map(read, index.pairs):
+            results.append(result)
             on_post()
-    entries = [outcome for outcome in outcomes if isinstance(outcome, _Entry)]
+    entries = [result for result in results if isinstance(result, _Entry)]
     posts = tuple(entry.post for entry in entries)
-    _require_all_tones(found.root, posts, protocol)
-    dropped = [*found.dropped, *(outcome for outcome in outcomes if isinstance(outcome, DroppedPost))]
+    _require_all_tones(index.root, posts, protocol)
+    dropped = [*index.dropped, *(result for result in results if isinstance(result, DroppedPost))]
     return LoadedDataset(
         posts,
         tuple(entry.fingerprint for entry in entries),
@@ -151,9 +153,9 @@ def read_folder(
 
 
 def decode_caption(content: bytes) -> tuple[str, str]:
-    """A caption without the line ends that close it, and its encoding, as `encodings.decode` gives it.
+    """Return a caption and its encoding from `encodings.decode`.
 
-    Inner line ends become newlines.
+    Line ends at the end are removed, others become newlines.
     """
     lines, encoding = encodings.lines(content)
     return "\n".join(lines).rstrip("\n"), encoding
@@ -167,24 +169,24 @@ class _Entry:
     size: tuple[int, int]
 
 
-def _read_post(found: DatasetIndex, key: str, protocol: str, max_pixels: int, hashes: bool) -> _Entry:
-    path, caption_path = found.files[key]
+def _read_post(index: DatasetIndex, key: str, protocol: str, max_pixels: int, hashes: bool) -> _Entry:
+    path, caption_path = index.files[key]
     content = path.read_bytes()
-    picture = images.open_image(content, max_pixels)
-    image_hash = images.perceptual_hash(picture) if hashes else ""
+    image = images.open_image(content, max_pixels)
+    image_hash = images.perceptual_hash(image) if hashes else ""
     fingerprint = Fingerprint(key, hashlib.sha256(content).hexdigest(), image_hash)
     caption, encoding = decode_caption(caption_path.read_bytes())
-    pair = found.pairs[key]
+    pair = index.pairs[key]
     label = label_of(protocol, *pair) or ""
     post = Post(key, path.as_posix(), caption, *pair, label, content_digest(content, caption))
-    return _Entry(post, fingerprint, encoding, picture.size)
+    return _Entry(post, fingerprint, encoding, image.size)
 
 
 def _by_id(paths: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
-    """The file of each id, of those with one of the suffixes in whatever letter case.
+    """Return the file of each id that has one of the suffixes, in any letter case.
 
     Raises:
-        UserError: an id has two.
+        UserError: an id has two such files.
     """
     path_of: dict[str, Path] = {}
     for path in paths:
@@ -198,11 +200,11 @@ def _require_all_tones(root: Path, posts: tuple[Post, ...], protocol: str) -> No
     absent = [tone for tone in TONES if not counts[tone]]
     if absent:
         raise UserError(
-            f"{root}: of {len(posts):,} readable posts none is {' or '.join(absent)} under the {protocol} protocol, "
-            "and a classifier of three tones needs all three"
+            f"{root}: no {' and no '.join(absent)} post among {len(posts):,} readable ones under protocol {protocol}, "
+            "and training needs all three tones"
         )
 
 
 def _missing_in(folder: Path) -> list[str]:
-    found = {LABEL_FILE: (folder / LABEL_FILE).is_file(), f"{POST_FOLDER}/": (folder / POST_FOLDER).is_dir()}
-    return [name for name, is_there in found.items() if not is_there]
+    present = {LABEL_FILE: (folder / LABEL_FILE).is_file(), f"{POST_FOLDER}/": (folder / POST_FOLDER).is_dir()}
+    return [name for name, is_present in present.items() if not is_present]

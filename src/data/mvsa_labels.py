@@ -1,8 +1,8 @@
-"""Reads `labelResultAll.txt`: a row for each post, and in it a column of `text,image` for each annotator.
+"""Reader of `labelResultAll.txt`: a row for each post, with a column `text,image` for each annotator.
 
-What varies without harm is read and counted: letter case, spaces, rows repeated with the same labels.
+Harmless deviations are read and counted: letter case, spaces, and rows repeated with the same labels.
 
-MVSA-Single has one annotator, MVSA-Multiple three, whose majority makes the label of the text and that of the image.
+MVSA-Single has one annotator. MVSA-Multiple has three, and their majority gives the text label and the image label.
 Sources: T. Niu et al., Sentiment Analysis on Multi-view Social Data, MMM 2016; N. Xu, W. Mao, MultiSentiNet, CIKM 2017.
 """
 
@@ -15,7 +15,9 @@ from src.core.labels import TONES, majority
 from src.data import encodings
 
 LABEL_FILE = "labelResultAll.txt"
-HEADER, RESPELT, REPEATED = "header in another spelling", "label rows in another spelling", "label rows repeated"
+HEADER = "header in another spelling"
+RESPELT = "label rows in another spelling"
+REPEATED = "label rows repeated"
 _COLUMN = "text,image"
 
 Pair = tuple[str, str]
@@ -24,32 +26,29 @@ Columns = list[list[str]]
 
 @dataclass(frozen=True)
 class Labels:
-    """What a label file says.
+    """The content of a label file."""
 
-    Attributes:
-        num_annotators: of each post.
-        pairs: by id, the label that most annotators gave to the text and the one that most gave to the image.
-        undecided: by id, of every other post, why it has no such labels.
-        variants: how often what was read differs from the layout, by what differs.
-    """
-
+    # The number of annotators of each post.
     num_annotators: int
+    # Text label and image label by id, each given by a majority of annotators.
     pairs: dict[str, Pair]
+    # For each other post, the reason why it has no such labels.
     undecided: dict[str, str]
+    # Numbers of deviations from the layout, by kind.
     variants: Counter[str] = field(default_factory=Counter)
 
 
 def header(num_annotators: int) -> str:
-    """The first line of the file."""
+    """Return the first line of the file."""
     return "\t".join(["ID", *[_COLUMN] * num_annotators])
 
 
 def read_labels(path: Path) -> Labels:
-    """Read the labels of all posts, of as many annotators as the header has columns for.
+    """Read the labels of all posts. The header's columns give the number of annotators.
 
     Raises:
-        UserError: the header or a row is malformed, or two rows of one post disagree; the message has the file, line,
-            what is there and what should be.
+        UserError: the header or a row is malformed, or two rows of a post disagree. The message names file, line, the
+            text there and the expected text.
     """
     (first, *rows), encoding = encodings.lines(path.read_bytes())
     num_annotators = first.rstrip().count("\t")
@@ -76,7 +75,7 @@ def read_labels(path: Path) -> Labels:
 
 
 def _decide(labels: Labels, key: str, columns: Columns) -> None:
-    text_label, image_label = (majority(given) for given in zip(*columns, strict=True))
+    text_label, image_label = (majority(labels_given) for labels_given in zip(*columns, strict=True))
     if text_label and image_label:
         labels.pairs[key] = (text_label, image_label)
     else:
@@ -86,7 +85,8 @@ def _decide(labels: Labels, key: str, columns: Columns) -> None:
 
 def _parse_row(path: Path, number: int, row: str, num_annotators: int) -> tuple[str, Columns]:
     key, *columns = row.rstrip().split("\t")
-    key, pairs = key.strip(), [_plain(column).split(",") for column in columns]
+    key = key.strip()
+    pairs = [_plain(column).split(",") for column in columns]
     if not key or len(pairs) != num_annotators or any(len(pair) != 2 or not set(pair) <= set(TONES) for pair in pairs):
         columns_expected = f"<TAB>{_COLUMN}" * num_annotators
         raise _bad_row(path, number, row, f"ID{columns_expected}, each label one of {', '.join(TONES)}")
@@ -94,7 +94,7 @@ def _parse_row(path: Path, number: int, row: str, num_annotators: int) -> tuple[
 
 
 def _plain(text: str) -> str:
-    """The text in lower case, without the spaces around its columns and their halves."""
+    """Return a row in lower case, without spaces around columns and labels."""
     columns = (column.split(",") for column in text.rstrip().split("\t"))
     return "\t".join(",".join(half.strip().lower() for half in halves) for halves in columns)
 

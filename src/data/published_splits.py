@@ -1,11 +1,11 @@
-"""Divisions that others have published: lists of the posts of each part.
+"""Splits that others have published, as lists of the posts of each part.
 
-A folder, or folders below it, hold either of
+A folder, or folders below it, holds one of
 
-- three lists of ids, one a line: files named train.txt, val.txt (or dev.txt) and test.txt, or so behind an underscore,
-  such as qmf_train.txt;
-- the folds of the fair-comparison benchmark: `train_K.txt`, `val_K.txt` and `test_K.txt` for each fold K, which hold
-  numbers, from 0, of lines of valid_pairlist.txt; each line of that begins with an id and a comma.
+- three lists of ids, one a line, in train.txt, val.txt (or dev.txt) and test.txt. A prefix with an underscore is
+  allowed, such as qmf_train.txt.
+- the folds of the fair-comparison benchmark: `train_K.txt`, `val_K.txt` and `test_K.txt` for each fold K. They hold
+  line numbers, from 0, of valid_pairlist.txt, whose lines begin with an id and a comma.
 
 Source of the folds: G. S. Cheema et al., A Fair and Comprehensive Comparison of Multimodal Tweet Sentiment Analysis
 Methods, MMPT 2021.
@@ -21,22 +21,23 @@ from src.data import encodings
 from src.data.split import complete
 
 _PAIR_LIST = "valid_pairlist"
-_MOST_NAMED = 3
+# The number of posts that an error names.
+_MAX_NAMED = 3
 _NAMES = {"train": ("train",), "val": ("val", "dev"), "test": ("test",)}
 
 Lists = Mapping[str, Sequence[str]]
 
 
 def predefined_split(posts: Sequence[Post], folder: Path, fold: int | None = None) -> dict[str, str]:
-    """The part of each post that a list names; labelled posts that no list names are in no part.
+    """Return the part of each post that a list names. Labelled posts that no list names are in no part.
 
     Args:
-        posts: all that could be read.
-        folder: where the lists are.
-        fold: which one of several folds; None for lists of ids.
+        posts: all posts that could be read.
+        folder: the folder of the lists.
+        fold: the fold to read; None for lists of ids.
 
     Raises:
-        UserError: a list is missing or malformed, or names a post that is not there, has no label or is in two parts.
+        UserError: a list is missing or malformed, or names a post that is missing, unlabelled or in two parts.
     """
     lists = _read_fold(folder, fold) if fold is not None else _read_ids(folder)
     _require_one_part(lists)
@@ -46,15 +47,16 @@ def predefined_split(posts: Sequence[Post], folder: Path, fold: int | None = Non
 
 
 def folds_in(folder: Path) -> list[int]:
-    """The numbers of the folds below a folder.
+    """Return the numbers of the folds below a folder.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder holds no fold.
     """
-    names = [re.fullmatch(r"train_(\d+)\.txt", path.name) for path in folder.rglob("train_*.txt")]
-    if not (found := sorted(int(name[1]) for name in names if name)):
-        raise UserError(f"{folder} holds no folds (train_1.txt and so on): say in split.predefined where they are")
-    return found
+    matches = [re.fullmatch(r"train_(\d+)\.txt", path.name) for path in folder.rglob("train_*.txt")]
+    folds = sorted(int(match[1]) for match in matches if match)
+    if not folds:
+        raise UserError(f"{folder} holds no folds (train_1.txt and so on): name their folder in split.predefined")
+    return folds
 
 
 def _read_ids(folder: Path) -> Lists:
@@ -68,18 +70,20 @@ def _read_fold(folder: Path, fold: int) -> Lists:
     return {part: [_id_at(ids, line, path, pair_list) for line in _lines(path)] for part, path in paths.items()}
 
 
-def _find(folder: Path, what: str, names: Sequence[str]) -> Path:
-    """The one file below a folder that has one of the names, alone or behind an underscore."""
+def _find(folder: Path, content: str, names: Sequence[str]) -> Path:
+    """Return the only file below a folder that has one of the names, alone or after an underscore."""
     endings = tuple(f"_{name}" for name in names)
-    found = sorted(path for path in folder.rglob("*.txt") if f"_{path.stem}".endswith(endings))
-    if not found:
+    paths = sorted(path for path in folder.rglob("*.txt") if f"_{path.stem}".endswith(endings))
+    if not paths:
         wanted = " or ".join(f"{name}.txt" for name in names)
         raise UserError(
-            f"{folder} holds no list of {what} ({wanted}): say in split.predefined where, and which fold if any"
+            f"{folder} holds no list of {content} ({wanted}): name its folder in split.predefined, and the fold if any"
         )
-    if len(found) > 1:
-        raise UserError(f"{folder} holds several lists of {what}: {', '.join(map(str, found))}; name a folder with one")
-    return found[0]
+    if len(paths) > 1:
+        raise UserError(
+            f"{folder} holds several lists of {content}: {', '.join(map(str, paths))}; name a folder with one"
+        )
+    return paths[0]
 
 
 def _lines(path: Path) -> list[str]:
@@ -99,19 +103,19 @@ def _require_one_part(lists: Lists) -> None:
 
 
 def _require_labels(lists: Lists, posts: Sequence[Post]) -> None:
-    """A published score is of all listed posts; on fewer of them it would be another figure under the same name."""
+    """Refuse lists with unreadable or unlabelled posts, because a score on fewer posts is not the published one."""
     listed = {key: None for part in PARTS for key in lists[part]}
     known = {post.id: post.label for post in posts}
     if missing := [key for key in listed if key not in known]:
-        raise UserError(f"of {len(listed):,} posts in the published lists, `prepare` has not read {_some(missing)}")
+        raise UserError(f"`prepare` has not read {_some(missing)} of {len(listed):,} posts in the published lists")
     if unlabelled := [key for key in listed if not known[key]]:
         raise UserError(
-            f"of {len(listed):,} posts in the published lists, {_some(unlabelled)} have no label: "
-            "set prepare.protocol to the one that the lists were made for"
+            f"{_some(unlabelled)} of {len(listed):,} posts in the published lists have no label: "
+            "set prepare.protocol to the protocol of the lists"
         )
 
 
 def _some(keys: Collection[str]) -> str:
-    """How many posts, and the first of them."""
-    first = sorted(keys, key=numeric_id_key)[:_MOST_NAMED]
+    """Format the number of posts and the first of them."""
+    first = sorted(keys, key=numeric_id_key)[:_MAX_NAMED]
     return f"{len(keys):,} ({', '.join(first)}{', ...' if len(keys) > len(first) else ''})"

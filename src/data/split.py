@@ -1,4 +1,4 @@
-"""Divides labelled posts into train, val and test."""
+"""Splits of labelled posts into train, val and test: stratified, or grouped by near-duplicates."""
 
 import math
 from collections import Counter
@@ -9,61 +9,62 @@ from src.core.errors import UserError
 from src.core.labels import TONES
 from src.core.records import PARTS, Post, numeric_id_key
 
-# Shares are kept to a fiftieth at least: dealing 4,511 posts to five folds takes seconds, to fifty a minute.
-_MOST_FOLDS = 50
-# A fold of so many times the mean has a group that does not fit into a part of its share.
-_MOST_TIMES = 2
+# Shares are met to a fiftieth. Assigning 4,511 posts to five folds takes seconds, to fifty a minute.
+_MAX_FOLDS = 50
+# A fold with more than so many times the mean size holds a group that is too large for a part.
+_MAX_RATIO = 2
 
 
 def stratified(posts: Sequence[Post], val: float, test: float, seed: int) -> dict[str, str]:
-    """The part of `PARTS` of each labelled post, every part with the tones in the same shares.
+    """Return the part of each labelled post, with the same shares of tones in every part.
 
-    test is rounded up and val down, which gives 1,555/518/519 of MVSA's 2,592 at 0.2 and 0.2, as MMBT and QMF have it.
-    The same posts in another order are divided the same way.
+    The size of test is rounded up, that of val down. At 0.2 and 0.2 this gives 1,555/518/519 of MVSA's 2,592 posts, as
+    in MMBT and QMF. The order of the posts does not matter.
 
     Args:
-        posts: those without a label are left out.
+        posts: all posts. Those without a label are left out.
         val: the share of val, in (0, 1).
         test: the share of test, in (0, 1).
-        seed: which of the many possible divisions.
+        seed: the seed of the split.
 
     Raises:
-        UserError: there are too few posts of a tone for every part to have one.
+        UserError: a tone has too few posts for all parts.
     """
     labels = {post.id: post.label for post in posts if post.label}
     num_test = math.ceil(_share(test) * len(labels))
     num_val = math.floor(_share(val) * len(labels))
     try:
-        rest, for_test = _divide(sorted(labels), labels, num_test, seed)
-        for_train, for_val = _divide(rest, labels, num_val, seed)
+        rest, test_ids = _divide(sorted(labels), labels, num_test, seed)
+        train_ids, val_ids = _divide(rest, labels, num_val, seed)
     except ValueError as error:
         raise _too_few(labels) from error
-    return complete(labels, for_train, for_val, for_test)
+    return complete(labels, train_ids, val_ids, test_ids)
 
 
 def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test: float, seed: int) -> dict[str, str]:
-    """The same with all posts of a group in one part; shares and tones are as near as the groups allow.
+    """Return the part of each labelled post, with all posts of a group in one part.
 
-    Posts are dealt to folds by scikit-learn's StratifiedGroupKFold, and a part is so many folds: of five at 0.2 and
-    0.2, one is test, one val and three are train. Where a group is too large for that, or the groups of a tone are too
-    few, a part may be one fold of three. A group that is larger than a part is trained on.
+    scikit-learn's StratifiedGroupKFold assigns posts to folds, and a part takes several folds: at 0.2 and 0.2 there are
+    five folds, one for test, one for val and three for train. If a group is too large for that, or a tone has too few
+    groups, a part may be one fold of three. A group that is larger than a part goes to train. Sizes and shares of tones
+    come as near to the wanted ones as the groups allow.
 
     Args:
-        posts: those without a label are left out.
+        posts: all posts. Those without a label are left out.
         group_of: the group of each labelled post, by id.
         val: the share of val, in (0, 1).
         test: the share of test, in (0, 1).
-        seed: which of the many possible divisions.
+        seed: the seed of the split.
 
     Raises:
-        UserError: there are too few posts of a tone, or too few groups, for every part to have one.
+        UserError: a tone has too few posts, or too few groups, for all parts.
     """
     labels = {post.id: post.label for post in posts if post.label}
-    most = min(_rarest(labels), len({group_of[key] for key in labels}))
+    max_folds = min(_rarest(labels), len({group_of[key] for key in labels}))
     divisions: list[list[list[str]]] = []
     for num_folds, num_val, num_test in (_folds(labels, _share(val), _share(test)), (len(PARTS), 1, 1)):
-        if num_val + num_test < num_folds <= most:
-            division, is_even = _dealt(labels, group_of, num_folds, num_val, num_test, seed)
+        if num_val + num_test < num_folds <= max_folds:
+            division, is_even = _fold_parts(labels, group_of, num_folds, num_val, num_test, seed)
             if _has_all(labels, division):
                 divisions.append(division)
                 if is_even:
@@ -75,25 +76,25 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
     return complete(labels, *nearest)
 
 
-def _dealt(
+def _fold_parts(
     labels: Mapping[str, str], group_of: Mapping[str, str], num_folds: int, num_val: int, num_test: int, seed: int
 ) -> tuple[list[list[str]], bool]:
-    """The ids of train, val and test, and whether the groups have let the folds be of about one size."""
+    """Return the ids of train, val and test, and whether the folds have about the same size."""
     folds = _assign_folds(sorted(labels, key=numeric_id_key), labels, group_of, num_folds, seed)
-    # A group that is larger than a part can only be trained on.
-    folds.sort(key=lambda fold: len(fold) * num_folds > _MOST_TIMES * len(labels))
+    # A fold with too large a group comes last, which is in train.
+    folds.sort(key=lambda fold: len(fold) * num_folds > _MAX_RATIO * len(labels))
     chosen = (folds[num_test + num_val :], folds[num_test:][:num_val], folds[:num_test])
-    is_even = len(folds[-1]) * num_folds <= _MOST_TIMES * len(labels)
+    is_even = len(folds[-1]) * num_folds <= _MAX_RATIO * len(labels)
     return [[key for fold in part for key in fold] for part in chosen], is_even
 
 
 def complete(
     labels: Mapping[str, str], train: Iterable[str], val: Iterable[str], test: Iterable[str]
 ) -> dict[str, str]:
-    """The part of each post, in the order of `labels`; those in no part are left out.
+    """Return the part of each post, in the order of `labels`, without posts in no part.
 
     Raises:
-        UserError: a part has no post of some tone.
+        UserError: a part lacks a tone.
     """
     ids = dict(zip(PARTS, map(set, (train, val, test)), strict=True))
     if not _has_all(labels, ids.values()):
@@ -103,7 +104,7 @@ def complete(
 
 
 def _has_all(labels: Mapping[str, str], parts: Iterable[Iterable[str]]) -> bool:
-    """Whether every part has every tone."""
+    """Return whether every part has every tone."""
     return all({labels[key] for key in part} == set(TONES) for part in parts)
 
 
@@ -116,9 +117,9 @@ def _divide(ids: list[str], labels: dict[str, str], num_second: int, seed: int) 
 
 
 def _folds(labels: Mapping[str, str], val: Fraction, test: Fraction) -> tuple[int, int, int]:
-    """How many folds there are, as far as each can have every tone, and how many of them are val and test."""
-    denominators = (share.limit_denominator(_MOST_FOLDS).denominator for share in (val, test))
-    num_folds = min(math.lcm(*denominators), _MOST_FOLDS, _rarest(labels))
+    """Return the number of folds, which the rarest tone limits, and how many of them are val and test."""
+    denominators = (share.limit_denominator(_MAX_FOLDS).denominator for share in (val, test))
+    num_folds = min(math.lcm(*denominators), _MAX_FOLDS, _rarest(labels))
     return num_folds, max(1, round(val * num_folds)), max(1, round(test * num_folds))
 
 
@@ -129,25 +130,25 @@ def _rarest(labels: Mapping[str, str]) -> int:
 def _assign_folds(
     ids: list[str], labels: Mapping[str, str], group_of: Mapping[str, str], num_folds: int, seed: int
 ) -> list[list[str]]:
-    """The ids in folds of about one size and the tones in about the same shares, each group in one fold."""
+    """Assign ids to folds of about the same size and shares of tones, with each group in one fold."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     number_of: dict[str, int] = {}
     groups = [number_of.setdefault(group_of[key], len(number_of)) for key in ids]
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    dealt = folds.split(ids, [labels[key] for key in ids], groups)
-    return [[ids[place] for place in places] for _, places in dealt]
+    places_of_folds = folds.split(ids, [labels[key] for key in ids], groups)
+    return [[ids[place] for place in places] for _, places in places_of_folds]
 
 
 def _share(value: float) -> Fraction:
-    # 0.7 * 10 is 7.000000000000001 in binary, which would be rounded up to 8.
+    # In floats 0.07 * 100 is 7.000000000000001, which would be rounded up to 8.
     return Fraction(str(value))
 
 
 def _too_few(labels: Mapping[str, str]) -> UserError:
     counts = Counter(labels.values())
-    found = ", ".join(f"{counts[tone]} {tone}" for tone in TONES)
-    return UserError(f"too few posts to have every tone in {', '.join(PARTS)}: {found}; add posts or change split")
+    shown = ", ".join(f"{counts[tone]} {tone}" for tone in TONES)
+    return UserError(f"too few posts to have every tone in {', '.join(PARTS)}: {shown}; add posts or change split")
 
 
 def _too_few_groups(labels: Mapping[str, str], group_of: Mapping[str, str]) -> UserError:
@@ -155,6 +156,6 @@ def _too_few_groups(labels: Mapping[str, str], group_of: Mapping[str, str]) -> U
     in_words = ", ".join(f"{len(names)} with {tone}" for tone, names in groups.items())
     return UserError(
         f"too few groups of near-duplicates to have every tone in {', '.join(PARTS)} with each group in one part: "
-        f"{len(set().union(*groups.values()))} in all, {in_words}; add posts of other pictures and captions, "
-        "or set split.kind: stratified, which parts near-duplicates"
+        f"{len(set().union(*groups.values()))} in all, {in_words}; add posts with other images and captions, "
+        "or set split.kind: stratified, which separates near-duplicates"
     )

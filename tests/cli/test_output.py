@@ -45,12 +45,12 @@ def tune(model: str, trials: int) -> None:
         (OSError("odd"), "error: odd", 1),
     ],
 )
-def test_an_error_is_one_line_and_an_exit_code(error: BaseException, line: str, code: int) -> None:
+def test_error_is_one_line(error: BaseException, line: str, code: int) -> None:
     result = CliRunner().invoke(raising(error), [])
     assert (result.stdout, result.stderr, result.exit_code) == ("", f"{line}\n", code)
 
 
-def test_an_argument_that_is_not_utf_8_is_one_line_unless_it_is_a_path() -> None:
+def test_only_paths_may_break_utf_8() -> None:
     @command()
     @click.option("--word", multiple=True)
     @click.argument("path", type=click.Path(path_type=Path))
@@ -66,7 +66,7 @@ def test_an_argument_that_is_not_utf_8_is_one_line_unless_it_is_a_path() -> None
         assert name in result.stderr and "caf\N{REPLACEMENT CHARACTER}" in result.stderr
 
 
-def test_a_mistake_of_ours_keeps_its_traceback() -> None:
+def test_programming_error_keeps_traceback() -> None:
     assert isinstance(CliRunner().invoke(raising(ZeroDivisionError()), []).exception, ZeroDivisionError)
 
 
@@ -81,13 +81,13 @@ def test_a_mistake_of_ours_keeps_its_traceback() -> None:
         (["--model", "clip", "more"], "error: Got unexpected extra argument"),
     ],
 )
-def test_misuse_is_one_line_and_exit_code_2(arguments: list[str], line: str) -> None:
+def test_misuse_is_one_line(arguments: list[str], line: str) -> None:
     result = CliRunner().invoke(tune, arguments)
     assert (result.stdout, result.exit_code, result.stderr.count("\n")) == ("", 2, 1)
     assert result.stderr.startswith(line)
 
 
-def test_the_help_shows_defaults_names_and_an_example() -> None:
+def test_help_shows_defaults_and_example() -> None:
     result = CliRunner().invoke(tune, ["--help"])
     assert result.exit_code == 0
     assert "One of clip, blip2." in result.output
@@ -96,7 +96,7 @@ def test_the_help_shows_defaults_names_and_an_example() -> None:
     assert CliRunner().invoke(tune, ["--model", "clip"]).stdout == "clip 3\n"
 
 
-def test_a_reader_that_stops_reading_is_no_error() -> None:
+def test_closed_pipe_is_no_error() -> None:
     code = (
         "from src.cli.options import command\nfrom src.cli.output import say\n"
         "@command()\ndef main():\n for line in range(100000): say('line')\nmain()"
@@ -107,7 +107,7 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert (piped.stdout, piped.stderr) == ("line\n", "")
 
 
-def test_an_interrupted_process_ends_with_one_line() -> None:
+def test_interruption_is_one_line() -> None:
     # A process that a script began in the background is deaf to it, and so are its children until they say otherwise.
     code = (
         "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -122,7 +122,7 @@ def test_an_interrupted_process_ends_with_one_line() -> None:
     assert (errors, process.returncode) == ("error: interrupted\n", 130)
 
 
-def test_nothing_moves_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_bar_without_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(3, "encode", "posts") as bar:
         bar.advance(2)
         bar.note("almost")
@@ -130,13 +130,13 @@ def test_nothing_moves_where_there_is_no_terminal(capsys: pytest.CaptureFixture[
     assert capsys.readouterr() == ("", "")
 
 
-def test_lines_go_where_they_belong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_and_warnings_have_own_streams(capsys: pytest.CaptureFixture[str]) -> None:
     say("a result [bold]")
     warn("a warning")
     assert capsys.readouterr() == ("a result [bold]\n", "warning: a warning\n")
 
 
-def test_a_table_fits_and_leaves_brackets_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_fits_and_keeps_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     table("Scores", ["model", "accuracy", "lr", "posts"], [["clip [x]", 0.51234, 3e-5, 519], ["b", None, 1.0, 4]])
     lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert lines[0] == ["Scores"]

@@ -24,14 +24,14 @@ def refused(content: object) -> str:
     return message
 
 
-def test_the_committed_file_is_valid(repo_root: Path) -> None:
+def test_committed_params_are_valid(repo_root: Path) -> None:
     params = load_params(repo_root / "params.yaml")
     assert params.scale == "tiny"
     assert params.training_config("llava").readout == "verbalizer"
     assert params.training_config("clip", rank=2).rank == 2
 
 
-def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str, Any]) -> None:
+def test_unknown_key_proposes_nearest(content: dict[str, Any]) -> None:
     content["tune"]["trails"] = 30
     assert refused(content) == "params.yaml: tune: unknown key 'trails'; did you mean 'trials'?"
 
@@ -73,7 +73,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str,
         ),
         (("tune", "spaces", "clip", "loss"), {"choices": ["focal", "focul"]}, "did you mean 'focal'?"),
         (("tune", "initial_trials", "clip"), [{"rank": 2, "alfa": 4}], "training of clip: unknown key 'alfa'"),
-        (("training", "clip"), {"augment": "picture words"}, "training of clip: augment must name picture or caption"),
+        (("training", "clip"), {"augment": "image words"}, "training of clip: augment must name image or caption"),
         (("training", "clip"), {"num_augmented_views": 0}, "training of clip: num_augmented_views must be positive"),
         (("training", "clip"), {"adam_eps": 0}, "training of clip: adam_eps must be positive"),
         (("training", "clip"), {"curriculum_start": 0}, "training of clip: curriculum_start must lie in (0, 1]"),
@@ -81,9 +81,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(content: dict[str,
         (("training", "clip"), {"curriculum": "agreement"}, "curriculum agreement tells no posts apart under protocol"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused(
-    content: dict[str, Any], path: tuple[str, ...], value: object, words: str
-) -> None:
+def test_senseless_value_is_refused(content: dict[str, Any], path: tuple[str, ...], value: object, words: str) -> None:
     place = content
     for key in path[:-1]:
         place = place[key]
@@ -91,7 +89,7 @@ def test_a_value_that_makes_no_sense_is_refused(
     assert words in refused(content)
 
 
-def test_what_goes_only_together_may_be_searched_together(content: dict[str, Any]) -> None:
+def test_dependent_settings_are_searched_together(content: dict[str, Any]) -> None:
     """One choice of a space is looked at beside the first of the others, not beside what the search replaces."""
     content["training"]["clip"] = {"readout": "verbalizer", "rank": 8}
     content["tune"]["spaces"]["clip"] = {"rank": {"choices": [0, 1]}, "readout": {"choices": ["head"]}}
@@ -99,7 +97,7 @@ def test_what_goes_only_together_may_be_searched_together(content: dict[str, Any
     assert build(Params, content, "params.yaml").training_config("clip").rank == 8
 
 
-def test_a_curriculum_by_agreement_needs_posts_that_disagree(content: dict[str, Any]) -> None:
+def test_agreement_curriculum_needs_disagreement(content: dict[str, Any]) -> None:
     content["training"]["clip"] = {"curriculum": "agreement"}
     content["prepare"]["protocol"] = "standard"
     assert build(Params, content, "params.yaml").training_config("clip").curriculum == "agreement"
@@ -113,14 +111,12 @@ def test_a_curriculum_by_agreement_needs_posts_that_disagree(content: dict[str, 
         ([], []),
     ],
 )
-def test_the_recipes_that_are_run_are_those_named_or_those_of_the_models(
-    content: dict[str, Any], names: list[str], found: list[str]
-) -> None:
+def test_recipes_follow_names_or_models(content: dict[str, Any], names: list[str], found: list[str]) -> None:
     content |= {"models": ["clip"], "reproduce": {"recipes": names}}
     assert [recipe.name for recipe in build(Params, content, "params.yaml").recipes()] == found
 
 
-def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
+def test_missing_key_is_named(content: dict[str, Any]) -> None:
     del content["prepare"]["protocol"]
     assert refused(content) == "params.yaml: prepare: missing protocol"
 
@@ -139,17 +135,17 @@ def test_a_missing_key_is_named(content: dict[str, Any]) -> None:
         {"choices": [1], "scale": "log"},
     ],
 )
-def test_a_range_has_exactly_one_whole_form(forms: dict[str, Any]) -> None:
+def test_range_has_bounds_or_choices(forms: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         build(Range, forms, "range")
 
 
-def test_a_model_without_a_space_is_refused_when_it_is_searched(repo_root: Path) -> None:
+def test_search_needs_a_space(repo_root: Path) -> None:
     with pytest.raises(UsageError, match=r"tune\.spaces\.fifth is missing"):
         load_params(repo_root / "params.yaml").space_of("fifth")
 
 
-def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
+def test_broken_params_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run commands from the repository's root"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("seed: [")
@@ -159,7 +155,7 @@ def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("scale", "threads"), [("tiny", "1"), ("full", "4")])
-def test_scores_of_tiny_models_depend_on_no_number_of_threads(
+def test_tiny_scale_uses_one_thread(
     scale: str, threads: str, repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
@@ -170,7 +166,7 @@ def test_scores_of_tiny_models_depend_on_no_number_of_threads(
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])
-def test_an_impossible_seed_is_named(content: dict[str, Any], seed: int) -> None:
+def test_impossible_seed_is_named(content: dict[str, Any], seed: int) -> None:
     assert "seed must lie from 0 to 2147483647" in refused(content | {"seed": seed})
 
 

@@ -4,12 +4,12 @@ from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES, agreement, label
 
 
 @pytest.mark.parametrize("tone", TONES)
-def test_equal_labels_stand_under_both_protocols(tone: str) -> None:
+def test_equal_labels_hold_in_both_protocols(tone: str) -> None:
     assert agreement(tone, tone) == standard(tone, tone) == tone
 
 
 @pytest.mark.parametrize("polar", [NEGATIVE, POSITIVE])
-def test_neutral_gives_way_to_a_polar_label_in_the_standard_protocol_alone(polar: str) -> None:
+def test_standard_protocol_prefers_polar_label(polar: str) -> None:
     assert standard(polar, NEUTRAL) == standard(NEUTRAL, polar) == polar
     assert agreement(polar, NEUTRAL) is None
 
@@ -32,5 +32,5 @@ def test_contradicting_posts_have_no_label() -> None:
         ([POSITIVE, POSITIVE, POSITIVE, NEUTRAL, NEGATIVE], POSITIVE),
     ],
 )
-def test_a_majority_is_more_than_half_of_the_annotators(labels: list[str], label: str | None) -> None:
+def test_majority_is_more_than_half(labels: list[str], label: str | None) -> None:
     assert majority(labels) == label

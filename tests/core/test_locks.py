@@ -29,7 +29,7 @@ def hold(kind: str, file: Path, root: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, repo_root: Path) -> None:
+def test_second_process_is_refused(tmp_path: Path, repo_root: Path) -> None:
     file = tmp_path / "new" / "clip.lock"
     process = hold("try_lock", file, repo_root)
     for _ in range(2):
@@ -43,7 +43,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path, rep
             try_lock(file, "it").__enter__()
 
 
-def test_a_turn_is_passed_on_by_a_killed_process(tmp_path: Path, repo_root: Path) -> None:
+def test_killed_process_releases_lock(tmp_path: Path, repo_root: Path) -> None:
     file = tmp_path / "store.lock"
     process = hold("lock", file, repo_root)
     with pytest.raises(UserError):
@@ -56,7 +56,7 @@ def test_a_turn_is_passed_on_by_a_killed_process(tmp_path: Path, repo_root: Path
         pass
 
 
-def test_a_child_that_was_forked_inside_keeps_no_turn(tmp_path: Path) -> None:
+def test_forked_child_keeps_no_lock(tmp_path: Path) -> None:
     file = tmp_path / "store.lock"
     with lock(file):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)

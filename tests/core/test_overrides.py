@@ -45,7 +45,7 @@ def override(params: Path, values: Mapping[tuple[str, ...], int], sign: str = ""
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_an_override_changes_its_key_alone(params: Path, first: int) -> None:
+def test_override_changes_one_key(params: Path, first: int) -> None:
     """Every other key is given a number of its own, so that two keys of one value would show."""
     before = {path: value for path, value in read(params).items() if value != {}}
     values = {path: 1000 + number for number, path in enumerate(list(before)[first::2])}
@@ -53,7 +53,7 @@ def test_an_override_changes_its_key_alone(params: Path, first: int) -> None:
     assert {path: value for path, value in read(params).items() if value != {}} == before | values
 
 
-def test_an_unlisted_setting_is_added_to_its_model(params: Path) -> None:
+def test_unlisted_setting_is_added(params: Path) -> None:
     before = {path: value for path, value in read(params).items() if value != {}}
     paths: list[tuple[str, ...]] = [("training", model, name) for model in ("common", *MODELS) for name in SETTINGS]
     values = {path: 1000 + number for number, path in enumerate(paths)}
@@ -61,7 +61,7 @@ def test_an_unlisted_setting_is_added_to_its_model(params: Path) -> None:
     assert read(params) == before | values
 
 
-def test_small_numbers_come_back_as_numbers(params: Path) -> None:
+def test_small_numbers_stay_numbers(params: Path) -> None:
     given = [
         "++training.clip.lr=0.000001",
         "tune.initial_trials.clip.1.lr=0.000002",

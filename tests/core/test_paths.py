@@ -8,14 +8,14 @@ from src.core import locks
 from src.core.paths import origin_of
 
 
-def test_a_copy_that_dvc_makes_has_the_stores_of_its_original(tmp_path: Path) -> None:
+def test_dvc_copy_uses_original_stores(tmp_path: Path) -> None:
     copies = tmp_path / ".dvc" / "tmp" / "exps"
     for copy in (copies / "tmpabc", copies / "standalone" / "tmpabc"):
         copy.mkdir(parents=True)
         assert origin_of(copy) == tmp_path.resolve()
 
 
-def test_any_other_folder_has_its_own_stores(tmp_path: Path) -> None:
+def test_other_folders_have_own_stores(tmp_path: Path) -> None:
     other = tmp_path / "tmp" / "exps" / "mine"
     other.mkdir(parents=True)
     assert origin_of(other) == origin_of(tmp_path) == Path()
@@ -30,6 +30,6 @@ def test_any_other_folder_has_its_own_stores(tmp_path: Path) -> None:
         ("postgresql://host/studies", "postgresql://host/studies"),
     ],
 )
-def test_a_relative_database_is_the_originals(url: str, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_database_is_in_original(url: str, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "ORIGIN", Path("/origin"))
     assert locks.at_origin(url) == there

@@ -42,14 +42,14 @@ def digest(model: str) -> str:
         ("train.py", set()),
     ],
 )
-def test_only_code_that_a_training_runs_changes_its_digest(root: Path, changed: str, models: set[str]) -> None:
+def test_code_digest_covers_training_code(root: Path, changed: str, models: set[str]) -> None:
     before = {model: digest(model) for model in MODELS}
     with (root / "src" / changed).open("a") as file:
         file.write("# changed\n")
     assert {model for model in MODELS if digest(model) != before[model]} == models
 
 
-def test_imports_are_followed_wherever_they_stand_but_not_beyond_what_is_left_out(root: Path) -> None:
+def test_imports_stop_at_left_out_files(root: Path) -> None:
     (root / "src" / "first.py").write_text("def late():\n    from src.second import nothing\n")
     (root / "src" / "second.py").write_text("from src import third\nimport json\n")
     (root / "src" / "third.py").write_text("from src.first import late\n")
@@ -58,7 +58,7 @@ def test_imports_are_followed_wherever_they_stand_but_not_beyond_what_is_left_ou
     assert {path.name for path in imported([first], frozenset({"src/second.py"}))} == {"first.py", "second.py"}
 
 
-def test_a_training_has_a_key_of_all_that_its_scores_depend_on() -> None:
+def test_training_key_covers_settings_and_facts() -> None:
     first = training_key(SETTINGS, FACTS, 1)
     assert first == training_key(SETTINGS, dict(reversed(FACTS.items())), 1)
     others = [

@@ -28,7 +28,7 @@ from src.core.records import (
 POST = Post("1", "data/1.jpg", 'say "hi",\nthen é \U0001f600', "positive", "neutral", "", "d1")
 
 
-def test_tables_give_back_what_was_written(tmp_path: Path) -> None:
+def test_tables_survive_their_files(tmp_path: Path) -> None:
     write_posts(tmp_path / "posts.csv", [POST])
     assert read_posts(tmp_path / "posts.csv") == [POST]
     write_split(tmp_path / "split.csv", {"1": "train", "2": "test"})
@@ -38,7 +38,7 @@ def test_tables_give_back_what_was_written(tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "predictions.csv") == predictions
 
 
-def test_numbers_are_written_to_six_decimals_and_no_zero_is_negative(tmp_path: Path) -> None:
+def test_numbers_have_six_decimals(tmp_path: Path) -> None:
     content = {"loss": 0.12345678901, "scores": [1 / 3, -1e-12], "rows": ({"posts": 7, "high": 1e-7},), "none": None}
     write_json(tmp_path / "a.json", content)
     written = read_json(tmp_path / "a.json")
@@ -48,36 +48,36 @@ def test_numbers_are_written_to_six_decimals_and_no_zero_is_negative(tmp_path: P
     assert (tmp_path / "a.csv").read_text() == "loss,lr,mcnemar_p,change\n0.666667,1.23456789e-07,4.7e-07,0.0\n"
 
 
-def test_a_setting_is_written_as_it_was_chosen(tmp_path: Path) -> None:
+def test_settings_are_written_exactly(tmp_path: Path) -> None:
     content = {"params": {"lr": 1.23456789e-06, "dropout": 0.123456789, "rank": 8}}
     write_json(tmp_path / "a.json", content)
     assert read_json(tmp_path / "a.json") == content
 
 
-def test_fingerprints_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_fingerprints_survive_their_file(tmp_path: Path) -> None:
     prints = [Fingerprint("1", "ab" * 32, "8000000000000000"), Fingerprint("2", "cd" * 32, "")]
     write_fingerprints(tmp_path / "fingerprints.csv", prints)
     assert read_fingerprints(tmp_path / "fingerprints.csv") == prints
 
 
-def test_ids_are_in_the_order_of_their_numbers_and_names_come_last() -> None:
+def test_ids_sort_as_numbers() -> None:
     assert sorted(["b", "10", "9", "a", "010"], key=numeric_id_key) == ["9", "010", "10", "a", "b"]
 
 
-def test_a_missing_file_says_what_makes_it(tmp_path: Path) -> None:
+def test_missing_file_is_user_error(tmp_path: Path) -> None:
     for read in (read_posts, read_split, read_json):
         with pytest.raises(UserError, match="run `dvc repro` first"):
             read(tmp_path / "nothing")
 
 
-def test_a_file_that_cannot_be_written_leaves_none_behind(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(OSError, match="folder"):
         write_text(tmp_path / "folder", "a")
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
 
 
-def test_whether_a_file_can_be_written_is_tried_without_a_trace(tmp_path: Path) -> None:
+def test_require_writable_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -93,43 +93,43 @@ def test_whether_a_file_can_be_written_is_tried_without_a_trace(tmp_path: Path) 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_writing_leaves_no_other_file_behind(tmp_path: Path) -> None:
+def test_write_leaves_no_other_file(tmp_path: Path) -> None:
     write_json(tmp_path / "deep" / "a.json", {"tone": "é"})
     write_json(tmp_path / "deep" / "a.json", {"tone": "ü"})
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
     assert read_json(tmp_path / "deep" / "a.json") == {"tone": "ü"}
 
 
-def test_what_cannot_be_written_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_old_file(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(UnicodeEncodeError):
         write_text(tmp_path / "a.txt", "\ud800")
     assert (tmp_path / "a.txt").read_text() == "old"
 
 
-def test_a_content_digest_tells_picture_and_caption_apart() -> None:
+def test_content_digest_separates_halves() -> None:
     assert content_digest(b"ab", "c") != content_digest(b"a", "bc")
     assert content_digest(b"a", "b") == content_digest(b"a", "b")
 
 
-def test_a_digest_of_rows_ignores_their_order_and_nothing_else() -> None:
+def test_digest_ignores_only_order() -> None:
     assert digest_of([("a", "b"), ("c", "d")]) == digest_of([("c", "d"), ("a", "b")])
     assert digest_of([("a", "b")]) != digest_of([("ab", "")])
 
 
-def test_scores_have_one_name_for_each_figure() -> None:
+def test_scores_have_flat_names() -> None:
     row = {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 2.0}
     scores = Scores(0.5, 0.4, 0.3, {"negative": row}, [[1, 1], [0, 0]])
     assert scores.summary() == {"accuracy": 0.5, "macro_f1": 0.4, "weighted_f1": 0.3, "f1_negative": 2 / 3}
     assert scores.flat()["support_negative"] == 2.0
 
 
-def test_leak_free_is_what_has_no_twin_in_another_part() -> None:
+def test_leak_free_excludes_cross_part_groups() -> None:
     part_of = {"1": "train", "2": "test", "3": "test", "4": "val", "5": "test", "6": "test"}
     group_of = {"1": "1", "2": "1", "3": "3", "4": "4", "5": "4", "6": "3"}
     assert leak_free(part_of, group_of) == {"3", "6"}
 
 
-def test_groups_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_groups_survive_their_file(tmp_path: Path) -> None:
     write_groups(tmp_path / "groups.csv", {"2": "1", "1": "1"})
     assert read_groups(tmp_path / "groups.csv") == {"2": "1", "1": "1"}

@@ -32,15 +32,15 @@ SINGLES = {each.id: each.id for each in POSTS}
         ("", ""),
     ],
 )
-def test_hashtags_go_with_their_words_and_nothing_else_does(caption: str, rest: str) -> None:
+def test_hashtags_are_removed_with_their_words(caption: str, rest: str) -> None:
     assert without_hashtags(caption) == rest
 
 
-def test_hashtags_are_found_where_they_are_taken_away() -> None:
+def test_found_and_removed_hashtags_agree() -> None:
     assert hashtags("#Happy day, #happy! it&#39;s \N{FULLWIDTH NUMBER SIGN}Beach /#about") == {"#happy", "#beach"}
 
 
-def test_each_condition_changes_what_it_says() -> None:
+def test_each_condition_changes_its_half() -> None:
     givers = [*POSTS[1:], POSTS[0]]
     found = conditions(POSTS, givers)
     assert tuple(found) == CONDITIONS
@@ -53,11 +53,11 @@ def test_each_condition_changes_what_it_says() -> None:
     assert first["text"].caption == "caption 0 #tag0"
 
 
-def test_without_givers_all_but_the_shuffled_is_shown() -> None:
+def test_no_shuffled_condition_without_images() -> None:
     assert tuple(conditions(POSTS, [])) == tuple(name for name in CONDITIONS if name != "shuffled")
 
 
-def test_text_alone_stands_beside_one_even_grey() -> None:
+def test_text_alone_has_grey_image() -> None:
     (image,) = {shown.image for shown in halves(POSTS)["text"]}
     assert isinstance(image, bytes)
     with Image.open(BytesIO(image)) as picture:
@@ -65,14 +65,14 @@ def test_text_alone_stands_beside_one_even_grey() -> None:
     assert len({*low, *high}) == 1
 
 
-def test_every_picture_is_given_once_and_none_to_its_own_post() -> None:
+def test_shuffling_moves_every_image_once() -> None:
     for seed in range(50):
         givers = shuffled_images(POSTS, SINGLES, seed)
         assert sorted(giver.id for giver in givers) == sorted(SINGLES)
         assert all(giver.id != own.id for giver, own in zip(givers, POSTS, strict=True))
 
 
-def test_the_seed_decides_who_gives_to_whom_and_the_order_of_posts_does_not() -> None:
+def test_shuffling_depends_on_seed_alone() -> None:
     def giver_of(posts: list[Post], seed: int) -> dict[str, str]:
         givers = shuffled_images(posts, SINGLES, seed)
         return {own.id: giver.id for own, giver in zip(posts, givers, strict=True)}
@@ -81,7 +81,7 @@ def test_the_seed_decides_who_gives_to_whom_and_the_order_of_posts_does_not() ->
     assert giver_of(POSTS, 1) != giver_of(POSTS, 2)
 
 
-def test_each_other_post_is_as_likely_to_give_as_any() -> None:
+def test_shuffling_is_uniform() -> None:
     """The chi-squared statistic of 4 givers in 2,000 draws exceeds 16.3 once in a thousand."""
     few = POSTS[:5]
     counts = Counter(shuffled_images(few, SINGLES, seed)[0].id for seed in range(2000))
@@ -90,7 +90,7 @@ def test_each_other_post_is_as_likely_to_give_as_any() -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1, 1], [2, 2], [3, 1, 2], [5, 5], [10, 1, 2, 3, 4], [1, 9, 4, 5]])
-def test_no_picture_goes_to_a_near_duplicate(sizes: list[int]) -> None:
+def test_no_image_goes_to_near_duplicate(sizes: list[int]) -> None:
     groups = [str(number) for number, size in enumerate(sizes) for _ in range(size)]
     posts = POSTS[: len(groups)]
     group_of = {each.id: group for each, group in zip(posts, groups, strict=True)}
@@ -100,7 +100,7 @@ def test_no_picture_goes_to_a_near_duplicate(sizes: list[int]) -> None:
         assert all(group_of[own.id] != group_of[giver.id] for own, giver in zip(posts, givers, strict=True))
 
 
-def test_where_most_posts_are_one_and_the_same_none_can_be_shuffled() -> None:
+def test_shuffling_needs_different_posts() -> None:
     group_of = {each.id: "0" for each in POSTS[:11]} | {each.id: each.id for each in POSTS[11:]}
     with pytest.raises(InfeasibleAnalysis, match="11 of 20 posts are near-duplicates"):
         shuffled_images(POSTS, group_of, seed=1)

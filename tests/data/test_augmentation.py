@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from src.core.records import Post
-from src.data.augmentation import LEAST_AREA, augmented
+from src.data.augmentation import MIN_AREA, augmented
 from src.data.images import AugmentedImage, open_image
 
 NUMBERS = range(1, 200)
@@ -21,30 +21,30 @@ def post(tmp_path: Path) -> Post:
     return Post("1", str(tmp_path / "1.png"), words, "positive", "positive", "positive", "digest")
 
 
-def test_a_view_depends_on_the_content_and_the_number_alone(post: Post) -> None:
-    both = "picture caption"
-    assert augmented(post, both, 1) == augmented(replace(post, id="2"), "caption picture", 1)
+def test_view_depends_on_content_and_number(post: Post) -> None:
+    both = "image caption"
+    assert augmented(post, both, 1) == augmented(replace(post, id="2"), "caption image", 1)
     views = [augmented(post, both, number) for number in NUMBERS]
     assert len({each.digest for each in views}) == len({each.caption for each in views}) == len(NUMBERS)
     assert augmented(replace(post, digest="another"), both, 1) != views[0]
 
 
-def test_only_what_is_named_is_altered(post: Post) -> None:
-    picture, caption, both = (augmented(post, augment, 1) for augment in ("picture", "caption", "picture caption"))
+def test_only_named_halves_are_altered(post: Post) -> None:
+    picture, caption, both = (augmented(post, augment, 1) for augment in ("image", "caption", "image caption"))
     assert isinstance(picture.image, AugmentedImage) and picture.caption == post.caption
     assert caption.image == post.image and caption.caption != post.caption
     assert (both.image, both.caption) == (picture.image, caption.caption)
     assert len({each.digest for each in (picture, caption, both, post)}) == 4
 
 
-def test_a_view_that_changes_nothing_is_the_post_itself(post: Post) -> None:
+def test_unchanged_view_has_posts_digest(post: Post) -> None:
     short = replace(post, caption="ok")
     assert {augmented(short, "caption", number).digest for number in NUMBERS} == {post.digest}
     empty = replace(post, caption="")
     assert {augmented(empty, "caption", number).caption for number in NUMBERS} == {""}
 
 
-def test_a_tenth_of_the_words_is_left_out_and_the_rest_keeps_its_order(post: Post) -> None:
+def test_a_tenth_of_words_is_left_out(post: Post) -> None:
     words = post.caption.split()
     found = [augmented(post, "caption", number).caption.split() for number in NUMBERS]
     for kept in found:
@@ -52,14 +52,14 @@ def test_a_tenth_of_the_words_is_left_out_and_the_rest_keeps_its_order(post: Pos
     assert sum(map(len, found)) / len(NUMBERS) / len(words) == pytest.approx(0.9, abs=0.01)
 
 
-def test_a_picture_keeps_its_shape_most_of_its_area_and_its_sides(post: Post) -> None:
+def test_crop_keeps_shape_and_area(post: Post) -> None:
     lefts = []
     for number in NUMBERS:
-        picture = augmented(post, "picture", number).image
+        picture = augmented(post, "image", number).image
         assert isinstance(picture, AugmentedImage)
         left, upper, right, lower = picture.part
         assert 0 <= left < right <= 1 and 0 <= upper < lower <= 1
-        assert (right - left) * (lower - upper) >= LEAST_AREA - 1e-9
+        assert (right - left) * (lower - upper) >= MIN_AREA - 1e-9
         lefts.append(left)
         shown = open_image(picture)
         assert shown.width / shown.height == pytest.approx(1.5, abs=0.05)

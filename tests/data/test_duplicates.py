@@ -56,7 +56,7 @@ def partition(groups: dict[str, str] | Duplicates) -> set[frozenset[str]]:
         ("cafe\u0301", "caf\u00e9"),
     ],
 )
-def test_these_captions_are_the_same(caption: str, same: str) -> None:
+def test_equal_captions_are_duplicates(caption: str, same: str) -> None:
     assert normalised(caption) == normalised(same)
 
 
@@ -70,14 +70,14 @@ def test_these_captions_are_the_same(caption: str, same: str) -> None:
         ("#\u96e8", "#\u6674"),
     ],
 )
-def test_these_are_not(caption: str, other: str) -> None:
+def test_different_captions_are_not_duplicates(caption: str, other: str) -> None:
     assert normalised(caption) != normalised(other)
 
 
 @pytest.mark.parametrize(
     "caption", ["", "  ", "RT @somebody: http://t.co/abc", "@a @b \U0001f600", "#", "...", "h\u2026"]
 )
-def test_a_caption_without_words_is_like_no_other(caption: str) -> None:
+def test_wordless_captions_have_no_duplicates(caption: str) -> None:
     assert normalised(caption) == ""
     posts = [replace(post(key), caption=caption) for key in (1, 2)]
     assert partition(find_duplicates(posts, [print_of(1), print_of(2)])) == set()
@@ -86,7 +86,7 @@ def test_a_caption_without_words_is_like_no_other(caption: str) -> None:
 # Groups
 
 
-def test_posts_are_alike_by_caption_by_bytes_or_by_looks() -> None:
+def test_each_kind_finds_its_duplicates() -> None:
     posts = [post(1, "what a day"), post(2, "RT @a: What a day"), *(post(key) for key in range(3, 8))]
     prints = [
         print_of(1),
@@ -107,12 +107,12 @@ def test_posts_are_alike_by_caption_by_bytes_or_by_looks() -> None:
 
 
 @pytest.mark.parametrize(("bits", "alike"), [(0, True), (MAX_DISTANCE, True), (MAX_DISTANCE + 1, False)])
-def test_looks_may_differ_in_so_many_bits_and_no_more(bits: int, alike: bool) -> None:
+def test_looks_differ_in_few_bits(bits: int, alike: bool) -> None:
     found = find_duplicates([post(1), post(2)], [print_of(1, bits=HASH), print_of(2, bits=flipped(HASH, bits))])
     assert bool(partition(found)) == alike
 
 
-def test_what_is_alike_through_others_is_one_group_and_knows_its_kinds() -> None:
+def test_groups_join_through_other_posts() -> None:
     posts = [post(1, "what a day"), post(2, "what a day"), post(3), post(4)]
     prints = [print_of(1), print_of(2, "same"), print_of(3, "same", HASH), print_of(4, bits=HASH)]
     found = find_duplicates(posts, prints)
@@ -123,17 +123,17 @@ def test_what_is_alike_through_others_is_one_group_and_knows_its_kinds() -> None
     assert found.kinds("1", "4") == []
 
 
-def test_a_group_has_the_name_of_its_first_post_by_number() -> None:
+def test_group_is_named_after_first_post() -> None:
     found = find_duplicates([post(10, "same"), post(9, "same"), post(8)], [print_of(key) for key in (8, 9, 10)])
     assert found.groups == {"8": "8", "9": "9", "10": "9"}
 
 
-def test_pictures_without_a_hash_do_not_look_alike() -> None:
+def test_images_without_hash_are_not_alike() -> None:
     prints = [Fingerprint("1", "a", ""), Fingerprint("2", "b", ""), Fingerprint("3", "a", "")]
     assert partition(find_duplicates([post(1), post(2), post(3)], prints)) == {frozenset("13")}
 
 
-def test_nothing_has_no_groups() -> None:
+def test_no_posts_have_no_groups() -> None:
     assert find_duplicates([], []).groups == {}
     assert find_duplicates([post(1)], [print_of(1)]).groups == {"1": "1"}
 
@@ -146,7 +146,7 @@ def sample(repo_root: Path) -> mvsa.LoadedDataset:
     return mvsa.read_folder(mvsa.survey(repo_root / "sample"), "standard", 10**6, lambda: None)
 
 
-def test_the_order_of_posts_does_not_matter(sample: mvsa.LoadedDataset) -> None:
+def test_order_of_posts_does_not_matter(sample: mvsa.LoadedDataset) -> None:
     posts, prints = list(sample.posts), list(sample.fingerprints)
     found = find_duplicates(posts, prints)
     random.Random(1).shuffle(posts)
@@ -156,7 +156,7 @@ def test_the_order_of_posts_does_not_matter(sample: mvsa.LoadedDataset) -> None:
     assert again.by_kind == found.by_kind
 
 
-def test_the_names_of_files_do_not_matter(sample: mvsa.LoadedDataset) -> None:
+def test_file_names_do_not_matter(sample: mvsa.LoadedDataset) -> None:
     """Other ids in the same order name the same groups."""
 
     def other(key: str) -> str:
@@ -170,7 +170,7 @@ def test_the_names_of_files_do_not_matter(sample: mvsa.LoadedDataset) -> None:
     assert renamed.groups == {other(key): other(group) for key, group in found.groups.items()}
 
 
-def test_a_copy_joins_the_group_of_its_original_and_changes_no_other(sample: mvsa.LoadedDataset) -> None:
+def test_copy_joins_group_of_original(sample: mvsa.LoadedDataset) -> None:
     found = find_duplicates(sample.posts, sample.fingerprints)
     original, its_print = sample.posts[17], sample.fingerprints[17]
     copied = find_duplicates(
@@ -180,7 +180,7 @@ def test_a_copy_joins_the_group_of_its_original_and_changes_no_other(sample: mvs
     assert copied.kinds(original.id, "9000") == list(KINDS)
 
 
-def test_the_samples_drawings_are_alike_only_where_one_is_copied(sample: mvsa.LoadedDataset) -> None:
+def test_only_copies_in_sample_look_alike(sample: mvsa.LoadedDataset) -> None:
     """Its captions are made of few phrases and its pictures of few scenes, and still no two hang together by chance."""
     found = find_duplicates(sample.posts, sample.fingerprints)
     assert all(each.image_hash for each in sample.fingerprints)
@@ -215,7 +215,7 @@ def conflicting(groups: set[frozenset[str]], labels: dict[str, str]) -> set[froz
 
 
 @pytest.mark.real_data
-def test_the_known_groups_of_real_captions_are_found(real: mvsa.LoadedDataset) -> None:
+def test_known_real_captions_are_grouped(real: mvsa.LoadedDataset) -> None:
     """190 groups, 52 of them with conflicting labels, by a rule that keeps English letters alone.
 
     They were counted on captions read byte by byte, as cp1252. Six of them, two with conflicting labels, are no twins
@@ -244,7 +244,7 @@ def test_the_known_groups_of_real_captions_are_found(real: mvsa.LoadedDataset) -
 
 
 @pytest.mark.real_data
-def test_the_known_identical_real_images_are_found_and_looks_do_not_chain(real: mvsa.LoadedDataset) -> None:
+def test_known_real_images_are_grouped(real: mvsa.LoadedDataset) -> None:
     digests = Counter(each.image_digest for each in real.fingerprints)
     assert len(real.fingerprints) == 4869
     assert sum(digests.values()) - len(digests) >= 54

@@ -6,11 +6,11 @@ from src.data.encodings import CERTAIN, CP1252, GB18030, GUESSED, UNMARKED, UTF_
 
 
 @pytest.mark.parametrize("text", ["", "plain", "caf\u00e9 \u2019\u20ac \U0001f600", "\u732b\u304c\u597d\u304d"])
-def test_utf_8_is_read_first(text: str) -> None:
+def test_utf_8_comes_first(text: str) -> None:
     assert decode(text.encode()) == (text, UTF_8)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+def test_byte_order_mark_is_removed() -> None:
     assert decode(b"\xef\xbb\xbfmarked") == ("marked", UTF_8)
 
 
@@ -33,7 +33,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
         "so nice\U0001f600",
     ],
 )
-def test_what_went_through_a_chinese_windows_is_read_as_it_was(text: str) -> None:
+def test_chinese_windows_text_is_gb18030(text: str) -> None:
     """In whatever language; characters of private use are the emoji of old telephones."""
     assert decode(text.encode(GB18030)) == (text, GB18030)
 
@@ -48,7 +48,7 @@ def test_what_went_through_a_chinese_windows_is_read_as_it_was(text: str) -> Non
         "this was no GB18030: caf\u00e9 \u2019",
     ],
 )
-def test_what_is_no_gb18030_is_cp1252(text: str) -> None:
+def test_invalid_gb18030_is_cp1252(text: str) -> None:
     with pytest.raises(UnicodeDecodeError):
         text.encode(CP1252).decode(GB18030)
     assert decode(text.encode(CP1252)) == (text, CP1252)
@@ -69,13 +69,13 @@ def test_what_is_no_gb18030_is_cp1252(text: str) -> None:
         "\u00a1\u00a1\u00a1Feliz 2015!!!",
     ],
 )
-def test_accented_letters_that_are_gb18030_by_chance_are_cp1252(text: str) -> None:
+def test_accents_valid_as_gb18030_are_cp1252(text: str) -> None:
     content = text.encode(CP1252)
     assert content.decode(GB18030) != text, "it can be read, though wrongly"
     assert decode(content) == (text, CP1252)
 
 
-def test_no_byte_is_refused() -> None:
+def test_every_byte_is_decoded() -> None:
     assert decode(b"\x81\xe9\x9d") == ("\x81\u00e9\x9d", CP1252)
     for byte in range(0x80, 0x100):
         assert decode(bytes([byte]))[1] == CP1252
@@ -96,23 +96,23 @@ CAPTIONS = (
     ("codec", "name"),
     [("utf-16-le", UTF_16), ("utf-16-be", UTF_16), ("utf-32-le", UTF_32), ("utf-32-be", UTF_32), ("utf-8", UTF_8)],
 )
-def test_a_byte_order_mark_says_the_encoding(text: str, codec: str, name: str) -> None:
+def test_byte_order_mark_gives_encoding(text: str, codec: str, name: str) -> None:
     assert decode(f"\ufeff{text}".encode(codec)) == (text, name)
 
 
 @pytest.mark.parametrize("text", CAPTIONS)
 @pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
-def test_utf_16_without_a_mark_is_known_by_its_zero_bytes(text: str, codec: str) -> None:
+def test_zero_bytes_mark_utf_16(text: str, codec: str) -> None:
     assert decode(text.encode(codec)) == (text, UNMARKED)
     assert UNMARKED in GUESSED
 
 
 @pytest.mark.parametrize("content", [b"what a day\0", b"caf\xc3\xa9\0\0"])
-def test_zero_bytes_behind_a_text_make_no_utf_16_of_it(content: bytes) -> None:
+def test_trailing_zero_bytes_are_padding(content: bytes) -> None:
     assert decode(content) == (content.decode(), UTF_8)
 
 
-def test_zero_bytes_on_both_sides_are_no_utf_16() -> None:
+def test_zero_bytes_on_both_sides_are_not_utf_16() -> None:
     assert decode(b"a\0\0b\0\0")[1] == UTF_8
 
 
@@ -124,9 +124,9 @@ def test_zero_bytes_on_both_sides_are_no_utf_16() -> None:
         (b"\xef\xbb\xbfcaf\xe9 noir", "caf\ufffd noir", UTF_8),
     ],
 )
-def test_damage_behind_a_mark_is_said(content: bytes, text: str, name: str) -> None:
+def test_damage_after_mark_is_named(content: bytes, text: str, name: str) -> None:
     assert decode(content) == (text, f"{name}, damaged")
 
 
-def test_lines_end_as_on_any_system() -> None:
+def test_any_line_end_splits_lines() -> None:
     assert lines("\ufeffone\r\ntwo\rthree\n".encode("utf-16-le")) == (["one", "two", "three", ""], UTF_16)

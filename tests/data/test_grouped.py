@@ -36,7 +36,7 @@ GROUPS = groups_of(POSTS, share=0.3, most=8)
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_group_is_parted(seed: int) -> None:
+def test_groups_stay_in_one_part(seed: int) -> None:
     part_of = grouped(POSTS, GROUPS, 0.2, 0.2, seed)
     parts = defaultdict(set)
     for key, group in GROUPS.items():
@@ -46,7 +46,7 @@ def test_no_group_is_parted(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("val", "test"), [(0.2, 0.2), (0.1, 0.3), (0.25, 0.5), (0.15, 0.2), (1 / 3, 1 / 3)])
-def test_shares_and_tones_are_near_to_what_was_asked(val: float, test: float) -> None:
+def test_shares_and_tones_are_near_the_wanted(val: float, test: float) -> None:
     part_of = grouped(POSTS, GROUPS, val, test, seed=7)
     counts = Counter((part_of[post.id], post.label) for post in POSTS)
     of_tone = Counter(post.label for post in POSTS)
@@ -57,7 +57,7 @@ def test_shares_and_tones_are_near_to_what_was_asked(val: float, test: float) ->
             assert counts[part, tone] == pytest.approx(share * of_tone[tone], abs=4)
 
 
-def test_only_the_seed_decides_and_not_the_order_or_the_names_of_groups() -> None:
+def test_grouped_split_depends_on_seed_alone() -> None:
     shuffled = random.Random(3).sample(POSTS, len(POSTS))
     part_of = grouped(POSTS, GROUPS, 0.2, 0.2, seed=1)
     assert grouped(shuffled, GROUPS, 0.2, 0.2, seed=1) == part_of
@@ -66,7 +66,7 @@ def test_only_the_seed_decides_and_not_the_order_or_the_names_of_groups() -> Non
     assert grouped(POSTS, GROUPS, 0.2, 0.2, seed=2) != part_of
 
 
-def test_other_ids_in_the_same_order_are_divided_the_same_way() -> None:
+def test_ids_matter_only_by_order() -> None:
     other = {post.id: str(int(post.id) * 7 + 500) for post in POSTS}
     renamed = [replace(post, id=other[post.id]) for post in POSTS]
     groups = {other[key]: other[group] for key, group in GROUPS.items()}
@@ -74,14 +74,14 @@ def test_other_ids_in_the_same_order_are_divided_the_same_way() -> None:
     assert grouped(renamed, groups, 0.2, 0.2, seed=1) == {other[key]: part for key, part in part_of.items()}
 
 
-def test_an_exact_copy_stands_beside_its_original() -> None:
+def test_exact_copy_stays_with_original() -> None:
     for number in (3, 100, 400):
         copied = replace(POSTS[number], id="9000")
         part_of = grouped([*POSTS, copied], {**GROUPS, "9000": GROUPS[POSTS[number].id]}, 0.2, 0.2, seed=1)
         assert part_of["9000"] == part_of[POSTS[number].id]
 
 
-def test_posts_without_a_label_get_no_part() -> None:
+def test_unlabelled_posts_get_no_part() -> None:
     part_of = grouped([*POSTS, Post("9000", "", "", "positive", "negative", "", "")], GROUPS, 0.2, 0.2, seed=1)
     assert "9000" not in part_of
 
@@ -95,25 +95,25 @@ def test_posts_without_a_label_get_no_part() -> None:
         {},
     ],
 )
-def test_too_few_posts_of_a_tone_are_refused(counts: dict[str, int]) -> None:
+def test_too_few_posts_are_refused(counts: dict[str, int]) -> None:
     posts = posts_of(**counts)
     with pytest.raises(UserError, match="too few posts to have every tone in train, val, test"):
         grouped(posts, {post.id: post.id for post in posts}, 0.2, 0.2, seed=1)
 
 
-def test_a_group_that_holds_all_of_a_tone_is_refused() -> None:
+def test_tone_in_one_group_is_refused() -> None:
     """Whatever part it is in, the others lack the tone."""
     group_of = {post.id: "all" if post.label == "neutral" else post.id for post in POSTS}
     with pytest.raises(UserError, match=r"too few groups .* 1 with neutral"):
         grouped(POSTS, group_of, 0.2, 0.2, seed=1)
 
 
-def test_one_group_of_all_is_refused() -> None:
+def test_single_group_is_refused() -> None:
     with pytest.raises(UserError, match=r"too few groups .* 1 in all"):
         grouped(POSTS, dict.fromkeys(GROUPS, "0"), 0.2, 0.2, seed=1)
 
 
-def test_a_template_under_three_quarters_of_the_posts_is_trained_on() -> None:
+def test_large_group_goes_to_train() -> None:
     template = [post.id for place, post in enumerate(POSTS) if place % 4]
     group_of = GROUPS | dict.fromkeys(template, template[0])
     for seed in range(5):
@@ -124,7 +124,7 @@ def test_a_template_under_three_quarters_of_the_posts_is_trained_on() -> None:
         assert {(part_of[post.id], post.label) for post in POSTS} == {(part, tone) for part in PARTS for tone in TONES}
 
 
-def test_of_three_templates_each_part_has_one() -> None:
+def test_three_groups_fill_three_parts() -> None:
     group_of = {post.id: str(place % 3) for place, post in enumerate(POSTS)}
     part_of = grouped(POSTS, group_of, 0.2, 0.2, seed=1)
     assert {frozenset(key for key in part_of if part_of[key] == part) for part in PARTS} == {
@@ -132,13 +132,13 @@ def test_of_three_templates_each_part_has_one() -> None:
     }
 
 
-def test_three_templates_of_one_tone_each_lack_groups_and_not_posts() -> None:
+def test_groups_of_one_tone_are_refused() -> None:
     with pytest.raises(UserError, match=r"too few groups of near-duplicates .* split\.kind: stratified"):
         grouped(POSTS, {post.id: post.label for post in POSTS}, 0.2, 0.2, seed=1)
 
 
 @pytest.mark.real_data
-def test_the_real_posts_are_divided_evenly(real_reading: LoadedDataset, real_agreement: list[Post]) -> None:
+def test_real_posts_are_divided_evenly(real_reading: LoadedDataset, real_agreement: list[Post]) -> None:
     labelled = real_agreement
     found = find_duplicates(labelled, real_reading.fingerprints)
     part_of = grouped(labelled, found.groups, 0.2, 0.2, seed=7)

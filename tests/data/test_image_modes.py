@@ -128,12 +128,12 @@ COLOURS_OF_16 = words(0x1000, 0x2000, 0x3000, 0xFFFF, 0, 0x80FF)
         pytest.param(bmp_of_32_bits([(*RED, 0), (*BLUE, 0)], 0), [RED, BLUE], id="BMP with spare bits"),
     ],
 )
-def test_a_file_without_loss_shows_exactly_what_it_says(content: bytes, expected: list[Colour]) -> None:
+def test_lossless_images_are_exact(content: bytes, expected: list[Colour]) -> None:
     assert colours(content) == expected
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "YCbCr", "CMYK"])
-def test_a_jpeg_of_each_mode_shows_its_colour(mode: str) -> None:
+def test_every_jpeg_mode_keeps_colour(mode: str) -> None:
     levels: dict[str, tuple[Any, Colour]] = {
         "1": (255, WHITE),
         "L": (100, (100, 100, 100)),
@@ -151,7 +151,7 @@ def without_adobe_marker(content: bytes) -> bytes:
     return content[:start] + content[start + 2 + struct.unpack_from(">H", content, start + 2)[0] :]
 
 
-def test_inks_are_read_inverted_with_and_without_adobes_marker() -> None:
+def test_cmyk_is_inverted_with_or_without_marker() -> None:
     """As Photoshop writes them and browsers read them."""
     content = saved("CMYK", [(0, 255, 255, 0)] * 8, "JPEG", quality=100)
     bare = without_adobe_marker(content)
@@ -161,7 +161,7 @@ def test_inks_are_read_inverted_with_and_without_adobes_marker() -> None:
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_an_animation_the_first_frame_is_shown(kind: str) -> None:
+def test_animation_gives_first_frame(kind: str) -> None:
     frames = [Image.new("RGB", (2, 1), colour) for colour in (RED, BLUE)]
     file = BytesIO()
     options = {"lossless": True} if kind == "WEBP" else {}
@@ -169,7 +169,7 @@ def test_of_an_animation_the_first_frame_is_shown(kind: str) -> None:
     assert colours(file.getvalue()) == [RED, RED]
 
 
-def test_a_transparent_first_frame_is_shown_on_white() -> None:
+def test_transparent_frame_is_on_white() -> None:
     frames = [Image.new("RGBA", (2, 1), colour) for colour in ((*RED, 0), (*BLUE, 255))]
     for kind, options in {"GIF": {}, "WEBP": {"lossless": True, "exact": True}}.items():
         file = BytesIO()
@@ -177,7 +177,7 @@ def test_a_transparent_first_frame_is_shown_on_white() -> None:
         assert colours(file.getvalue()) == [WHITE, WHITE], kind
 
 
-def test_a_turned_picture_keeps_its_transparent_colour() -> None:
+def test_rotated_image_keeps_transparent_colour() -> None:
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down, which swaps the ends of a row
     turned = exif.tobytes().removeprefix(b"Exif\0\0")
@@ -187,7 +187,7 @@ def test_a_turned_picture_keeps_its_transparent_colour() -> None:
 
 
 @pytest.mark.parametrize("mode", ["I;16B", "I", "F", "PA", "LAB", "RGBX"])
-def test_modes_that_only_other_formats_carry_are_refused_with_the_formats_that_are_read(mode: str) -> None:
+def test_other_formats_are_refused(mode: str) -> None:
     file = BytesIO()
     Image.new(mode, (1, 1)).save(file, "TIFF")
     with pytest.raises(UnreadableImage) as refused:

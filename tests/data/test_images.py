@@ -68,7 +68,7 @@ def see_through_grey() -> bytes:
         (see_through_grey, WHITE),
     ],
 )
-def test_every_kind_of_picture_becomes_rgb(make: Callable[[], bytes], colour: tuple[int, int, int]) -> None:
+def test_every_mode_becomes_rgb(make: Callable[[], bytes], colour: tuple[int, int, int]) -> None:
     image = open_image(make())
     assert (image.mode, image.size) == ("RGB", (8, 4))
     pixel = image.getpixel((0, 0))
@@ -84,7 +84,7 @@ def test_camera_orientation_is_respected(tmp_path: Path) -> None:
     assert inspect(path) == inspect(str(path)) == (4, 8)
 
 
-def test_damaged_exif_does_not_cost_the_picture() -> None:
+def test_damaged_exif_is_ignored() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     content = encoded(Image.new("RGB", (8, 4)), "JPEG", exif=exif)
@@ -105,14 +105,14 @@ def test_damaged_exif_does_not_cost_the_picture() -> None:
         (png_claiming(50, 50), "truncated or damaged"),
     ],
 )
-def test_what_is_no_sound_picture_is_refused_with_a_reason(content: bytes, reason: str) -> None:
-    with pytest.raises(UnreadableImage, match="the picture cannot be used") as refused:
+def test_unusable_file_gives_reason(content: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImage, match="the image cannot be used") as refused:
         open_image(content)
     assert refused.value.reason == reason
 
 
 @pytest.mark.parametrize("side", [8_000, 10_000, 100_000])
-def test_a_bomb_is_refused_by_its_header_without_a_warning(side: int) -> None:
+def test_bomb_is_refused_by_header(side: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UnreadableImage) as refused:
@@ -120,14 +120,14 @@ def test_a_bomb_is_refused_by_its_header_without_a_warning(side: int) -> None:
     assert refused.value.reason == "larger than 50,000,000 pixels"
 
 
-def test_the_limit_is_the_callers() -> None:
+def test_caller_sets_pixel_limit() -> None:
     content = encoded(Image.new("RGB", (8, 4)), "PNG")
     assert inspect(content, max_pixels=32) == (8, 4)
     with pytest.raises(UnreadableImage, match="larger than 31 pixels"):
         inspect(content, max_pixels=31)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"none\.jpg cannot be used: the image is not there"):
         open_image(tmp_path / "none.jpg")
 
@@ -191,9 +191,7 @@ def what_a_fraction_changes(content: bytes, side: int, times: int) -> npt.NDArra
         ((1, 1), 1, (1, 1)),
     ],
 )
-def test_a_jpeg_is_halved_while_that_is_exact_and_leaves_enough(
-    size: tuple[int, int], at_least: int, expected: tuple[int, int]
-) -> None:
+def test_jpeg_fraction_divides_the_size(size: tuple[int, int], at_least: int, expected: tuple[int, int]) -> None:
     content = encoded(Image.new("RGB", size), "JPEG")
     assert open_image(content, at_least=at_least).size == expected
     assert open_image(content).size == inspect(content) == size
@@ -211,7 +209,7 @@ def test_a_jpeg_is_halved_while_that_is_exact_and_leaves_enough(
     ],
 )
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_a_jpeg_at_a_fraction_is_the_same_picture(mode: str, options: dict[str, Any], scale: int) -> None:
+def test_jpeg_fraction_is_same_image(mode: str, options: dict[str, Any], scale: int) -> None:
     content = encoded(scene(640, 480).convert(mode), "JPEG", quality=90, **options)
     image, whole = open_image(content, at_least=480 // scale), open_image(content)
     assert (image.mode, image.size) == ("RGB", (640 // scale, 480 // scale))
@@ -222,7 +220,7 @@ def test_a_jpeg_at_a_fraction_is_the_same_picture(mode: str, options: dict[str, 
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_jpeg_at_a_fraction_is_upright_too(orientation: int) -> None:
+def test_jpeg_fraction_is_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(scene(320, 240), "JPEG", quality=90, exif=exif)
@@ -231,7 +229,7 @@ def test_a_jpeg_at_a_fraction_is_upright_too(orientation: int) -> None:
     assert far_apart(image, whole) < 1
 
 
-def test_the_first_of_several_pictures_in_a_file_comes_at_a_fraction() -> None:
+def test_first_frame_comes_at_fraction() -> None:
     picture, other = scene(320, 240), Image.new("RGB", (320, 240))
     content = encoded(picture, "MPO", save_all=True, append_images=[other])
     assert Image.open(BytesIO(content)).format == "MPO"
@@ -254,7 +252,7 @@ def test_the_first_of_several_pictures_in_a_file_comes_at_a_fraction() -> None:
         ("BMP", "RGB", (320, 240)),
     ],
 )
-def test_all_else_comes_out_as_if_nothing_had_been_said(kind: str, mode: str, size: tuple[int, int]) -> None:
+def test_other_images_ignore_at_least(kind: str, mode: str, size: tuple[int, int]) -> None:
     content = encoded(scene(*size).convert(mode), kind)
     image, whole = open_image(content, at_least=120), open_image(content)
     assert (image.mode, image.size) == (whole.mode, whole.size) == ("RGB", size)
@@ -263,7 +261,7 @@ def test_all_else_comes_out_as_if_nothing_had_been_said(kind: str, mode: str, si
 
 @pytest.mark.parametrize(("times", "mean", "p999"), [(2, 2, 20), (3, 1, 10)])
 @pytest.mark.parametrize(("side", "scale", "quality"), [(224, 2, 75), (224, 2, 95), (224, 4, 85), (336, 2, 85)])
-def test_a_processor_makes_nearly_the_same_of_it(
+def test_processor_output_is_nearly_equal(
     side: int, scale: int, quality: int, times: int, mean: float, p999: float
 ) -> None:
     """The tolerance that `open_image` states, where the fraction is the smallest that is allowed."""
@@ -277,7 +275,7 @@ def test_a_processor_makes_nearly_the_same_of_it(
 
 @pytest.mark.parametrize(("height", "times"), [(896, 2), (1792, 2), (1344, 3)])
 @pytest.mark.parametrize("ink", ["black", "blue"])
-def test_a_processor_makes_nearly_the_same_of_small_print(ink: str, height: int, times: int) -> None:
+def test_small_print_is_nearly_equal(ink: str, height: int, times: int) -> None:
     page = Image.new("RGB", (height, height), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(14)
     for row in range(0, height, 18):
@@ -296,7 +294,7 @@ def reason_of(content: bytes, at_least: int | None) -> str:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": "4:4:4"}])
-def test_a_cut_jpeg_is_refused_at_a_fraction_as_it_is_whole(options: dict[str, Any]) -> None:
+def test_cut_jpeg_is_refused_at_fraction(options: dict[str, Any]) -> None:
     content = encoded(scene(320, 240), "JPEG", quality=90, **options)
     for end in [*range(1, len(content), 211), *range(len(content) - 30, len(content) - 2)]:
         reasons = {reason_of(content[:end], at_least) for at_least in (None, 120, 60, 30)}
@@ -304,7 +302,7 @@ def test_a_cut_jpeg_is_refused_at_a_fraction_as_it_is_whole(options: dict[str, A
         assert reasons != {""}
 
 
-def test_a_large_cut_jpeg_is_refused_at_a_fraction_too() -> None:
+def test_large_cut_jpeg_is_refused() -> None:
     """It is fed to the decoder in several blocks of 64 KiB."""
     content = encoded(scene(1200, 800), "JPEG", quality=95)
     assert len(content) > 200_000
@@ -313,7 +311,7 @@ def test_a_large_cut_jpeg_is_refused_at_a_fraction_too() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
-def test_a_damaged_jpeg_is_judged_alike_at_a_fraction(options: dict[str, Any]) -> None:
+def test_damaged_jpeg_gives_same_verdict(options: dict[str, Any]) -> None:
     content = encoded(scene(128, 96), "JPEG", quality=90, **options)
     rng = np.random.default_rng(7)
     verdicts = []
@@ -326,7 +324,7 @@ def test_a_damaged_jpeg_is_judged_alike_at_a_fraction(options: dict[str, Any]) -
     assert {"", "truncated or damaged"} <= set(verdicts)
 
 
-def test_the_limit_is_of_the_pixels_before_they_are_reduced() -> None:
+def test_pixel_limit_precedes_reduction() -> None:
     content = encoded(Image.new("RGB", (80, 40)), "JPEG")
     with pytest.raises(UnreadableImage, match="larger than 3,199 pixels"):
         open_image(content, max_pixels=3199, at_least=5)
@@ -356,7 +354,7 @@ AS_IT_IS = (1.0, 1.0, 1.0)
         ((0.999, 0.999, 0.9991, 0.9991), AS_IT_IS, (1, 1), 255),
     ],
 )
-def test_an_altered_picture_is_a_part_in_another_light(
+def test_altered_image_is_cropped_and_lit(
     part: tuple[float, float, float, float],
     light: tuple[float, float, float],
     size: tuple[int, int],
@@ -367,7 +365,7 @@ def test_an_altered_picture_is_a_part_in_another_light(
     assert np.asarray(image).mean() == pytest.approx(grey, abs=1)
 
 
-def test_contrast_and_saturation_are_factors_too() -> None:
+def test_contrast_and_saturation_are_factors() -> None:
     red = encoded(Image.new("RGB", (8, 8), RED), "PNG")
     assert len(set(open_image(AugmentedImage(red, (0, 0, 1, 1), (1, 1, 0))).getpixel((0, 0)))) == 1  # type: ignore[arg-type]
     flat = np.asarray(open_image(AugmentedImage(half_white(), (0, 0, 1, 1), (1, 0, 1))))
@@ -375,9 +373,7 @@ def test_contrast_and_saturation_are_factors_too() -> None:
 
 
 @pytest.mark.parametrize("change", ["_LIGHT", "_rgb"])
-def test_the_digest_of_alterations_knows_when_they_come_out_otherwise(
-    change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_alteration_digest_covers_pixels(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = alteration_digest.__wrapped__()
     assert alteration_digest.__wrapped__() == before
     others = {"_LIGHT": images._LIGHT[::-1], "_rgb": lambda image: image.convert("L").convert("RGB")}
@@ -385,13 +381,13 @@ def test_the_digest_of_alterations_knows_when_they_come_out_otherwise(
     assert alteration_digest.__wrapped__() != before
 
 
-def test_a_part_is_decoded_as_large_as_the_whole_would_have_to_be() -> None:
+def test_crop_is_decoded_large_enough() -> None:
     photo = encoded(Image.new("RGB", (1600, 1600), RED), "JPEG")
     part = AugmentedImage(photo, (0, 0, 0.5, 0.5), AS_IT_IS)
     assert open_image(photo, at_least=400).size == (400, 400)
     assert open_image(part, at_least=400).size == (400, 400)
 
 
-def test_an_altered_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_altered_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"gone\.jpg cannot be used"):
         open_image(AugmentedImage(str(tmp_path / "gone.jpg"), (0, 0, 1, 1), AS_IT_IS))

@@ -22,7 +22,7 @@ def write(folder: Path, content: str) -> Path:
     return table
 
 
-def test_a_folder_pairs_pictures_and_captions_by_their_names(picture: Path, tmp_path: Path) -> None:
+def test_folder_pairs_files_by_name(picture: Path, tmp_path: Path) -> None:
     shutil.copy(picture, tmp_path / "b.JPG")
     (tmp_path / "a.txt").write_text("what a day\r\n")
     (tmp_path / "c.txt").write_bytes(b"caf\xe9")
@@ -40,7 +40,7 @@ def test_a_folder_pairs_pictures_and_captions_by_their_names(picture: Path, tmp_
     assert listing.files == {tmp_path / name for name in ("a.jpg", "a.txt", "b.JPG", "c.txt")}
 
 
-def test_pictures_that_differ_in_extension_alone_stay_posts_of_their_own(picture: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_stay_separate(picture: Path, tmp_path: Path) -> None:
     shutil.copy(picture, tmp_path / "a.JPG")
     shutil.copy(picture, tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("what a day")
@@ -50,7 +50,7 @@ def test_pictures_that_differ_in_extension_alone_stay_posts_of_their_own(picture
     ]
 
 
-def test_a_post_with_two_captions_says_that_it_cannot_be_told(picture: Path, tmp_path: Path) -> None:
+def test_two_captions_are_a_fault(picture: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "a.TXT").write_text("other")
     (post,) = read_folder(tmp_path).posts
@@ -58,14 +58,14 @@ def test_a_post_with_two_captions_says_that_it_cannot_be_told(picture: Path, tmp
         post.read()
 
 
-def test_a_file_name_that_is_not_utf_8_is_shown_with_a_mark(picture: Path, tmp_path: Path) -> None:
+def test_file_names_are_made_printable(picture: Path, tmp_path: Path) -> None:
     picture.rename(tmp_path / os.fsdecode(b"caf\xe9.jpg"))
     (post,) = read_folder(tmp_path).posts
     assert post.id == "caf\N{REPLACEMENT CHARACTER}"
     assert post.read().startswith(b"\xff\xd8")
 
 
-def test_a_csv_names_pictures_from_its_own_folder(picture: Path, tmp_path: Path) -> None:
+def test_csv_paths_start_at_its_folder(picture: Path, tmp_path: Path) -> None:
     table = tmp_path / "posts.csv"
     rows = ["image,text,label,more", 'a.jpg,"a, b",positive,1', ",only words,,", "a.jpg,,neutral,"]
     table.write_text("\n".join(rows), encoding="utf-8-sig")
@@ -89,19 +89,19 @@ def test_a_csv_names_pictures_from_its_own_folder(picture: Path, tmp_path: Path)
         "\n\nimage,text\r\n\r\na.jpg,so,,\r\n",
     ],
 )
-def test_columns_are_found_by_their_usual_names(content: str, tmp_path: Path) -> None:
+def test_usual_columns_are_found(content: str, tmp_path: Path) -> None:
     (post,) = read_csv(write(tmp_path, content)).posts
     assert (post.id, post.image, post.text, post.fault) == ("a.jpg", tmp_path / "a.jpg", "so", "")
 
 
-def test_columns_of_other_names_are_those_that_are_given(tmp_path: Path) -> None:
+def test_given_columns_are_used(tmp_path: Path) -> None:
     table = write(tmp_path, "id,Tweet,text,file,Sentiment\n7,so,no,a.jpg, Positive\n")
     listing = read_csv(table, {"text": "Tweet", "image": "file", "label": "Sentiment"})
     assert listing.posts == (InputPost("7", tmp_path / "a.jpg", "so", "positive"),)
     assert listing.ignored == ("text",)
 
 
-def test_rows_have_the_numbers_of_the_lines_they_begin_on(tmp_path: Path) -> None:
+def test_rows_have_line_numbers(tmp_path: Path) -> None:
     table = write(tmp_path, 'text\none\n\n\n"two\nlines"\n\nthree\n')
     assert [(post.id, post.text) for post in read_csv(table).posts] == [
         ("line 2", "one"),
@@ -110,7 +110,7 @@ def test_rows_have_the_numbers_of_the_lines_they_begin_on(tmp_path: Path) -> Non
     ]
 
 
-def test_a_row_that_cannot_be_read_is_a_post_that_says_why(tmp_path: Path) -> None:
+def test_unreadable_row_gives_reason(tmp_path: Path) -> None:
     long = "a" * 200_000
     table = write(tmp_path, f"text,label\none, two,positive\n{long},\nso,happy\n")
     cut, longest, stray = read_csv(table).posts
@@ -124,7 +124,7 @@ def test_a_row_that_cannot_be_read_is_a_post_that_says_why(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "names", "error", "message"),
     [
-        ("photo,words\na.jpg,b\n", {}, UsageError, "has the columns photo, words: say which holds what"),
+        ("photo,words\na.jpg,b\n", {}, UsageError, "has the columns photo, words"),
         ("", {}, UsageError, "has the columns none"),
         ("text,caption\na,b\n", {}, UsageError, "the text could be in text or caption"),
         ("text,text\na,b\n", {}, UsageError, "the text could be in text or text"),
@@ -133,21 +133,21 @@ def test_a_row_that_cannot_be_read_is_a_post_that_says_why(tmp_path: Path) -> No
         ('text\nso\n"no end\nso\n', {}, UserError, "after line 2: unexpected end of data"),
     ],
 )
-def test_a_csv_that_is_no_table_of_posts_is_refused(
+def test_csv_without_posts_is_refused(
     tmp_path: Path, content: str, names: dict[str, str], error: type[UserError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         read_csv(write(tmp_path, content), names)
 
 
-def test_a_csv_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+def test_csv_must_be_utf_8(tmp_path: Path) -> None:
     (tmp_path / "posts.csv").write_bytes(b"text\ncaf\xe9\n")
     with pytest.raises(UserError, match="is not in UTF-8"):
         read_csv(tmp_path / "posts.csv")
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no pictures"):
+def test_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no images"):
         read_folder(tmp_path)
 
 
@@ -161,15 +161,15 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         ("n" * 300, "^the image is not there"),
     ],
 )
-def test_a_picture_that_cannot_be_read_says_why(name: str, message: str, tmp_path: Path) -> None:
+def test_unreadable_image_gives_reason(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(UserError, match=message):
         InputPost("x", tmp_path / name, "words").read()
 
 
-def test_a_half_of_a_post_is_enough_and_none_is_not(picture: Path) -> None:
+def test_one_half_of_post_is_enough(picture: Path) -> None:
     assert InputPost("x", picture, "").read() == picture.read_bytes()
     assert InputPost("x", None, "words").read() == blank()
-    with pytest.raises(UserError, match="it has neither picture nor caption"):
+    with pytest.raises(UserError, match="neither image nor caption"):
         InputPost("x", None, " ").read()

@@ -44,7 +44,7 @@ def read(root: Path, protocol: str = "agreement", max_pixels: int = 10_000) -> m
     return mvsa.read_folder(mvsa.survey(root), protocol, max_pixels, lambda: None)
 
 
-def test_posts_come_in_numeric_order_with_all_that_is_known(tmp_path: Path) -> None:
+def test_posts_come_in_numeric_order(tmp_path: Path) -> None:
     reading = read(write_folder(tmp_path / "m"))
     assert [post.id for post in reading.posts] == ["2", "9", "10", "11", "100"]
     assert reading.sizes == ((8, 4),) * 5
@@ -55,7 +55,7 @@ def test_posts_come_in_numeric_order_with_all_that_is_known(tmp_path: Path) -> N
     assert len({post.digest for post in reading.posts}) == 5
 
 
-def test_a_fingerprint_is_of_the_image_alone(tmp_path: Path) -> None:
+def test_fingerprint_covers_image_alone(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m")
     (root / "data" / "9.jpg").write_bytes(picture("blue"))
     prints = {each.id: each for each in read(root).fingerprints}
@@ -72,11 +72,11 @@ def test_a_fingerprint_is_of_the_image_alone(tmp_path: Path) -> None:
         ("standard", ["positive", "neutral", "negative", "positive", ""]),
     ],
 )
-def test_the_protocol_makes_the_label(tmp_path: Path, protocol: str, labels: list[str]) -> None:
+def test_protocol_gives_label(tmp_path: Path, protocol: str, labels: list[str]) -> None:
     assert [post.label for post in read(write_folder(tmp_path / "m"), protocol).posts] == labels
 
 
-def test_incomplete_and_unreadable_posts_are_listed_and_left_out(tmp_path: Path) -> None:
+def test_unusable_posts_are_dropped(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m", {**PAIRS, **dict.fromkeys("345678", "positive,positive")})
     (root / "data" / "3.jpg").unlink()
     (root / "data" / "4.txt").unlink()
@@ -117,11 +117,11 @@ def test_progress_counts_every_complete_post(tmp_path: Path) -> None:
         (b"\n", ""),
     ],
 )
-def test_line_ends_of_captions_are_newlines_within_and_gone_behind(content: bytes, caption: str) -> None:
+def test_caption_line_ends_become_newlines(content: bytes, caption: str) -> None:
     assert mvsa.decode_caption(content)[0] == caption
 
 
-def test_a_post_whose_annotators_have_no_majority_is_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_posts_without_majority_are_dropped(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m", dict.fromkeys(("1", "2", "3", "4", "5"), ""))
     rows = [
         "1\tpositive,neutral\tpositive,negative\tneutral,negative",
@@ -143,24 +143,24 @@ def test_a_post_whose_annotators_have_no_majority_is_left_out_with_the_reason(tm
     }
 
 
-def test_a_tone_without_posts_is_refused(tmp_path: Path) -> None:
+def test_missing_tone_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m", {"1": "positive,positive", "2": "neutral,negative"})
-    with pytest.raises(UserError, match="of 2 readable posts none is negative or neutral under the agreement protocol"):
+    with pytest.raises(UserError, match="no negative and no neutral post among 2 readable ones"):
         read(root)
 
 
-def test_a_folder_without_a_readable_post_is_refused(tmp_path: Path) -> None:
+def test_folder_without_readable_posts_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m", {})
-    with pytest.raises(UserError, match="of 0 readable posts none is negative or neutral or positive"):
+    with pytest.raises(UserError, match="no negative and no neutral and no positive post among 0"):
         read(root)
 
 
-def test_the_root_is_found_one_level_down(tmp_path: Path) -> None:
+def test_root_is_found_below(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "MVSA_Single")
     assert mvsa.find_root(root) == mvsa.find_root(tmp_path) == root
 
 
-def test_what_has_not_the_layout_is_refused_by_what_is_missing(tmp_path: Path) -> None:
+def test_missing_layout_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(UserError, match=r"has no labelResultAll\.txt, and"):
         mvsa.find_root(tmp_path)
@@ -171,7 +171,7 @@ def test_what_has_not_the_layout_is_refused_by_what_is_missing(tmp_path: Path) -
         mvsa.find_root(tmp_path / "empty")
 
 
-def test_the_root_is_found_two_levels_down_and_no_further(tmp_path: Path) -> None:
+def test_root_is_at_most_two_levels_down(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "top" / "MVSA_Single" / "MVSA_Single")
     (tmp_path / "top" / "__MACOSX" / "data").mkdir(parents=True)
     assert mvsa.find_root(tmp_path / "top") == root
@@ -179,13 +179,13 @@ def test_the_root_is_found_two_levels_down_and_no_further(tmp_path: Path) -> Non
         mvsa.find_root(tmp_path)
 
 
-def test_of_two_depths_the_upper_data_set_is_meant(tmp_path: Path) -> None:
+def test_upper_root_comes_first(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "a")
     write_folder(tmp_path / "b" / "c")
     assert mvsa.find_root(tmp_path) == root
 
 
-def test_pictures_of_any_suffix_stand_beside_each_other_and_are_counted(tmp_path: Path) -> None:
+def test_other_suffixes_are_counted(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m")
     for key, suffix in (("2", ".JPG"), ("9", ".jpeg"), ("10", ".png"), ("11", ".webp")):
         file = BytesIO()
@@ -203,7 +203,7 @@ def test_pictures_of_any_suffix_stand_beside_each_other_and_are_counted(tmp_path
 
 
 @pytest.mark.parametrize(("own", "other"), [("9.jpg", "9.png"), ("9.txt", "9.TXT")])
-def test_two_files_of_one_kind_for_a_post_are_refused_by_name(tmp_path: Path, own: str, other: str) -> None:
+def test_second_file_of_post_is_refused(tmp_path: Path, own: str, other: str) -> None:
     root = write_folder(tmp_path / "m")
     (root / "data" / other).write_bytes((root / "data" / own).read_bytes())
     with pytest.raises(UserError) as refused:
@@ -211,14 +211,14 @@ def test_two_files_of_one_kind_for_a_post_are_refused_by_name(tmp_path: Path, ow
     assert {own, other} <= {Path(word).name for word in str(refused.value).split()}
 
 
-def test_two_data_sets_in_one_folder_are_not_guessed_between(tmp_path: Path) -> None:
+def test_two_roots_are_refused(tmp_path: Path) -> None:
     first, second = write_folder(tmp_path / "a"), write_folder(tmp_path / "b")
     with pytest.raises(UserError, match=f"give one of {first}, {second}"):
         mvsa.find_root(tmp_path)
 
 
 @pytest.mark.real_data
-def test_the_real_labels_give_the_published_counts(real_mvsa: Path) -> None:
+def test_real_labels_give_published_counts(real_mvsa: Path) -> None:
     found = mvsa.survey(mvsa.find_root(real_mvsa))
     pairs = found.pairs
     assert found.variants == {}

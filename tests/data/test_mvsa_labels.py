@@ -13,12 +13,12 @@ def write(folder: Path, *rows: str, first: str = header(1)) -> Path:
     return path
 
 
-def test_the_header_has_a_column_for_each_annotator() -> None:
+def test_header_has_columns_of_annotators() -> None:
     assert header(1) == "ID\ttext,image"
     assert header(3) == "ID\ttext,image\ttext,image\ttext,image"
 
 
-def test_the_labels_of_one_annotator_stand_as_they_are(tmp_path: Path) -> None:
+def test_single_annotator_gives_labels(tmp_path: Path) -> None:
     labels = read_labels(write(tmp_path, "2\tpositive,neutral", "1\tnegative,negative"))
     assert labels.num_annotators == 1
     assert labels.pairs == {"2": ("positive", "neutral"), "1": ("negative", "negative")}
@@ -33,7 +33,7 @@ def test_the_labels_of_one_annotator_stand_as_they_are(tmp_path: Path) -> None:
         ("positive,negative\tneutral,positive\tneutral,negative", ("neutral", "negative")),
     ],
 )
-def test_two_of_three_annotators_decide_each_label_for_itself(tmp_path: Path, row: str, pair: tuple[str, str]) -> None:
+def test_majority_decides_each_label(tmp_path: Path, row: str, pair: tuple[str, str]) -> None:
     labels = read_labels(write(tmp_path, f"1\t{row}", first=header(3)))
     assert (labels.num_annotators, labels.pairs, labels.undecided) == (3, {"1": pair}, {})
 
@@ -70,7 +70,7 @@ def test_half_is_no_majority(tmp_path: Path, annotators: int, row: str, reason: 
         (2, "2\tneutral,neutral\tpositive,positive", "the labels of 2 in line 2: remove one"),
     ],
 )
-def test_a_bad_row_is_refused_with_its_place(tmp_path: Path, annotators: int, row: str, expected: str) -> None:
+def test_bad_row_names_its_line(tmp_path: Path, annotators: int, row: str, expected: str) -> None:
     good = "\tpositive,positive" * annotators
     path = write(tmp_path, f"2{good}", "", row, f"4{good}", first=header(annotators))
     pattern = f"{LABEL_FILE}, line 4: found {re.escape(repr(row))}, expected .*{re.escape(expected)}"
@@ -78,14 +78,14 @@ def test_a_bad_row_is_refused_with_its_place(tmp_path: Path, annotators: int, ro
         read_labels(path)
 
 
-def test_a_row_that_is_repeated_counts_once(tmp_path: Path) -> None:
+def test_repeated_row_counts_once(tmp_path: Path) -> None:
     undecided, decided = "2\tpositive,neutral\tneutral,neutral", "3\tpositive,neutral\tpositive,neutral"
     labels = read_labels(write(tmp_path, undecided, decided, undecided, decided, decided, first=header(2)))
     assert (labels.pairs, list(labels.undecided)) == ({"3": ("positive", "neutral")}, ["2"])
     assert +labels.variants == {REPEATED: 3}
 
 
-def test_rows_disagree_even_where_neither_has_a_majority(tmp_path: Path) -> None:
+def test_disagreeing_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 3: .* in line 2"):
         read_labels(
             write(
@@ -97,19 +97,19 @@ def test_rows_disagree_even_where_neither_has_a_majority(tmp_path: Path) -> None
         )
 
 
-def test_letter_case_and_spaces_are_read_and_counted(tmp_path: Path) -> None:
+def test_case_and_spaces_are_counted(tmp_path: Path) -> None:
     rows = ["1\tPositive,NEUTRAL", " 2 \t negative , negative ", "3\tneutral,neutral", "3\tNeutral,neutral"]
     labels = read_labels(write(tmp_path, *rows, first="id\tText, Image"))
     assert labels.pairs == {"1": ("positive", "neutral"), "2": ("negative", "negative"), "3": ("neutral", "neutral")}
     assert +labels.variants == {HEADER: 1, RESPELT: 3, REPEATED: 1}
 
 
-def test_a_file_as_the_layout_has_it_has_no_variants(tmp_path: Path) -> None:
+def test_regular_file_has_no_variants(tmp_path: Path) -> None:
     assert not +read_labels(write(tmp_path, "1\tpositive,neutral", "", "2\tneutral,neutral")).variants
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_a_spreadsheets_unicode_text_is_read(tmp_path: Path, encoding: str) -> None:
+def test_spreadsheet_unicode_is_read(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / LABEL_FILE
     path.write_bytes("ID\ttext,image\r\n1\tpositive,neutral\r\n".encode(encoding))
     labels = read_labels(path)
@@ -118,12 +118,12 @@ def test_a_spreadsheets_unicode_text_is_read(tmp_path: Path, encoding: str) -> N
 
 
 @pytest.mark.parametrize("first", ["", "ID", "ID\ttext", "ID\timage,text", "text,image", "ID\ttext,image\tlabel"])
-def test_another_header_is_refused(tmp_path: Path, first: str) -> None:
+def test_other_header_is_refused(tmp_path: Path, first: str) -> None:
     with pytest.raises(UserError, match=r"line 1: found .*, expected the header 'ID\\ttext,image', with a column"):
         read_labels(write(tmp_path, "1\tpositive,positive", first=first))
 
 
-def test_carriage_returns_a_byte_order_mark_and_a_last_tab_do_not_matter(tmp_path: Path) -> None:
+def test_harmless_bytes_do_not_matter(tmp_path: Path) -> None:
     path = tmp_path / LABEL_FILE
     path.write_bytes(b"\xef\xbb\xbfID\ttext,image\t\r\n2\tpositive,neutral\t\r\n")
     labels = read_labels(path)

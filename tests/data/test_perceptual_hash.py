@@ -32,21 +32,21 @@ def distance(first: Image.Image, second: Image.Image) -> int:
     return (hashes[0] ^ hashes[1]).bit_count()
 
 
-def test_a_hash_is_64_bits_in_hexadecimal() -> None:
+def test_hash_has_64_bits() -> None:
     found = perceptual_hash(scene(1))
     assert len(found) == 16
     assert int(found, 16).bit_count() == 32, "half of the frequencies are above their median"
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_scaling_and_compressing_anew_leave_the_looks(seed: int) -> None:
+def test_hash_survives_scaling_and_compression(seed: int) -> None:
     image = scene(seed)
     assert distance(image, image.resize((160, 120))) <= MAX_DISTANCE
     assert distance(image, image.resize((500, 300))) <= MAX_DISTANCE
     assert distance(image, saved(image, 40)) <= MAX_DISTANCE
 
 
-def test_other_pictures_look_otherwise() -> None:
+def test_different_images_have_different_hashes() -> None:
     images = [scene(seed) for seed in range(40)]
     pairs = [(a, b) for place, a in enumerate(images) for b in images[:place]]
     assert min(distance(a, b) for a, b in pairs) > MAX_DISTANCE
@@ -54,7 +54,7 @@ def test_other_pictures_look_otherwise() -> None:
 
 @pytest.mark.parametrize("colour", ["black", "white", "grey", "red"])
 @pytest.mark.parametrize("noise", [0, 2])
-def test_a_picture_of_next_to_one_colour_has_no_hash(colour: str, noise: int) -> None:
+def test_plain_image_has_no_hash(colour: str, noise: int) -> None:
     image = Image.new("RGB", (200, 100), colour)
     rng = random.Random(1)
     if noise:
@@ -63,14 +63,14 @@ def test_a_picture_of_next_to_one_colour_has_no_hash(colour: str, noise: int) ->
     assert perceptual_hash(saved(image, 70)) == ""
 
 
-def test_a_faint_drawing_on_white_has_one() -> None:
+def test_faint_drawing_has_hash() -> None:
     image = Image.new("RGB", (200, 200), "white")
     ImageDraw.Draw(image).rectangle((60, 60, 140, 140), fill=(235, 235, 235))
     assert perceptual_hash(image)
 
 
 @pytest.mark.real_data
-def test_hardly_a_real_picture_is_of_one_colour(real_mvsa: Path) -> None:
+def test_few_real_images_are_plain(real_mvsa: Path) -> None:
     paths = sorted((real_mvsa / "data").glob("*.jpg"))[::10]
     hashes = [perceptual_hash(open_image(path)) for path in paths]
     assert hashes.count("") <= 2

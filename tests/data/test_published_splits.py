@@ -54,39 +54,39 @@ def refused(folder: Path, fold: int | None = None, posts: Sequence[Post] = (*POS
 
 @pytest.mark.parametrize("name", ["{}.txt", "qmf_{}.txt", "deeper/{}.txt"])
 @pytest.mark.parametrize("val", ["val", "dev"])
-def test_three_lists_of_ids_divide_the_posts(write: Write, name: str, val: str) -> None:
+def test_id_lists_divide_posts(write: Write, name: str, val: str) -> None:
     folder = write({"train": LISTS["train"], val: LISTS["val"], "test": LISTS["test"]}, name)
     assert parts(predefined_split([*POSTS, UNLABELLED], folder)) == LISTS
 
 
-def test_the_order_is_that_of_the_posts_and_unnamed_posts_are_in_no_part(write: Write) -> None:
+def test_unlisted_posts_get_no_part(write: Write) -> None:
     part_of = predefined_split(POSTS, write({"train": "210", "val": "543", "test": "876"}))
     assert list(part_of) == list("012345678")
     assert predefined_split(POSTS[::-1], write({})) == part_of
 
 
-def test_blank_lines_spaces_and_a_byte_order_mark_do_not_matter(write: Write) -> None:
+def test_blanks_and_mark_do_not_matter(write: Write) -> None:
     folder = write({"train": ["\ufeff0 ", "", " 1", "2\r"], "val": "345", "test": "678"})
     assert parts(predefined_split(POSTS, folder)) == LISTS
 
 
-def test_a_fold_names_posts_by_lines_of_the_pair_list(folds: Path) -> None:
+def test_fold_refers_to_pair_list(folds: Path) -> None:
     assert folds_in(folds) == [1, 2]
     assert parts(predefined_split(POSTS, folds, 1)) == LISTS
     assert parts(predefined_split(POSTS, folds, 2)) == {"train": "012", "val": "678", "test": "345"}
 
 
-def test_folds_come_in_the_order_of_their_numbers(write: Write) -> None:
+def test_folds_are_in_numeric_order(write: Write) -> None:
     assert folds_in(write({"train_10": "", "train_9": "", "train_x": "", "retrain_3": ""})) == [9, 10]
 
 
-def test_lists_of_ids_and_folds_may_stand_in_one_folder(folds: Path, write: Write) -> None:
+def test_lists_and_folds_share_folder(folds: Path, write: Write) -> None:
     write({"train": "678", "dev": "345", "test": "012"}, "qmf_{}.txt")
     assert parts(predefined_split(POSTS, folds)) == {"train": "678", "val": "345", "test": "012"}
     assert parts(predefined_split(POSTS, folds, 1)) == LISTS
 
 
-def test_a_missing_list_is_named(write: Write, folds: Path, tmp_path: Path) -> None:
+def test_missing_list_is_named(write: Write, folds: Path, tmp_path: Path) -> None:
     assert "holds no list of train (train.txt)" in refused(tmp_path / "nowhere")
     assert "holds no list of test of fold 3 (test_3.txt)" in refused(write({"train_3": "", "val_3": ""}), 3)
     (folds / "valid_pairlist.txt").unlink()
@@ -95,46 +95,46 @@ def test_a_missing_list_is_named(write: Write, folds: Path, tmp_path: Path) -> N
     assert "holds no list of val (val.txt or dev.txt)" in refused(folds)
 
 
-def test_two_lists_of_a_part_are_not_guessed_between(write: Write) -> None:
+def test_two_lists_of_part_are_refused(write: Write) -> None:
     write(LISTS)
     folder = write({"test": "876"}, "other_{}.txt")
     said = refused(folder)
     assert "several lists of test" in said and "other_test.txt" in said
 
 
-def test_an_id_that_is_no_post_is_refused_with_its_number(write: Write) -> None:
+def test_unknown_ids_are_named(write: Write) -> None:
     folder = write({**LISTS, "train": ["0", "1", "2", "777", "778", "779", "780"]})
-    assert refused(folder) == ("of 13 posts in the published lists, `prepare` has not read 4 (777, 778, 779, ...)")
+    assert "4 (777, 778, 779, ...) of 13 posts" in refused(folder)
 
 
-def test_a_post_in_two_parts_is_refused(write: Write) -> None:
+def test_post_in_two_parts_is_refused(write: Write) -> None:
     assert refused(write({**LISTS, "test": "67812"})) == "the published lists have 2 (1, 2) in both train and test"
     assert "in both val and test" in refused(write({**LISTS, "test": "6783"}))
 
 
-def test_posts_that_the_protocol_gives_no_label_are_counted(write: Write) -> None:
+def test_unlabelled_listed_posts_are_counted(write: Write) -> None:
     said = refused(write({**LISTS, "test": ["6", "7", "8", "99"]}))
     assert "1 (99) have no label: set prepare.protocol" in said
 
 
-def test_a_part_that_lacks_a_tone_is_refused(write: Write) -> None:
+def test_part_without_tone_is_refused(write: Write) -> None:
     assert "every tone in train, val, test" in refused(write({**LISTS, "test": "67"}))
 
 
 @pytest.mark.parametrize("line", ["9", "-1", "1.5", "abc", "0,1"])
-def test_a_line_that_is_no_number_of_the_pair_list_is_refused(folds: Path, line: str) -> None:
+def test_bad_line_number_is_refused(folds: Path, line: str) -> None:
     (folds / "splits" / "test_1.txt").write_text(f"2\n{line}\n")
     said = refused(folds, 1)
     assert f"found {line!r}, expected the number of a line of" in said and "0 to 8" in said
 
 
-def test_a_folder_without_folds_says_so(write: Write) -> None:
+def test_folder_without_folds_is_refused(write: Write) -> None:
     with pytest.raises(UserError, match="holds no folds"):
         folds_in(write(LISTS))
 
 
 @pytest.mark.real_data
-def test_the_published_divisions_of_the_real_posts_are_read(real_mvsa: Path) -> None:
+def test_published_splits_of_real_posts(real_mvsa: Path) -> None:
     lists = real_mvsa / "splits"
     qmf = predefined_split(real_posts(real_mvsa, "agreement"), lists)
     assert Counter(qmf.values()) == {"train": 1555, "val": 518, "test": 519}
@@ -148,7 +148,7 @@ def test_the_published_divisions_of_the_real_posts_are_read(real_mvsa: Path) -> 
 
 
 @pytest.mark.real_data
-def test_the_folds_are_of_the_standard_protocol(real_mvsa: Path) -> None:
+def test_folds_need_standard_protocol(real_mvsa: Path) -> None:
     lists = real_mvsa / "splits"
     said = refused(lists, 1, real_posts(real_mvsa, "agreement"))
     assert "1,919 (" in said and "set prepare.protocol" in said

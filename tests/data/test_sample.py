@@ -27,7 +27,7 @@ def labelled(reading: mvsa.LoadedDataset) -> list[Post]:
     return [post for post in reading.posts if post.label]
 
 
-def test_the_committed_sample_is_what_the_generator_makes(repo_root: Path) -> None:
+def test_committed_sample_is_generated(repo_root: Path) -> None:
     root = repo_root / "sample"
     committed = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
     made = make_sample(seed=7)
@@ -39,34 +39,32 @@ def test_another_seed_makes_other_posts() -> None:
     assert make_sample(seed=7) != make_sample(seed=8)
 
 
-def test_it_is_small(repo_root: Path) -> None:
+def test_sample_is_small(repo_root: Path) -> None:
     assert sum(path.stat().st_size for path in (repo_root / "sample").rglob("*") if path.is_file()) < 600_000
 
 
-def test_its_labels_are_unbalanced_and_disagree_as_in_mvsa(reading: mvsa.LoadedDataset) -> None:
+def test_labels_resemble_mvsa(reading: mvsa.LoadedDataset) -> None:
     counts = Counter((post.text_label, post.image_label) for post in reading.posts)
     assert counts == PAIR_COUNTS
     assert len(counts) == 9
     assert sum(bool(post.label) for post in reading.posts) == 105
 
 
-def test_some_captions_are_in_the_old_encoding_and_some_posts_come_twice(
-    repo_root: Path, reading: mvsa.LoadedDataset
-) -> None:
+def test_sample_has_old_encoding_and_copies(repo_root: Path, reading: mvsa.LoadedDataset) -> None:
     assert 10 <= Counter(reading.encodings)[CP1252] <= 40
     pictures = Counter(path.read_bytes() for path in (repo_root / "sample" / "data").glob("*.jpg"))
     assert sum(count - 1 for count in pictures.values()) >= 5
     assert len({post.caption for post in reading.posts}) > 110
 
 
-def test_words_alone_tell_the_tone_mostly(labelled: list[Post]) -> None:
+def test_words_mostly_tell_tone(labelled: list[Post]) -> None:
     classifier = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10, max_iter=1000))
     tones = [post.label for post in labelled]
     accuracy = cross_val_score(classifier, [post.caption for post in labelled], tones, cv=5).mean()
     assert 0.8 < accuracy < 0.98
 
 
-def test_colours_alone_tell_the_tone_mostly(labelled: list[Post]) -> None:
+def test_colours_mostly_tell_tone(labelled: list[Post]) -> None:
     colours_B3 = np.array([np.asarray(images.open_image(post.image)).mean(axis=(0, 1)) for post in labelled])
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=10, max_iter=1000))
     accuracy = cross_val_score(classifier, colours_B3, [post.label for post in labelled], cv=5).mean()

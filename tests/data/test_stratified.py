@@ -29,28 +29,28 @@ def sizes(part_of: dict[str, str]) -> list[int]:
         ((10, 10, 10), 0.2, 0.7, [3, 6, 21]),
     ],
 )
-def test_test_is_rounded_up_and_val_down(
+def test_test_rounds_up_and_val_down(
     counts: tuple[int, int, int], val: float, test: float, expected: list[int]
 ) -> None:
     posts = posts_of(**dict(zip(TONES, counts, strict=True)))
     assert sizes(stratified(posts, val, test, seed=7)) == expected
 
 
-def test_every_part_has_the_tones_in_the_same_shares() -> None:
+def test_parts_have_equal_shares_of_tones() -> None:
     posts = posts_of(negative=100, neutral=50, positive=200)
     part_of = stratified(posts, 0.2, 0.2, seed=1)
     counts = Counter((part_of[post.id], post.label) for post in posts)
     assert [counts["val", tone] for tone in TONES] == [counts["test", tone] for tone in TONES] == [20, 10, 40]
 
 
-def test_only_the_seed_decides_and_not_the_order() -> None:
+def test_split_depends_on_seed_alone() -> None:
     posts = posts_of(negative=30, neutral=20, positive=60)
     shuffled = random.Random(3).sample(posts, len(posts))
     assert stratified(posts, 0.2, 0.2, seed=1) == stratified(shuffled, 0.2, 0.2, seed=1)
     assert stratified(posts, 0.2, 0.2, seed=1) != stratified(posts, 0.2, 0.2, seed=2)
 
 
-def test_posts_without_a_label_get_no_part() -> None:
+def test_unlabelled_posts_get_no_part() -> None:
     posts = [*posts_of(negative=10, neutral=10, positive=10), Post("left out", "", "", "positive", "negative", "", "")]
     part_of = stratified(posts, 0.2, 0.2, seed=1)
     assert len(part_of) == 30
@@ -67,13 +67,13 @@ def test_posts_without_a_label_get_no_part() -> None:
         {},
     ],
 )
-def test_too_few_posts_of_a_tone_are_refused(counts: dict[str, int]) -> None:
+def test_too_few_posts_are_refused(counts: dict[str, int]) -> None:
     with pytest.raises(UserError, match="too few posts to have every tone in train, val, test"):
         stratified(posts_of(**counts), 0.2, 0.2, seed=1)
 
 
 @pytest.mark.real_data
-def test_the_real_posts_are_divided_as_published(real_mvsa: Path) -> None:
+def test_real_posts_match_published_sizes(real_mvsa: Path) -> None:
     pairs = mvsa.survey(mvsa.find_root(real_mvsa)).pairs
     posts = [Post(key, "", "", *pair, label_of("agreement", *pair) or "", "") for key, pair in pairs.items()]
     assert sizes(stratified(posts, 0.2, 0.2, seed=7)) == [1555, 518, 519]

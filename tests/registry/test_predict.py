@@ -32,7 +32,7 @@ def test_each_row_is_answered_or_says_why_not(folder: Path) -> None:
     assert len(answers) == 41
     assert [(place, row["problem"]) for place, row in enumerate(answers) if not row["tone"]] == [
         (20, "the text has 20,000 characters, and 10,000 are allowed"),
-        (21, "the image is not there to be read (No such file or directory)"),
+        (21, "the image cannot be read (No such file or directory)"),
     ]
     assert "happy" in answers[22]["problem"] and answers[22]["tone"] in TONES
     assert "columns that are not read: place" in said and "38 posts with a label" in said
