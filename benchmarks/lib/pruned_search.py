@@ -72,7 +72,7 @@ class ProjectSearch:
             reduction_factor=tune.reduction_factor,
         )
         study = open_study(self.url, plan)
-        study.enqueue_known_good(len(plan.initial_trials))
+        study.enqueue_initial_trials(len(plan.initial_trials))
         return study
 
 

@@ -46,5 +46,5 @@ def trial_seconds(
 def _sync(study: Study, folder: Path, adapters: PendingAdapters) -> MlflowSync:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlruns/mlflow.db"
     tracker = Tracker(study.name)
-    metadata = TrialRunMetadata(study.name, {"stage": "trial"}, dict)
+    metadata = TrialRunMetadata(study.name, {"stage": "trial"}, {})
     return MlflowSync(tracker, tracker.run("study"), metadata, adapters)

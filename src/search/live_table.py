@@ -1,4 +1,4 @@
-"""The trials of a study on a screen, as its storage has them."""
+"""The table of a running study's trials on the screen."""
 
 import sys
 import time
@@ -15,25 +15,26 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-# Lines of a terminal that a board needs besides its trials: title, heads, rules and bar.
+# Lines of a terminal that the table needs besides its rows: title, column names, rules and progress bar.
 _FRAME = 8
 
 
 class LiveTrialTable:
-    """The trials of a study while they run: a table and a bar, or a line for each that ends where nothing may move.
+    """A table with a progress bar on a terminal. Without a terminal: one line for each trial that ends.
 
     Args:
-        title: what is searched.
-        total: the trials that the study is to finish.
-        before: the trials so far; those that have ended are not shown again.
+        title: the table's title.
+        total: the number of trials to finish.
+        before: the trials so far. Ended ones are counted and not shown.
     """
 
     def __init__(self, title: str, total: int, before: Collection[TrialRecord] = ()) -> None:
         self._title = title
         self._total = total
         self._ended = {trial.number for trial in before if trial.state in ENDED}
-        self._done = self._done_before = sum(trial.finished for trial in before)
-        self._rows: dict[int, TrialRecord] = {}
+        self._num_before = sum(trial.finished for trial in before)
+        self._num_finished = self._num_before
+        self._trials: dict[int, TrialRecord] = {}
         self._opened_s = time.monotonic()
         self._live: Live | None = None
 
@@ -51,56 +52,57 @@ class LiveTrialTable:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._live:
             self._live.stop()
-            if self._rows:
-                console(error=False).print(self._table(len(self._rows)))
+            if self._trials:
+                console(error=False).print(self._table(len(self._trials)))
 
     def show(self, trial: TrialRecord) -> None:
-        """Show how a trial stands now."""
+        """Show the state of a trial."""
         if trial.number in self._ended or trial.state == "waiting":
             return
-        self._rows[trial.number] = trial
+        self._trials[trial.number] = trial
         if trial.state in ENDED:
             self._ended.add(trial.number)
-            self._done += trial.finished
+            self._num_finished += trial.finished
             if not self._live:
-                say(f"[{self._done}/{self._total}] {_describe(trial)}")
+                say(f"[{self._num_finished}/{self._total}] {_describe(trial)}")
         self._draw()
 
     def _draw(self) -> None:
         if self._live:
             from rich.console import Group
 
-            rows = max(1, self._live.console.height - _FRAME)
-            self._live.update(Group(self._table(rows), self._bar()), refresh=True)
+            max_rows = max(1, self._live.console.height - _FRAME)
+            self._live.update(Group(self._table(max_rows), self._bar()), refresh=True)
 
-    def _table(self, most_rows: int) -> "Table":
-        rows = list(self._rows.values())[-most_rows:]
-        names = list(dict.fromkeys(name for row in rows for name in row.params))
+    def _table(self, max_rows: int) -> "Table":
+        trials = list(self._trials.values())[-max_rows:]
+        names = list(dict.fromkeys(name for trial in trials for name in trial.params))
         columns = ["trial", "state", *names, "macro-F1", "epochs", "seconds", "reason"]
-        return make_table(self._title, columns, [_board_row(row, names) for row in rows])
+        return make_table(self._title, columns, [_row(trial, names) for trial in trials])
 
     def _bar(self) -> "RenderableType":
         from rich.columns import Columns
         from rich.progress_bar import ProgressBar
 
-        bar = ProgressBar(total=self._total, completed=self._done, width=40)
-        return Columns([bar, f"{self._done}/{self._total} trials{self._time_left()}"])
+        bar = ProgressBar(total=self._total, completed=self._num_finished, width=40)
+        return Columns([bar, f"{self._num_finished}/{self._total} trials{self._time_left()}"])
 
     def _time_left(self) -> str:
-        ended = self._done - self._done_before
-        if not ended or self._done >= self._total:
+        num_finished_here = self._num_finished - self._num_before
+        if not num_finished_here or self._num_finished >= self._total:
             return ""
-        seconds = (time.monotonic() - self._opened_s) / ended * (self._total - self._done)
+        seconds = (time.monotonic() - self._opened_s) / num_finished_here * (self._total - self._num_finished)
         return f", about {seconds / 60:.0f} min left" if seconds > 90 else f", about {seconds:.0f} s left"
 
 
-def _board_row(row: TrialRecord, names: Sequence[str]) -> list[object]:
-    settings = [display_value(row.params[name]) if name in row.params else "" for name in names]
-    seconds = row.seconds or (time.time() - row.began_ms / 1000 if row.began_ms else 0)
-    return [row.number, row.state, *settings, row.value, row.epochs, round(seconds), row.reason]
+def _row(trial: TrialRecord, names: Sequence[str]) -> list[object]:
+    settings = [display_value(trial.params[name]) if name in trial.params else "" for name in names]
+    seconds = trial.seconds or (time.time() - trial.began_ms / 1000 if trial.began_ms else 0)
+    return [trial.number, trial.state, *settings, trial.value, trial.epochs, round(seconds), trial.reason]
 
 
-def _describe(row: TrialRecord) -> str:
-    settings = ", ".join(f"{name} {display_value(value)}" for name, value in row.params.items())
-    score = f"macro-F1 {cell(row.value)}, {row.epochs} epochs, {row.seconds:.1f} s"
-    return f"trial {row.number} {row.state}: {score} ({settings}){f': {row.reason}' if row.reason else ''}"
+def _describe(trial: TrialRecord) -> str:
+    settings = ", ".join(f"{name} {display_value(value)}" for name, value in trial.params.items())
+    score = f"macro-F1 {cell(trial.value)}, {trial.epochs} epochs, {trial.seconds:.1f} s"
+    reason = f": {trial.reason}" if trial.reason else ""
+    return f"trial {trial.number} {trial.state}: {score} ({settings}){reason}"

@@ -1,8 +1,12 @@
-"""What MLflow shows of a study: drawn from the study's storage alone, so it can be drawn again at any time."""
+"""MLflow's runs of a study's trials, written from the study's storage alone.
+
+MLflow is a projection of the storage. Each trial is written from its `TrialRecord`, so a run can be written again at
+any time: after a crash, after an outage of MLflow, or into an empty store.
+"""
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -10,66 +14,67 @@ from typing import Self
 from src.cli.output import warn
 from src.core.errors import UserError
 from src.core.records import Scores
-from src.core.training_config import Setting
 from src.search.adapters import PendingAdapters
 from src.search.trial import ENDED, INTERRUPTED, TrialRecord
 from src.tracking.client import Dataset, Run, Tracker
 from src.tracking.run_logging import log_history, log_scores
 
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
-
-
-# A server that went away is asked again after so long; a request to it may itself take as long.
-_TRY_AGAIN_S = 20.0
+# After a failure MLflow is left alone for so long. A request to an absent server may itself take as long.
+_RETRY_AFTER_S = 20.0
 
 
 @dataclass
 class _SyncedRun:
-    """A trial as MLflow has it: its run, and what is known to be in there."""
+    """The run of a trial, and what is known to be logged there."""
 
     run: Run
     has_settings: bool = False
+    # The number of epochs whose metrics are logged.
     epochs: int = 0
     ended: bool = False
 
 
 @dataclass(frozen=True)
 class TrialRunMetadata:
-    """What every trial's run says besides its own.
+    """What the runs of all trials of a study have in common."""
 
-    Attributes:
-        title: how its pictures are headed.
-        tags: what all trials have in common.
-        settings: all that a trial is trained with, from its own parameters.
-        datasets: what it reads.
-    """
-
+    # The beginning of the plots' titles.
     title: str
     tags: Mapping[str, str]
-    settings: Callable[[Mapping[str, Setting]], Mapping[str, object]]
+    # The settings of every trial's training. A trial's own parameters replace some of them.
+    settings: Mapping[str, object]
     datasets: Sequence[Dataset] = ()
 
 
 class MlflowSync:
-    """Draws trials as runs below the study's. `show` never fails: what MLflow does not take now, it gets later.
+    """Writes trials as child runs of the study's run.
 
-    To be used by one process at a time, and of that by one thread. As a context it ends the study's run, as that itself
-    would, but for a search that MLflow has not seen the end of: that is no failure, and `MlflowSync` says what to do.
+    `show` never fails: a trial that MLflow does not take stays pending and is tried again. As a context, the object
+    ends the study's run. If MLflow is unreachable at the end, the run stays open, and a warning tells the user to run
+    `--sync`.
+
+    Not thread-safe, and for one process at a time. `StudyPoller` calls it in one thread.
 
     Raises:
-        UserError: MLflow does not say what it has.
+        UserError: MLflow does not list the runs that exist.
     """
 
-    def __init__(self, tracker: Tracker, parent: Run, caption: TrialRunMetadata, shelf: PendingAdapters) -> None:
+    def __init__(
+        self, tracker: Tracker, parent: Run, metadata: TrialRunMetadata, pending_adapters: PendingAdapters
+    ) -> None:
         self._tracker = tracker
         self._parent = parent
-        self._caption = caption
-        self.shelf = shelf
+        self._metadata = metadata
+        self.pending_adapters = pending_adapters
+        # Trials with something that MLflow lacks, by number, each in its latest state.
         self._pending: dict[int, TrialRecord] = {}
-        self._try_again_s = 0.0
-        self._shown: dict[int, _SyncedRun] = {}
+        # When MLflow may be asked again (as `time.monotonic` counts); 0 if the last request succeeded.
+        self._retry_at_s = 0.0
+        self._synced: dict[int, _SyncedRun] = {}
         self._load_existing()
-        shelf.tidy(number for number, shown in self._shown.items() if shown.ended)
+        # An earlier process may have been killed between the end of a run and the removal of its adapter.
+        pending_adapters.tidy(number for number, synced in self._synced.items() if synced.ended)
 
     def __enter__(self) -> Self:
         return self
@@ -78,113 +83,129 @@ class MlflowSync:
         try:
             self._parent.__exit__(kind, error, None)
         except UserError:
-            self._try_again_s = math.inf
+            # The search itself is fine, so an unreachable MLflow must not make the command fail.
+            self._retry_at_s = math.inf
         if self.unreachable and error is None:
-            warn("MLflow has not all of this search: once it answers, the same command with --sync brings it there")
+            warn("MLflow lacks a part of this search: run the same command with --sync once MLflow answers")
 
     @property
     def unreachable(self) -> bool:
-        """Whether MLflow did not take what it was given last."""
-        return self._try_again_s > 0
+        """Whether MLflow refused the last request."""
+        return self._retry_at_s > 0
 
     def show(self, trial: TrialRecord) -> None:
-        """Draw how a trial stands now, and what could not be drawn before."""
-        # A trial gets its settings one by one, and then its worker: before that they are not what it will run with.
+        """Write the state of a trial, and all pending ones."""
+        # A trial gets its parameters one by one and then its worker. Before that, its parameters may not be complete,
+        # and MLflow does not let a parameter change.
         if self.has(trial) or (trial.state == "running" and "worker" not in trial.attrs):
             return
         self._pending[trial.number] = trial
-        if time.monotonic() >= self._try_again_s:
-            self._retry_pending(look=self.unreachable)
+        if time.monotonic() >= self._retry_at_s:
+            # After an outage nobody knows which of the last requests were carried out.
+            self._retry_pending(reload=self.unreachable)
 
     def flush(self) -> None:
-        """Draw what could not be drawn before, if MLflow takes it now, and see to it that no trial has two runs."""
-        self._retry_pending(look=True)
+        """Write all pending trials if MLflow takes them now, and remove duplicate runs."""
+        self._retry_pending(reload=True)
 
     def has(self, trial: TrialRecord) -> bool:
-        """Whether MLflow has all that there will ever be of a trial."""
-        return trial.state == "waiting" or (trial.number in self._shown and self._shown[trial.number].ended)
+        """Return whether MLflow has everything about a trial. A waiting trial has no run."""
+        return trial.state == "waiting" or (trial.number in self._synced and self._synced[trial.number].ended)
 
     def require_all(self) -> None:
-        """Refuse if something is missing in MLflow."""
+        """Raise `UserError` if MLflow lacks something."""
         if self._pending:
             raise UserError(
                 f"{len(self._pending)} trials are missing in MLflow, which does not take them now: try again"
             )
 
     def run_id(self, number: int) -> str:
-        """The run of a trial; empty where MLflow has none yet."""
-        return self._shown[number].run.id if number in self._shown else ""
+        """Return the id of a trial's run; empty if MLflow has none yet."""
+        return self._synced[number].run.id if number in self._synced else ""
 
-    def _retry_pending(self, *, look: bool) -> None:
+    def _retry_pending(self, *, reload: bool) -> None:
+        """Write all pending trials. On an error, stop and wait for `_RETRY_AFTER_S`."""
         try:
-            if look:
+            if reload:
                 self._load_existing()
             for number in list(self._pending):
-                # To the end of the queue: a trial that MLflow does not take must not be in the way of the others.
-                trial = self._pending[number] = self._pending.pop(number)
-                self._draw(trial)
+                # The trial moves to the end of the queue first. If MLflow refuses this trial alone, the next try
+                # writes the others.
+                trial = self._pending.pop(number)
+                self._pending[number] = trial
+                self._write(trial)
                 del self._pending[number]
             if self.unreachable:
-                warn("MLflow answers again: what was missing there has been logged")
-            self._try_again_s = 0.0
-        except UserError as refusal:
-            if not self.unreachable:
-                warn(f"{refusal}; the search goes on, and what is missing there is logged later")
-            self._try_again_s = time.monotonic() + _TRY_AGAIN_S
+                warn("MLflow answers again: the missing runs have been logged")
+            self._retry_at_s = 0.0
+        except UserError as error:
+            if not self.unreachable:  # warn once an outage
+                warn(f"{error}; the search goes on, and the missing runs are logged later")
+            self._retry_at_s = time.monotonic() + _RETRY_AFTER_S
 
     def _load_existing(self) -> None:
-        """Find the runs that there are, whoever made them."""
-        mine, found = {shown.run.id: shown for shown in self._shown.values()}, dict[int, _SyncedRun]()
+        """Read the trials' runs from MLflow, and remove duplicates."""
+        known = {synced.run.id: synced for synced in self._synced.values()}
+        runs: dict[int, _SyncedRun] = {}
         for child in self._tracker.children(self._parent.id):
-            number, ended = int(child.tags["trial"]), "state" in child.tags and not child.running
-            # The tag comes last, so a run without it may lack anything; what it has is logged again and kept once.
-            shown = mine.get(child.id) or _SyncedRun(self._tracker.reopen(child.id), ended=ended)
-            if number in found:
-                # MLflow's client asks again where an answer was lost, and the server then makes another run.
-                spare, shown = sorted((found[number], shown), key=lambda each: (each.ended, each.has_settings))
-                self._tracker.remove(spare.run.id)
-            found[number] = shown
-        self._shown = found
+            number = int(child.tags["trial"])
+            # The tag `state` is written last. A run without it may lack anything, and is written again from the start:
+            # MLflow keeps an equal metric or parameter once.
+            ended = "state" in child.tags and not child.running
+            synced = known.get(child.id) or _SyncedRun(self._tracker.reopen(child.id), ended=ended)
+            if number in runs:
+                # MLflow's client repeats a request whose answer was lost, and so can create a run twice.
+                duplicates = [runs[number], synced]
+                duplicates.sort(key=lambda run: (run.ended, run.has_settings))
+                self._tracker.remove(duplicates[0].run.id)
+                synced = duplicates[1]
+            runs[number] = synced
+        self._synced = runs
 
-    def _draw(self, trial: TrialRecord) -> None:
-        shown = self._shown.get(trial.number) or self._begin(trial)
-        if not shown.has_settings:
-            shown.run.inputs(self._caption.datasets)
-            shown.run.json("settings.json", dict(self._caption.settings(trial.params)))
-            # What all trials share is no parameter: only what is searched tells them apart in tables and charts.
-            shown.run.params(trial.params)
-            shown.has_settings = True
-        for row in trial.history[shown.epochs :]:
+    def _write(self, trial: TrialRecord) -> None:
+        """Write what a trial's run lacks. Whatever is cut short is written again by the next call."""
+        synced = self._synced.get(trial.number) or self._create(trial)
+        if not synced.has_settings:
+            synced.run.inputs(self._metadata.datasets)
+            synced.run.json("settings.json", {**self._metadata.settings, **trial.params})
+            # Only searched settings are parameters: the others are equal in all trials, and would hide them in tables.
+            synced.run.params(trial.params)
+            synced.has_settings = True
+        for row in trial.history[synced.epochs :]:
             metrics = {name: value for name, value in row.items() if name not in ("epoch", "at_ms")}
-            shown.run.metrics(metrics, step=int(row["epoch"]), at_ms=int(row["at_ms"]))
-            shown.epochs += 1
+            synced.run.metrics(metrics, step=int(row["epoch"]), at_ms=int(row["at_ms"]))
+            synced.epochs += 1
         if trial.state in ENDED:
-            self._end(shown.run, trial)
-            shown.ended = True
+            self._end(synced.run, trial)
+            synced.ended = True
 
-    def _begin(self, trial: TrialRecord) -> _SyncedRun:
-        tags = {**self._caption.tags, **_tags(trial)}
+    def _create(self, trial: TrialRecord) -> _SyncedRun:
+        tags = {**self._metadata.tags, **_tags(trial)}
         run = self._tracker.run(f"trial {trial.number}", parent=self._parent.id, tags=tags, began_ms=trial.began_ms)
-        self._shown[trial.number] = _SyncedRun(run)
-        return self._shown[trial.number]
+        synced = _SyncedRun(run)
+        self._synced[trial.number] = synced
+        return synced
 
     def _end(self, run: Run, trial: TrialRecord) -> None:
-        title = f"{self._caption.title}, trial {trial.number}"
+        title = f"{self._metadata.title}, trial {trial.number}"
         log_history(run, trial.history, title)
         if trial.outcome:
             scores = Scores(**trial.outcome["scores"])
             log_scores(run, scores, trial.outcome["report"], f"{title}, validation", "best_val", trial.ended_ms)
-            figures = {"best_epoch": trial.outcome["best_epoch"], "parameters": trial.outcome["parameters"]}
-            run.metrics(figures, at_ms=trial.ended_ms)
+            sizes = {"best_epoch": trial.outcome["best_epoch"], "parameters": trial.outcome["parameters"]}
+            run.metrics(sizes, at_ms=trial.ended_ms)
             run.json("adapted_modules.json", trial.outcome["modules"])
-        adapter = self.shelf.find(trial.number)
+        adapter = self.pending_adapters.find(trial.number)
         if adapter:
             run.folder(adapter, "adapter")
-        run.tags({**_tags(trial), "state": INTERRUPTED if trial.cause == INTERRUPTED else trial.state})
+        # The tag `state` and then the status come last, so that they vouch for all the rest (see `_load_existing`).
+        state = INTERRUPTED if trial.cause == INTERRUPTED else trial.state
+        run.tags({**_tags(trial), "state": state})
         run.end(_STATUS[trial.state], trial.ended_ms)
-        self.shelf.remove(trial.number)
+        # Only now is the copy on disk superfluous.
+        self.pending_adapters.remove(trial.number)
 
 
 def _tags(trial: TrialRecord) -> dict[str, object]:
-    own = {"trial": trial.number, "reason": trial.reason, "cause": trial.cause, **trial.attrs}
-    return {name: value for name, value in own.items() if value != ""}
+    tags = {"trial": trial.number, "reason": trial.reason, "cause": trial.cause, **trial.attrs}
+    return {name: value for name, value in tags.items() if value != ""}

@@ -1,4 +1,4 @@
-"""What a study searches, and how: all that a process must know to take part in it."""
+"""Study plans: the space, sampler, pruner and budget of a study, and the name that depends on them."""
 
 import json
 from collections.abc import Mapping
@@ -13,64 +13,67 @@ from src.search.trial import TrialRecord
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPlan:
-    """The plan of one study; it can go to another process.
+    """All that a process must know to take part in a study. A plan can be sent to another process."""
 
-    Attributes:
-        name: the study's name, by `study_name`.
-        space: what each setting may be.
-        known_good: settings tried first, once, however often the study is opened.
-        seed: with it and the trials so far, the next draw is certain.
-        startup_trials: trials before the sampler and the median pruner learn.
-        sampler: what draws settings.
-        pruner: which trials end early.
-        min_epochs: epochs of a trial before it may be pruned, at least 1.
-        max_epochs: epochs of a trial that is not pruned.
-        reduction_factor: of how many trials halving keeps one, at least 2; like `min_epochs` one for a whole study,
-            for Optuna keeps the scores of a rung by its number and not by its epoch.
-        objectives: what is searched for. With several there is no best trial but a front, and none is pruned.
-    """
-
+    # The study's name, from `study_name`.
     name: str
+    # The range of each searched setting.
     space: Space
+    # Settings that are tried first, each once, however often the study is opened.
     initial_trials: tuple[Mapping[str, Setting], ...] = ()
+    # The seed and the earlier trials determine the next draw.
     seed: int
+    # The sampler and the median pruner use the results of trials only after so many.
     startup_trials: int
     sampler: Sampling = "tpe"
     pruner: Pruning
+    # A trial is not pruned before so many epochs, at least 1.
     min_epochs: int
+    # The epochs of a trial that is not pruned.
     max_epochs: int
+    # Halving keeps one trial in so many, at least 2. It is fixed for a study, like `min_epochs`: Optuna stores the
+    # scores at a rung under the rung's number and not under its epoch.
     reduction_factor: int = 3
+    # With several objectives a study has a Pareto front and no best trial, and prunes nothing.
     objectives: tuple[Objective, ...] = ("macro_f1",)
 
     @property
     def single(self) -> bool:
-        """Whether one objective is searched for."""
+        """Whether the study has one objective."""
         return len(self.objectives) == 1
 
 
 def study_name(model: str, scale: str, *digests: str) -> str:
-    """The name of a study: what it searches, and the digests of all that makes its scores comparable."""
+    """Return the name of a study. The digests cover all that makes its scores comparable."""
     return "-".join((model, scale, *digests))
 
 
 def space_digest(space: Space) -> str:
-    """A short digest of a search space: another space is another study, whose trials must not be mixed."""
+    """Return a short digest of a search space, whatever the order of its settings."""
     return digest_of((name, json.dumps(asdict(choice))) for name, choice in space.items())[:8]
 
 
-# Whatever is searched and however: trials under other values of these do not compare, or were not drawn alike.
-_HOW = ("sampler", "pruner", "min_epochs", "reduction_factor", "objectives")
+# Settings of the search that a study keeps. Other values would draw other trials or score them differently.
+_SEARCH_SETTINGS = ("sampler", "pruner", "min_epochs", "reduction_factor", "objectives")
 
 
 def plan_of(params: Params, model: str, facts: Mapping[str, str]) -> StudyPlan:
-    """The plan of the study: other settings, posts, weights, seed or pruning make a study of another name."""
-    tune, space = params.tune, params.space_of(model)
+    """Return the plan of a model's study. Other settings, posts, weights or seeds give a study of another name.
+
+    Args:
+        params: all settings of params.yaml.
+        model: the name in the catalog.
+        facts: the weights and the split, as `facts_of` returns them.
+    """
+    tune = params.tune
+    space = params.space_of(model)
+    training = params.training_config(model)
     rest = [
-        *asdict(params.training_config(model)).items(),
+        *asdict(training).items(),
         ("seed", params.seed),
         ("revision", facts["checkpoint_revision"]),
+        *((name, getattr(tune, name)) for name in _SEARCH_SETTINGS),
     ]
-    rest += [(name, getattr(tune, name)) for name in _HOW]
     digests = (space_digest(space), facts["split_digest"][:8], digest_of([[str(rest)]])[:8])
     return StudyPlan(
         name=study_name(model, params.scale, *digests),
@@ -81,35 +84,41 @@ def plan_of(params: Params, model: str, facts: Mapping[str, str]) -> StudyPlan:
         sampler=tune.sampler,
         pruner=tune.pruner,
         min_epochs=tune.min_epochs,
-        max_epochs=params.training_config(model).epochs,
+        max_epochs=training.epochs,
         reduction_factor=tune.reduction_factor,
         objectives=tune.objectives,
     )
 
 
 def study_config(params: Params, model: str, facts: Mapping[str, str]) -> dict[str, str]:
-    """All that the study's name stands for, in words."""
+    """Return all values that the study's name stands for, by their names."""
     space = {f"space of {name}": json.dumps(asdict(choice)) for name, choice in params.space_of(model).items()}
-    how = {name: str(getattr(params.tune, name)) for name in _HOW}
-    fit = {name: str(value) for name, value in asdict(params.training_config(model)).items()}
-    return {**facts, "seed": str(params.seed), **space, **how, **fit}
+    search = {name: str(getattr(params.tune, name)) for name in _SEARCH_SETTINGS}
+    training = {name: str(value) for name, value in asdict(params.training_config(model)).items()}
+    return {**facts, "seed": str(params.seed), **space, **search, **training}
 
 
-def print_study_changes(name: str, now: Mapping[str, str], before: Mapping[str, Mapping[str, str]]) -> None:
-    """Say, of a study that begins, why none of the earlier ones goes on."""
-    remembered = {study: facts for study, facts in before.items() if facts}
-    if not remembered:
+def print_study_changes(name: str, config: Mapping[str, str], others: Mapping[str, Mapping[str, str]]) -> None:
+    """Print which values differ between a new study and the newest of the others.
+
+    Args:
+        name: the new study.
+        config: its `study_config`.
+        others: the same of earlier studies, the newest last; empty for a study that did not begin.
+    """
+    recorded = {study: earlier for study, earlier in others.items() if earlier}
+    if not recorded:
         return
-    last, facts = list(remembered.items())[-1]
-    changed = [each for each in {**facts, **now} if facts.get(each) != now.get(each)]
-    say(f"A new study, {name}: since {last} these have changed: {', '.join(changed)}. Their trials are not mixed.")
+    last, earlier = list(recorded.items())[-1]
+    changed = [key for key in {**earlier, **config} if earlier.get(key) != config.get(key)]
+    say(f"New study {name}: {', '.join(changed)} changed since {last}. Trials of different studies are not mixed.")
 
 
 def warn_of_other_code(trials: list[TrialRecord], code: str) -> None:
-    """Warn if some trials were trained by other code than there is now."""
+    """Warn if some finished trials were trained by other code than the current one."""
     others = [trial for trial in trials if trial.finished and trial.attrs.get("code", code) != code]
     if others:
         warn(
-            f"{len(others)} finished trials of this study were trained by other code (src/data, learning or models has "
-            "changed): they may not compare. Another seed in params.yaml begins a new study"
+            f"{len(others)} finished trials of this study were trained by other code: what trains or scores in src/ "
+            "has changed, so trials may not compare. To begin a new study, change the seed in params.yaml"
         )

@@ -1,4 +1,4 @@
-"""Showing a study while it runs: its storage is looked at every now and then, and what has changed is shown."""
+"""Polling of a running study: a thread reads its storage and passes changed trials to listeners."""
 
 import logging
 import threading
@@ -10,24 +10,28 @@ from src.core.errors import UserError
 from src.search.trial import TrialRecord
 
 TrialListener = Callable[[TrialRecord], None]
-_LOOK_EVERY_S = 0.5
+_POLL_EVERY_S = 0.5
 _log = logging.getLogger(__name__)
 
 
 class StudyPoller:
-    """Passes every trial that has changed to the views, in a thread of its own and once more when the context ends.
+    """A thread that passes every changed trial to the listeners, and once more when the context ends.
 
-    Whoever runs trials waits for no screen and no server: the storage is the truth, and views may lag. A view that
-    fails is not shown to any more; its error is raised when the context ends, unless another one ends it.
+    The runner must not wait for a screen or a server. The storage is the truth, so listeners may lag behind it.
+    If a listener fails, polling ends. The context then raises the listener's error, unless another error ends it.
+
+    Args:
+        read_trials: returns all trials; `UserError` means that the storage does not answer now.
+        listeners: are called in the thread, with one changed trial at a time.
     """
 
-    def __init__(self, trials: Callable[[], list[TrialRecord]], views: Sequence[TrialListener]) -> None:
-        self._trials = trials
-        self._views = views
+    def __init__(self, read_trials: Callable[[], list[TrialRecord]], listeners: Sequence[TrialListener]) -> None:
+        self._read_trials = read_trials
+        self._listeners = listeners
         self._seen: dict[int, TrialRecord] = {}
-        self._failure: Exception | None = None
+        self._error: Exception | None = None
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="study-poller", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -36,27 +40,28 @@ class StudyPoller:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._done.set()
         self._thread.join()
-        if self._failure is None:
-            self._look()
+        if self._error is None:
+            # The last trials may have ended after the thread's last poll.
+            self._poll()
         elif error is None:
-            raise self._failure
+            raise self._error
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         try:
-            while not self._done.wait(_LOOK_EVERY_S):
-                self._look()
-        except Exception as error:  # noqa: BLE001 # an error in a thread is seen by nobody
-            self._failure = error
+            while not self._done.wait(_POLL_EVERY_S):
+                self._poll()
+        except Exception as error:  # noqa: BLE001 # an error in a thread would be lost: __exit__ raises it
+            self._error = error
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         try:
-            trials = self._trials()
-        except UserError as refusal:
-            # The process that runs trials meets the same and says so.
-            _log.debug("%s", refusal)
+            trials = self._read_trials()
+        except UserError as error:
+            # The runner meets the same error and reports it.
+            _log.debug("%s", error)
             return
         for trial in trials:
             if self._seen.get(trial.number) != trial:
                 self._seen[trial.number] = trial
-                for view in self._views:
-                    view(trial)
+                for listener in self._listeners:
+                    listener(trial)

@@ -1,4 +1,9 @@
-"""Worker pools: the interface, and the pool of one local worker."""
+"""Worker pools: the interface, and the pool of one worker in this process.
+
+Ray Tune is not used. It keeps a state of its own beside Optuna's storage, and a resume would depend on both. It also
+starts trials by itself, while `StudyRunner` queues interrupted trials and initial trials one by one before a worker
+draws. Several processes that call `study.optimize` on one storage have neither.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -10,43 +15,45 @@ W_co = TypeVar("W_co", covariant=True)
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """A worker that died, with whatever it was doing."""
+    """The result of a task whose worker died."""
 
     worker: str
-    why: str
+    # One line from the library that noticed it.
+    reason: str
 
 
 class Worker(Protocol[W_co]):
-    """Does one piece of work after another; `W_co` is what it says of each."""
+    """Runs one task after another. A task takes no input and returns a `W_co`."""
 
     def run_one(self) -> W_co:
-        """Do one piece of work."""
+        """Run one task and return its result."""
 
 
 class WorkerPool(Protocol[W_co]):
-    """Workers that are sent to work, here or on other machines; there are `size` of them."""
+    """Workers in this process, or in other processes and on other machines."""
 
+    # The number of workers.
     size: int
 
     @property
     def busy(self) -> int:
-        """How many are at work."""
+        """The number of workers that run a task."""
 
-    def begin(self) -> None:
-        """Send an idle worker to do one piece of work."""
+    def submit(self) -> None:
+        """Start one task on an idle worker."""
 
-    def next(self, timeout_s: float) -> W_co | WorkerDied | None:
-        """What a worker says that is done, or that one is lost, whichever comes first; None after `timeout_s`."""
+    def wait_any(self, timeout_s: float) -> W_co | WorkerDied | None:
+        """Wait for the next result. Return `WorkerDied` if a worker dies first, or None after `timeout_s`."""
 
     def replace(self, name: str) -> None:
-        """Have another one in the place of a worker that can do no more."""
+        """Replace a worker that can no longer run tasks."""
 
     def close(self) -> None:
-        """End all work at once."""
+        """End all tasks at once."""
 
 
 class LocalWorkerPool:
-    """The one worker of a search without Ray: this process."""
+    """The pool of a search without Ray: one worker in this process."""
 
     size = 1
 
@@ -56,26 +63,26 @@ class LocalWorkerPool:
 
     @property
     def busy(self) -> int:
-        """Whether there is work, as 0 or 1."""
+        """The number of submitted tasks, 0 or 1."""
         return self._busy
 
-    def begin(self) -> None:
-        """Note that there is work, which `next` does."""
+    def submit(self) -> None:
+        """Record that there is a task. `wait_any` runs it."""
         self._busy = 1
 
-    def next(self, timeout_s: float) -> TrialResult:
-        """Do the work, however long it takes."""
-        ended = self._worker.run_one()
+    def wait_any(self, timeout_s: float) -> TrialResult:
+        """Run the task and return its result. `timeout_s` is ignored."""
+        result = self._worker.run_one()
         self._busy = 0
-        return ended
+        return result
 
     def replace(self, name: str) -> None:
-        """Refuse: a process that can train no more has to begin anew."""
+        """Raise `RestartRequired`: the worker is this process."""
         raise RestartRequired
 
     def close(self) -> None:
-        """Nothing is going on."""
+        """Do nothing: no task runs outside of `wait_any`."""
 
 
 class RestartRequired(Exception):
-    """This process can train no more; another one goes on where it ends."""
+    """This process can train no more, and a new process must go on."""

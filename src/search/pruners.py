@@ -1,4 +1,4 @@
-"""When a search gives up on a trial. Optuna's pruners, with epochs counted from 1 as their steps."""
+"""Optuna's pruners, with epochs counted from 1 as their steps."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,26 +15,28 @@ if TYPE_CHECKING:
 class Halving(SuccessiveHalvingPruner):
     """Asynchronous successive halving (L. Li et al., MLSys 2020) among the trials that have not failed.
 
-    Optuna's own lets every trial compete at the rungs it has reached. One that is run again after an interruption
-    would have to beat itself there, which on a GPU, where no two trainings are equal, is a matter of chance.
+    Optuna's pruner compares a trial with every trial that reached the rung, failed ones included. The retry of an
+    interrupted trial would then have to beat the interrupted one. On a GPU, where no two trainings are equal, that
+    would be left to chance.
     """
 
     def prune(self, study: "Study", trial: "FrozenTrial") -> bool:
-        """Whether a trial ends at the rung that it has reached: it is not among the best there."""
+        """Return whether a trial is pruned at the rung that it reached, because others are better there."""
         return super().prune(cast("Study", _StudyWithoutFailures(study)), trial)
 
 
 def pruner_of(plan: StudyPlan) -> BasePruner:
-    """The pruner of a study, whose earliest decision comes right after epoch `min_epochs` of a trial.
+    """Return the pruner of a study. It decides for the first time right after epoch `min_epochs` of a trial.
 
-    `halving` compares trials after `min_epochs` epochs, `reduction_factor` times as many and so on: the best one in so
-    many of those that came as far goes on. `hyperband` (L. Li et al., JMLR 2018) does so in several brackets, of which
-    some begin to compare later. `median` ends a trial whose best epoch so far is below the median of the complete ones
-    at that epoch, once `startup_trials` are complete (Golovin et al., KDD 2017). `none` ends none.
+    `halving` compares trials after `min_epochs` epochs, after `reduction_factor` times as many, and so on. One in
+    `reduction_factor` of the trials that reached the rung goes on. `hyperband` (L. Li et al., JMLR 2018) does so in
+    several brackets, some of which compare later. `median` (Golovin et al., KDD 2017) prunes a trial whose best score
+    so far is below the median of the complete trials at that epoch, once `startup_trials` are complete. `none` prunes
+    nothing.
 
-    Halving spends least: in simulated searches of 30 trials of 9 epochs 75 of 270 epochs, the median pruner 101. Its
-    added regret is 0.1 points of macro-F1 where all settings learn equally fast and 0.7 where some learn late, that of
-    the median pruner 0 and 0.5, where the noise of choosing among the trials alone costs 0.6
+    Halving trains least. In simulated searches of 30 trials of 9 epochs it trains 75 of 270 epochs, and the median
+    pruner 101. Halving adds 0.1 points of macro-F1 to the regret if all settings learn equally fast, and 0.7 if some
+    learn late. The median pruner adds 0 and 0.5. The noise of choosing among the trials alone costs 0.6
     (benchmarks/pruner_simulation.py).
     """
     if not plan.single or plan.pruner == "none":
@@ -43,12 +45,12 @@ def pruner_of(plan: StudyPlan) -> BasePruner:
         return Halving(min_resource=plan.min_epochs, reduction_factor=plan.reduction_factor)
     if plan.pruner == "hyperband":
         return HyperbandPruner(plan.min_epochs, max(plan.min_epochs, plan.max_epochs), plan.reduction_factor)
-    # It may prune at the step equal to its warm-up.
+    # This pruner may already decide at the step that equals `n_warmup_steps`.
     return MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=plan.min_epochs)
 
 
 class _StudyWithoutFailures:
-    """A study as a pruner sees it, less the trials that failed."""
+    """A study whose `get_trials` leaves out failed trials."""
 
     def __init__(self, study: "Study") -> None:
         self._study = study
@@ -57,5 +59,6 @@ class _StudyWithoutFailures:
         return getattr(self._study, name)
 
     def get_trials(self, deepcopy: bool = True) -> "list[FrozenTrial]":
-        found = self._study.get_trials(deepcopy)
-        return [trial for trial in found if trial.state.name != "FAIL" and trial.constraints.get(FITS, 0) <= 0]
+        trials = self._study.get_trials(deepcopy)
+        # Trials with a broken constraint failed too (see `Study.fail`).
+        return [trial for trial in trials if trial.state.name != "FAIL" and trial.constraints.get(FITS, 0) <= 0]

@@ -1,4 +1,4 @@
-"""Workers on the GPUs of a machine or of a cluster, by way of Ray."""
+"""The worker pool on Ray: workers in other processes, on one machine or a cluster."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from src.core.errors import UsageError, UserError
+from src.core.errors import UsageError, UserError, first_line
 from src.search.pool import Worker, WorkerDied
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 W = TypeVar("W")
 _ROOT = Path(__file__).parents[2]
 _log = logging.getLogger(__name__)
-# What workers send home is adapters: megabytes. Ray's own default is a third of the machine's memory.
+# Results of workers are adapters of some megabytes. Ray's default is a third of the machine's memory.
 _OBJECT_STORE_BYTES = 256 * 2**20
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -28,33 +28,30 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where workers run, and the share of each.
+    """A Ray cluster, and the share of each worker."""
 
-    Attributes:
-        host: this machine's address as workers see it.
-        threads: CPUs that a worker computes with.
-        cpus: CPUs that Ray sets aside for a worker: none where nobody else asks for any, and workers may share one.
-        gpus: GPUs that Ray sets aside for a worker, and shows to it.
-    """
-
+    # This machine's address as workers see it.
     host: str
+    # The threads that a worker computes with.
     threads: int
+    # The CPUs that Ray reserves for a worker; 0 on a cluster of our own, where more workers than CPUs may run.
     cpus: int
+    # The GPUs that Ray reserves for a worker and makes visible to it.
     gpus: float
 
 
 @contextmanager
 def cluster(address: str | None, size: int, gpus: float | None, cpus: int | None) -> Iterator[Cluster]:
-    """A Ray cluster for as long as the context lasts: one that runs at `address`, else one of this machine alone.
+    """Connect to a running Ray cluster, or start one on this machine, until the context ends.
 
     Args:
-        address: of a running cluster, such as auto or HOST:6379; None starts one here.
-        size: how many workers it is for.
-        gpus: a worker's share; by default one where the cluster has any.
-        cpus: a worker's share; by default an even share of this machine, and one CPU of a cluster of several.
+        address: a running cluster, such as auto or HOST:6379; None starts one.
+        size: the number of workers.
+        gpus: a worker's share; by default 1 if the cluster has any.
+        cpus: a worker's share; by default an even share of this machine, and 1 on a running cluster.
 
     Raises:
-        UsageError: Ray is not installed, or cannot share GPUs out like that.
+        UsageError: Ray is not installed, or cannot give such shares of a GPU.
         UserError: no cluster answers, or this machine has too few GPUs.
     """
     os.environ.update({key: value for key, value in _QUIET.items() if key not in os.environ})
@@ -62,26 +59,31 @@ def cluster(address: str | None, size: int, gpus: float | None, cpus: int | None
         import ray
     except ImportError as error:
         raise UsageError('several workers need Ray: pip install -r requirements.lock, or ".[cluster]"') from error
-    _start(address)
+    _init_ray(address)
     try:
-        found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        threads = cpus or (1 if address else max(1, int(found.get("CPU", 1)) // size))
+        available: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        threads = cpus or (1 if address else max(1, int(available.get("CPU", 1)) // size))
         shares = Cluster(
             host=ray.util.get_node_ip_address() if address else "127.0.0.1",  # type: ignore[no-untyped-call]
             threads=threads,
             cpus=threads if address else 0,
-            gpus=gpus if gpus is not None else float(min(1, found.get("GPU", 0))),
+            gpus=gpus if gpus is not None else float(min(1, available.get("GPU", 0))),
         )
-        _require_gpus(size, shares.gpus, found.get("GPU", 0), grows=address is not None)
+        require_gpus(size, shares.gpus, available.get("GPU", 0), grows=address is not None)
         yield shares
     finally:
         ray.shutdown()
 
 
 class RayWorkerPool(Generic[W]):
-    """Workers in processes of their own, each made by `make` from its name when it is first sent to work.
+    """Workers in processes of their own.
 
-    A worker that dies is reported as `WorkerDied`, and the next one to be sent takes its place.
+    If a worker dies, `wait_any` returns `WorkerDied` and the next `submit` starts a new worker.
+
+    Args:
+        make: makes a worker from its name. It runs in the worker's process.
+        size: the number of workers.
+        shares: the cluster, and a worker's share of it.
     """
 
     def __init__(self, make: Callable[[str], Worker[W]], size: int, shares: Cluster) -> None:
@@ -89,58 +91,60 @@ class RayWorkerPool(Generic[W]):
         self._make = make
         self._shares = shares
         self._idle: dict[str, Any] = {}
-        self._working: dict[ObjectRef[W], tuple[str, Any]] = {}
+        # The tasks that run, each with the name of its worker and its actor.
+        self._busy: dict[ObjectRef[W], tuple[str, Any]] = {}
         self._num_started = 0
 
     @property
     def busy(self) -> int:
-        """How many are at work."""
-        return len(self._working)
+        """The number of workers that run a task."""
+        return len(self._busy)
 
-    def begin(self) -> None:
-        """Send an idle worker, or a new one, to do one piece of work."""
-        name, seat = self._idle.popitem() if self._idle else self._start_worker()
-        self._working[seat.run_one.remote()] = (name, seat)
+    def submit(self) -> None:
+        """Start one task on an idle worker, or on a new one."""
+        name, actor = self._idle.popitem() if self._idle else self._start_worker()
+        self._busy[actor.run_one.remote()] = (name, actor)
 
-    def next(self, timeout_s: float) -> W | WorkerDied | None:
-        """What a worker says that is done, or that one is lost; None after `timeout_s`.
+    def wait_any(self, timeout_s: float) -> W | WorkerDied | None:
+        """Wait for the next result. Return `WorkerDied` if a worker dies first, or None after `timeout_s`.
 
         Raises:
-            Exception: what a worker raised, such as `UserError`.
+            Exception: a worker raised it, such as `UserError`.
         """
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        ready, _ = ray.wait(list(self._working), timeout=timeout_s)
+        ready, _ = ray.wait(list(self._busy), timeout=timeout_s)
         if not ready:
             return None
-        name, seat = self._working.pop(ready[0])
+        name, actor = self._busy.pop(ready[0])
         try:
-            done: W = ray.get(ready[0])
+            result: W = ray.get(ready[0])
         except RayTaskError as error:
-            # Of what a user can mend, the error itself; of a defect, with Ray's account of where it was.
+            # A user can mend these two, so they are raised as they are. Any other error is a defect, and Ray's wrapper
+            # shows where it was raised.
             raise (error.cause if isinstance(error.cause, UserError | OSError) else error) from None
         except RayError as error:
-            # It may be out of reach and not dead, and must not go on with a trial that another one runs again.
-            ray.kill(seat)
-            return WorkerDied(name, _failure_reason(error))
-        self._idle[name] = seat
-        return done
+            # The worker may be unreachable and alive. It must not finish a trial that another worker runs again.
+            ray.kill(actor)
+            return WorkerDied(name, first_line(error))
+        self._idle[name] = actor
+        return result
 
     def replace(self, name: str) -> None:
-        """Dismiss a worker that can do no more; the next one to be sent takes its place."""
+        """End an idle worker. The next `submit` starts a new one."""
         import ray
 
         ray.kill(self._idle.pop(name))
 
     def close(self) -> None:
-        """End all work at once."""
+        """End all workers at once."""
         import ray
 
-        for _, seat in [*self._idle.items(), *self._working.values()]:
-            ray.kill(seat)
+        for _, actor in [*self._idle.items(), *self._busy.values()]:
+            ray.kill(actor)
         self._idle.clear()
-        self._working.clear()
+        self._busy.clear()
 
     def _start_worker(self) -> tuple[str, Any]:
         import ray
@@ -149,12 +153,14 @@ class RayWorkerPool(Generic[W]):
         name = f"worker-{self._num_started}"
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {"OMP_NUM_THREADS": str(self._shares.threads), "PYTHONPATH": os.pathsep.join(paths)}
-        actor = ray.remote(num_cpus=self._shares.cpus, num_gpus=self._shares.gpus, max_restarts=0)(_WorkerActor)
-        return name, actor.options(runtime_env={"env_vars": environment}).remote(self._make, name, str(Path.cwd()))
+        actor_class = ray.remote(num_cpus=self._shares.cpus, num_gpus=self._shares.gpus, max_restarts=0)(_WorkerActor)
+        return name, actor_class.options(runtime_env={"env_vars": environment}).remote(
+            self._make, name, str(Path.cwd())
+        )
 
 
 class _WorkerActor(Generic[W]):
-    """A worker's process."""
+    """A worker in a process of Ray's."""
 
     def __init__(self, make: Callable[[str], Worker[W]], name: str, root: str) -> None:
         os.chdir(root)
@@ -163,36 +169,36 @@ class _WorkerActor(Generic[W]):
         self._worker: Worker[W] | None = None
 
     def run_one(self) -> W:
-        # Made late, so that what it refuses is an answer and not a death.
+        # Made here and not in __init__: an error then is the result of a task, and does not kill the actor.
         self._worker = self._worker or self._make(self._name)
         return self._worker.run_one()
 
 
-def _start(address: str | None) -> None:
+def _init_ray(address: str | None) -> None:
     import ray
 
-    # Said aloud, for without an address Ray would join whatever cluster it finds.
+    # Without the address "local" Ray would join any cluster that it finds.
     own = {"address": "local", "include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     options: dict[str, Any] = {"address": address} if address else own
     try:
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         where = f"at {address}" if address else "on this machine"
-        raise UserError(f"no Ray cluster {where}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"no Ray cluster {where}: {first_line(error)}") from error
 
 
-def _require_gpus(size: int, share: float, found: float, *, grows: bool) -> None:
+def require_gpus(size: int, share: float, available: float, *, grows: bool) -> None:
+    """Check that a cluster has enough GPUs. A cluster that `grows` (by an autoscaler) may get them later.
+
+    Raises:
+        UsageError: Ray cannot reserve such a share.
+        UserError: there are too few GPUs, and the cluster does not grow.
+    """
     if share > 1 and share % 1:
         raise UsageError(f"--gpus-per-trial {share:g}: a share of more than one GPU must be a whole number")
-    if size * share <= found:
+    if size * share <= available:
         return
-    lacking = f"{size} workers with {share:g} GPUs each need {size * share:g}, and there are {found:g}"
+    lack = f"{size} workers with {share:g} GPUs each need {size * share:g}, and there are {available:g}"
     if not grows:
-        raise UserError(f"{lacking}: fewer --workers, or less --gpus-per-trial")
-    # A cluster with an autoscaler gets them.
-    _log.warning("%s: some wait until the cluster has more", lacking)
-
-
-def _failure_reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+        raise UserError(f"{lack}: fewer --workers, or less --gpus-per-trial")
+    _log.warning("%s: some wait until the cluster has more", lack)

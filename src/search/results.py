@@ -1,11 +1,12 @@
-"""What a search has found, for the stages after it and for MLflow."""
+"""Results of a search: the stage's files, the summary on the study's MLflow run, and the lines that `tune` prints."""
 
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from src.cli.output import say, warn
+from src.cli.output import warn
 from src.core.config import Range, TuneParams
 from src.core.errors import UserError
 from src.core.files import DECIMALS, write_bytes, write_table
@@ -15,76 +16,142 @@ from src.core.training_config import display_value
 from src.search.mlflow_sync import MlflowSync
 from src.search.plan import StudyPlan
 from src.search.study import Study
-from src.search.study_analysis import figures, importances
+from src.search.study_analysis import importances, plots
 from src.search.trial import ENDED, TrialRecord
+from src.tracking.addresses import without_password
 from src.tracking.client import Run
 from src.tracking.markdown import model_link, run_link, table
 from src.tracking.ui_views import view_address
 
 
-def conclude(model: str, study: Study, mirror: MlflowSync, parent: Run, total: int) -> TrialRecord:
-    """Write outputs/tune/MODEL and log it with the study's run, if MLflow answers; returns the best trial.
+@dataclass(frozen=True)
+class SearchResult:
+    """The result of a search that was asked for `total` finished trials."""
+
+    model: str
+    plan: StudyPlan
+    total: int
+    # The first `total` finished trials, or fewer after the time budget was over.
+    finished: Sequence[TrialRecord]
+    best: TrialRecord
+    # What all trials of the study cost, later ones included.
+    cost: SearchSummary
+
+    def lines(self, usual: TuneParams, storage: str | None = None) -> list[str]:
+        """Return the lines to print: the best trial, the cost, the Pareto front, and the commands that go on.
+
+        Args:
+            usual: the search of params.yaml. What differs from it must stand in the command for `dvc`.
+            storage: the storage if `--storage` named it. `dvc` passes it on in the environment only.
+        """
+        folder = stage_folder("tune", self.model)
+        settings = ", ".join(f"{name} {display_value(value)}" for name, value in self.best.params.items())
+        lines = [
+            f"{self.model}: best of {len(self.finished)} trials is trial {self.best.number}: "
+            f"validation macro-F1 {self.best.value:.4f} with {settings}",
+            _describe_cost(self.cost),
+        ]
+        if not self.plan.single:
+            for trial in front(self.finished):
+                size = f"{trial.outcome['parameters']:,} parameters"
+                lines.append(f"On the front: trial {trial.number}, macro-F1 {trial.value:.4f}, {size}")
+        lines.append(f"Look: `make ui`, experiment mvsa-{self.model}. Table: {folder / TRIALS_FILE}")
+        command = self._dvc_command(usual, storage)
+        if command != "dvc exp run":
+            lines.append(f"To train and register it: `{command}` (no trial is run again)")
+        return lines
+
+    def _dvc_command(self, usual: TuneParams, storage: str | None) -> str:
+        searched = {"trials": self.total, "sampler": self.plan.sampler, "pruner": self.plan.pruner}
+        words = ["dvc exp run"]
+        words += [f"-S tune.{name}={value}" for name, value in searched.items() if value != getattr(usual, name)]
+        if storage:
+            words.insert(0, f"MVSA_STORAGE={shlex.quote(without_password(storage, storage))}")
+        return " ".join(words)
+
+
+def conclude(model: str, study: Study, sync: MlflowSync, parent: Run, total: int) -> SearchResult:
+    """Write the stage's files, and log them to the study's run if MLflow answers.
 
     Raises:
         UserError: no trial is complete.
     """
     best = study.best(total)
     finished = study.finished()[:total]
+    result = SearchResult(model, study.plan, total, finished, best, _summary(study.plan, study.trials()))
+    # Later trials are left out of the files, so that these depend on the budget and not on what ran later.
     ended = [trial for trial in study.trials() if trial.state in ENDED and trial.number <= finished[-1].number]
     folder = stage_folder("tune", model)
-    _best(study, finished, best).write(folder / BEST_FILE)
-    replace(_spent(study.plan, ended), importances=_importances(study)).write(folder / SEARCH_FILE)
+    _best_trial(study, finished, best).write(folder / BEST_FILE)
+    replace(_summary(study.plan, ended), importances=_importances(study)).write(folder / SEARCH_FILE)
     write_table(folder / TRIALS_FILE, [_row(trial) for trial in finished])
-    for old in folder.glob("*.png"):  # of a study with other pictures
-        old.unlink()
-    for name, png in figures(study.raw, study.plan.space).items():
+    for path in folder.glob("*.png"):  # an earlier study may have had other plots
+        path.unlink()
+    for name, png in plots(study.raw, study.plan.space).items():
         write_bytes(folder / f"{name}.png", png)
-    if not mirror.unreachable:
+    if not sync.unreachable:
         try:
-            _log(model, study, mirror, parent, finished, best)
-        except UserError as refusal:
-            warn(f"{refusal}; the same command with --sync logs what is missing")
-    return best
-
-
-def _log(
-    model: str, study: Study, mirror: MlflowSync, parent: Run, finished: Sequence[TrialRecord], best: TrialRecord
-) -> None:
-    parent.metrics({"best_val_macro_f1": best.value or 0.0, "trials": len(finished)})
-    parent.tags({"best_trial": best.number, "best_run": mirror.run_id(best.number)})
-    parent.folder(stage_folder("tune", model), "search")
-    note = study_note(model, study.plan, finished, mirror.run_id, parent.experiment_id())
-    parent.section("The search", f"{note}\n\n{_trained(study)}.")
-
-
-def tell_best(model: str, study: Study, best: TrialRecord, total: int, usual: TuneParams) -> None:
-    """Say what came of a search, and what to do with it where `usual`, that of params.yaml, was overridden."""
-    chosen = ", ".join(f"{name} {display_value(value)}" for name, value in best.params.items())
-    count = len(study.finished()[:total])
-    say(f"{model}: best of {count} trials is trial {best.number}: validation macro-F1 {best.value:.4f} with {chosen}")
-    say(_trained(study))
-    for trial in [] if study.plan.single else front(study.finished()[:total]):
-        size = f"{trial.outcome['parameters']:,} parameters"
-        say(f"On the front: trial {trial.number}, macro-F1 {trial.value:.4f}, {size}")
-    say(f"Look: `make ui`, experiment mvsa-{model}. Table: {stage_folder('tune', model) / TRIALS_FILE}")
-    searched = {"trials": total, "sampler": study.plan.sampler, "pruner": study.plan.pruner}
-    changed = {name: value for name, value in searched.items() if value != getattr(usual, name)}
-    if changed:
-        overrides = " ".join(f"-S tune.{name}={value}" for name, value in changed.items())
-        say(f"To train and register it: `dvc exp run {overrides}` (no trial is run again)")
+            _log(result, sync, parent)
+        except UserError as error:
+            warn(f"{error}; run the same command with --sync to log what is missing")
+    return result
 
 
 def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials that no other beats in both macro-F1 and number of parameters, the smallest first."""
-    found: list[TrialRecord] = []
-    complete = [trial for trial in trials if trial.state == "complete"]
-    for trial in sorted(complete, key=lambda each: (each.outcome["parameters"], -(each.value or 0))):
-        if not found or (trial.value or 0) > (found[-1].value or 0):
-            found.append(trial)
-    return found
+    """Return the Pareto front of macro-F1 and number of parameters among complete trials, the smallest first."""
+    by_size = sorted(
+        (trial for trial in trials if trial.state == "complete"),
+        key=lambda trial: (trial.outcome["parameters"], -(trial.value or 0)),
+    )
+    best: list[TrialRecord] = []
+    for trial in by_size:
+        if not best or (trial.value or 0) > (best[-1].value or 0):
+            best.append(trial)
+    return best
 
 
-def _best(study: Study, finished: Sequence[TrialRecord], best: TrialRecord) -> BestTrial:
+def study_summary(
+    model: str, plan: StudyPlan, finished: Sequence[TrialRecord], run_id: Callable[[int], str], experiment_id: str
+) -> str:
+    """Return the summary of a search in Markdown. At least one trial must be complete.
+
+    Args:
+        model: the name in the catalog.
+        plan: the study's plan.
+        finished: the trials that count.
+        run_id: returns the id of a trial's run; empty if MLflow has none.
+        experiment_id: the model's experiment.
+    """
+    first, *others = sorted(
+        (trial for trial in finished if trial.state == "complete"),
+        key=lambda trial: (-(trial.value or 0.0), trial.number),
+    )
+
+    def link(trial: TrialRecord) -> str:
+        return run_link(f"trial {trial.number}", run_id(trial.number))
+
+    lead = f"Best of {len(finished)} trials: **{link(first)}**, validation macro-F1 **{first.value:.4f}**"
+    if others:
+        lead += f", {(first.value or 0.0) - (others[0].value or 0.0):.4f} above the next, {link(others[0])}"
+    links = [
+        f"[All trials, the best first]({view_address(experiment_id)})",
+        f"[as a chart]({view_address(experiment_id, charts=True)})",
+        model_link("registered versions", f"mvsa-{model}"),
+    ]
+    where = f"{' · '.join(links)}. The artifacts in `search` hold plots of the search and `{TRIALS_FILE}`."
+    return f"{lead}.\n\n{_settings_table(plan, first)}\n\n{where}"
+
+
+def _log(result: SearchResult, sync: MlflowSync, parent: Run) -> None:
+    best = result.best
+    parent.metrics({"best_val_macro_f1": best.value or 0.0, "trials": len(result.finished)})
+    parent.tags({"best_trial": best.number, "best_run": sync.run_id(best.number)})
+    parent.folder(stage_folder("tune", result.model), "search")
+    summary = study_summary(result.model, result.plan, result.finished, sync.run_id, parent.experiment_id())
+    parent.section("The search", f"{summary}\n\n{_describe_cost(result.cost)}.")
+
+
+def _best_trial(study: Study, finished: Sequence[TrialRecord], best: TrialRecord) -> BestTrial:
     assert best.value is not None
     return BestTrial(
         study=study.name,
@@ -97,83 +164,56 @@ def _best(study: Study, finished: Sequence[TrialRecord], best: TrialRecord) -> B
 
 
 def _importances(study: Study) -> dict[str, float]:
-    # Rounded here: under the name of a setting, a file keeps numbers as they are.
+    # `write_json` does not round numbers under the names of settings, because there they are usually settings.
     return {name: round(share, DECIMALS) for name, share in importances(study.raw, study.plan.space).items()}
 
 
-def _spent(plan: StudyPlan, trials: Sequence[TrialRecord]) -> SearchSummary:
-    """How the trials ended, and what pruning has saved: a pruned trial might have run to its last epoch."""
+def _summary(plan: StudyPlan, trials: Sequence[TrialRecord]) -> SearchSummary:
+    """Return how trials ended and how many epochs they took, without importances."""
     states = Counter(trial.state for trial in trials)
-    unpruned = sum(plan.max_epochs if trial.state == "pruned" else trial.epochs for trial in trials)
     return SearchSummary(
         finished=sum(trial.finished for trial in trials),
         pruned=states["pruned"],
         failed=states["failed"],
         reasons=dict(Counter(trial.cause or trial.reason for trial in trials if trial.state == "failed")),
         epochs=sum(trial.epochs for trial in trials),
-        epochs_unpruned=unpruned,
+        # Without pruning, a pruned trial might have run to its last epoch.
+        epochs_unpruned=sum(plan.max_epochs if trial.state == "pruned" else trial.epochs for trial in trials),
         importances={},
     )
 
 
-def _trained(study: Study) -> str:
-    spent = _spent(study.plan, study.trials())
-    return f"{spent.epochs} epochs trained, {spent.epochs_unpruned} had no trial been pruned; {_ends(spent)}"
-
-
-def _ends(spent: SearchSummary) -> str:
-    causes = ", ".join(f"{count} × {cause}" for cause, count in spent.reasons.items())
-    return f"{spent.pruned} trials pruned, {spent.failed} failed{f' ({causes})' if causes else ''}"
+def _describe_cost(cost: SearchSummary) -> str:
+    causes = ", ".join(f"{count} × {cause}" for cause, count in cost.reasons.items())
+    ends = f"{cost.pruned} trials pruned, {cost.failed} failed{f' ({causes})' if causes else ''}"
+    return f"{cost.epochs} epochs trained, {cost.epochs_unpruned} had no trial been pruned; {ends}"
 
 
 def _row(trial: TrialRecord) -> dict[str, Any]:
-    size = {"parameters": trial.outcome.get("parameters")}
-    outcome = {"number": trial.number, "state": trial.state, "val_macro_f1": trial.value, "epochs": trial.epochs}
-    return {**outcome, **trial.params, **size}
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "val_macro_f1": trial.value,
+        "epochs": trial.epochs,
+        **trial.params,
+        "parameters": trial.outcome.get("parameters"),
+    }
 
 
-def study_note(
-    model: str, plan: StudyPlan, finished: Sequence[TrialRecord], run_id: Callable[[int], str], experiment_id: str
-) -> str:
-    """The note in Markdown; `run_id` gives a trial's run, and one of the trials is complete."""
-    first, *others = sorted(
-        (trial for trial in finished if trial.state == "complete"),
-        key=lambda trial: (-(trial.value or 0.0), trial.number),
-    )
-
-    def link(trial: TrialRecord) -> str:
-        return run_link(f"trial {trial.number}", run_id(trial.number))
-
-    lead = f"Best of {len(finished)} trials: **{link(first)}**, validation macro-F1 **{first.value:.4f}**"
-    if others:
-        lead += f", {(first.value or 0.0) - (others[0].value or 0.0):.4f} above the next, {link(others[0])}"
-    return f"{lead}.\n\n{_settings(plan, first)}\n\n{_where_to_look(model, experiment_id)}"
-
-
-def _settings(plan: StudyPlan, best: TrialRecord) -> str:
+def _settings_table(plan: StudyPlan, best: TrialRecord) -> str:
     rows = [
-        {"setting": name, "searched": _words(choice), f"trial {best.number}": _chosen(best, name)}
+        {
+            "setting": name,
+            "searched": _describe_range(choice),
+            # A trial may lack a setting that was added to the space by hand.
+            f"trial {best.number}": display_value(best.params[name]) if name in best.params else "",
+        }
         for name, choice in plan.space.items()
     ]
     return table(rows)
 
 
-def _chosen(best: TrialRecord, name: str) -> str:
-    """Empty where the trial was drawn without this setting."""
-    return display_value(best.params[name]) if name in best.params else ""
-
-
-def _where_to_look(model: str, experiment_id: str) -> str:
-    links = [
-        f"[All trials, the best first]({view_address(experiment_id)})",
-        f"[as a chart]({view_address(experiment_id, charts=True)})",
-        model_link("registered versions", f"mvsa-{model}"),
-    ]
-    return f"{' · '.join(links)}. Pictures of the search and `trials.csv` are among the artifacts, in `search`."
-
-
-def _words(choice: Range) -> str:
-    """What a setting may be."""
+def _describe_range(choice: Range) -> str:
     listed = choice.listed()
     if listed is not None:
         return ", ".join(map(display_value, listed))

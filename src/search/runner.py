@@ -1,4 +1,4 @@
-"""Sending workers to run trials until a study has as many as it is to have, whatever goes wrong on the way."""
+"""The runner of a study: it sends workers until the wanted number of trials is finished."""
 
 import time
 from collections import Counter
@@ -12,98 +12,109 @@ from src.search.study import Study
 from src.search.worker import TrialResult
 from src.training.failures import Failure
 
-# As many failures for one cause in a row mean that the next trial would fail as well.
+# After so many failures in a row with one cause, the next trial would fail as well.
 MOST_FAILURES = 3
-
-
-# Settings that killed as many workers are not run again.
+# Settings that killed so many workers are not run again.
 MOST_DEATHS = 3
-
-
-_LOOK_EVERY_S = 0.5
+# Waiting is cut short this often, so that a signal or the deadline is noticed.
+_WAIT_S = 0.5
 
 
 @dataclass
 class StudyRunner:
-    """Runs trials of a study by a crew.
+    """Runs trials of one study on a worker pool.
 
-    `deadline_s`, as `time.time` counts, is when no trial is begun any more. `causes` are those of the failures in a
-    row that came last.
+    The runner ends trials in the study and queues settings. Workers draw trials and report epochs. A trial that is
+    RUNNING in the storage without a busy worker is therefore an interrupted one.
     """
 
     study: Study
-    crew: WorkerPool[TrialResult]
-    shelf: PendingAdapters
+    pool: WorkerPool[TrialResult]
+    pending_adapters: PendingAdapters
     stop: StopSignal
+    # No trial begins after this time (seconds, as `time.time` counts).
     deadline_s: float | None = None
-    causes: list[str] = field(default_factory=list)
+    # The causes of the latest failures in a row, all equal. It is changed in place: a process that must be replaced
+    # hands the list on.
+    failure_causes: list[str] = field(default_factory=list)
+    # Killed workers by the settings that they ran.
     _deaths: Counter[str] = field(default_factory=Counter)
 
     def run(self, total: int) -> None:
-        """Run trials until `total` are finished, or the time is over.
+        """Run trials until `total` are finished, or the deadline has passed and no worker is busy.
 
         Raises:
-            StopRequested: a signal came; the trials that ran are queued again.
-            UserError: trial after trial fails for the same cause, or the storage of studies stays away.
-            RestartRequired: what the process needs to train is broken.
+            StopRequested: a signal came; the settings of the running trials are queued again.
+            UserError: trial after trial fails with one cause, or the storage does not answer.
+            RestartRequired: this process cannot train any more.
         """
+        # A killed runner left trials RUNNING. Nobody runs them now, because the caller holds the study's lock.
         self.study.recover()
         try:
-            while self._send(total):
+            while self._submit_missing(total):
                 self.stop.check()
-                self._hear(self.crew.next(_LOOK_EVERY_S))
+                result = self.pool.wait_any(_WAIT_S)
+                if isinstance(result, TrialResult):
+                    self._finish(result)
+                elif isinstance(result, WorkerDied):
+                    self._handle_death(result)
         finally:
-            self.crew.close()
+            # Also after an error: workers end first, so that no trial is recovered while it still runs.
+            self.pool.close()
             self.study.recover()
 
-    def _send(self, total: int) -> bool:
-        """Send workers for the trials that are missing; whether any is at work."""
-        over = self.deadline_s is not None and time.time() >= self.deadline_s
-        missing = 0 if over else self.study.remaining(total)
-        if missing and not self.crew.busy:
-            # Drawn by nobody: by a worker that lost its storage between drawing a trial and hearing of it.
+    def _submit_missing(self, total: int) -> bool:
+        """Submit tasks for missing trials. Return whether a worker is busy."""
+        is_over = self.deadline_s is not None and time.time() >= self.deadline_s
+        # `remaining` counts finished trials only. So a failed trial is made up for by another one.
+        missing = 0 if is_over else self.study.remaining(total)
+        if missing and not self.pool.busy:
+            # A worker that lost the storage right after `ask` left a RUNNING trial whose number nobody knows.
             self.study.recover()
-        while self.crew.busy < min(self.crew.size, missing):
-            # Those at work that have not drawn yet, and the one that is sent now.
-            self.study.enqueue_known_good(self.crew.busy - self.study.num_running() + 1)
-            self.crew.begin()
-        return self.crew.busy > 0
+        # At most `missing` workers are busy, so no trial is begun in vain.
+        while self.pool.busy < min(self.pool.size, missing):
+            # Busy workers that have not drawn yet take from the same queue as the worker that starts now.
+            num_drawing = self.pool.busy - self.study.num_running() + 1
+            self.study.enqueue_initial_trials(num_drawing)
+            self.pool.submit()
+        return self.pool.busy > 0
 
-    def _hear(self, news: TrialResult | WorkerDied | None) -> None:
-        if isinstance(news, TrialResult):
-            self._end(news)
-        elif isinstance(news, WorkerDied):
-            self._replace(news)
-
-    def _end(self, ended: TrialResult) -> None:
-        if ended.adapter:
-            # Before the study is told: a finished trial has its adapter, whatever dies meanwhile.
-            self.shelf.put(ended.number, ended.adapter)
-        if ended.state == "complete":
-            self.study.tell(ended.number, *ended.values)
-        elif ended.state == "pruned":
-            self.study.prune(ended.number)
+    def _finish(self, result: TrialResult) -> None:
+        """End a trial in the study, after its adapter is on disk."""
+        if result.adapter:
+            # This order matters: if the process dies in between, the trial is run again. The other order would leave
+            # a finished trial without an adapter.
+            self.pending_adapters.put(result.number, result.adapter)
+        if result.state == "complete":
+            self.study.tell(result.number, *result.values)
+        elif result.state == "pruned":
+            self.study.prune(result.number)
         else:
-            self.study.fail(ended.number)
-        self._count(ended.failure)
-        if ended.failure and ended.failure.fatal:
-            self.crew.replace(ended.worker)
+            self.study.fail(result.number)
+        self._check_failures(result.failure)
+        if result.failure and result.failure.fatal:
+            self.pool.replace(result.worker)
 
-    def _replace(self, lost: WorkerDied) -> None:
-        for trial in self.study.running(lost.worker):
-            self._deaths[str(trial.params)] += 1
-            if self._deaths[str(trial.params)] >= MOST_DEATHS:
-                self.study.fail(
-                    trial.number, f"{MOST_DEATHS} workers died of it, for lack of memory perhaps: {lost.why}"
-                )
-        self.study.recover(lost.worker)
-        self._count(Failure("a worker died", lost.why))
+    def _handle_death(self, death: WorkerDied) -> None:
+        """Queue the settings of a dead worker's trial again, unless they have killed too many workers."""
+        for trial in self.study.running(death.worker):
+            settings = str(trial.params)
+            self._deaths[settings] += 1
+            if self._deaths[settings] >= MOST_DEATHS:
+                reason = f"{MOST_DEATHS} workers died of these settings, perhaps for lack of memory: {death.reason}"
+                self.study.fail(trial.number, reason)
+        self.study.recover(death.worker)
+        # Deaths of workers count as failures too: a node that kills every worker must end the search.
+        self._check_failures(Failure("a worker died", death.reason))
 
-    def _count(self, failure: Failure | None) -> None:
+    def _check_failures(self, failure: Failure | None) -> None:
+        """Raise `UserError` after `MOST_FAILURES` failures in a row with one cause."""
         if failure is None:
-            self.causes.clear()
+            self.failure_causes.clear()
             return
-        self.causes = [*(cause for cause in self.causes if cause == failure.cause), failure.cause]
-        if len(self.causes) >= MOST_FAILURES:
+        if failure.cause not in self.failure_causes:
+            self.failure_causes.clear()
+        self.failure_causes.append(failure.cause)
+        if len(self.failure_causes) >= MOST_FAILURES:
             cause = failure.cause if failure.cause == failure.reason else f"{failure.cause} ({failure.reason})"
             raise UserError(f"{MOST_FAILURES} trials in a row failed for the same cause: {cause}")

@@ -1,9 +1,9 @@
-"""What draws the settings of a trial, and how they stand in Optuna's storage.
+"""Samplers, and the form of settings in Optuna's storage.
 
-The storage has the names and values that people see. A power of two is one of a list there, a `rank` of 1, 2, 4, 8 or
-16, so that no tool that reads or fills the storage takes a rank of 3 for possible. Optuna's samplers take a list for
-unordered, however, and so they see an exponent in its place (`on_even_scales`). Without that the regret of 30 trials
-by TPE rises from 0.6 to 0.9 points of a synthetic macro-F1 (0.33 ± 0.10 over 100 searches).
+The storage holds the names and values that people see. It stores a power of two as one of a list: a `rank` of 1, 2, 4,
+8 or 16. So no tool that reads or fills the storage takes a rank of 3 for possible. Optuna's samplers, however, treat a
+list as unordered. They therefore see a study with exponents instead (`on_even_scales`). Without it the regret of 30
+trials by TPE rises from 0.6 to 0.9 points of a synthetic macro-F1 (by 0.33 ± 0.10 over 100 searches).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from optuna.study import StudyDirection
     from optuna.trial import FrozenTrial
 
-# The states of trials whose settings are known and whose scores are, or will be.
+# The states of trials that samplers learn from. Failed trials have no score.
 _BEGUN = ("RUNNING", "COMPLETE", "PRUNED")
 
 
 class SeededByTrialSampler(BaseSampler):
-    """A sampler whose draws depend on a trial's place in the study, and on no process.
+    """A sampler that is seeded for each draw by the trial's place in the study.
 
-    A sampler's own generator starts anew with each process and would repeat its draws after a resume (optuna issue
-    3255), and those of its neighbours in a search by many. Seeding each draw by the trial's place gives the trials of
-    a study that was never interrupted; a trial run again has the place of the one that it replaces.
+    A sampler's generator starts anew in each process. It would repeat its draws after a resume (optuna issue 3255) and
+    in every worker. Seeded by place, a resumed study draws the trials of a study that was never interrupted. A retry
+    has the place of the trial that it replaces.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int, space: Space) -> None:
@@ -42,13 +42,13 @@ class SeededByTrialSampler(BaseSampler):
         self._space = space
 
     def infer_relative_search_space(self, study: "Study", trial: "FrozenTrial") -> dict[str, BaseDistribution]:
-        """Return the whole space: all settings of a trial are drawn together."""
+        """Return the whole space, so that all settings of a trial are drawn together."""
         return distributions_of(self._space)
 
     def sample_relative(
         self, study: "Study", trial: "FrozenTrial", search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw all settings as the sampler behind it draws them on even scales."""
+        """Draw all settings on even scales by the wrapped sampler."""
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
         place = sum(other.number < trial.number and not is_retry(other) for other in others)
         twin = on_even_scales(study.directions, others, self._space, self._make(self._seed + place))
@@ -57,16 +57,16 @@ class SeededByTrialSampler(BaseSampler):
     def sample_independent(
         self, study: "Study", trial: "FrozenTrial", param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """Draw one setting alone."""
+        """Draw one setting that a queued trial does not give."""
         return self.sample_relative(study, trial, {})[param_name]
 
 
 def sampler_of(plan: StudyPlan) -> BaseSampler:
     """Return the sampler of a study.
 
-    `tpe` is the multivariate tree-structured Parzen estimator (Falkner et al., ICML 2018) after `startup_trials` random
-    trials; settings of trials that others still run count as poor, so that workers do not draw the same, and those of
-    trials that did not fit count as worse than all that did. `gp` is Optuna's Gaussian process. `random` learns
+    `tpe` is the multivariate tree-structured Parzen estimator (Falkner et al., ICML 2018), after `startup_trials`
+    random trials. It counts the settings of running trials as poor, so that workers do not draw the same ones. It ranks
+    trials that broke the constraint `FITS` below all others. `gp` is Optuna's Gaussian process. `random` learns
     nothing.
     """
     startup = plan.startup_trials
@@ -79,7 +79,7 @@ def sampler_of(plan: StudyPlan) -> BaseSampler:
 
 
 def suggest(trial: "Trial", space: Space) -> dict[str, Any]:
-    """Draw all settings of a trial, but for those that it was queued with."""
+    """Draw all settings of a trial. Optuna returns those that the trial was queued with."""
     return {name: _suggest(trial, name, choice) for name, choice in space.items()}
 
 
@@ -89,10 +89,15 @@ def on_even_scales(
     space: Space,
     sampler: BaseSampler | None = None,
 ) -> "Study":
-    """Return a study in memory of the trials begun, in which an exponent stands for a power of two.
+    """Return an in-memory copy of a study, with exponents in place of powers of two.
 
-    Optuna's samplers and forests compare values by their differences, which are the same between 1 and 2 as between 8
-    and 16 on the scale of exponents alone.
+    Optuna's samplers and forests compare values by their differences. As exponents, 1 and 2 differ as much as 8 and 16.
+
+    Args:
+        directions: one an objective.
+        trials: all trials of the study. Waiting and failed ones are left out.
+        space: the space of the study. Settings that it does not allow are left out.
+        sampler: the sampler of the copy.
     """
     study = optuna.create_study(directions=directions, sampler=sampler)
     study.add_trials(_on_even_scales(trial, space) for trial in trials if trial.state.name in _BEGUN)
@@ -100,7 +105,7 @@ def on_even_scales(
 
 
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
-    """Return what the settings are drawn from, as Optuna's storage has it."""
+    """Return the space as Optuna's storage holds it."""
     return {name: _distribution_of(choice) for name, choice in space.items()}
 
 

@@ -1,10 +1,9 @@
-"""One run of `tune`: the study is opened, shown on the screen and in MLflow while workers run its trials, concluded."""
+"""One run of `tune`: it opens a study, shows it while workers run its trials, and writes its results."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 
 from src.cli.output import say
 from src.core.config import Params
@@ -20,11 +19,10 @@ from src.search.plan import StudyPlan, plan_of, print_study_changes, study_confi
 from src.search.poller import StudyPoller
 from src.search.pool import LocalWorkerPool, WorkerPool
 from src.search.ray_pool import RayWorkerPool, cluster
-from src.search.results import conclude
+from src.search.results import SearchResult, conclude
 from src.search.runner import StudyRunner
 from src.search.storage import postgres_lock, remote_url
 from src.search.study import Study, open_study, other_studies
-from src.search.trial import TrialRecord
 from src.search.worker import TrialResult, TrialWorker, open_worker
 from src.tracking.client import Run, Tracker, parts_read
 from src.tracking.run_logging import open_tracker, run_tags
@@ -38,105 +36,132 @@ LEAST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResources:
-    """What a search runs on: nothing here changes what a trial's scores are."""
+    """The resources of a search. None of them changes the scores of a trial."""
 
+    # An SQLAlchemy URL or grpc://HOST:PORT.
     storage: str = f"sqlite:///{STUDIES}"
     workers: int = 1
+    # A running Ray cluster.
     ray_address: str | None = None
+    # A worker's share.
     gpus_per_trial: float | None = None
     cpus_per_trial: int | None = None
+    # No trial begins after this time (seconds, as `time.time` counts).
     deadline_s: float | None = None
 
     @property
-    def by_ray(self) -> bool:
+    def uses_ray(self) -> bool:
         """Whether workers are other processes."""
         return self.workers > 1 or self.ray_address is not None
 
 
 @dataclass
 class SearchRun:
-    """The search for one model. `causes` are those of the failures in a row that came last."""
+    """One run of the search for one model.
+
+    This class wires the parts of the room, and no other module knows more than a few of them:
+
+    - `Study` (Optuna's storage), under a lock of the machine and one of the server;
+    - `MlflowSync`, below the study's MLflow run;
+    - `StudyPoller`, which passes changed trials from the storage to `LiveTrialTable` and `MlflowSync`;
+    - `StudyRunner`, with a `LocalWorkerPool` or a `RayWorkerPool` of `TrialWorker`s;
+    - `conclude`, which writes the stage's files.
+    """
 
     params: Params
     model: str
-    means: SearchResources
-    causes: list[str] = field(default_factory=list)
+    resources: SearchResources
+    # The causes of the latest failures in a row, those of a replaced process included. The runner changes it.
+    failure_causes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.facts = facts_of(self.model, checkpoint_of(self.model))
         self.plan: StudyPlan = plan_of(self.params, self.model, self.facts)
 
-    def search(self, total: int) -> tuple[Study, TrialRecord]:
-        """Run the trials that are missing to `total`; returns the study and its best trial."""
+    def search(self, total: int) -> SearchResult:
+        """Run trials until `total` are finished, and write the results."""
         _require_free_space(LEAST_BYTES)
-        with self._opened() as (study, parent, mirror):
-            self._greet(study)
+        with self._opened() as (study, parent, sync):
+            self._prepare(study)
+            # How large an adapter is, only a finished trial tells. A resumed search can therefore check more.
             _require_free_space(LEAST_BYTES + _adapter_bytes(study) * study.remaining(total))
-            self._run(study, mirror, total)
-            return study, conclude(self.model, study, mirror, parent, total)
-
-    def _run(self, study: Study, mirror: MlflowSync, total: int) -> None:
-        with (
-            LiveTrialTable(f"{self.model}: search", total, study.trials()) as board,
-            StudyPoller(study.try_trials, [board.show, mirror.show]),
-            ExitStack() as stack,
-        ):
-            if study.remaining(total):
-                stop, crew = self._crew(study, stack)
-                StudyRunner(study, crew, mirror.shelf, stop, self.means.deadline_s, self.causes).run(total)
-        mirror.flush()
+            self._run_trials(study, sync, total)
+            return conclude(self.model, study, sync, parent, total)
 
     def sync(self, total: int) -> tuple[int, int]:
-        """Bring MLflow to what the storage says; returns how many trials there are, and how many it did not have."""
-        with self._opened() as (study, parent, mirror):
+        """Bring MLflow up to date with the storage.
+
+        Returns:
+            The number of trials, and how many of them MLflow lacked in whole or in part.
+        """
+        with self._opened() as (study, parent, sync):
             study.recover()
             trials = study.trials()
-            missing = sum(not mirror.has(trial) for trial in trials)
+            num_missing = sum(not sync.has(trial) for trial in trials)
             for trial in trials:
-                mirror.show(trial)
-            mirror.flush()
-            mirror.require_all()
+                sync.show(trial)
+            sync.flush()
+            sync.require_all()
             if any(trial.state == "complete" for trial in study.finished()[:total]):
-                conclude(self.model, study, mirror, parent, total)
-            return len(trials), missing
+                conclude(self.model, study, sync, parent, total)
+            return len(trials), num_missing
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Study, Run, MlflowSync]]:
         with (
             try_lock(KEPT / f"tune-{self.model}.lock", f"the search for {self.model}"),
-            postgres_lock(self.means.storage, self.plan.name),
+            postgres_lock(self.resources.storage, self.plan.name),
         ):
-            study = open_study(self.means.storage, self.plan)
+            study = open_study(self.resources.storage, self.plan)
             tracker = open_tracker(self.model)
             parent = self._study_run(tracker, study)
-            with MlflowSync(tracker, parent, self._caption(), PendingAdapters(TRIALS / study.identity)) as mirror:
-                yield study, parent, mirror
+            # The folder is named by identity: after a lost storage, trial 3 of the new study is another trial.
+            pending_adapters = PendingAdapters(TRIALS / study.identity)
+            with MlflowSync(tracker, parent, self._trial_run_metadata(), pending_adapters) as sync:
+                yield study, parent, sync
 
-    def _greet(self, study: Study) -> None:
-        trials, memory = study.trials(), study_config(self.params, self.model, self.facts)
-        if not any(trial.state != "waiting" for trial in trials):
+    def _prepare(self, study: Study) -> None:
+        """Compare the study with earlier ones and with the current code, and recover interrupted trials."""
+        trials = study.trials()
+        if all(trial.state == "waiting" for trial in trials):
+            config = study_config(self.params, self.model, self.facts)
             prefix = f"{self.model}-{self.params.scale}-"
-            print_study_changes(study.name, memory, other_studies(self.means.storage, prefix, study.name))
-            study.store_config(memory)
+            print_study_changes(study.name, config, other_studies(self.resources.storage, prefix, study.name))
+            study.store_config(config)
         warn_of_other_code(trials, code_digest(self.model))
-        for lost in study.recover():
-            times = study.num_interruptions(lost)
-            hint = "; if the machine kills it again, it may want more memory than there is" if times > 1 else ""
-            say(f"Trial {lost.number} was interrupted: its settings are run again{hint}")
+        for trial in study.recover():
+            hint = ""
+            if study.num_interruptions(trial) > 1:
+                hint = "; if the machine kills it again, it may need more memory than there is"
+            say(f"Trial {trial.number} was interrupted: its settings are run again{hint}")
 
-    def _crew(self, study: Study, stack: ExitStack) -> tuple[StopSignal, WorkerPool[TrialResult]]:
-        means = self.means
-        if not means.by_ray:
+    def _run_trials(self, study: Study, sync: MlflowSync, total: int) -> None:
+        with (
+            LiveTrialTable(f"{self.model}: search", total, study.trials()) as table,
+            StudyPoller(study.try_trials, [table.show, sync.show]),
+            ExitStack() as stack,
+        ):
+            # Opening a pool loads the base or starts Ray, so it is opened only if a trial is missing.
+            if study.remaining(total):
+                stop, pool = self._open_pool(study, stack)
+                deadline_s = self.resources.deadline_s
+                runner = StudyRunner(study, pool, sync.pending_adapters, stop, deadline_s, self.failure_causes)
+                runner.run(total)
+        sync.flush()
+
+    def _open_pool(self, study: Study, stack: ExitStack) -> tuple[StopSignal, WorkerPool[TrialResult]]:
+        resources = self.resources
+        if not resources.uses_ray:
             workspace = open_workspace(self.model)
             stop = stack.enter_context(StopSignal())
             return stop, LocalWorkerPool(TrialWorker(self.params, workspace, study, "", stop.check))
         shares = stack.enter_context(
-            cluster(means.ray_address, means.workers, means.gpus_per_trial, means.cpus_per_trial)
+            cluster(resources.ray_address, resources.workers, resources.gpus_per_trial, resources.cpus_per_trial)
         )
-        url = stack.enter_context(remote_url(means.storage, shares.host))
+        url = stack.enter_context(remote_url(resources.storage, shares.host))
         make = partial(open_worker, params=self.params, model=self.model, url=url, plan=self.plan)
-        # After Ray's own handlers, which would end the process at once.
-        return stack.enter_context(StopSignal()), RayWorkerPool(make, means.workers, shares)
+        # Ray's own signal handlers would end the process at once. Ours are installed later and replace them.
+        return stack.enter_context(StopSignal()), RayWorkerPool(make, resources.workers, shares)
 
     def _study_run(self, tracker: Tracker, study: Study) -> Run:
         tracker.tag(VIEW_TAG, trials_view(list(self.plan.space)))
@@ -149,39 +174,34 @@ class SearchRun:
             run = tracker.reopen(run_id)
             if run.tag("study_identity") == study.identity:
                 return tracker.resume(run_id)
-            # Its storage is gone: the trials below it are not this study's.
+            # The storage of that study is gone. Its runs belong to other trials than those of this study.
             tracker.close_abandoned(run_id)
         return None
 
     def _new_run(self, tracker: Tracker, study: Study) -> Run:
         tags = run_tags("study", self.facts, self.params.notice)
-        own = {"study": study.name, "study_identity": study.identity}
-        run = tracker.run(f"study {study.name}", tags={**tags, **own})
+        identity = {"study": study.name, "study_identity": study.identity}
+        run = tracker.run(f"study {study.name}", tags={**tags, **identity})
         run.inputs(parts_read("train", "val"))
-        run.json(
-            "settings.json", {"plan": asdict(self.plan), "training": asdict(self.params.training_config(self.model))}
-        )
+        training = asdict(self.params.training_config(self.model))
+        run.json("settings.json", {"plan": asdict(self.plan), "training": training})
         return run
 
-    def _caption(self) -> TrialRunMetadata:
-        tags = {**run_tags("trial", self.facts, self.params.notice), "study": self.plan.name}
+    def _trial_run_metadata(self) -> TrialRunMetadata:
         return TrialRunMetadata(
-            self.model,
-            tags,
-            lambda settings: asdict(self.params.training_config(self.model, **settings)),
-            parts_read("train", "val"),
+            title=self.model,
+            tags={**run_tags("trial", self.facts, self.params.notice), "study": self.plan.name},
+            settings=asdict(self.params.training_config(self.model)),
+            datasets=parts_read("train", "val"),
         )
 
 
 def _adapter_bytes(study: Study) -> int:
-    """The largest adapter so far, whose weights are float32; 0 where no trial has come to its end."""
+    """Return the size of the largest adapter so far, in float32; 0 if no trial is finished."""
     return max((4 * int(trial.outcome.get("parameters", 0)) for trial in study.finished()), default=0)
 
 
 def _require_free_space(num_bytes: int) -> None:
-    for folder in (OUTPUTS, KEPT, *_local_store()):
+    local_store = [] if sqlite_file(tracking_uri()) is None else [MLRUNS]
+    for folder in (OUTPUTS, KEPT, *local_store):
         require_free_space(folder, num_bytes, "the search")
-
-
-def _local_store() -> list[Path]:
-    return [] if sqlite_file(tracking_uri()) is None else [MLRUNS]

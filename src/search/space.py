@@ -1,4 +1,4 @@
-"""What a search space allows, and how samplers see it."""
+"""Search spaces: validation of settings, and conversion to the scales that samplers see."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,10 +9,10 @@ from src.core.training_config import Setting
 
 
 def checked(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Return settings, or some of them, as a search would draw them: 4 for a rank of 4.0.
+    """Return settings with the types of the space: 4 for a rank of 4.0. Some settings may be missing.
 
     Raises:
-        UsageError: a setting is unknown to the space or lies outside of it.
+        UsageError: a setting is not in the space, or its value lies outside of it.
     """
     for name, value in settings.items():
         if name not in space:
@@ -24,17 +24,17 @@ def checked(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]
 
 def allowed(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]:
     """Return the settings that the space allows, in its order, without the others."""
-    known = {name: settings[name] for name, choice in space.items() if name in settings}
+    known = {name: settings[name] for name in space if name in settings}
     return checked(space, {name: value for name, value in known.items() if allows(space[name], value)})
 
 
 def even(space: Space) -> dict[str, Range]:
-    """Return the space on even scales, where an exponent stands for a power of two."""
+    """Return the space on even scales: an exponent stands for a power of two."""
     return {name: _even(choice) for name, choice in space.items()}
 
 
 def to_even(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Return settings on the scales of `even`: 3 for a rank of 8."""
+    """Convert settings to the scales of `even`: a rank of 8 to 3."""
     return {
         name: exponent_of(value) if space[name].scale == "log2" else value
         for name, value in checked(space, settings).items()
@@ -42,18 +42,18 @@ def to_even(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]
 
 
 def from_even(space: Space, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Return settings from the scales of `even`: a rank of 8 for 3."""
+    """Convert settings from the scales of `even`: 3 to a rank of 8."""
     return {name: 2 ** int(value) if space[name].scale == "log2" else value for name, value in settings.items()}
 
 
 def is_whole(choice: Range) -> bool:
-    """Whether a range is one of whole numbers: both its ends are."""
+    """Return whether a range holds whole numbers only: both of its ends are whole."""
     return isinstance(choice.low, int) and isinstance(choice.high, int)
 
 
 def allows(choice: Range, value: object) -> bool:
-    """Whether a search may choose this value."""
-    if isinstance(value, bool):  # which Python takes for 0 or 1
+    """Return whether a range holds a value."""
+    if isinstance(value, bool):  # Python takes it for 0 or 1
         return False
     listed = choice.listed()
     if listed is not None:
@@ -65,10 +65,14 @@ def allows(choice: Range, value: object) -> bool:
 
 
 def describe(choice: Range) -> str:
-    """What a search may choose, in words."""
+    """Return the values of a range in words, for error messages."""
     if choice.choices is not None:
         return f"one of {', '.join(map(str, choice.choices))}"
-    kind = "a power of two " if choice.scale == "log2" else "a whole number " if is_whole(choice) else ""
+    kind = ""
+    if choice.scale == "log2":
+        kind = "a power of two "
+    elif is_whole(choice):
+        kind = "a whole number "
     return f"{kind}from {choice.low} to {choice.high}"
 
 

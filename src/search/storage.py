@@ -1,4 +1,4 @@
-"""Where studies are kept: an SQLite file, a database server, or Optuna's gRPC proxy before either of them."""
+"""Storages of studies: an SQLite file, a database server, or Optuna's gRPC proxy in front of either."""
 
 import hashlib
 import logging
@@ -22,65 +22,72 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PROXY = "grpc://"
-# SQLite's own limit is 5 s, which the searches of several models that share a file can exceed on a slow disk.
+# SQLite waits 5 s for a lock by default. Searches of several models on one file can exceed that on a slow disk.
 _WAIT_FOR_SQLITE_S = 60
-# A database server that is started anew, or a network that comes back, within this time costs no trial.
+# A restart of the server, or an outage of the network, costs no trial if it is shorter.
 _WAIT_FOR_SERVER_S = 600.0
 _WAIT_FOR_PROXY_S = 30
 _LONGEST_PAUSE_S = 10.0
-_OPTION, _ADDRESSES = "--storage", "an SQLAlchemy URL or grpc://HOST:PORT"
+_OPTION = "--storage"
+_ADDRESSES = "an SQLAlchemy URL or grpc://HOST:PORT"
 _TAKES = f"{_OPTION} takes {_ADDRESSES}"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Tries again, for `limit_s` seconds, what a storage failed to do; nothing is tried again with a limit of 0."""
+    """Repeats operations that a storage failed to do, with growing pauses."""
 
+    # The storage, as messages name it.
     where: str
+    # Operations are repeated for so long. With 0 they are not repeated.
     limit_s: float
 
     @staticmethod
     def of(url: str) -> "RetryPolicy":
-        """A file fails for good, a server may come back."""
+        """Return the policy of a storage: an error of a file is final, but a server may come back."""
         database = sqlite_file(url)
-        # The URL of a server may hold a password, so it is not repeated.
+        # The URL of a server may hold a password, so no message repeats it.
         return RetryPolicy(str(database), 0) if database else RetryPolicy("on the server", _WAIT_FOR_SERVER_S)
 
     def __call__(self, operation: Callable[[], T]) -> T:
-        """The operation's result; it may be done twice, where only its answer was lost.
+        """Return the operation's result. The operation may be done twice: a server may do it and its answer be lost.
 
         Raises:
-            UserError: the storage still fails.
+            UserError: the storage still fails after `limit_s`.
         """
-        begun_s, pause_s = time.monotonic(), 0.1
+        begun_s = time.monotonic()
+        pause_s = 0.1
+        is_logged = False
         while True:
             try:
                 return operation()
             except _storage_errors() as error:
                 if time.monotonic() - begun_s >= self.limit_s:
-                    raise UserError(f"the storage of studies {self.where} fails: {_why(error)}") from error
-                if 1 < pause_s < 2:  # once
+                    raise UserError(f"the storage of studies {self.where} fails: {_cause_of(error)}") from error
+                # Short failures, such as a lost connection, are not worth a message.
+                if pause_s > 1 and not is_logged:
                     _log.warning("the storage of studies does not answer: waiting for it")
+                    is_logged = True
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def open_storage(url: str, limit_s: float = 0) -> "BaseStorage":
-    """Open a storage by its SQLAlchemy URL, or grpc://HOST:PORT; a missing SQLite file is made, with its folder.
+    """Open a storage. A missing SQLite file is made, with its folder.
 
     Args:
-        url: where it is.
-        limit_s: how long to wait for a server that is known to be there, and does not answer now.
+        url: an SQLAlchemy URL or grpc://HOST:PORT.
+        limit_s: how long to wait for a server that does not answer.
 
     Raises:
-        UsageError: it is no such URL.
-        UserError: it cannot be opened.
+        UsageError: `url` is neither.
+        UserError: the storage cannot be opened.
     """
     from optuna.storages import RDBStorage, get_storage
 
-    # Of a server that goes away within a query it warns with the whole of the query; `RetryPolicy` says it in a line.
-    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
+    # If a server goes away, this logger prints the whole query. `RetryPolicy` reports the same in one line.
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)  # private API of Optuna 5.0
     if url.startswith(PROXY):
         return _proxy(url, limit_s)
     url = at_origin(url)
@@ -89,29 +96,30 @@ def open_storage(url: str, limit_s: float = 0) -> "BaseStorage":
         raise UsageError(f"{_TAKES}: of SQLite's, that of a file, such as sqlite:///studies.db")
     with _opening(url):
         if database is None:
-            # A connection that a restart of the server has cut is found out before it is used.
-            found = partial(RDBStorage, url, engine_kwargs={"pool_pre_ping": True})
-            return get_storage(RetryPolicy("on the server", limit_s)(found) if limit_s else found())
-        # Two processes that both find no tables would both make them, and the second would fail.
+            # `pool_pre_ping` replaces connections that a restart of the server has cut.
+            open_server = partial(RDBStorage, url, engine_kwargs={"pool_pre_ping": True})
+            return get_storage(RetryPolicy("on the server", limit_s)(open_server) if limit_s else open_server())
+        # Without the lock two processes could both make the missing tables, and the second would fail.
         with lock(database.with_name(f"{database.name}.lock")):
             return get_storage(RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _WAIT_FOR_SQLITE_S}}))
 
 
 @contextmanager
 def remote_url(url: str, host: str) -> Iterator[str]:
-    """A URL by which processes on other machines reach a storage: a server's own, else a proxy's on `host`.
+    """Yield a URL by which other machines reach a storage: a server's own URL, or that of a proxy on `host`.
 
-    The proxy asks for no password: `host` must be an address that only the cluster reaches.
+    The proxy asks for no password. So only the cluster may reach the address `host`.
     """
     if sqlite_file(url) is None:
         yield url
         return
     from optuna.storages import run_grpc_proxy_server
 
-    storage, port = open_storage(url), _free_port(host)
+    storage = open_storage(url)
+    port = _free_port(host)
     with warnings.catch_warnings():
         _silence_grpc()
-        # Its thread ends with the process: Optuna gives no way to end it before.
+        # Optuna cannot stop the proxy. A daemon thread ends with the process.
         serving = {"storage": storage, "host": host, "port": port}
         threading.Thread(target=run_grpc_proxy_server, kwargs=serving, daemon=True).start()
         address = f"{PROXY}{host}:{port}"
@@ -121,13 +129,13 @@ def remote_url(url: str, host: str) -> Iterator[str]:
 
 @contextmanager
 def postgres_lock(url: str, study: str) -> Iterator[None]:
-    """Hold a study on a PostgreSQL server, so that no command on another machine runs the same trials.
+    """Lock a study on a PostgreSQL server, so that no command on another machine runs the same trials.
 
-    The server keeps the lock for as long as the connection lives; started anew, it has forgotten. Other storages need
-    none: a file is locked on its machine, and a proxy is somebody's who has locked it.
+    The advisory lock lasts as long as the connection, and is lost if the server restarts. For an SQLite file the lock
+    in `outputs/` does the same on one machine. The owner of a proxy holds that lock already.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
     if not url.startswith("postgresql"):
         yield
@@ -135,7 +143,7 @@ def postgres_lock(url: str, study: str) -> Iterator[None]:
     from sqlalchemy import NullPool, create_engine, text
 
     key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:8], signed=True)
-    # Nothing is rolled back in the end: by then the server may have been started anew and know nothing of it.
+    # Without AUTOCOMMIT the connection would be rolled back at the end, which fails if the server has restarted.
     options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT", "pool_reset_on_return": None}
     with _opening(url):
         connection = create_engine(url, poolclass=NullPool, **options).connect()
@@ -156,7 +164,7 @@ def _proxy(url: str, limit_s: float = 0) -> "GrpcStorageProxy":
     if "@" in url:
         raise UsageError(f"{_TAKES}: a proxy takes no password")
     if not colon or not port.isdigit():
-        raise UsageError(f"--storage {url}: a proxy is named grpc://HOST:PORT")
+        raise UsageError(f"{_OPTION} {url}: a proxy is named grpc://HOST:PORT")
     with warnings.catch_warnings():
         _silence_grpc()
         proxy = GrpcStorageProxy(host=host, port=int(port))
@@ -168,7 +176,7 @@ def _proxy(url: str, limit_s: float = 0) -> "GrpcStorageProxy":
 
 
 def _storage_errors() -> tuple[type[Exception], ...]:
-    from grpc import RpcError  # type: ignore[import-untyped] # it has no stubs of its own
+    from grpc import RpcError  # type: ignore[import-untyped] # gRPC has no stubs
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import DBAPIError
 
@@ -176,7 +184,7 @@ def _storage_errors() -> tuple[type[Exception], ...]:
 
 
 def _silence_grpc() -> None:
-    # Read when gRPC is first imported, which otherwise writes a line whenever another program is started.
+    # gRPC reads it at its first import. Without it, gRPC writes a line whenever this process starts a program.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from optuna.exceptions import ExperimentalWarning
 
@@ -190,9 +198,9 @@ def _free_port(host: str) -> int:
         return port
 
 
-def _why(error: Exception) -> str:
-    """What Optuna and gRPC wrap, rather than the wrapping."""
+def _cause_of(error: Exception) -> str:
+    """Return the first line of the error that Optuna or gRPC wraps, without passwords."""
     from grpc import RpcError
 
-    said = error.details() if isinstance(error, RpcError) and hasattr(error, "details") else None
-    return str(said) if said else first_line_without_password(error.__cause__ or error)
+    details = error.details() if isinstance(error, RpcError) and hasattr(error, "details") else None
+    return str(details) if details else first_line_without_password(error.__cause__ or error)

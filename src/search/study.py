@@ -1,4 +1,4 @@
-"""Searches over settings, kept in Optuna's storage, which is the truth about them: MLflow can be rebuilt from it."""
+"""Studies in Optuna's storage. The storage is the truth about a search, and MLflow can be rebuilt from it."""
 
 import math
 import time
@@ -23,9 +23,9 @@ from src.search.trial import (
     RETRY,
     TrialRecord,
     drawn,
-    fault_of,
     is_retry,
     record_of,
+    settings_error,
 )
 
 if TYPE_CHECKING:
@@ -33,54 +33,64 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial, Trial
 
+# User attributes of a study.
 _IDENTITY = "identity"
-_FACTS = "facts"
+_CONFIG = "config"
 _DIRECTIONS: Mapping[Objective, Literal["maximize", "minimize"]] = {"macro_f1": "maximize", "parameters": "minimize"}
 
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial to be run: its settings, and where to report how it goes."""
+    """A trial that a worker runs: its settings, and the methods that report its progress.
+
+    All methods wait for a storage that does not answer, and raise `UserError` if it stays away.
+    """
 
     number: int
     params: dict[str, Setting]
     _trial: "Trial"
-    _patience: RetryPolicy
+    _retry: RetryPolicy
     _prunes: bool
 
     def report(self, epoch: int, metrics: Mapping[str, float], *, last: bool = False) -> bool:
-        """Report the metrics of an epoch, counted from 1, `val_macro_f1` among them.
+        """Report the metrics of an epoch, counted from 1. `val_macro_f1` must be among them.
 
         Returns:
-            Whether the trial is worth going on. After the `last` epoch it is: nothing is left to save.
+            Whether the trial should go on. It always should after the `last` epoch: pruning would save nothing.
         """
-        row = {**{name: value for name, value in metrics.items() if name != "epoch"}, "at_ms": round(time.time() * 1e3)}
-        self._patience(lambda: self._trial.set_user_attr(f"{EPOCH}{epoch}", row))
+        row = {name: value for name, value in metrics.items() if name != "epoch"}
+        row["at_ms"] = round(time.time() * 1e3)
+        self.set_attr(f"{EPOCH}{epoch}", row)
         if not self._prunes:
             return True
-        self._patience(lambda: self._trial.report(metrics["val_macro_f1"], epoch))
-        return last or not self._patience(self._trial.should_prune)
+        self._retry(lambda: self._trial.report(metrics["val_macro_f1"], epoch))
+        return last or not self._retry(self._trial.should_prune)
 
-    def note(self, key: str, value: Any) -> None:
-        """Record something about the trial (what JSON can say), found later in `TrialRecord.attrs`."""
-        self._patience(lambda: self._trial.set_user_attr(key, value))
+    def set_attr(self, key: str, value: Any) -> None:
+        """Record an attribute that JSON can hold. `TrialRecord.attrs` returns it."""
+        self._retry(lambda: self._trial.set_user_attr(key, value))
 
     def set_outcome(self, outcome: Mapping[str, Any]) -> None:
-        """Record what the trial's best epoch gave, found later in `TrialRecord.outcome`."""
-        self.note(OUTCOME, dict(outcome))
+        """Record the results of the best epoch. `TrialRecord.outcome` returns them."""
+        self.set_attr(OUTCOME, dict(outcome))
 
     def set_failure(self, cause: str, reason: str, *, unfit: bool) -> None:
-        """Record why the trial went wrong; the sampler avoids the like of settings that are `unfit` to be trained."""
-        self.note("cause", cause)
-        self.note("reason", reason)
+        """Record why the trial failed. The sampler avoids settings near `unfit` ones."""
+        self.set_attr("cause", cause)
+        self.set_attr("reason", reason)
         if unfit:
-            self._patience(lambda: self._trial.set_constraint(FITS, 1.0))
+            self._retry(lambda: self._trial.set_constraint(FITS, 1.0))
 
 
 class Study:
-    """One search. Trials are drawn with `ask` and end with `tell`, `prune` or `fail`. Made by `open_study`.
+    """One study. `ask` draws a trial; `tell`, `prune` or `fail` end it. `open_study` makes it.
 
-    All methods wait for a storage that does not answer, and raise `UserError` where it stays away.
+    All methods wait for a storage that does not answer, and raise `UserError` if it stays away.
+
+    Interrupted trials are found by `recover` and not by Optuna's heartbeat (`RetryHeartbeatStaleTrialCallback`). The
+    heartbeat is sent by `study.optimize` alone and not by `ask`, and Optuna's gRPC proxy has none. It notices a dead
+    worker only after a grace period, while the runner knows at once. A retry must also keep the place of the trial that
+    it replaces (`SeededByTrialSampler`).
     """
 
     def __init__(
@@ -88,14 +98,15 @@ class Study:
         study: "optuna.Study",
         storage: "BaseStorage",
         plan: StudyPlan,
-        patience: RetryPolicy,
+        retry: RetryPolicy,
         ended: dict[int, TrialRecord] | None = None,
     ) -> None:
         self.raw = study
         self.plan = plan
         self._storage = storage
-        self._patience = patience
-        self._to_try = [checked(plan.space, settings) for settings in plan.initial_trials]
+        self._retry = retry
+        self._initial_trials = [checked(plan.space, settings) for settings in plan.initial_trials]
+        # Ended trials do not change, so their records are made once. Polling would otherwise slow down as trials end.
         self._ended: dict[int, TrialRecord] = {} if ended is None else ended
 
     @property
@@ -105,29 +116,29 @@ class Study:
 
     @property
     def identity(self) -> str:
-        """What tells this study from another of the same name, whose storage is gone."""
-        return str(self._patience(lambda: self.raw.user_attrs)[_IDENTITY])
+        """An id that differs between two studies of the same name, such as before and after the storage was lost."""
+        return str(self._retry(lambda: self.raw.user_attrs)[_IDENTITY])
 
     def trials(self) -> list[TrialRecord]:
-        """All trials in the order of their numbers."""
-        return [self._ended.get(trial.number) or self._record(trial) for trial in self._frozen()]
+        """Return all trials in the order of their numbers."""
+        return [self._ended.get(trial.number) or self._record(trial) for trial in self._frozen_trials()]
 
     def try_trials(self) -> list[TrialRecord]:
-        """All trials, for somebody who does not wait for a storage that does not answer."""
-        return Study(self.raw, self._storage, self.plan, replace(self._patience, limit_s=0), self._ended).trials()
+        """Return all trials like `trials`, but fail at once if the storage does not answer."""
+        return Study(self.raw, self._storage, self.plan, replace(self._retry, limit_s=0), self._ended).trials()
 
     def finished(self) -> list[TrialRecord]:
-        """The trials that count against a budget: complete or pruned, in the order of their numbers."""
+        """Return the trials that count against the budget (complete or pruned), in the order of their numbers."""
         return [trial for trial in self.trials() if trial.finished]
 
     def remaining(self, total: int) -> int:
-        """How many trials are missing to `total` finished ones."""
+        """Return how many trials are missing to `total` finished ones."""
         return max(0, total - len(self.finished()))
 
     def best(self, total: int) -> TrialRecord:
-        """The best complete trial of the first `total` finished ones, the earliest of equals.
+        """Return the best complete trial of the first `total` finished ones; the earliest of equals.
 
-        Trials beyond `total` are left out, so that the answer depends on the budget and not on what ran later.
+        Later trials are left out, so that the result depends on the budget and not on what ran later.
 
         Raises:
             UserError: none of them is complete.
@@ -138,87 +149,98 @@ class Study:
         return max(complete, key=lambda trial: (trial.value, -trial.number))
 
     def ask(self, worker: str = "") -> RunningTrial:
-        """Draw a trial to run: one that waits with settings that the space allows, else one that is sampled."""
-        trial, params = self._patience(self._draw)
-        ticket = RunningTrial(trial.number, params, trial, self._patience, self.plan.single)
-        ticket.note("worker", worker)
-        return ticket
+        """Draw a trial: a queued one if there is any, else one whose settings the sampler draws.
+
+        A queued trial whose settings the space does not allow fails here, and the next one is drawn.
+        """
+        trial, params = self._retry(self._draw)
+        running = RunningTrial(trial.number, params, trial, self._retry, self.plan.single)
+        running.set_attr("worker", worker)
+        return running
 
     def tell(self, number: int, *values: float) -> None:
-        """End a trial with its scores, one an objective. A score that is no number fails it."""
+        """End a trial with one value an objective. A value that is not finite fails the trial."""
         if all(map(math.isfinite, values)):
             self._end(number, "COMPLETE", values)
         else:
             self.fail(number, f"the score is {values[0]}")
 
     def prune(self, number: int) -> None:
-        """End a trial that `RunningTrial.report` found not worth finishing; the score reported last is its value."""
+        """End a trial that `RunningTrial.report` stopped. Its last reported score becomes its value."""
         self._end(number, "PRUNED")
 
     def fail(self, number: int, reason: str = "") -> None:
-        """End a trial that went wrong; it does not count against the budget and is not tried again.
-
-        A trial whose settings were to blame is kept as Optuna's samplers want it: pruned, and with a broken
-        constraint, for of failed trials they learn nothing (optuna issue 2864).
-        """
-        (trial,) = (trial for trial in self._frozen() if trial.number == number)
+        """End a failed trial. It does not count against the budget and is not tried again."""
+        (trial,) = (trial for trial in self._frozen_trials() if trial.number == number)
         if reason:
-            self._note(number, "reason", reason)
+            self._set_attr(number, "reason", reason)
+        # Optuna's samplers learn nothing from FAIL (optuna issue 2864). So a trial whose settings were to blame is
+        # stored as they expect it: PRUNED, with a broken constraint.
         self._end(number, "PRUNED" if trial.constraints.get(FITS, 0) > 0 else "FAIL")
 
     def num_running(self) -> int:
-        """How many trials are being run."""
-        return sum(trial.state.name == "RUNNING" for trial in self._frozen())
+        """Return how many trials run."""
+        return sum(trial.state.name == "RUNNING" for trial in self._frozen_trials())
 
     def running(self, worker: str) -> list[TrialRecord]:
-        """The trials that a worker runs."""
+        """Return the trials that a worker runs."""
         return [trial for trial in self.trials() if trial.state == "running" and trial.attrs.get("worker") == worker]
 
     def recover(self, worker: str | None = None) -> list[TrialRecord]:
-        """Fail the trials that are running and queue their settings again; returns them.
+        """Fail running trials as interrupted, queue their settings again, and return them.
 
-        To be called only when no process runs them: those of a `worker` that died, or all of them.
+        Call it only if no process runs these trials any more.
+
+        Args:
+            worker: the dead worker whose trials are meant; None means all trials.
         """
-        running = [trial for trial in self._frozen() if trial.state.name == "RUNNING"]
-        lost = [trial for trial in running if worker in (None, trial.user_attrs.get("worker"))]
-        for trial in lost:
-            # Queued first and failed second: whoever dies between the two finds the trial still running, and its
-            # successor in the queue.
-            self._patience(partial(self._queue_again, trial))
-            self._note(trial.number, INTERRUPTED, value=True)
+        running = [trial for trial in self._frozen_trials() if trial.state.name == "RUNNING"]
+        interrupted = [trial for trial in running if worker in (None, trial.user_attrs.get("worker"))]
+        for trial in interrupted:
+            # Queue first and fail second. If this process dies in between, the next `recover` finds the trial still
+            # RUNNING and its retry in the queue (see `_queue_again`). The other order would lose the settings.
+            self._retry(partial(self._queue_again, trial))
+            self._set_attr(trial.number, INTERRUPTED, value=True)
             self._end(trial.number, "FAIL")
-        numbers = {trial.number for trial in lost}
+        numbers = {trial.number for trial in interrupted}
         return [trial for trial in self.trials() if trial.number in numbers]
 
-    def enqueue_known_good(self, drawing: int) -> None:
-        """Queue settings known to be good for so many trials that are about to be drawn, and find nothing waiting.
+    def enqueue_initial_trials(self, num_drawing: int) -> None:
+        """Queue initial trials until `num_drawing` trials wait, or none is left.
 
-        One by one and not all at once, so that settings that were interrupted are run again before others are begun.
-        To be called by the one process that sends others, for two would queue the same.
+        They are queued one by one and not all at once: interrupted settings then run before later initial trials. Only
+        one process may call it, because two would queue the same settings.
+
+        Args:
+            num_drawing: the number of workers that are about to draw.
         """
-        while self._to_try and sum(trial.state.name == "WAITING" for trial in self._frozen()) < drawing:
-            self._patience(partial(self.raw.enqueue_trial, self._to_try.pop(0), skip_if_exists=True))
+        while self._initial_trials and self._num_waiting() < num_drawing:
+            self._retry(partial(self.raw.enqueue_trial, self._initial_trials.pop(0), skip_if_exists=True))
 
     def num_interruptions(self, record: TrialRecord) -> int:
-        """How often a trial's settings were begun and interrupted, itself included."""
-        by_number = {trial.number: trial for trial in self._frozen()}
-        number, count = record.number, 1
+        """Return how often the settings of an interrupted trial were interrupted, this trial included."""
+        by_number = {trial.number: trial for trial in self._frozen_trials()}
+        number = record.number
+        count = 1
         while is_retry(by_number[number]):
-            number, count = by_number[number].user_attrs[RETRY], count + 1
+            number = by_number[number].user_attrs[RETRY]
+            count += 1
         return count
 
-    def store_config(self, facts: Mapping[str, str]) -> None:
-        """Record what the study's name stands for, so that a later one can say what has changed since."""
-        self._patience(lambda: self.raw.set_user_attr(_FACTS, dict(facts)))
+    def store_config(self, config: Mapping[str, str]) -> None:
+        """Record the values behind the study's name. A later study compares itself with them."""
+        self._retry(lambda: self.raw.set_user_attr(_CONFIG, dict(config)))
 
     def _draw(self) -> "tuple[Trial, dict[str, Setting]]":
         from src.search.samplers import suggest
 
-        space, trial = self.plan.space, self.raw.ask()
-        if fault := fault_of(self._frozen()[trial.number], space):
-            self.fail(trial.number, fault)
-            return self._draw()
-        return trial, checked(space, suggest(trial, space))
+        space = self.plan.space
+        while True:
+            trial = self.raw.ask()
+            error = settings_error(self._frozen_trials()[trial.number], space)
+            if not error:
+                return trial, checked(space, suggest(trial, space))
+            self.fail(trial.number, error)
 
     def _record(self, trial: "FrozenTrial") -> TrialRecord:
         record = record_of(trial, self.plan.space)
@@ -226,55 +248,71 @@ class Study:
             self._ended[record.number] = record
         return record
 
-    def _frozen(self) -> "list[FrozenTrial]":
-        return self._patience(lambda: self.raw.get_trials(deepcopy=False))
+    def _frozen_trials(self) -> "list[FrozenTrial]":
+        return self._retry(lambda: self.raw.get_trials(deepcopy=False))
+
+    def _num_waiting(self) -> int:
+        return sum(trial.state.name == "WAITING" for trial in self._frozen_trials())
 
     def _queue_again(self, trial: "FrozenTrial") -> None:
+        # The retry may be queued already: by an earlier process, or by a first try whose answer was lost.
         if all(other.user_attrs.get(RETRY) != trial.number for other in self.raw.get_trials(deepcopy=False)):
             self.raw.enqueue_trial(drawn(trial), user_attrs={RETRY: trial.number})
 
-    def _note(self, number: int, key: str, value: Any) -> None:
-        self._patience(lambda: self._storage.set_trial_user_attr(self._id(number), key, value))
+    def _set_attr(self, number: int, key: str, value: Any) -> None:
+        # `optuna.Study` sets attributes of trials only within `ask`, so the storage does it.
+        self._retry(lambda: self._storage.set_trial_user_attr(self._trial_id(number), key, value))
 
-    def _id(self, number: int) -> int:
+    def _trial_id(self, number: int) -> int:
         study_id = self._storage.get_study_id_from_name(self.name)
         return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
 
     def _end(self, number: int, state: str, values: Sequence[float] | None = None) -> None:
         from optuna.trial import TrialState
 
-        # Told twice where the answer to the first time was lost.
-        self._patience(lambda: self.raw.tell(number, values, state=TrialState[state], skip_if_finished=True))
+        # A retry ends the trial a second time if the answer to the first call was lost.
+        self._retry(lambda: self.raw.tell(number, values, state=TrialState[state], skip_if_finished=True))
 
 
 def open_study(url: str, plan: StudyPlan) -> Study:
-    """Open a study, or begin it; `Study.line_up` has the settings known to be good tried first.
+    """Open a study, or begin it. `Study.enqueue_initial_trials` queues its initial trials.
 
     Args:
-        url: an SQLAlchemy URL (a missing SQLite file is made, with its folder), or grpc://HOST:PORT.
-        plan: what is searched; which trials end early is for `pruner_of` to say, what is drawn for `sampler_of`.
+        url: an SQLAlchemy URL or grpc://HOST:PORT. A missing SQLite file is made, with its folder.
+        plan: `sampler_of` and `pruner_of` make the study's sampler and pruner from it.
 
     Raises:
-        UsageError: a known-good setting is unknown to the space or lies outside of it.
+        UsageError: the space does not allow an initial trial.
         UserError: the storage cannot be opened.
     """
+    # A user waits here, so a wrong address must fail at once.
     study = join_study(url, plan, replace(RetryPolicy.of(url), limit_s=0))
     if _IDENTITY not in study.raw.user_attrs:
         study.raw.set_user_attr(_IDENTITY, uuid.uuid4().hex)
     return study
 
 
-def join_study(url: str, plan: StudyPlan, patience: RetryPolicy | None = None) -> Study:
-    """Take part in a study that another process has opened, or is about to; raises as `open_study` does."""
+def join_study(url: str, plan: StudyPlan, opening: RetryPolicy | None = None) -> Study:
+    """Join a study that another process has opened, or is about to open.
+
+    Args:
+        url: as for `open_study`.
+        plan: as for `open_study`.
+        opening: the retries while the study is opened; by default those of all other operations.
+
+    Raises:
+        UsageError: as `open_study`.
+        UserError: as `open_study`.
+    """
     import optuna
 
     from src.search.pruners import pruner_of
     from src.search.samplers import sampler_of
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    patience = patience or RetryPolicy.of(url)
-    storage = open_storage(url, patience.limit_s)
-    make = partial(
+    opening = opening or RetryPolicy.of(url)
+    storage = open_storage(url, opening.limit_s)
+    create = partial(
         optuna.create_study,
         storage=storage,
         study_name=plan.name,
@@ -283,14 +321,14 @@ def join_study(url: str, plan: StudyPlan, patience: RetryPolicy | None = None) -
         pruner=pruner_of(plan),
         load_if_exists=True,
     )
-    return Study(patience(make), storage, plan, RetryPolicy.of(url))
+    return Study(opening(create), storage, plan, RetryPolicy.of(url))
 
 
 def other_studies(url: str, prefix: str, name: str) -> dict[str, Mapping[str, str]]:
-    """What the other studies of a storage whose names begin with `prefix` remember of themselves, the newest last."""
+    """Return what `store_config` recorded of the other studies whose names begin with `prefix`, the newest last."""
     import optuna
 
-    found = [each for each in optuna.get_all_study_summaries(open_storage(url)) if each.datetime_start]
-    others = [each for each in found if each.study_name.startswith(prefix) and each.study_name != name]
-    others.sort(key=lambda each: str(each.datetime_start))
-    return {each.study_name: each.user_attrs.get(_FACTS, {}) for each in others}
+    summaries = [summary for summary in optuna.get_all_study_summaries(open_storage(url)) if summary.datetime_start]
+    others = [summary for summary in summaries if summary.study_name.startswith(prefix) and summary.study_name != name]
+    others.sort(key=lambda summary: str(summary.datetime_start))
+    return {summary.study_name: summary.user_attrs.get(_CONFIG, {}) for summary in others}

@@ -1,17 +1,16 @@
-"""What a study tells once it has run: which settings its scores depend on, how it went, and where it has looked.
+"""Analysis of a study: importances of settings, and the plots of its trials.
 
-Optuna's own pictures (optuna.visualization.matplotlib) are not used: they leave pruned trials out, tell trials apart by
-colour alone, and change the style of every other picture of the process.
+Optuna's own plots (optuna.visualization.matplotlib) are not used. They leave out pruned trials, tell trials apart by
+colour alone, and change the style of all other plots of the process.
 """
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.core.config import Range, Space
 from src.reporting import plot_search
 from src.reporting.plot_search import SettingAxis, TrialKind, TrialPoint
-from src.search.space import allowed
+from src.search.trial import FITS, record_of
 
 if TYPE_CHECKING:
     import optuna
@@ -19,21 +18,21 @@ if TYPE_CHECKING:
 
 _SCORE = "validation macro-F1"
 _SIZE = "trainable parameters"
-# With fewer, another seed of the forest may put another setting first.
+# With fewer complete trials, another seed of the forest may put another setting first.
 FEWEST_COMPLETE = 10
 
 
 def importances(study: "optuna.Study", space: Space) -> dict[str, float]:
-    """How much the score depends on each setting, as shares that sum to 1, the highest first.
+    """Return the share of each setting in the differences of scores. Shares sum to 1, the highest first.
 
-    By the mean decrease in impurity of a random forest on the complete trials (Optuna's evaluator, seeded). A tree only
-    compares values, so the scale of a learning rate does not matter to it; Optuna's fANOVA weighs such a setting by its
-    plain values, most of which are high, and PED-ANOVA needs more trials than a search of this kind has. Settings that
-    not every complete trial has are left out. Powers of two count by their exponents. With two
-    objectives it is about the first.
+    The shares are the mean decrease in impurity of a random forest on the complete trials (Optuna's evaluator, seeded).
+    A tree only compares values, so the scale of a learning rate does not matter to it. Optuna's fANOVA weighs such a
+    setting by its plain values, most of which are high. PED-ANOVA needs more trials than our searches have. Settings
+    that some complete trial lacks are left out. Powers of two count by their exponents. With two objectives, the first
+    is analysed.
 
     Returns:
-        Nothing where fewer than `FEWEST_COMPLETE` trials are complete, or all of them have the same score.
+        An empty mapping if fewer than `FEWEST_COMPLETE` trials are complete, or all of them have the same score.
     """
     from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 
@@ -48,68 +47,52 @@ def importances(study: "optuna.Study", space: Space) -> dict[str, float]:
     return {name: float(share) for name, share in shares.items()}
 
 
-def figures(study: "optuna.Study", space: Space) -> dict[str, bytes]:
-    """Pictures of a study as PNG, by name, those that its trials allow.
+def plots(study: "optuna.Study", space: Space) -> dict[str, bytes]:
+    """Return the plots of a study as PNG, by name. A plot that the trials do not allow is left out.
 
-    `optimization_history` (or `pareto_front`, of a study with two objectives: score, upwards, and size, downwards),
-    `slices` and `importances`. A pruned trial is shown at its last score; infeasible and failed ones have none, and
-    are marked at the edge or counted, so that they move no axis.
+    The names are `optimization_history`, `slices` and `importances`. With two objectives, `pareto_front` (score
+    upwards, size downwards) replaces the first. A pruned trial is drawn at its last score. Infeasible and failed trials
+    have no score: they are marked at the edge or counted, so that they move no axis.
     """
-    points, shares = _points(study, space), importances(study, space)
-    axes = {name: _axis(choice) for name, choice in space.items() if any(name in point.settings for point in points)}
+    points = _points(study, space)
     if not any(point.score is not None for point in points):
         return {}
-    found = {}
+    pngs = {}
     if len(study.directions) > 1:
-        found["pareto_front"] = plot_search.pareto_front(
-            points, _SCORE, _SIZE, "Validation macro-F1 and size of each trial"
-        )
+        title = "Validation macro-F1 and size of each trial"
+        pngs["pareto_front"] = plot_search.pareto_front(points, _SCORE, _SIZE, title)
     else:
-        found["optimization_history"] = plot_search.optimization_history(
-            points, _SCORE, "Validation macro-F1 of each trial"
-        )
+        title = "Validation macro-F1 of each trial"
+        pngs["optimization_history"] = plot_search.optimization_history(points, _SCORE, title)
+    axes = {name: _axis(choice) for name, choice in space.items() if any(name in point.settings for point in points)}
     if axes:
-        found["slices"] = plot_search.slices(points, axes, _SCORE, "Validation macro-F1 over each setting")
+        pngs["slices"] = plot_search.slices(points, axes, _SCORE, "Validation macro-F1 over each setting")
+    shares = importances(study, space)
     if shares:
-        found["importances"] = plot_search.importance_bars(
-            shares, "What validation macro-F1 depends on, among the complete trials"
-        )
-    return found
+        title = "What validation macro-F1 depends on, among the complete trials"
+        pngs["importances"] = plot_search.importance_bars(shares, title)
+    return pngs
 
 
 def _points(study: "optuna.Study", space: Space) -> list[TrialPoint]:
-    """The trials that have ended."""
+    """Return the trials that have ended."""
     front = {trial.number for trial in study.best_trials} if len(study.directions) > 1 else set()
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     return [_point(trial, space, trial.number in front) for trial in ended]
 
 
 def _point(trial: "FrozenTrial", space: Space, on_front: bool) -> TrialPoint:
-    kind = _kind(trial)
-    values = _values(trial) if kind in ("complete", "pruned") else []
+    record = record_of(trial, space)
+    kinds: dict[str, TrialKind] = {"complete": "complete", "pruned": "pruned", "failed": "failed"}
+    kind: TrialKind = "infeasible" if trial.constraints.get(FITS, 0) > 0 else kinds[record.state]
     return TrialPoint(
-        number=trial.number,
+        number=record.number,
         kind=kind,
-        settings=allowed(space, trial.params),
-        score=values[0] if values else None,
-        size=values[1] if len(values) > 1 else None,
+        settings=record.params,
+        score=record.value if kind in ("complete", "pruned") else None,
+        size=trial.values[1] if kind == "complete" and len(trial.values) > 1 else None,
         on_front=on_front,
     )
-
-
-def _kind(trial: "FrozenTrial") -> TrialKind:
-    if any(value > 0 for value in trial.constraints.values()):
-        return "infeasible"
-    kinds: dict[str, TrialKind] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-    return kinds[trial.state.name]
-
-
-def _values(trial: "FrozenTrial") -> Sequence[float]:
-    """The objectives of a complete trial; of a pruned one the score that it reported last, if it is a number."""
-    if trial.state.name == "COMPLETE":
-        return list(trial.values)
-    last = math.nan if trial.last_step is None else trial.intermediate_values[trial.last_step]
-    return [last] if math.isfinite(last) else []
 
 
 def _axis(choice: Range) -> SettingAxis:

@@ -1,4 +1,4 @@
-"""What became of each trial of a study, read from its storage."""
+"""Records of trials, read from Optuna's storage."""
 
 import math
 from collections.abc import Mapping
@@ -24,64 +24,67 @@ _STATES: Mapping[str, State] = {
 FINISHED = ("complete", "pruned")
 ENDED = (*FINISHED, "failed")
 INTERRUPTED = "interrupted"
-# In a trial's attributes: which one's settings it runs again, its epochs, and its best one.
+# User attributes of a trial: the number of the interrupted trial whose settings it runs again, the metrics of an epoch
+# (the epoch's number follows the colon), and the results of the best epoch.
 RETRY = "retry_of"
 EPOCH = "epoch:"
 OUTCOME = "outcome"
-# A constraint that a trial breaks whose settings are to blame that it could not be trained.
+# A constraint. A trial breaks it if it could not be trained because of its settings.
 FITS = "fits"
 History = tuple[Mapping[str, float], ...]
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """What became of one trial.
-
-    Attributes:
-        value: validation macro-F1, of a pruned trial that reported last; None if there is none.
-        history: a row of metrics for each epoch so far, with `epoch` counted from 1 and `at_ms`, the time.
-        began_ms, ended_ms: milliseconds since 1970, None where it has not come to that.
-        reason: why a trial failed or was pruned.
-        cause: what kind of failure it was; failures of one kind are counted together.
-        outcome: what `Study.note_outcome` recorded of its best epoch.
-        attrs: what else `RunningTrial.note` recorded.
-    """
+    """The state of one trial at one time."""
 
     number: int
     state: State
     params: dict[str, Setting]
+    # Validation macro-F1: the best of a complete trial, the last reported one of any other; None if there is none.
     value: float | None
+    # One row of metrics for each epoch so far, with `epoch` counted from 1 and `at_ms`, the time.
     history: History
+    # Milliseconds since 1970; None if the trial has not begun, or not ended.
     began_ms: int | None
     ended_ms: int | None
+    # One line on why the trial failed or was pruned.
     reason: str
+    # The kind of failure. Failures of one kind are counted together.
     cause: str
+    # The results of the best epoch, as `RunningTrial.set_outcome` recorded them.
     outcome: Mapping[str, Any]
+    # The other attributes, as `RunningTrial.set_attr` recorded them.
     attrs: dict[str, Any]
 
     @property
     def epochs(self) -> int:
-        """How many epochs were scored."""
+        """The number of scored epochs."""
         return len(self.history)
 
     @property
     def seconds(self) -> float:
-        """How long it ran; 0 while it runs."""
+        """The duration of an ended trial; 0 while it runs."""
         return (self.ended_ms - self.began_ms) / 1000 if self.began_ms and self.ended_ms else 0.0
 
     @property
     def finished(self) -> bool:
-        """Whether it counts against a budget."""
+        """Whether the trial counts against the budget."""
         return self.state in FINISHED
 
 
 def record_of(trial: "FrozenTrial", space: Space) -> TrialRecord:
-    """A trial as the storage has it, with the settings that the space allows."""
+    """Return the record of a trial, with the settings that the space allows."""
     attrs = dict(trial.user_attrs)
+    # `Study.fail` stores such a trial as PRUNED.
     unfit = trial.state.is_finished() and trial.constraints.get(FITS, 0) > 0
     state: State = "failed" if unfit else _STATES[trial.state.name]
     rows = {int(key.removeprefix(EPOCH)): attrs.pop(key) for key in list(attrs) if key.startswith(EPOCH)}
-    reason, cause, interrupted = (attrs.pop(key, "") for key in ("reason", "cause", INTERRUPTED))
+    reason = attrs.pop("reason", "")
+    cause = attrs.pop("cause", "")
+    if attrs.pop(INTERRUPTED, False):
+        reason = INTERRUPTED
+        cause = INTERRUPTED
     return TrialRecord(
         number=trial.number,
         state=state,
@@ -90,38 +93,35 @@ def record_of(trial: "FrozenTrial", space: Space) -> TrialRecord:
         history=tuple({"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)),
         began_ms=_milliseconds(trial.datetime_start),
         ended_ms=_milliseconds(trial.datetime_complete),
-        reason=_reason(state, trial, INTERRUPTED if interrupted else reason),
-        cause=INTERRUPTED if interrupted else cause,
+        reason=f"others were better at epoch {trial.last_step}" if state == "pruned" else reason,
+        cause=cause,
         outcome=attrs.pop(OUTCOME, {}),
         attrs=attrs,
     )
 
 
 def drawn(trial: "FrozenTrial") -> dict[str, Setting]:
-    """The settings of a trial, whether or not its space allows them.
+    """Return the settings of a trial, whether or not its space allows them.
 
-    A queued trial's settings become its parameters one by one while it is asked for; killed in between it has few.
+    The settings of a queued trial become parameters one by one while a worker asks for it. If the worker is killed in
+    between, only some are parameters.
     """
+    # private API of Optuna 5.0: the key under which `enqueue_trial` keeps settings
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def fault_of(trial: "FrozenTrial", space: Space) -> str:
-    """Return why the space does not allow the settings that a trial was queued with; empty if it does."""
+def settings_error(trial: "FrozenTrial", space: Space) -> str:
+    """Return why the space does not allow the settings of a queued trial; empty if it does."""
     try:
         checked(space, drawn(trial))
-    except UsageError as refusal:
-        return str(refusal)
+    except UsageError as error:
+        return str(error)
     return ""
 
 
 def is_retry(trial: "FrozenTrial") -> bool:
-    """Whether a trial runs another's settings again."""
+    """Return whether a trial runs the settings of an interrupted one again."""
     return RETRY in trial.user_attrs
-
-
-def why_pruned(epoch: int | None) -> str:
-    """What is said of a pruned trial."""
-    return f"others were better at epoch {epoch}"
 
 
 def _value(trial: "FrozenTrial") -> float | None:
@@ -129,10 +129,6 @@ def _value(trial: "FrozenTrial") -> float | None:
         return float(trial.values[0])
     last = trial.intermediate_values[trial.last_step] if trial.last_step is not None else math.nan
     return last if math.isfinite(last) else None
-
-
-def _reason(state: State, trial: "FrozenTrial", given: str) -> str:
-    return why_pruned(trial.last_step) if state == "pruned" else given
 
 
 def _milliseconds(moment: Any) -> int | None:

@@ -1,4 +1,4 @@
-"""One worker's part of a search: it draws a trial, trains it, and says how that ended."""
+"""A worker: it draws a trial, trains it, and returns the result."""
 
 import errno
 import os
@@ -22,99 +22,98 @@ from src.training.train_and_test import trained_adapter
 from src.training.trainer import TrainingContext, TrainingResult
 from src.training.workspace import Workspace, open_workspace
 
-# The next trial would meet the same: no room on a disk, or none that may be written.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# Errors of the disk. The next trial would meet the same one, so they end the search.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """How a trial ended. Its study is told by whoever sent the worker, once the adapter is safe."""
+    """The result of one trial. The runner ends the trial in the study, once the adapter is on disk."""
 
     number: int
     worker: str
     state: Literal["complete", "pruned", "failed"]
+    # One value for each objective of the study; empty for a failed trial.
     values: tuple[float, ...] = ()
     failure: Failure | None = None
+    # The adapter's files by name.
     adapter: Mapping[str, bytes] = field(default_factory=dict, repr=False)
-
-
-def _go_on() -> None:
-    pass
 
 
 @dataclass
 class TrialWorker:
-    """Runs trials of one study on one base in memory.
-
-    `check` is called at every step and may raise `StopRequested`.
-    """
+    """Runs trials of one study, with one base in memory."""
 
     params: Params
     workspace: Workspace
     study: Study
     name: str
-    check: Callable[[], None] = _go_on
+    # Is called in every step, and may raise `StopRequested`.
+    check: Callable[[], None] | None = None
 
     def run_one(self) -> TrialResult:
         """Draw a trial and train it.
 
         Raises:
-            StopRequested: it was told to stop; the trial is left running, to be recovered.
-            OSError: there is no room on a disk.
-            UserError: the storage of studies stays away.
+            StopRequested: `check` raised it; the trial stays RUNNING until `Study.recover`.
+            OSError: a disk is full or read-only.
+            UserError: the storage does not answer.
         """
-        ticket = self.study.ask(self.name)
-        ticket.note("process", f"{socket.gethostname()}:{os.getpid()}")
-        ticket.note("code", code_digest(self.workspace.model.spec.name))
+        model = self.workspace.model.spec.name
+        trial = self.study.ask(self.name)
+        trial.set_attr("process", f"{socket.gethostname()}:{os.getpid()}")
+        trial.set_attr("code", code_digest(model))
         try:
-            return self._train(ticket, self.params.training_config(self.workspace.model.spec.name, **ticket.params))
+            return self._train(trial, self.params.training_config(model, **trial.params))
         except StopRequested:
             raise
-        except Exception as error:  # whatever a model does, the other trials go on
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        except Exception as error:  # one trial's error must not end the others
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 raise
             failure = failure_of(error)
-        # The error is gone by now, and with it what its frames held.
+        # Outside of the except block the error is gone, and with it the tensors that its frames held.
         release_memory()
-        ticket.set_failure(failure.cause, failure.reason, unfit=failure.unfit)
-        return TrialResult(ticket.number, self.name, "failed", failure=failure)
+        trial.set_failure(failure.cause, failure.reason, unfit=failure.unfit)
+        return TrialResult(trial.number, self.name, "failed", failure=failure)
 
-    def _train(self, ticket: RunningTrial, settings: TrainingConfig) -> TrialResult:
-        callback = _TrialReporter(ticket, settings.epochs, self.check)
+    def _train(self, trial: RunningTrial, settings: TrainingConfig) -> TrialResult:
+        callback = _TrialCallback(trial, settings.epochs, self.check)
         context = TrainingContext(self.params.seed, callback)
-        with trained_adapter(self.workspace, settings, context, lambda _: self.check()) as (adapter, result):
+        # Encoding posts takes long too, so it is a step of the callback as well.
+        with trained_adapter(self.workspace, settings, context, lambda _: callback.on_step()) as (adapter, result):
             outcome = _outcome(adapter, result)
-            ticket.set_outcome(outcome)
+            trial.set_outcome(outcome)
             files = _files(adapter)
-        found = {"macro_f1": outcome["scores"]["macro_f1"], "parameters": float(outcome["parameters"])}
-        values = tuple(found[objective] for objective in self.study.plan.objectives)
-        return TrialResult(ticket.number, self.name, "pruned" if callback.pruned else "complete", values, adapter=files)
+        by_objective = {"macro_f1": outcome["scores"]["macro_f1"], "parameters": float(outcome["parameters"])}
+        values = tuple(by_objective[objective] for objective in self.study.plan.objectives)
+        return TrialResult(trial.number, self.name, "pruned" if callback.pruned else "complete", values, adapter=files)
 
 
 def open_worker(name: str, params: Params, model: str, url: str, plan: StudyPlan) -> TrialWorker:
-    """A worker in a process of its own."""
+    """Open the base and the study for a worker in a process of its own."""
     return TrialWorker(params, open_workspace(model), join_study(url, plan), name)
 
 
 @dataclass
-class _TrialReporter:
-    """Passes each epoch on to the study, whose pruner may end the trial."""
+class _TrialCallback:
+    """Reports each epoch to the study, whose pruner may end the trial."""
 
-    ticket: RunningTrial
+    trial: RunningTrial
     epochs: int
-    check: Callable[[], None]
+    check: Callable[[], None] | None
     pruned: bool = False
 
     def on_step(self) -> None:
-        self.check()
+        if self.check:
+            self.check()
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        self.pruned = not self.ticket.report(epoch, metrics, last=epoch == self.epochs)
+        self.pruned = not self.trial.report(epoch, metrics, last=epoch == self.epochs)
         return not self.pruned
 
 
 def _outcome(adapter: Adapter, result: TrainingResult) -> dict[str, Any]:
-    """What the best epoch gave, for whoever shows it."""
+    """Return the scores and sizes of the best epoch, as JSON can hold them."""
     return {
         "scores": asdict(result.scores()),
         "report": report(result.predictions),
@@ -125,6 +124,7 @@ def _outcome(adapter: Adapter, result: TrainingResult) -> dict[str, Any]:
 
 
 def _files(adapter: Adapter) -> dict[str, bytes]:
-    with TemporaryDirectory() as folder:
-        adapter.save(Path(folder) / "adapter")
-        return {path.name: path.read_bytes() for path in (Path(folder) / "adapter").iterdir()}
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "adapter"
+        adapter.save(folder)
+        return {path.name: path.read_bytes() for path in folder.iterdir()}

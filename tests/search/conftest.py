@@ -11,7 +11,7 @@ from tests.warm import WarmPython
 
 @pytest.fixture
 def repository(encoded: Path, repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, where the test runs."""
+    """Copy that repository and make it the working folder."""
     folder = tmp_path / "repository"
     shutil.copytree(encoded, folder)
     monkeypatch.chdir(folder)
@@ -22,5 +22,5 @@ def repository(encoded: Path, repo_root: Path, tmp_path: Path, monkeypatch: pyte
 
 @pytest.fixture
 def warm(warm_python: WarmPython) -> WarmCommand:
-    """`tune` in processes of their own, quickly."""
+    """Run `tune` in processes of its own that start quickly."""
     return WarmCommand(warm_python)

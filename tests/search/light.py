@@ -1,4 +1,4 @@
-"""Workers whose trials only sleep and report: what is tested is the search, and its processes start at once."""
+"""Workers whose trials only sleep and report, so that tests of the search start processes at once."""
 
 import os
 import socket
@@ -40,18 +40,18 @@ def plan(name: str, **changes: Any) -> StudyPlan:
 
 
 def nothing(number: int) -> None:
-    """Happens in every trial."""
+    """Do nothing during a trial."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a light worker says of a trial, all of which end well."""
+    """The result of a light worker: its trials always complete."""
 
     number: int
     worker: str
 
-    def ended(self) -> "TrialResult":
-        """The same as the driver of a search wants it, whose module takes seconds to import."""
+    def result(self) -> "TrialResult":
+        """Return the result for the runner. Importing its class takes seconds, and workers do without."""
         from src.search.worker import TrialResult
 
         return TrialResult(self.number, self.worker, "complete", (score(self.number),), adapter=ADAPTER)
@@ -63,7 +63,7 @@ def score(number: int) -> float:
 
 @dataclass
 class LightWorker:
-    """Runs trials of some epochs; `during` is called with a trial's number after its first."""
+    """Runs trials of `EPOCHS` epochs. `during` is called with a trial's number after the first epoch."""
 
     study: Study
     name: str = "light"
@@ -71,25 +71,25 @@ class LightWorker:
     during: Callable[[int], None] = nothing
 
     def run_one(self) -> Done:
-        ticket = self.study.ask(self.name)
-        ticket.note("process", f"{socket.gethostname()}:{os.getpid()}")
+        trial = self.study.ask(self.name)
+        trial.set_attr("process", f"{socket.gethostname()}:{os.getpid()}")
         for epoch in range(1, EPOCHS + 1):
-            ticket.report(epoch, {"val_macro_f1": epoch / 10, "val_loss": 1 / epoch}, last=epoch == EPOCHS)
+            trial.report(epoch, {"val_macro_f1": epoch / 10, "val_loss": 1 / epoch}, last=epoch == EPOCHS)
             if epoch == 1:
-                self.during(ticket.number)
+                self.during(trial.number)
             time.sleep(self.epoch_s)
-        ticket.set_outcome(OUTCOME)
-        return Done(ticket.number, self.name)
+        trial.set_outcome(OUTCOME)
+        return Done(trial.number, self.name)
 
 
 def open_light_worker(name: str, url: str, plan: StudyPlan, epoch_s: float) -> LightWorker:
-    """As a process of Ray's makes it."""
+    """Open a light worker in a process of Ray's."""
     return LightWorker(join_study(url, plan), name, epoch_s)
 
 
 @dataclass
 class Raising:
-    """A worker that can do nothing."""
+    """A worker that always raises an error."""
 
     name: str
     error: Exception
@@ -100,7 +100,7 @@ class Raising:
 
 @dataclass
 class Process:
-    """A worker that says which process it is."""
+    """A worker that returns its process id."""
 
     name: str
 
@@ -115,23 +115,23 @@ class InProcess:
     worker: LightWorker
 
     def run_one(self) -> "TrialResult":
-        return self.worker.run_one().ended()
+        return self.worker.run_one().result()
 
 
 class InProcesses:
-    """Light workers of Ray's for a search."""
+    """Light workers in Ray's processes for a search."""
 
-    def __init__(self, crew: RayWorkerPool[Done]) -> None:
-        self._crew = crew
-        self.size = crew.size
-        self.begin = crew.begin
-        self.replace = crew.replace
-        self.close = crew.close
+    def __init__(self, pool: RayWorkerPool[Done]) -> None:
+        self._pool = pool
+        self.size = pool.size
+        self.submit = pool.submit
+        self.replace = pool.replace
+        self.close = pool.close
 
     @property
     def busy(self) -> int:
-        return self._crew.busy
+        return self._pool.busy
 
-    def next(self, timeout_s: float) -> "TrialResult | WorkerDied | None":
-        news = self._crew.next(timeout_s)
-        return news.ended() if isinstance(news, Done) else news
+    def wait_any(self, timeout_s: float) -> "TrialResult | WorkerDied | None":
+        result = self._pool.wait_any(timeout_s)
+        return result.result() if isinstance(result, Done) else result

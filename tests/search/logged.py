@@ -1,4 +1,4 @@
-"""What MLflow has of the searches in the current folder."""
+"""MLflow's runs of the searches in the current folder."""
 
 from itertools import count
 from pathlib import Path
@@ -8,18 +8,19 @@ _looks = count()
 
 
 def runs(model: str = "clip") -> list[Any]:
-    """All runs of a model's experiment."""
+    """Return all runs of a model's experiment."""
     from mlflow import MlflowClient
 
-    # MLflow keeps a store by its address for as long as the process lives, also when its file is another by now.
+    # MLflow caches a store by its address while the process lives, although the file may be another one by now.
     place = f"{Path.cwd()}{'/.' * next(_looks)}/mlruns/mlflow.db"
     client = MlflowClient(f"sqlite:///{place}")
-    (experiment,) = [each for each in client.search_experiments() if each.name == f"mvsa-{model}"]
+    experiment = client.get_experiment_by_name(f"mvsa-{model}")
+    assert experiment is not None
     return list(client.search_runs([experiment.experiment_id], max_results=1000))
 
 
 def trial_runs() -> dict[int, Any]:
-    """The trials' runs by number; each trial has one."""
-    found = [run for run in runs() if run.data.tags["stage"] == "trial"]
-    assert len({run.data.tags["trial"] for run in found}) == len(found)
-    return {int(run.data.tags["trial"]): run for run in found}
+    """Return the trials' runs by number. Each trial must have one run."""
+    of_trials = [run for run in runs() if run.data.tags["stage"] == "trial"]
+    assert len({run.data.tags["trial"] for run in of_trials}) == len(of_trials)
+    return {int(run.data.tags["trial"]): run for run in of_trials}

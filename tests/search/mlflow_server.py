@@ -1,4 +1,4 @@
-"""An MLflow server in a process of its own, before a database server; it can be killed and started again."""
+"""An MLflow server in a process of its own, with its runs on a database server. It can be killed and restarted."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION
 
 
 class MlflowServer:
-    """Not running until `start`; keeps its address when it is started again."""
+    """A server that runs after `start`, and keeps its address over restarts."""
 
     def __init__(self, database: str, folder: Path) -> None:
         self._port = _free_port()
@@ -26,7 +26,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Run, and wait until requests are answered."""
+        """Start the server, and wait until it answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, env={**os.environ, **QUIET}, stdout=log, stderr=log, start_new_session=True
@@ -36,14 +36,14 @@ class MlflowServer:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """End it at once, with the processes that it has started."""
+        """Kill the server and the processes that it started."""
         if self._process and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5):  # it is our own
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5):
                 return True
         except OSError:
             return False

@@ -1,4 +1,4 @@
-"""`python -m src.tune` as a user types it: stopped, resumed, changed, short of memory, its picture redrawn."""
+"""Covers: `python -m src.tune` as a user types it, stopped, resumed, with other settings, and out of memory."""
 
 import re
 import shutil
@@ -34,27 +34,25 @@ def _edit(change: Callable[[dict[str, Any]], None]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_search_within_a_step_and_the_printed_command_goes_on(
-    repository: Path, warm: WarmCommand, number: signal.Signals
-) -> None:
+def test_signal_ends_search_within_step(repository: Path, warm: WarmCommand, number: signal.Signals) -> None:
     edit_fit(epochs=200, patience=200)
     process = warm.start("--trials", "1")
     _wait_for_an_epoch()
     process.kill(number)
-    code, said = process.wait()
+    code, output = process.wait()
     assert code == 128 + number
-    assert f"error: stopped by {number.name}; what is finished is kept. To go on: python " in said
+    assert f"stopped by {number.name}" in output and "`python " in output
     assert {run.info.status for run in runs()} == {"FAILED"}
     assert trial_runs()[0].data.tags["state"] == "interrupted"
 
     process = warm.start("--trials", "1")
     _wait_for_an_epoch(of_trials=2)
     process.kill(number)
-    said = process.wait()[1]
-    assert "Trial" not in said  # it was stopped in good order, so nothing had to be recovered
-    found = trial_runs()
-    (again,) = [run for run in found.values() if run.data.tags.get("retry_of") == "0"]
-    assert again.data.params == found[0].data.params
+    output = process.wait()[1]
+    assert "Trial" not in output  # a stopped command recovers its trial itself
+    runs_of_trials = trial_runs()
+    (retry,) = [run for run in runs_of_trials.values() if run.data.tags.get("retry_of") == "0"]
+    assert retry.data.params == runs_of_trials[0].data.params
 
 
 def _wait_for_an_epoch(of_trials: int = 1) -> None:
@@ -71,40 +69,39 @@ def _wait_for_an_epoch(of_trials: int = 1) -> None:
     raise AssertionError("no epoch has ended")
 
 
-def test_mlflow_is_redrawn_from_the_storage_as_often_as_asked(repository: Path, warm: WarmCommand) -> None:
+def test_sync_rebuilds_mlflow(repository: Path, warm: WarmCommand) -> None:
     warm.run("--trials", "2")
-    drawn = facts()
-    assert warm.run("--sync").startswith("clip: MLflow shows all 2 trials of the study; 0 were missing")
-    assert facts() == drawn
+    logged = facts()
+    assert "all 2 trials of the study; 0 were missing" in warm.run("--sync")
+    assert facts() == logged
     shutil.rmtree("mlruns")
     assert "all 2 trials of the study; 2 were missing" in warm.run("--sync")
-    assert facts() == drawn
+    assert facts() == logged
 
 
 def facts() -> list[Any]:
-    """What MLflow shows, less what is its own: ids and places."""
-    found = sorted(runs(), key=lambda run: str(run.info.run_name))
+    """Return what MLflow shows, without ids and places."""
     return [
         (run.info.run_name, run.info.status, run.data.params, run.data.metrics, run.data.tags.get("state"))
-        for run in found
+        for run in sorted(runs(), key=lambda run: str(run.info.run_name))
     ]
 
 
-def test_a_changed_space_begins_a_new_study_and_says_what_changed(repository: Path, warm: WarmCommand) -> None:
+def test_changed_settings_begin_new_study(repository: Path, warm: WarmCommand) -> None:
     warm.run("--trials", "1")
     edit_tune(reduction_factor=4)
-    said = warm.run("--trials", "1")
-    assert "A new study, clip-tiny-" in said
-    assert "these have changed: reduction_factor. Their trials are not mixed." in said
-    assert "[1/1] trial 0 complete" in said
+    output = warm.run("--trials", "1")
+    assert "New study clip-tiny-" in output
+    assert "reduction_factor changed since clip-tiny-" in output
+    assert "[1/1] trial 0 complete" in output
     assert len([run for run in runs() if run.data.tags["stage"] == "study"]) == 2
-    assert "A new study" not in warm.run("--trials", "1")
+    assert "New study" not in warm.run("--trials", "1")
 
 
-def test_trials_that_run_out_of_memory_say_so_and_the_search_goes_on(repository: Path, warm: WarmCommand) -> None:
-    said = warm.run("--trials", "2", fault="if len(calls) == 2: torch.empty(2**50)")
-    assert re.search(r"\[1/2\] trial 1 failed: .*out of memory: .*can't allocate memory", said)
-    assert "0 trials pruned, 1 failed (1 × out of memory)" in said
+def test_search_survives_out_of_memory(repository: Path, warm: WarmCommand) -> None:
+    output = warm.run("--trials", "2", fault="if len(calls) == 2: torch.empty(2**50)")
+    assert re.search(r"\[1/2\] trial 1 failed: .*out of memory: .*can't allocate memory", output)
+    assert "0 trials pruned, 1 failed (1 × out of memory)" in output
     failed = trial_runs()[1]
     assert failed.info.status == "FAILED"
     assert (failed.data.tags["state"], failed.data.tags["cause"]) == ("failed", "out of memory")
@@ -112,19 +109,19 @@ def test_trials_that_run_out_of_memory_say_so_and_the_search_goes_on(repository:
     assert [row["state"] for row in read_table(Path("outputs/tune/clip/trials.csv"))] == ["complete", "complete"]
 
 
-def test_three_failures_for_one_cause_stop_the_search_in_one_line(repository: Path, warm: WarmCommand) -> None:
-    said = warm.run("--trials", "6", fault="raise KeyError('vision_tower')", code=1)
-    assert "error: 3 trials in a row failed for the same cause: KeyError: 'vision_tower'" in said
-    assert "Traceback" not in said
+def test_three_equal_failures_end_command(repository: Path, warm: WarmCommand) -> None:
+    output = warm.run("--trials", "6", fault="raise KeyError('vision_tower')", code=1)
+    assert "KeyError: 'vision_tower'" in output
+    assert "Traceback" not in output
     assert sorted(trial_runs()) == [0, 1, 2]
     assert {run.info.status for run in runs()} == {"FAILED"}
     assert "[2/2]" in warm.run("--trials", "2")
 
 
-def test_after_an_error_of_the_gpu_a_new_process_goes_on(repository: Path, warm: WarmCommand) -> None:
-    said = warm.run("--trials", "3", fault="if len(calls) == 2: raise torch.AcceleratorError('CUDA error', 1)")
-    assert "another one goes on" in said
-    assert "1 failed (1 × the GPU failed)" in said
+def test_gpu_error_restarts_process(repository: Path, warm: WarmCommand) -> None:
+    output = warm.run("--trials", "3", fault="if len(calls) == 2: raise torch.AcceleratorError('CUDA error', 1)")
+    assert "new process" in output
+    assert "1 failed (1 × the GPU failed)" in output
     assert trial_runs()[1].data.tags["cause"] == "the GPU failed"
     assert {run.info.status for run in runs()} == {"FINISHED", "FAILED"}
 
@@ -141,27 +138,27 @@ def test_after_an_error_of_the_gpu_a_new_process_goes_on(repository: Path, warm:
     ],
 )
 def test_misuse_is_one_line(repository: Path, warm: WarmCommand, words: list[str], code: int, line: str) -> None:
-    said = warm.run(*words, code=code)
-    assert said.startswith(line)
-    assert said.count("\n") == 1
+    output = warm.run(*words, code=code)
+    assert output.startswith(line)
+    assert output.count("\n") == 1
 
 
-def test_the_time_budget_ends_a_search_with_what_it_has(repository: Path, warm: WarmCommand) -> None:
+def test_time_budget_ends_search(repository: Path, warm: WarmCommand) -> None:
     an_hour_later = "if len(calls) == 2: import time; now = time.time; time.time = lambda: now() + 3600"
-    said = warm.run("--trials", "500", "--time-budget", "30m", fault=an_hour_later)
+    output = warm.run("--trials", "500", "--time-budget", "30m", fault=an_hour_later)
     assert read_json(Path("outputs/tune/clip/best.json"))["trials"] == 2
-    assert "best of 2 trials" in said
+    assert "best of 2 trials" in output
 
 
-def test_the_environment_may_name_the_storage(repository: Path, warm: WarmCommand) -> None:
+def test_environment_names_storage(repository: Path, warm: WarmCommand) -> None:
     environment = {"MVSA_STORAGE": f"sqlite:///{repository}/elsewhere/studies.db"}
     warm.run("--trials", "1", "--sampler", "random", "--pruner", "hyperband", environment=environment)
     assert Path("elsewhere/studies.db").is_file()
     assert not Path("outputs/studies.db").exists()
 
 
-def test_settings_that_are_words_are_searched_as_well(repository: Path, warm: WarmCommand) -> None:
-    """The first choice of each, and the last, from the board to the file that the winner is trained by."""
+def test_word_settings_are_searched(repository: Path, warm: WarmCommand) -> None:
+    """The first choices and the last ones appear in the printed lines, in MLflow and in best.json."""
     space: dict[str, dict[str, Any]] = {
         "target_projections": {"choices": ["qv", "qkvo"]},
         "curriculum": {"choices": ["none", "loss"]},
@@ -175,9 +172,9 @@ def test_settings_that_are_words_are_searched_as_well(repository: Path, warm: Wa
     all_first = {name: choice.get("choices", [0.002])[0] for name, choice in space.items()}
     all_last = {name: choice.get("choices", [0.002])[-1] for name, choice in space.items()}
     edit_tune(spaces={"clip": space}, initial_trials={"clip": [all_first, all_last]})
-    said = warm.run("--trials", "2")
-    assert "augment -, " in said and "augment image caption, " in said
-    assert "clip: best of 2 trials is trial " in said and "0 trials pruned, 0 failed" in said
+    output = warm.run("--trials", "2")
+    assert "augment -, " in output and "augment image caption, " in output
+    assert "clip: best of 2 trials is trial " in output and "0 trials pruned, 0 failed" in output
     settings = [run.data.params for run in trial_runs().values()]
-    assert {each["curriculum"] for each in settings} == {"none", "loss"}
+    assert {params["curriculum"] for params in settings} == {"none", "loss"}
     assert read_json(Path("outputs/tune/clip/best.json"))["params"] in (all_first, all_last)

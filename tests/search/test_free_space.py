@@ -11,7 +11,7 @@ import pytest
 from src.core.errors import UserError
 from src.core.files import require_free_space
 from src.core.signals import StopSignal
-from src.search import mlflow_sync as mirror_module
+from src.search import mlflow_sync as sync_module
 from src.search.adapters import PendingAdapters
 from src.search.mlflow_sync import MlflowSync, TrialRunMetadata
 from src.search.poller import StudyPoller
@@ -102,7 +102,7 @@ def test_a_read_only_disk_is_refused(make_disk: MakeDisk, tmp_path: Path) -> Non
         ("ro", "error: nothing can be written in mlruns: Read-only file system\n"),
     ],
 )
-def test_the_command_says_so_before_the_first_trial(
+def test_full_disk_stops_before_first_trial(
     option: str, said: str, repository: Path, warm: WarmCommand, make_disk: MakeDisk
 ) -> None:
     disk = make_disk(repository / "mlruns", "2m")
@@ -141,7 +141,7 @@ def fill_in_the_third(disk: Disk) -> Callable[[int], None]:
     ],
     ids=["an epoch is not recorded", "an adapter is not kept"],
 )
-def test_a_disk_that_fills_up_ends_the_search_and_with_more_room_it_goes_on(
+def test_search_resumes_after_full_disk(
     size: str,
     during: Callable[[Disk], Callable[[int], None]],
     kind: type[Exception],
@@ -166,15 +166,13 @@ def test_a_disk_that_fills_up_ends_the_search_and_with_more_room_it_goes_on(
 
 
 def adapters(disk: Disk) -> dict[str, int]:
-    """The size of the weights in each folder of the shelf, whole or not."""
+    """Return the size of the weights in each folder of pending adapters."""
     folders = (disk.folder / "trials").iterdir()
     return {folder.name: (folder / "head.safetensors").stat().st_size for folder in folders}
 
 
 @pytest.mark.slow
-def test_the_command_ends_in_one_line_when_a_disk_fills_up_and_goes_on_with_more_room(
-    repository: Path, warm: WarmCommand, make_disk: MakeDisk
-) -> None:
+def test_command_resumes_after_full_disk(repository: Path, warm: WarmCommand, make_disk: MakeDisk) -> None:
     disk = make_disk(repository / "disk", "4m")
     environment = {"MVSA_STORAGE": "sqlite:///disk/studies.db"}
     fault = "if len(calls) == 2: open('disk/filling', 'wb').write(bytes(2**23))"
@@ -194,14 +192,14 @@ def test_the_command_ends_in_one_line_when_a_disk_fills_up_and_goes_on_with_more
     }
 
 
-def test_mlflow_on_a_full_disk_gets_all_when_there_is_room(
+def test_mlflow_recovers_from_full_disk(
     make_disk: MakeDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mirror_module, "_TRY_AGAIN_S", 0)
+    monkeypatch.setattr(sync_module, "_RETRY_AFTER_S", 0)
     disk = make_disk(tmp_path / "mlruns", "5m")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk.folder}/mlflow.db")
     study = open_study(f"sqlite:///{tmp_path}/studies.db", plan("clip"))
-    tracker, shelf = Tracker("full"), PendingAdapters(tmp_path / "trials")
+    tracker, pending_adapters = Tracker("full"), PendingAdapters(tmp_path / "trials")
 
     def during(number: int) -> None:
         if number == 1:
@@ -210,15 +208,15 @@ def test_mlflow_on_a_full_disk_gets_all_when_there_is_room(
             disk.empty()
 
     with tracker.run("study") as parent:
-        mirror = MlflowSync(tracker, parent, TrialRunMetadata("clip", {}, dict), shelf)
-        with StudyPoller(study.try_trials, [mirror.show]):
+        sync = MlflowSync(tracker, parent, TrialRunMetadata("clip", {}, {}), pending_adapters)
+        with StudyPoller(study.try_trials, [sync.show]):
             worker = InProcess(LightWorker(study, epoch_s=0.3, during=during))
-            StudyRunner(study, LocalWorkerPool(worker), shelf, StopSignal()).run(4)
-        mirror.require_all()
+            StudyRunner(study, LocalWorkerPool(worker), pending_adapters, StopSignal()).run(4)
+        sync.require_all()
     children = tracker.children(parent.id)
     assert sorted(child.tags["trial"] for child in children) == ["0", "1", "2", "3"]
     assert {child.tags["state"] for child in children} == {"complete"}
-    assert not list(shelf.folder.iterdir())
+    assert not list(pending_adapters.folder.iterdir())
     gone, back = capsys.readouterr().err.splitlines()
     assert "No space left on device; the search goes on" in gone or "disk is full" in gone
-    assert back == "warning: MLflow answers again: what was missing there has been logged"
+    assert back.startswith("warning: MLflow answers again")

@@ -27,23 +27,24 @@ def study() -> Study:
     )
 
 
-def test_twenty_kills_at_any_instant_lose_nothing(repository: Path, warm: WarmCommand) -> None:
-    chance, killed = random.Random(7), 0
-    shutil.rmtree("mlruns")  # may be killed while it is made
+def test_twenty_kills_lose_nothing(repository: Path, warm: WarmCommand) -> None:
+    rng = random.Random(7)
+    killed = 0
+    shutil.rmtree("mlruns")  # a kill may come while it is made
     for _ in range(ROUNDS):
-        # Slow trainings, or a fast machine would be done before the kills are.
+        # Trainings are slowed down, because a fast machine would finish before all kills.
         process = warm.start("--trials", str(TRIALS), fault="import time; time.sleep(0.5)")
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(rng.uniform(0, 2))
         process.kill(signal.SIGKILL)
         killed += process.wait()[0] == -signal.SIGKILL
     warm.run("--trials", str(TRIALS))
-    found = study()
-    finished = [(trial.params, trial.value, trial.epochs) for trial in found.finished()]
+    interrupted = study()
+    finished = [(trial.params, trial.value, trial.epochs) for trial in interrupted.finished()]
     assert len(finished) == TRIALS
     assert killed >= ROUNDS // 2
     shown = trial_runs()
-    assert len(shown) == len(found.trials())
-    for trial in found.trials():
+    assert len(shown) == len(interrupted.trials())
+    for trial in interrupted.trials():
         agree(trial, shown[trial.number])
     assert "RUNNING" not in {run.info.status for run in runs()}
 
@@ -53,7 +54,7 @@ def test_twenty_kills_at_any_instant_lose_nothing(repository: Path, warm: WarmCo
 
 
 def agree(trial: Any, run: Any) -> None:
-    """The storage and MLflow say the same of a trial."""
+    """Check that the storage and MLflow agree about a trial."""
     status = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}[trial.state]
     assert run.info.status == status
     assert run.data.tags["state"] == ("interrupted" if trial.cause == "interrupted" else trial.state)

@@ -1,4 +1,4 @@
-"""The trials of a study on a screen: a real pseudo-terminal, or none."""
+"""The table of trials on a pseudo-terminal, and without a terminal."""
 
 import contextlib
 import os
@@ -33,14 +33,14 @@ def record(number: int, state: str = "complete", reason: str = "", **changes: An
     return TrialRecord(**{**facts, **changes})
 
 
-def test_without_a_terminal_a_board_prints_a_line_for_each_trial_that_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    with LiveTrialTable("clip", total=5, before=[record(0)]) as board:
-        board.show(record(0))
-        board.show(record(1, "running"))
-        board.show(record(1))
-        board.show(record(1))
-        board.show(record(2, "failed", "out of memory"))
-        board.show(record(3, "waiting"))
+def test_ended_trials_print_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveTrialTable("clip", total=5, before=[record(0)]) as table:
+        table.show(record(0))
+        table.show(record(1, "running"))
+        table.show(record(1))
+        table.show(record(1))
+        table.show(record(2, "failed", "out of memory"))
+        table.show(record(3, "waiting"))
     assert capsys.readouterr() == (
         "[2/5] trial 1 complete: macro-F1 0.5123, 4 epochs, 12.3 s (rank 8, lr 3e-05)\n"
         "[2/5] trial 2 failed: macro-F1 0.5123, 4 epochs, 12.3 s (rank 8, lr 3e-05): out of memory\n",
@@ -48,23 +48,23 @@ def test_without_a_terminal_a_board_prints_a_line_for_each_trial_that_ends(capsy
     )
 
 
-def test_a_trial_that_an_earlier_process_left_running_is_shown_when_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    with LiveTrialTable("clip", total=5, before=[record(0, "running")]) as board:
-        board.show(record(0, "failed", "interrupted"))
+def test_earlier_running_trial_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with LiveTrialTable("clip", total=5, before=[record(0, "running")]) as table:
+        table.show(record(0, "failed", "interrupted"))
     assert "[0/5] trial 0 failed" in capsys.readouterr().out
 
 
-def test_on_a_terminal_a_board_shows_a_table_that_words_do_not_tear(tmp_path: Path) -> None:
+def test_terminal_shows_intact_table(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from tests.search.test_live_table import *\n"
         "from src.cli.output import progress, say\n"
-        "with TrialBoard('clip: search', 40, [record(0)]) as board:\n"
+        "with LiveTrialTable('clip: search', 40, [record(0)]) as table:\n"
         "    for number in range(1, 31):\n"
-        "        board.show(record(number, 'running', value=0.25))\n"
+        "        table.show(record(number, 'running', value=0.25))\n"
         "        with progress(2, 'nested') as bar: bar.advance(2)\n"
         "        say(f'said {number}')\n"
-        "        board.show(record(number))\n"
+        "        table.show(record(number))\n"
     )
     shown = on_terminal([sys.executable, str(script)])
     assert "running" in shown
@@ -76,7 +76,7 @@ def test_on_a_terminal_a_board_shows_a_table_that_words_do_not_tear(tmp_path: Pa
 
 
 def on_terminal(arguments: list[str]) -> str:
-    """What a process writes to a terminal of 24 lines."""
+    """Return what a process writes to a terminal of 24 lines."""
     terminal, inside = pty.openpty()
     environment = os.environ | {"TERM": "xterm", "PYTHONPATH": str(Path.cwd()), "LINES": "24", "COLUMNS": "100"}
     process = subprocess.Popen(arguments, stdin=inside, stdout=inside, stderr=inside, env=environment)

@@ -21,7 +21,7 @@ from src.core.signals import StopSignal
 from src.search.adapters import PendingAdapters
 from src.search.plan import StudyPlan, plan_of
 from src.search.pool import WorkerDied, WorkerPool
-from src.search.ray_pool import Cluster, RayWorkerPool, _require_gpus, cluster
+from src.search.ray_pool import Cluster, RayWorkerPool, cluster, require_gpus
 from src.search.runner import StudyRunner
 from src.search.storage import remote_url
 from src.search.study import Study, open_study
@@ -44,8 +44,8 @@ def shares() -> Iterator[Cluster]:
 def search(shares: Cluster, url: str, plan: StudyPlan, size: int, total: int, folder: Path) -> None:
     with remote_url(url, shares.host) as address:
         make = partial(open_light_worker, url=address, plan=plan, epoch_s=0.1)
-        crew = InProcesses(RayWorkerPool(make, size, shares))
-        StudyRunner(open_study(url, plan), crew, PendingAdapters(folder), StopSignal()).run(total)
+        pool = InProcesses(RayWorkerPool(make, size, shares))
+        StudyRunner(open_study(url, plan), pool, PendingAdapters(folder), StopSignal()).run(total)
 
 
 class Killer(threading.Thread):
@@ -68,7 +68,7 @@ class Killer(threading.Thread):
 
 
 @pytest.mark.parametrize(("size", "storage"), [(2, "sqlite"), (4, "postgres")])
-def test_workers_share_a_study_and_one_that_is_killed_costs_only_time(
+def test_killed_worker_costs_only_time(
     size: int, storage: str, shares: Cluster, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     if storage == "sqlite":
@@ -95,9 +95,7 @@ def test_workers_share_a_study_and_one_that_is_killed_costs_only_time(
         assert {path.name for path in (tmp_path / "trials" / str(trial.number)).iterdir()} == ADAPTER.keys()
 
 
-def test_workers_wait_for_a_database_server_that_is_started_anew(
-    shares: Cluster, postgres: Postgres, tmp_path: Path
-) -> None:
+def test_workers_wait_for_database_restart(shares: Cluster, postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.create("workers_anew")
     study = open_study(url, plan("many"))
 
@@ -120,42 +118,42 @@ def test_workers_wait_for_a_database_server_that_is_started_anew(
 
 
 @pytest.mark.parametrize("error", [UserError("no checkpoint"), OSError(errno.ENOSPC, "No space left on device")])
-def test_what_no_worker_can_do_anything_about_is_raised_as_it_is(shares: Cluster, error: Exception) -> None:
-    crew = RayWorkerPool(partial(Raising, error=error), 1, shares)
-    crew.begin()
+def test_worker_errors_are_raised_unchanged(shares: Cluster, error: Exception) -> None:
+    pool = RayWorkerPool(partial(Raising, error=error), 1, shares)
+    pool.submit()
     with pytest.raises(type(error)) as raised:
-        heard(crew)
+        heard(pool)
     assert (type(raised.value), str(raised.value)) == (type(error), str(error))
-    crew.close()
+    pool.close()
 
 
-def test_a_worker_is_kept_until_it_is_renewed(shares: Cluster) -> None:
-    crew = RayWorkerPool(Process, 1, shares)
-    said = []
+def test_worker_is_kept_until_replaced(shares: Cluster) -> None:
+    pool = RayWorkerPool(Process, 1, shares)
+    output = []
     for dismissed in (None, None, "worker-1"):
         if dismissed:
-            crew.replace(dismissed)
-        crew.begin()
-        said.append(heard(crew))
-    assert said[0] == said[1] != said[2]
-    crew.close()
+            pool.replace(dismissed)
+        pool.submit()
+        output.append(heard(pool))
+    assert output[0] == output[1] != output[2]
+    pool.close()
 
 
-def heard(crew: WorkerPool[Any]) -> Any:
-    """What a crew says when it says something."""
-    while (news := crew.next(1)) is None:
+def heard(pool: WorkerPool[Any]) -> Any:
+    """What a pool says when it says something."""
+    while (news := pool.wait_any(1)) is None:
         continue
     assert not isinstance(news, WorkerDied)
     return news
 
 
-def test_gpus_that_are_not_there_are_refused_here_and_waited_for_on_a_cluster(caplog: pytest.LogCaptureFixture) -> None:
-    _require_gpus(4, 0.5, 2, grows=False)
+def test_missing_gpus_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    require_gpus(4, 0.5, 2, grows=False)
     with pytest.raises(UserError, match="4 workers with 1 GPUs each need 4, and there are 2: fewer --workers, or less"):
-        _require_gpus(4, 1, 2, grows=False)
+        require_gpus(4, 1, 2, grows=False)
     with pytest.raises(UsageError, match="more than one GPU must be a whole number"):
-        _require_gpus(1, 1.5, 2, grows=True)
-    _require_gpus(4, 1, 2, grows=True)
+        require_gpus(1, 1.5, 2, grows=True)
+    require_gpus(4, 1, 2, grows=True)
     assert caplog.messages == [
         "4 workers with 1 GPUs each need 4, and there are 2: some wait until the cluster has more"
     ]
@@ -164,9 +162,7 @@ def test_gpus_that_are_not_there_are_refused_here_and_waited_for_on_a_cluster(ca
 TRIALS = 3
 
 
-def test_the_command_is_stopped_and_goes_on_and_leaves_no_process_behind(
-    repository: Path, warm: WarmCommand, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopped_ray_search_goes_on(repository: Path, warm: WarmCommand, monkeypatch: pytest.MonkeyPatch) -> None:
     # A process shows what it was started with, and so whose it is, however it has detached itself.
     mark = str(uuid.uuid4())
     monkeypatch.setenv("MVSA_TEST", mark)
@@ -179,11 +175,11 @@ def test_the_command_is_stopped_and_goes_on_and_leaves_no_process_behind(
     while process.is_running and not in_the_third_trial(study):
         time.sleep(0.05)
     process.kill(signal.SIGTERM)
-    said = process.output(128 + signal.SIGTERM)
+    output = process.output(128 + signal.SIGTERM)
     assert left_behind(mark) == []
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     this = f"python -m src.tune --model clip {' '.join(words)}"
-    assert f"stopped by SIGTERM; what is finished is kept. To go on: {this}" in said
+    assert "stopped by SIGTERM" in output and this in output
     assert {run.info.status for run in runs()} <= {"FAILED", "FINISHED"}
     before = study.trials()
     assert [trial.state for trial in before] == ["complete", "complete", "failed", "waiting"]

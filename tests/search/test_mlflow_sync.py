@@ -1,4 +1,4 @@
-"""What MLflow shows of trials, in a real store: drawn once, drawn again, half drawn, and while it is away."""
+"""MLflow's runs of trials in a real store: written once, again, in part, and while MLflow is away."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from mlflow.exceptions import MlflowException
 
 from src.core.errors import UserError
 from src.reporting import plot_evaluation
-from src.search import mlflow_sync as mirror_module
+from src.search import mlflow_sync as sync_module
 from src.search.adapters import PendingAdapters
 from src.search.mlflow_sync import MlflowSync, TrialRunMetadata
 from src.search.study import open_study
@@ -49,7 +49,7 @@ FAILED = replace(RUNNING, state="failed", ended_ms=4_000, reason="out of memory:
 INTERRUPTED = replace(RUNNING, state="failed", ended_ms=4_000, reason="interrupted", cause="interrupted")
 RETRY = replace(COMPLETE, number=4, attrs={**RUNNING.attrs, "retry_of": 3})
 POSTS = Dataset("posts", "0a1b", "data", "training", {"train": 72})
-CAPTION = TrialRunMetadata("clip", {"stage": "trial"}, lambda settings: {**settings, "epochs": 2}, [POSTS])
+METADATA = TrialRunMetadata("clip", {"stage": "trial"}, {"rank": 1, "epochs": 2}, [POSTS])
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +69,18 @@ def parent(tracker: Tracker) -> Iterator[Run]:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> PendingAdapters:
+def pending_adapters(tmp_path: Path) -> PendingAdapters:
     return PendingAdapters(tmp_path / "trials")
 
 
 @pytest.fixture
-def mirror(tracker: Tracker, parent: Run, shelf: PendingAdapters) -> MlflowSync:
-    return MlflowSync(tracker, parent, CAPTION, shelf)
+def sync(tracker: Tracker, parent: Run, pending_adapters: PendingAdapters) -> MlflowSync:
+    return MlflowSync(tracker, parent, METADATA, pending_adapters)
 
 
 @pytest.fixture
 def look(client: MlflowClient, tracker: Tracker, parent: Run) -> Callable[[], dict[int, Logged]]:
-    """The trials' runs by number; each trial has one."""
+    """Return a function that returns the trials' runs by number. Each trial must have one run."""
 
     return partial(look_below, client, tracker, parent)
 
@@ -93,9 +93,9 @@ def look_below(client: MlflowClient, tracker: Tracker, parent: Run) -> dict[int,
 
 
 def points(client: MlflowClient, run: Logged) -> dict[str, list[tuple[int, int, float]]]:
-    """All values of each metric, with step and time."""
+    """Return all values of each metric, with step and time."""
     return {
-        name: [(each.step, each.timestamp, each.value) for each in client.get_metric_history(run.info.run_id, name)]
+        name: [(point.step, point.timestamp, point.value) for point in client.get_metric_history(run.info.run_id, name)]
         for name in run.data.metrics
     }
 
@@ -108,8 +108,8 @@ def artifacts(run: Logged) -> set[str]:
 Look = Callable[[], dict[int, Logged]]
 
 
-def test_a_trial_that_runs_is_shown_as_far_as_it_is(mirror: MlflowSync, look: Look, client: MlflowClient) -> None:
-    mirror.show(RUNNING)
+def test_running_trial_is_logged(sync: MlflowSync, look: Look, client: MlflowClient) -> None:
+    sync.show(RUNNING)
     (run,) = look().values()
     assert (run.info.run_name, run.info.status, run.info.start_time) == ("trial 3", "RUNNING", 1_000)
     assert run.data.params == {"rank": "8", "lr": "0.0003"}
@@ -130,66 +130,64 @@ def test_a_trial_that_runs_is_shown_as_far_as_it_is(mirror: MlflowSync, look: Lo
     ],
     ids=lambda value: value.state if isinstance(value, TrialRecord) else None,
 )
-def test_a_trial_that_has_ended_says_how(
-    trial: TrialRecord, status: str, tags: Mapping[str, str], mirror: MlflowSync, look: Look
+def test_ended_trial_has_state_tags(
+    trial: TrialRecord, status: str, tags: Mapping[str, str], sync: MlflowSync, look: Look
 ) -> None:
     for moment in (replace(RUNNING, number=trial.number), trial):
-        mirror.show(moment)
+        sync.show(moment)
     (run,) = look().values()
     assert (run.info.status, run.info.start_time, run.info.end_time) == (status, 1_000, 4_000)
     ours = ("state", "reason", "cause", "retry_of")
     assert {name: text for name, text in run.data.tags.items() if name in ours} == tags
-    assert mirror.has(trial)
-    assert mirror.run_id(trial.number) == run.info.run_id
+    assert sync.has(trial)
+    assert sync.run_id(trial.number) == run.info.run_id
 
 
-def test_a_complete_trial_has_its_scores_pictures_and_adapter(
-    mirror: MlflowSync, look: Look, client: MlflowClient
-) -> None:
-    mirror.shelf.put(3, ADAPTER)
-    mirror.show(COMPLETE)
+def test_complete_trial_has_all_artifacts(sync: MlflowSync, look: Look, client: MlflowClient) -> None:
+    sync.pending_adapters.put(3, ADAPTER)
+    sync.show(COMPLETE)
     (run,) = look().values()
-    found = points(client, run)
-    assert found["val_macro_f1"] == [(1, 2_000, 0.3), (2, 3_000, 0.5)]
-    assert found["best_val_macro_f1"] == [(0, 4_000, 0.5)]
-    assert found["best_epoch"] == [(0, 4_000, 2)]
-    assert found["parameters"] == [(0, 4_000, 1234)]
-    assert {"best_val_accuracy", "best_val_f1_neutral"} <= found.keys()
-    drawn = artifacts(run)
-    assert {f"adapter/{name}" for name in ADAPTER} <= drawn
-    assert {"learning_curves.png", "confusion_matrix.png", "classification_report.txt"} <= drawn
+    metrics = points(client, run)
+    assert metrics["val_macro_f1"] == [(1, 2_000, 0.3), (2, 3_000, 0.5)]
+    assert metrics["best_val_macro_f1"] == [(0, 4_000, 0.5)]
+    assert metrics["best_epoch"] == [(0, 4_000, 2)]
+    assert metrics["parameters"] == [(0, 4_000, 1234)]
+    assert {"best_val_accuracy", "best_val_f1_neutral"} <= metrics.keys()
+    logged = artifacts(run)
+    assert {f"adapter/{name}" for name in ADAPTER} <= logged
+    assert {"learning_curves.png", "confusion_matrix.png", "classification_report.txt"} <= logged
     root = Path(run.info.artifact_uri)
     assert json.loads((root / "adapted_modules.json").read_text()) == OUTCOME["modules"]
     assert (root / "adapter" / "head.safetensors").read_bytes() == ADAPTER["head.safetensors"]
 
 
-def test_a_trial_that_has_not_all_its_settings_yet_is_not_shown(mirror: MlflowSync, look: Look) -> None:
-    mirror.show(replace(RUNNING, state="waiting", history=(), attrs={}))
-    mirror.show(replace(RUNNING, params={"rank": 8}, history=(), attrs={}))
+def test_undrawn_trial_is_not_logged(sync: MlflowSync, look: Look) -> None:
+    sync.show(replace(RUNNING, state="waiting", history=(), attrs={}))
+    sync.show(replace(RUNNING, params={"rank": 8}, history=(), attrs={}))
     assert look() == {}
-    mirror.show(COMPLETE)
+    sync.show(COMPLETE)
     assert look()[3].data.params["lr"] == "0.0003"
 
 
-def test_what_a_trial_says_of_itself_late_is_shown_as_well(mirror: MlflowSync, look: Look) -> None:
-    mirror.show(replace(RUNNING, attrs={"worker": "worker-1"}))
-    mirror.show(COMPLETE)
+def test_late_attributes_become_tags(sync: MlflowSync, look: Look) -> None:
+    sync.show(replace(RUNNING, attrs={"worker": "worker-1"}))
+    sync.show(COMPLETE)
     assert look()[3].data.tags["process"] == "here:17"
 
 
-def test_drawing_again_changes_nothing(
-    mirror: MlflowSync, tracker: Tracker, parent: Run, look: Look, client: MlflowClient
+def test_syncing_again_changes_nothing(
+    sync: MlflowSync, tracker: Tracker, parent: Run, look: Look, client: MlflowClient
 ) -> None:
     trials = [RUNNING, replace(COMPLETE, number=5), replace(PRUNED, number=6)]
 
     def drawn() -> list[Any]:
         return [(n, run.to_dictionary(), points(client, run), artifacts(run)) for n, run in look().items()]
 
-    mirror.shelf.put(5, ADAPTER)
+    sync.pending_adapters.put(5, ADAPTER)
     for trial in trials:
-        mirror.show(trial)
+        sync.show(trial)
     before = drawn()
-    for again in (mirror, MlflowSync(tracker, parent, CAPTION, mirror.shelf)):
+    for again in (sync, MlflowSync(tracker, parent, METADATA, sync.pending_adapters)):
         for trial in trials:
             again.show(trial)
         again.flush()
@@ -197,7 +195,7 @@ def test_drawing_again_changes_nothing(
 
 
 class Line:
-    """The line to MLflow, which is cut after so many calls: of the last one, the answer is lost."""
+    """The line to MLflow. It is cut after so many calls, and the answer of the last one is lost."""
 
     def __init__(self, client: MlflowClient) -> None:
         self.calls = math.inf
@@ -220,158 +218,150 @@ class Line:
         self.calls -= 1
         if self.asks_again:
             act(*args, **kwargs)
-        found = act(*args, **kwargs)
+        answer = act(*args, **kwargs)
         if self.calls <= 0:
             raise self.error
-        return found
+        return answer
 
 
 @pytest.fixture
 def line(client: MlflowClient, tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> Line:
-    """That of `tracker`, which is tried again at once after a cut; pictures, the slow part, are blank."""
-    found = Line(client)
+    """Put a `Line` into `tracker`, retry at once after a cut, and leave plots blank, which are slow."""
+    line = Line(client)
     for picture in ("learning_curves", "confusion_matrix"):
         monkeypatch.setattr(plot_evaluation, picture, lambda *_: b"picture")
-    monkeypatch.setattr(tracker, "_client", found)
-    monkeypatch.setattr(mirror_module, "_TRY_AGAIN_S", 0)
-    return found
+    monkeypatch.setattr(tracker, "_client", line)
+    monkeypatch.setattr(sync_module, "_RETRY_AFTER_S", 0)
+    return line
 
 
 @pytest.mark.parametrize("dies", [True, False], ids=["a killed process", "a server that goes away"])
-def test_what_was_cut_short_anywhere_is_made_whole_and_not_doubled(
-    dies: bool, line: Line, tracker: Tracker, shelf: PendingAdapters, client: MlflowClient
+def test_interrupted_sync_is_completed(
+    dies: bool, line: Line, tracker: Tracker, pending_adapters: PendingAdapters, client: MlflowClient
 ) -> None:
     for calls in count(1):
         with tracker.run("study") as parent:
-            shelf.put(3, ADAPTER)
-            mirror = MlflowSync(tracker, parent, CAPTION, shelf)
+            pending_adapters.put(3, ADAPTER)
+            sync = MlflowSync(tracker, parent, METADATA, pending_adapters)
             line.cut_after(calls, KeyboardInterrupt() if dies else MlflowException("no answer"))
             with suppress(KeyboardInterrupt):
-                mirror.show(COMPLETE)
-                mirror.show(COMPLETE)
+                sync.show(COMPLETE)
+                sync.show(COMPLETE)
             was_cut = line.calls <= 0
             line.mend()
             if not was_cut:
                 break
-            assert shelf.find(3)
-            again = MlflowSync(tracker, parent, CAPTION, shelf) if dies else mirror
+            assert pending_adapters.find(3)
+            again = MlflowSync(tracker, parent, METADATA, pending_adapters) if dies else sync
             again.show(COMPLETE)
             assert not again.unreachable
             whole(look_below(client, tracker, parent), client)
-            assert not list(shelf.folder.iterdir())
+            assert not list(pending_adapters.folder.iterdir())
     assert calls > 12
 
 
 def whole(runs: dict[int, Logged], client: MlflowClient) -> None:
-    """The complete trial, and nothing else, is there with all it has."""
+    """Check that the complete trial has one run with everything."""
     (run,) = runs.values()
     assert (run.info.status, run.info.start_time, run.info.end_time) == ("FINISHED", 1_000, 4_000)
     assert (run.data.params, run.data.tags["state"]) == ({"rank": "8", "lr": "0.0003"}, "complete")
-    assert [each.dataset.name for each in run.inputs.dataset_inputs] == ["posts"]
-    found = points(client, run)
-    assert found["val_macro_f1"] == [(1, 2_000, 0.3), (2, 3_000, 0.5)]
-    assert found["best_val_macro_f1"] == [(0, 4_000, 0.5)]
+    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["posts"]
+    metrics = points(client, run)
+    assert metrics["val_macro_f1"] == [(1, 2_000, 0.3), (2, 3_000, 0.5)]
+    assert metrics["best_val_macro_f1"] == [(0, 4_000, 0.5)]
     assert {*(f"adapter/{name}" for name in ADAPTER), "settings.json", "adapted_modules.json"} <= artifacts(run)
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_of_two_runs_that_a_lost_answer_has_made_one_stays(
-    ended: bool, line: Line, mirror: MlflowSync, tracker: Tracker, parent: Run, look: Look
+def test_duplicate_run_is_removed(
+    ended: bool, line: Line, sync: MlflowSync, tracker: Tracker, parent: Run, look: Look
 ) -> None:
     line.asks_again = True
-    mirror.show(RUNNING)
+    sync.show(RUNNING)
     line.asks_again = False
     if ended:
-        mirror.show(COMPLETE)
+        sync.show(COMPLETE)
     assert len(tracker.children(parent.id)) == 2
-    mirror.flush()
+    sync.flush()
     (run,) = look().values()
     assert run.data.params["rank"] == "8"
-    assert mirror.run_id(3) == run.info.run_id
-    mirror.show(COMPLETE)
+    assert sync.run_id(3) == run.info.run_id
+    sync.show(COMPLETE)
     assert look()[3].info.status == "FINISHED"
 
 
-def test_a_new_process_finds_the_whole_one_of_two_runs(
-    line: Line, mirror: MlflowSync, tracker: Tracker, parent: Run, look: Look
-) -> None:
+def test_complete_duplicate_is_kept(line: Line, sync: MlflowSync, tracker: Tracker, parent: Run, look: Look) -> None:
     for trial in (COMPLETE, replace(COMPLETE, number=4), replace(COMPLETE, number=5)):
         line.asks_again = True
-        mirror.show(replace(RUNNING, number=trial.number))
+        sync.show(replace(RUNNING, number=trial.number))
         line.asks_again = False
-        mirror.show(trial)
-    again = MlflowSync(tracker, parent, CAPTION, mirror.shelf)
+        sync.show(trial)
+    again = MlflowSync(tracker, parent, METADATA, sync.pending_adapters)
     assert all(again.has(replace(COMPLETE, number=number)) for number in (3, 4, 5))
     assert {run.info.status for run in look().values()} == {"FINISHED"}
 
 
-def test_mlflow_that_goes_away_is_said_once_and_gets_all_when_it_is_back(
-    line: Line, mirror: MlflowSync, look: Look, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_outage_is_warned_once(line: Line, sync: MlflowSync, look: Look, capsys: pytest.CaptureFixture[str]) -> None:
     trials = [replace(COMPLETE, number=number) for number in range(8)]
-    mirror.show(trials[0])
+    sync.show(trials[0])
     line.calls = 0
     for trial in trials[1:5]:
-        mirror.show(replace(trial, state="running", ended_ms=None, outcome={}))
-        mirror.show(trial)
-    mirror.flush()
-    assert mirror.unreachable
-    with pytest.raises(UserError, match="4 trials are missing in MLflow, which does not take them now"):
-        mirror.require_all()
-    assert [mirror.has(trial) for trial in trials[:2]] == [True, False]
-    assert mirror.run_id(1) == ""
+        sync.show(replace(trial, state="running", ended_ms=None, outcome={}))
+        sync.show(trial)
+    sync.flush()
+    assert sync.unreachable
+    with pytest.raises(UserError, match="4 trials are missing"):
+        sync.require_all()
+    assert [sync.has(trial) for trial in trials[:2]] == [True, False]
+    assert sync.run_id(1) == ""
     line.mend()
     for trial in trials[5:]:
-        mirror.show(trial)
-    mirror.require_all()
+        sync.show(trial)
+    sync.require_all()
     assert {number: run.info.status for number, run in look().items()} == dict.fromkeys(range(8), "FINISHED")
     gone, back = capsys.readouterr().err.splitlines()
     assert gone.startswith("warning: the MLflow store ")
-    assert gone.endswith("MlflowException: no answer; the search goes on, and what is missing there is logged later")
-    assert back == "warning: MLflow answers again: what was missing there has been logged"
+    assert "no answer; the search goes on" in gone
+    assert back.startswith("warning: MLflow answers again")
 
 
-def test_mlflow_that_went_away_is_left_alone_for_a_while(
-    line: Line, mirror: MlflowSync, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mirror_module, "_TRY_AGAIN_S", 3600)
+def test_unreachable_mlflow_is_left_alone(line: Line, sync: MlflowSync, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync_module, "_RETRY_AFTER_S", 3600)
     line.calls = 0
-    mirror.show(COMPLETE)
+    sync.show(COMPLETE)
     line.calls = 1000
-    mirror.show(replace(COMPLETE, number=4))
+    sync.show(replace(COMPLETE, number=4))
     assert line.calls == 1000
-    mirror.flush()
-    mirror.require_all()
+    sync.flush()
+    sync.require_all()
 
 
-def test_a_trial_that_mlflow_does_not_take_is_in_nobodys_way(line: Line, mirror: MlflowSync, look: Look) -> None:
-    mirror.show(replace(COMPLETE, number=0, params={"no//name": 8}))
+def test_refused_trial_blocks_no_other(line: Line, sync: MlflowSync, look: Look) -> None:
+    sync.show(replace(COMPLETE, number=0, params={"no//name": 8}))
     for number in range(1, 6):
-        mirror.show(replace(COMPLETE, number=number))
-    mirror.flush()
+        sync.show(replace(COMPLETE, number=number))
+    sync.flush()
     assert [number for number, run in sorted(look().items()) if run.info.status == "FINISHED"] == [1, 2, 3, 4, 5]
     with pytest.raises(UserError, match="1 trials are missing"):
-        mirror.require_all()
+        sync.require_all()
 
 
-def test_a_run_that_somebody_deletes_while_its_trial_runs_is_made_anew(
-    line: Line, mirror: MlflowSync, look: Look, client: MlflowClient
-) -> None:
-    mirror.show(RUNNING)
-    client.delete_run(mirror.run_id(3))
+def test_deleted_run_is_created_again(line: Line, sync: MlflowSync, look: Look, client: MlflowClient) -> None:
+    sync.show(RUNNING)
+    client.delete_run(sync.run_id(3))
     for _ in range(2):
-        mirror.show(COMPLETE)
+        sync.show(COMPLETE)
     (run,) = look().values()
     assert run.info.status == "FINISHED"
     assert run.data.params["rank"] == "8"
 
 
-def test_a_study_is_shown_as_its_storage_has_it(mirror: MlflowSync, look: Look, tmp_path: Path) -> None:
+def test_sync_mirrors_whole_study(sync: MlflowSync, look: Look, tmp_path: Path) -> None:
     study = open_study(f"sqlite:///{tmp_path}/studies.db", plan("clip"))
 
     def show(number: int = 0) -> None:
         for trial in study.trials():
-            mirror.show(trial)
+            sync.show(trial)
 
     worker = LightWorker(study, epoch_s=0, during=show)
     for act in (study.tell, study.tell, study.prune, study.fail):
@@ -393,28 +383,28 @@ def test_a_study_is_shown_as_its_storage_has_it(mirror: MlflowSync, look: Look, 
         }
 
 
-def test_a_shelf_has_the_whole_of_an_adapter_or_nothing(shelf: PendingAdapters) -> None:
-    shelf.put(7, {"a.bin": b"first", "b.bin": b"first"})
-    shelf.put(7, {"a.bin": b"second"})
-    folder = shelf.find(7)
+def test_pending_adapter_is_complete_or_absent(pending_adapters: PendingAdapters) -> None:
+    pending_adapters.put(7, {"a.bin": b"first", "b.bin": b"first"})
+    pending_adapters.put(7, {"a.bin": b"second"})
+    folder = pending_adapters.find(7)
     assert folder is not None
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.bin": b"second"}
     with pytest.raises(TypeError):
-        shelf.put(8, {"a.bin": b"whole", "b.bin": None})  # type: ignore[dict-item]
-    assert shelf.find(8) is None
-    assert [path.name for path in shelf.folder.iterdir()] == ["7"]
-    shelf.remove(7)
-    assert shelf.find(7) is None
+        pending_adapters.put(8, {"a.bin": b"whole", "b.bin": None})  # type: ignore[dict-item]
+    assert pending_adapters.find(8) is None
+    assert [path.name for path in pending_adapters.folder.iterdir()] == ["7"]
+    pending_adapters.remove(7)
+    assert pending_adapters.find(7) is None
 
 
-def test_what_killed_processes_have_left_on_the_shelf_is_put_away(
-    mirror: MlflowSync, tracker: Tracker, parent: Run, shelf: PendingAdapters
+def test_leftovers_of_kills_are_removed(
+    sync: MlflowSync, tracker: Tracker, parent: Run, pending_adapters: PendingAdapters
 ) -> None:
-    mirror.show(COMPLETE)
+    sync.show(COMPLETE)
     for number in (3, 4):  # killed after the trial's run had ended, and after it was shelved
-        shelf.put(number, ADAPTER)
-    half = shelf.folder / ".5.17"
+        pending_adapters.put(number, ADAPTER)
+    half = pending_adapters.folder / ".5.17"
     half.mkdir()
     (half / ".a.bin.17").write_bytes(b"ha")
-    MlflowSync(tracker, parent, CAPTION, shelf)
-    assert [path.name for path in shelf.folder.iterdir()] == ["4"]
+    MlflowSync(tracker, parent, METADATA, pending_adapters)
+    assert [path.name for path in pending_adapters.folder.iterdir()] == ["4"]

@@ -1,4 +1,4 @@
-"""Servers that go away in the middle of a search: that of the study's storage, and MLflow's."""
+"""Covers: a search whose storage or MLflow server goes away and comes back."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from src.core.config import load_params
 from src.core.signals import StopSignal
-from src.search import mlflow_sync as mirror_module
+from src.search import mlflow_sync as sync_module
 from src.search.adapters import PendingAdapters
 from src.search.mlflow_sync import MlflowSync, TrialRunMetadata
 from src.search.plan import plan_of
@@ -42,18 +42,18 @@ def running(postgres: Postgres) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """MLflow's, with its runs in a database beside that of the studies."""
-    found = MlflowServer(postgres.create("tracking"), tmp_path_factory.mktemp("tracking"))
+    """An MLflow server, with its runs in a database beside that of the studies."""
+    server = MlflowServer(postgres.create("tracking"), tmp_path_factory.mktemp("tracking"))
     try:
-        found.start()
-        yield found
+        server.start()
+        yield server
     finally:
-        found.kill()
+        server.kill()
 
 
 @pytest.fixture
 def tracked(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
-    """The server, as the one that runs are logged with, and given up after two requests."""
+    """Log runs with the server, and give it up after two requests."""
     if not server.answers():
         server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
@@ -61,16 +61,19 @@ def tracked(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServ
     return server
 
 
-def search(study: Study, shelf: PendingAdapters, total: int, during: Callable[[int], None], view: Any) -> None:
+def search(
+    study: Study, pending_adapters: PendingAdapters, total: int, during: Callable[[int], None], view: Any
+) -> None:
     worker = LightWorker(study, epoch_s=0.05, during=during)
     with StudyPoller(study.try_trials, [view]):
-        StudyRunner(study, LocalWorkerPool(InProcess(worker)), shelf, StopSignal()).run(total)
+        StudyRunner(study, LocalWorkerPool(InProcess(worker)), pending_adapters, StopSignal()).run(total)
 
 
-def test_a_database_server_that_is_started_anew_costs_time_and_no_trial(
-    running: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    study, shelf = open_study(running.create("restarted"), plan("clip")), PendingAdapters(tmp_path / "trials")
+def test_database_restart_costs_no_trial(running: Postgres, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study, pending_adapters = (
+        open_study(running.create("restarted"), plan("clip")),
+        PendingAdapters(tmp_path / "trials"),
+    )
     seen: dict[int, TrialRecord] = {}
     outages: list[threading.Thread] = []
 
@@ -85,9 +88,9 @@ def test_a_database_server_that_is_started_anew_costs_time_and_no_trial(
             outages.append(threading.Thread(target=outage, args=[number / 50]))
             outages[-1].start()
 
-    search(study, shelf, 10, during, lambda trial: seen.__setitem__(trial.number, trial))
-    for each in outages:
-        each.join()
+    search(study, pending_adapters, 10, during, lambda trial: seen.__setitem__(trial.number, trial))
+    for outage_thread in outages:
+        outage_thread.join()
     assert len(outages) == 3
     finished = study.finished()
     assert len(finished) == 10
@@ -95,17 +98,17 @@ def test_a_database_server_that_is_started_anew_costs_time_and_no_trial(
     assert {trial.epochs for trial in finished} == {EPOCHS}
     assert not [trial for trial in study.trials() if trial.state == "running"]
     assert [seen[trial.number] for trial in study.trials()] == study.trials()
-    assert all(shelf.find(trial.number) for trial in finished)
+    assert all(pending_adapters.find(trial.number) for trial in finished)
     assert {record.getMessage() for record in caplog.records} <= {
         "the storage of studies does not answer: waiting for it"
     }
 
 
-def test_mlflow_that_goes_away_and_comes_back_has_all_in_the_end(
+def test_returning_mlflow_gets_all_runs(
     tracked: MlflowServer, postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror_module, "_TRY_AGAIN_S", 0.2)
-    study, shelf = open_study(postgres.create("away"), plan("clip")), PendingAdapters(tmp_path / "trials")
+    monkeypatch.setattr(sync_module, "_RETRY_AFTER_S", 0.2)
+    study, pending_adapters = open_study(postgres.create("away"), plan("clip")), PendingAdapters(tmp_path / "trials")
     tracker = Tracker("away")
     without: list[int] = []
 
@@ -117,17 +120,17 @@ def test_mlflow_that_goes_away_and_comes_back_has_all_in_the_end(
             tracked.start()
 
     with tracker.run("study") as parent:
-        mirror = MlflowSync(tracker, parent, TrialRunMetadata("clip", {}, dict), shelf)
-        search(study, shelf, 8, during, mirror.show)
-        mirror.flush()
-        mirror.require_all()
+        sync = MlflowSync(tracker, parent, TrialRunMetadata("clip", {}, {}), pending_adapters)
+        search(study, pending_adapters, 8, during, sync.show)
+        sync.flush()
+        sync.require_all()
     assert without == [0, 1, 2, 3, 4]
-    assert not list(shelf.folder.iterdir())
+    assert not list(pending_adapters.folder.iterdir())
     mlflow_has(tracker, parent.id, study, ADAPTER.keys())
 
 
 def mlflow_has(tracker: Tracker, parent: str, study: Study, adapter: Collection[str]) -> None:
-    """All that the storage has, each trial once."""
+    """Check that MLflow has all trials of the storage, each once."""
     client = MlflowClient(tracking_uri())
     runs = [client.get_run(child.id) for child in tracker.children(parent)]
     assert sorted(int(run.data.tags["trial"]) for run in runs) == list(range(len(study.trials())))
@@ -136,13 +139,13 @@ def mlflow_has(tracker: Tracker, parent: str, study: Study, adapter: Collection[
         assert (run.info.status, run.data.tags["state"]) == ("FINISHED", trial.state)
         assert (run.info.start_time, run.info.end_time) == (trial.began_ms, trial.ended_ms)
         history = client.get_metric_history(run.info.run_id, "val_macro_f1")
-        assert [(each.step, each.value) for each in history] == [
+        assert [(metric.step, metric.value) for metric in history] == [
             (row["epoch"], row["val_macro_f1"]) for row in trial.history
         ]
         assert {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "adapter")} >= set(adapter)
 
 
-def test_a_search_outlives_mlflow_and_sync_brings_what_is_missing(
+def test_sync_repairs_after_mlflow_outage(
     repository: Path, tracked: MlflowServer, postgres: Postgres, warm: WarmCommand
 ) -> None:
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
@@ -153,14 +156,14 @@ def test_a_search_outlives_mlflow_and_sync_brings_what_is_missing(
     while not study.finished():
         time.sleep(0.05)
     tracked.kill()
-    said = process.output()
-    assert said.count("the search goes on, and what is missing there is logged later") == 1
-    assert "best of 3 trials" in said
-    assert said.endswith("Table: outputs/tune/clip/trials.csv\n")
-    assert "MLflow has not all of this search: once it answers, the same command with --sync brings it there" in said
+    output = process.output()
+    assert output.count("the search goes on") == 1
+    assert "best of 3 trials" in output
+    assert output.endswith("Table: outputs/tune/clip/trials.csv\n")
+    assert "MLflow lacks a part of this search" in output
     tracked.start()
-    said = warm.run("--sync", environment=environment)
-    assert re.match(r"clip: MLflow shows all 3 trials of the study; [23] were missing or not whole there", said)
+    output = warm.run("--sync", environment=environment)
+    assert re.search(r"all 3 trials of the study; [23] were missing", output)
     tracker = Tracker("mvsa-clip")
     (parent,) = tracker.find({"stage": "study"})
     assert MlflowClient(tracking_uri()).get_run(parent).info.status == "FINISHED"

@@ -1,4 +1,4 @@
-"""Showing a study while it runs, by views that are slow and from a storage that does not always answer."""
+"""Polling of a running study, with slow listeners and a storage that fails at times."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import UserError
-from src.search import poller as follower_module
+from src.search import poller as poller_module
 from src.search.poller import StudyPoller
 from src.search.study import Study, open_study
 from src.search.trial import TrialRecord
@@ -21,11 +21,11 @@ def study(tmp_path: Path) -> Study:
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follower_module, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(poller_module, "_POLL_EVERY_S", 0.01)
 
 
-class View:
-    """Keeps what it is shown, and can be waited for."""
+class Listener:
+    """Keeps the trials that it is passed. A test can wait for one."""
 
     def __init__(self) -> None:
         self.seen: list[TrialRecord] = []
@@ -41,8 +41,9 @@ class View:
             assert self._news.wait_for(lambda: any(map(shown, self.seen)), timeout=30)
 
 
-def test_every_view_sees_a_trial_as_it_goes_and_nothing_twice(study: Study) -> None:
-    first, second = View(), View()
+def test_listeners_see_each_change_once(study: Study) -> None:
+    first = Listener()
+    second = Listener()
 
     def during(number: int) -> None:
         first.wait_for(lambda trial: (trial.number, trial.state, trial.epochs) == (number, "running", 1))
@@ -59,24 +60,22 @@ def test_every_view_sees_a_trial_as_it_goes_and_nothing_twice(study: Study) -> N
         assert [trial.epochs for trial in shown] == sorted(trial.epochs for trial in shown)
 
 
-def test_what_happens_last_is_seen_even_if_nobody_had_time_to_look(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(follower_module, "_LOOK_EVERY_S", 3600)
-    view = View()
+def test_last_changes_are_always_seen(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller_module, "_POLL_EVERY_S", 3600)
+    listener = Listener()
 
     def search() -> None:
-        with StudyPoller(study.try_trials, [view]):
+        with StudyPoller(study.try_trials, [listener]):
             study.tell(LightWorker(study).run_one().number, 0.5)
             raise KeyError
 
     with pytest.raises(KeyError):
         search()
-    assert view.seen == study.trials()
-    assert "follower" not in {thread.name for thread in threading.enumerate()}
+    assert listener.seen == study.trials()
+    assert "study-poller" not in {thread.name for thread in threading.enumerate()}
 
 
-def test_a_view_that_hangs_holds_up_no_trial(study: Study) -> None:
+def test_hanging_listener_delays_no_trial(study: Study) -> None:
     released = threading.Event()
     seen: list[TrialRecord] = []
 
@@ -93,16 +92,16 @@ def test_a_view_that_hangs_holds_up_no_trial(study: Study) -> None:
     assert seen[-3:] == study.trials()
 
 
-def test_a_storage_that_does_not_answer_is_looked_at_again(study: Study) -> None:
+def test_polling_survives_storage_errors(study: Study) -> None:
     answers: Iterator[bool] = iter([False, False, False, True])
-    view = View()
+    listener = Listener()
 
     def trials() -> list[TrialRecord]:
         if not next(answers, True):
             raise UserError("the storage of studies on the server fails")
         return study.trials()
 
-    with StudyPoller(trials, [view]):
+    with StudyPoller(trials, [listener]):
         study.tell(LightWorker(study).run_one().number, 0.5)
-        view.wait_for(lambda trial: trial.state == "complete")
-    assert view.seen[-1] == study.trials()[0]
+        listener.wait_for(lambda trial: trial.state == "complete")
+    assert listener.seen[-1] == study.trials()[0]

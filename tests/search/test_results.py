@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from src.core.config import Range
-from src.search.results import study_note
+from src.search.results import study_summary
 from src.search.trial import TrialRecord
 from tests.search.light import plan
 
@@ -28,37 +28,37 @@ def trial(number: int, value: float, **changes: Any) -> TrialRecord:
 
 
 def note(*trials: TrialRecord) -> str:
-    return study_note("clip", plan("clip"), trials, lambda number: f"r{number}", "7")
+    return study_summary("clip", plan("clip"), trials, lambda number: f"r{number}", "7")
 
 
-def test_it_says_which_trial_is_best_and_by_how_much() -> None:
-    said = note(trial(0, 0.5), trial(1, 0.9, state="pruned"), trial(2, 0.75), trial(3, 0.75))
-    assert said.startswith("Best of 4 trials: **[trial 2](#/runs/r2)**, validation macro-F1 **0.7500**, 0.0000 above")
+def test_summary_names_best_trial() -> None:
+    output = note(trial(0, 0.5), trial(1, 0.9, state="pruned"), trial(2, 0.75), trial(3, 0.75))
+    assert output.startswith("Best of 4 trials: **[trial 2](#/runs/r2)**, validation macro-F1 **0.7500**, 0.0000 above")
 
 
-def test_a_trial_that_mlflow_has_no_run_of_is_named_without_a_link() -> None:
-    assert "the next, trial 4." in study_note("clip", plan("clip"), [trial(2, 0.75), trial(4, 0.5)], _no_run, "7")
+def test_missing_run_has_no_link() -> None:
+    assert "the next, trial 4." in study_summary("clip", plan("clip"), [trial(2, 0.75), trial(4, 0.5)], _no_run, "7")
 
 
 def _no_run(number: int) -> str:
     return ""
 
 
-def test_a_single_trial_is_best_of_one() -> None:
+def test_single_trial_is_best() -> None:
     assert note(trial(0, 0.5)).startswith(
         "Best of 1 trials: **[trial 0](#/runs/r0)**, validation macro-F1 **0.5000**.\n"
     )
 
 
-def test_it_says_what_was_searched_and_what_was_chosen() -> None:
-    said = note(trial(0, 0.5))
-    assert "| rank | 1, 2, 4, 8, 16 | 8 |" in said
-    assert "| lr | 1e-05 to 0.01, on a log scale | 0.0003 |" in said
+def test_summary_lists_space_and_choice() -> None:
+    output = note(trial(0, 0.5))
+    assert "| rank | 1, 2, 4, 8, 16 | 8 |" in output
+    assert "| lr | 1e-05 to 0.01, on a log scale | 0.0003 |" in output
     choice = replace(plan("clip"), space={"loss": Range(choices=("cross_entropy", "focal"))})
-    assert "| loss | cross_entropy, focal |  |" in study_note("clip", choice, [trial(0, 0.5)], _no_run, "7")
+    assert "| loss | cross_entropy, focal |  |" in study_summary("clip", choice, [trial(0, 0.5)], _no_run, "7")
 
 
-def test_it_leads_to_the_trials_and_the_versions() -> None:
-    said = note(trial(0, 0.5))
-    assert "(#/experiments/7/runs?" in said
-    assert "(#/models/mvsa-clip)" in said
+def test_summary_links_trials_and_versions() -> None:
+    output = note(trial(0, 0.5))
+    assert "(#/experiments/7/runs?" in output
+    assert "(#/models/mvsa-clip)" in output

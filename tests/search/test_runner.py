@@ -1,4 +1,4 @@
-"""Trials run by crews that fail, die and are told to stop, on a real study."""
+"""The runner on a real study, with workers that fail, die and stop."""
 
 import random
 import time
@@ -26,12 +26,12 @@ Script = Callable[[int], Failure | str | None]
 
 
 def work_well(count: int) -> None:
-    """Nothing goes wrong."""
+    """End every trial well."""
 
 
 @dataclass
 class FakeWorker:
-    """Ends trials as a script says of each, counted from 1: with a failure, by dying ("dies"), or well."""
+    """Ends trials as a script says, by their count from 1: with a failure, by a stop ("stops"), or well."""
 
     study: Study
     script: Script
@@ -40,42 +40,41 @@ class FakeWorker:
 
     def run_one(self) -> TrialResult:
         self.count += 1
-        ticket = self.study.ask(self.name)
-        found = self.script(self.count)
-        if isinstance(found, Failure):
-            ticket.set_failure(found.cause, found.reason, unfit=found.unfit)
-            return TrialResult(ticket.number, self.name, "failed", failure=found)
-        if found == "stops":
+        trial = self.study.ask(self.name)
+        end = self.script(self.count)
+        if isinstance(end, Failure):
+            trial.set_failure(end.cause, end.reason, unfit=end.unfit)
+            return TrialResult(trial.number, self.name, "failed", failure=end)
+        if end == "stops":
             raise StopRequested
-        return TrialResult(
-            ticket.number, self.name, "complete", (float(ticket.params["lr"]),), adapter={"a": b"weights"}
-        )
+        return TrialResult(trial.number, self.name, "complete", (float(trial.params["lr"]),), adapter={"a": b"weights"})
 
 
 @dataclass
-class FakeCrew:
-    """Workers that are all at work at once and are done in an order of chance."""
+class FakePool:
+    """Workers that are all busy at once, and end in a random order."""
 
     study: Study
     size: int
     script: Script = work_well
-    chance: random.Random = field(default_factory=lambda: random.Random(1))
-    at_work: dict[str, int] = field(default_factory=dict)
-    most: int = 0
-    born: int = 0
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
+    tasks: dict[str, int] = field(default_factory=dict)
+    max_busy: int = 0
+    num_started: int = 0
 
     @property
     def busy(self) -> int:
-        return len(self.at_work)
+        return len(self.tasks)
 
-    def begin(self) -> None:
-        self.born += 1
-        self.at_work[f"w{self.born}"] = self.study.ask(f"w{self.born}").number
-        self.most = max(self.most, self.busy)
+    def submit(self) -> None:
+        self.num_started += 1
+        name = f"w{self.num_started}"
+        self.tasks[name] = self.study.ask(name).number
+        self.max_busy = max(self.max_busy, self.busy)
 
-    def next(self, timeout_s: float) -> TrialResult | WorkerDied | None:
-        name = self.chance.choice(list(self.at_work))
-        number = self.at_work.pop(name)
+    def wait_any(self, timeout_s: float) -> TrialResult | WorkerDied | None:
+        name = self.rng.choice(list(self.tasks))
+        number = self.tasks.pop(name)
         if self.script(number) == "dies":
             return WorkerDied(name, "killed by signal 9")
         return TrialResult(number, name, "complete", (0.5,))
@@ -84,11 +83,11 @@ class FakeCrew:
         raise AssertionError
 
     def close(self) -> None:
-        self.at_work.clear()
+        self.tasks.clear()
 
 
 URL = "sqlite:///studies.db"
-SHELF = PendingAdapters(Path("trials"))
+PENDING_ADAPTERS = PendingAdapters(Path("trials"))
 
 
 @pytest.fixture
@@ -106,8 +105,9 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return open_study(URL, plan)
 
 
-def solo(study: Study, script: Script = work_well) -> StudyRunner:
-    return StudyRunner(study, LocalWorkerPool(FakeWorker(study, script)), SHELF, StopSignal())
+def local_runner(study: Study, script: Script = work_well, causes: list[str] | None = None) -> StudyRunner:
+    pool = LocalWorkerPool(FakeWorker(study, script))
+    return StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal(), failure_causes=[] if causes is None else causes)
 
 
 def states(study: Study) -> list[str]:
@@ -119,24 +119,26 @@ def by_state(study: Study, state: str) -> list[TrialRecord]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 9])
-def test_a_crew_runs_as_many_trials_as_are_asked_for_and_no_more(study: Study, size: int) -> None:
-    crew = FakeCrew(study, size)
-    StudyRunner(study, crew, SHELF, StopSignal()).run(6)
+def test_pool_runs_exactly_total_trials(study: Study, size: int) -> None:
+    pool = FakePool(study, size)
+    StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal()).run(6)
     assert states(study) == ["complete"] * 6
-    assert crew.most == min(size, 6)
-    StudyRunner(study, crew, SHELF, StopSignal()).run(6)
+    assert pool.max_busy == min(size, 6)
+    StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal()).run(6)
     assert len(study.trials()) == 6
 
 
-def test_the_trial_of_a_worker_that_dies_is_run_again(study: Study) -> None:
-    StudyRunner(study, FakeCrew(study, 2, lambda number: "dies" if number == 1 else None), SHELF, StopSignal()).run(5)
+def test_dead_workers_trial_runs_again(study: Study) -> None:
+    StudyRunner(
+        study, FakePool(study, 2, lambda number: "dies" if number == 1 else None), PENDING_ADAPTERS, StopSignal()
+    ).run(5)
     assert len(study.finished()) == 5
     (lost,) = by_state(study, "failed")
     (again,) = (trial for trial in study.trials() if trial.attrs.get("retry_of") == lost.number)
     assert (lost.reason, again.state, again.params) == ("interrupted", "complete", lost.params)
 
 
-def test_settings_that_kill_every_worker_are_given_up(study: Study) -> None:
+def test_deadly_settings_are_given_up(study: Study) -> None:
     deadly: list[str] = []
 
     def script(number: int) -> str | None:
@@ -145,42 +147,40 @@ def test_settings_that_kill_every_worker_are_given_up(study: Study) -> None:
             deadly.append(params)
         return "dies" if params in deadly else None
 
-    StudyRunner(study, FakeCrew(study, 3, script), SHELF, StopSignal()).run(12)
+    StudyRunner(study, FakePool(study, 3, script), PENDING_ADAPTERS, StopSignal()).run(12)
     assert len(study.finished()) == 12
     dead = [trial for trial in study.trials() if str(trial.params) in deadly]
     assert [trial.state for trial in dead] == ["failed"] * MOST_DEATHS
-    assert "3 workers died of it, for lack of memory perhaps: killed by signal 9" in dead[-1].reason
+    assert "killed by signal 9" in dead[-1].reason
 
 
-def test_failures_do_not_count_and_the_search_goes_on(study: Study) -> None:
-    solo(study, lambda count: NO_MEMORY if count in (2, 3, 5) else None).run(4)
+def test_failures_do_not_count(study: Study) -> None:
+    local_runner(study, lambda count: NO_MEMORY if count in (2, 3, 5) else None).run(4)
     assert states(study) == ["complete", "failed", "failed", "complete", "failed", "complete", "complete"]
     assert {trial.cause for trial in by_state(study, "failed")} == {"out of memory"}
 
 
-def test_three_failures_in_a_row_for_one_cause_end_the_search_with_it(study: Study) -> None:
-    with pytest.raises(
-        UserError, match=r"3 trials in a row failed for the same cause: out of memory \(out of memory: 8"
-    ):
-        solo(study, lambda count: NO_MEMORY if count > 1 else None).run(9)
+def test_three_equal_failures_end_search(study: Study) -> None:
+    with pytest.raises(UserError, match="out of memory: 8 GiB"):
+        local_runner(study, lambda count: NO_MEMORY if count > 1 else None).run(9)
     assert states(study) == ["complete", "failed", "failed", "failed"]
 
 
-def test_failures_for_several_causes_do_not_end_it(study: Study) -> None:
-    turns = [NO_MEMORY, NO_MEMORY, DIVERGED, DIVERGED, NO_MEMORY, None]
-    solo(study, lambda count: turns[count - 1]).run(1)
+def test_different_failures_end_nothing(study: Study) -> None:
+    ends = [NO_MEMORY, NO_MEMORY, DIVERGED, DIVERGED, NO_MEMORY, None]
+    local_runner(study, lambda count: ends[count - 1]).run(1)
     assert states(study) == ["failed"] * 5 + ["complete"]
 
 
-def test_settings_that_do_not_fit_are_a_broken_constraint_to_the_sampler_and_others_are_not(study: Study) -> None:
-    turns = [NO_MEMORY, Failure("KeyError: 'x'", "KeyError: 'x'"), None]
-    solo(study, lambda count: turns[count - 1]).run(1)
+def test_unfit_settings_break_constraint(study: Study) -> None:
+    ends = [NO_MEMORY, Failure("KeyError: 'x'", "KeyError: 'x'"), None]
+    local_runner(study, lambda count: ends[count - 1]).run(1)
     unfit, odd, fine = study.raw.get_trials()
     assert [trial.state.name for trial in (unfit, odd, fine)] == ["PRUNED", "FAIL", "COMPLETE"]
     assert [sum(trial.constraints.values()) for trial in (unfit, odd, fine)] == [1.0, 0, 0]
 
 
-def test_the_sampler_learns_to_avoid_what_does_not_fit(study: Study) -> None:
+def test_sampler_avoids_unfit_settings(study: Study) -> None:
     def share_of_large(unfit: bool) -> float:
         plan = StudyPlan(
             name=f"unfit {unfit}",
@@ -191,87 +191,83 @@ def test_the_sampler_learns_to_avoid_what_does_not_fit(study: Study) -> None:
             min_epochs=1,
             max_epochs=1,
         )
-        found = open_study(URL, plan)
+        study = open_study(URL, plan)
         for _ in range(60):
-            ticket = found.ask()
-            large = int(ticket.params["rank"]) >= 16
+            trial = study.ask()
+            large = int(trial.params["rank"]) >= 16
             if large and unfit:
-                ticket.set_failure("out of memory", "out of memory", unfit=True)
-                found.fail(ticket.number)
+                trial.set_failure("out of memory", "out of memory", unfit=True)
+                study.fail(trial.number)
             elif large:
-                found.fail(ticket.number, "out of memory")  # a failure that teaches nothing
+                study.fail(trial.number, "out of memory")  # Optuna learns nothing from such a failure
             else:
-                found.tell(ticket.number, 0.5)
-        later = found.trials()[20:]
+                study.tell(trial.number, 0.5)
+        later = study.trials()[20:]
         return sum(int(trial.params["rank"]) >= 16 for trial in later) / len(later)
 
     assert share_of_large(unfit=True) < share_of_large(unfit=False) / 2
 
 
-def test_a_search_that_is_told_to_stop_queues_what_it_ran(study: Study) -> None:
+def test_stopped_search_queues_running_trial(study: Study) -> None:
     with pytest.raises(StopRequested):
-        solo(study, lambda count: "stops" if count == 2 else None).run(4)
+        local_runner(study, lambda count: "stops" if count == 2 else None).run(4)
     assert states(study) == ["complete", "failed", "waiting"]
     assert [trial.reason for trial in study.trials()] == ["", "interrupted", ""]
-    solo(study).run(4)
+    local_runner(study).run(4)
     assert states(study) == ["complete", "failed", "complete", "complete", "complete"]
     assert study.trials()[2].params == study.trials()[1].params
 
 
-def test_no_trial_is_begun_when_time_is_over(study: Study) -> None:
-    driver = solo(study)
-    driver.deadline_s = time.time() + 3600
-    driver.run(2)
-    driver.deadline_s = time.time()
-    driver.run(9)
+def test_no_trial_begins_after_deadline(study: Study) -> None:
+    runner = local_runner(study)
+    runner.deadline_s = time.time() + 3600
+    runner.run(2)
+    runner.deadline_s = time.time()
+    runner.run(9)
     assert states(study) == ["complete"] * 2
 
 
-def test_a_process_whose_gpu_has_failed_says_so_and_the_next_one_goes_on(study: Study) -> None:
+def test_gpu_failures_count_across_processes(study: Study) -> None:
     broken = Failure("the GPU failed", "CUDA error: device-side assert triggered", fatal=True)
-    driver = solo(study, lambda count: broken)
-    with pytest.raises(RestartRequired):
-        driver.run(2)
-    assert states(study) == ["failed"]
-    follower = solo(study, lambda count: broken)
-    follower.causes = driver.causes
-    with pytest.raises(RestartRequired):
-        follower.run(2)
-    last = solo(study, lambda count: broken)
-    last.causes = follower.causes
-    with pytest.raises(UserError, match="3 trials in a row failed for the same cause: the GPU failed"):
-        last.run(2)
+    causes: list[str] = []
+    for num_failures in (1, 2):
+        with pytest.raises(RestartRequired):
+            local_runner(study, lambda count: broken, causes).run(2)
+        assert causes == ["the GPU failed"] * num_failures
+    with pytest.raises(UserError, match="the GPU failed"):
+        local_runner(study, lambda count: broken, causes).run(2)
+    assert states(study) == ["failed"] * 3
 
 
-def test_an_adapter_is_kept_before_its_trial_counts_as_finished(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver = solo(study)
+def test_adapter_is_saved_before_tell(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = local_runner(study)
 
     def die(number: int, *values: float) -> None:
-        assert driver.shelf.find(number) is not None
+        assert runner.pending_adapters.find(number) is not None
         raise UserError("the storage is gone")
 
     monkeypatch.setattr(study, "tell", die)
-    with pytest.raises(UserError, match="the storage is gone"):
-        driver.run(1)
+    with pytest.raises(UserError, match="gone"):
+        runner.run(1)
     assert states(study) == ["failed", "waiting"]
-    folder = driver.shelf.find(0)
+    folder = runner.pending_adapters.find(0)
     assert folder is not None
     assert (folder / "a").read_bytes() == b"weights"
 
 
-def test_a_trial_that_nobody_runs_is_run(study: Study) -> None:
-    crew = FakeCrew(study, 2)
-    lost = study.ask("somebody")
+def test_orphaned_trials_are_recovered(study: Study) -> None:
+    pool = FakePool(study, 2)
+    lost = study.ask("an earlier runner")
     orphan: list[int] = []
-    begin = crew.begin
+    submit = pool.submit
 
-    def begin_after_a_slip() -> None:
-        if not orphan:  # drawn, but the answer never came
+    def submit_after_a_slip() -> None:
+        if not orphan:  # a worker drew it and never returned a result
             orphan.append(study.ask("w0").number)
-        begin()
+        submit()
 
-    crew.begin = begin_after_a_slip  # type: ignore[method-assign]
-    StudyRunner(study, crew, SHELF, StopSignal()).run(4)
+    pool.submit = submit_after_a_slip  # type: ignore[method-assign]
+    StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal()).run(4)
     assert len(study.finished()) == 4
     assert not by_state(study, "running")
     assert {trial.reason for trial in study.trials() if trial.number in (lost.number, orphan[0])} == {"interrupted"}

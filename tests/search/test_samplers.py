@@ -27,14 +27,14 @@ EVEN: dict[str, BaseDistribution] = {
 SETTINGS = {"alpha": 16, "loss": "focal", "lr": 1e-3, "rank": 8}
 
 
-def test_the_storage_lists_powers_of_two() -> None:
+def test_storage_lists_powers_of_two() -> None:
     assert distributions_of(SPACE)["rank"] == CategoricalDistribution((4, 8, 16, 32, 64))
     assert {name: distributions_of(SPACE)[name] for name in ("loss", "lr")} == {
         name: EVEN[name] for name in ("loss", "lr")
     }
 
 
-def test_a_sampler_sees_exponents() -> None:
+def test_sampler_sees_exponents() -> None:
     unfit = create_trial(
         state=TrialState.PRUNED,
         params=SETTINGS,
@@ -51,7 +51,7 @@ def test_a_sampler_sees_exponents() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_draws_are_those_of_exponents(tmp_path: Path, sampler: str) -> None:
+def test_draws_equal_those_of_exponents(tmp_path: Path, sampler: str) -> None:
     plan = StudyPlan(
         name="draws",
         space=SPACE,
@@ -70,14 +70,14 @@ def test_draws_are_those_of_exponents(tmp_path: Path, sampler: str) -> None:
             "random": optuna.samplers.RandomSampler(seed=5 + number),
         }[sampler]
         exponents = plain.ask(EVEN)
-        ticket = study.ask()
+        trial = study.ask()
         expected = {**exponents.params, **{name: 2 ** exponents.params[name] for name in ("alpha", "rank")}}
-        assert ticket.params == expected
+        assert trial.params == expected
         plain.tell(exponents, float(expected["lr"]))
-        study.tell(ticket.number, float(expected["lr"]))
+        study.tell(trial.number, float(expected["lr"]))
 
 
-def test_a_list_of_one_is_a_fixed_setting() -> None:
+def test_single_choice_is_fixed() -> None:
     space = {"rank": Range(low=8, high=8, scale="log2"), "lr": Range(low=0.001, high=0.001)}
     study = optuna.create_study()
     assert [suggest(study.ask(), space) for _ in range(2)] == [{"rank": 8, "lr": 0.001}] * 2

@@ -54,9 +54,7 @@ def nobody_listens() -> int:
         ("grpc://127.0.0.1:{port}", UserError, r"no storage proxy answers at 127\.0\.0\.1:\d+"),
     ],
 )
-def test_what_is_no_storage_is_refused_in_one_line_without_its_password(
-    url: str, kind: type[UserError], said: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_url_is_refused(url: str, kind: type[UserError], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_WAIT_FOR_PROXY_S", 0.2)
     given = url.format(PASSWORD, port=nobody_listens())
     with pytest.raises(UserError, match=said) as refused:
@@ -69,7 +67,7 @@ def test_what_is_no_storage_is_refused_in_one_line_without_its_password(
         assert (type(refused.value), PASSWORD in str(refused.value)) == (kind, False)
 
 
-def test_a_database_that_is_not_there_is_refused(postgres: Postgres) -> None:
+def test_missing_database_is_refused(postgres: Postgres) -> None:
     with pytest.raises(UserError, match=r'cannot be opened: .* database "nowhere" does not exist'):
         open_storage(postgres.url("nowhere"))
 
@@ -131,7 +129,7 @@ def test_processes_share_a_study(storage: str, start: Start, tmp_path: Path, req
     assert len({str(trial.params) for trial in trials}) == len(trials)
 
 
-def test_a_study_on_a_server_is_held_by_one_process_until_that_is_dead(postgres: Postgres, start: Start) -> None:
+def test_postgres_lock_lasts_until_death(postgres: Postgres, start: Start) -> None:
     url = postgres.create("held")
     holder = start(HOLD, url, "clip")
     assert holder.stdout is not None
@@ -163,9 +161,7 @@ def within_a_second(act: Callable[[], None]) -> None:
     return act()
 
 
-def test_a_server_that_was_started_anew_lets_the_holder_end_in_peace(
-    running: Postgres, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_postgres_lock_survives_server_restart(running: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     url = running.create("anew")
     with postgres_lock(url, "clip"):
         running.stop()
@@ -173,7 +169,7 @@ def test_a_server_that_was_started_anew_lets_the_holder_end_in_peace(
     assert not caplog.records
 
 
-def test_a_file_needs_no_holder(tmp_path: Path) -> None:
+def test_file_needs_no_postgres_lock(tmp_path: Path) -> None:
     with postgres_lock(f"sqlite:///{tmp_path}/studies.db", "clip"), postgres_lock("grpc://nowhere:1", "clip"):
         assert not list(tmp_path.iterdir())
 
@@ -203,7 +199,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
-def test_a_server_is_waited_for_ever_more_calmly(clock: list[float]) -> None:
+def test_retry_pauses_grow(clock: list[float]) -> None:
     storage = Storage(failures=12)
     assert RetryPolicy("on the server", 600)(storage) == "done"
     assert storage.calls == 13
@@ -212,7 +208,7 @@ def test_a_server_is_waited_for_ever_more_calmly(clock: list[float]) -> None:
     assert clock[-1] == clock[-2] == 10
 
 
-def test_a_server_that_stays_away_is_given_up_in_one_line(clock: list[float]) -> None:
+def test_retry_ends_after_limit(clock: list[float]) -> None:
     with pytest.raises(
         UserError, match=r"^the storage of studies on the server fails: .*server closed the connection$"
     ):
@@ -220,7 +216,7 @@ def test_a_server_that_stays_away_is_given_up_in_one_line(clock: list[float]) ->
     assert 600 <= sum(clock) < 620
 
 
-def test_a_file_is_never_waited_for(clock: list[float]) -> None:
+def test_file_errors_are_final(clock: list[float]) -> None:
     storage = Storage(failures=1)
     with pytest.raises(UserError, match=r"the storage of studies a/studies\.db fails: "):
         RetryPolicy.of("sqlite:///a/studies.db")(storage)
@@ -235,15 +231,15 @@ class AnswersLost(RetryPolicy):
         return operation()
 
 
-def test_what_is_done_twice_for_a_lost_answer_counts_once(tmp_path: Path) -> None:
+def test_repeated_operations_count_once(tmp_path: Path) -> None:
     good = ({"rank": 4, "lr": 1e-3}, {"rank": 8, "lr": 1e-3})
     study = open_study(f"sqlite:///{tmp_path}/studies.db", plan("clip", initial_trials=good))
-    study._patience = AnswersLost("on the server", 0)
-    study.enqueue_known_good(2)
+    study._retry = AnswersLost("on the server", 0)
+    study.enqueue_initial_trials(2)
     assert [trial.state for trial in study.trials()] == ["waiting", "waiting"]
-    ticket = study.ask("w")
-    ticket.report(1, {"val_macro_f1": 0.5})
-    study.tell(ticket.number, 0.5)
+    trial = study.ask("w")
+    trial.report(1, {"val_macro_f1": 0.5})
+    study.tell(trial.number, 0.5)
     assert [(trial.state, trial.epochs) for trial in study.trials()] == [("running", 0), ("complete", 1)]
     assert [trial.number for trial in study.recover()] == [0]
     trials = study.trials()
@@ -255,7 +251,7 @@ def test_what_is_done_twice_for_a_lost_answer_counts_once(tmp_path: Path) -> Non
     assert trials[2].params == trials[0].params
 
 
-def test_what_is_no_failure_of_the_storage_is_raised_at_once(clock: list[float]) -> None:
+def test_other_errors_are_not_retried(clock: list[float]) -> None:
     def wrong() -> None:
         raise KeyError("trial 7")
 
@@ -264,7 +260,7 @@ def test_what_is_no_failure_of_the_storage_is_raised_at_once(clock: list[float])
     assert clock == []
 
 
-def test_who_joins_a_study_waits_for_its_server_and_who_opens_it_does_not(running: Postgres, start: Start) -> None:
+def test_only_joining_waits_for_server(running: Postgres, start: Start) -> None:
     url = running.create("joined")
     open_study(url, plan("clip"))
     running.stop()

@@ -50,29 +50,29 @@ def plan(name: str, **changes: Any) -> StudyPlan:
     return StudyPlan(name=name, space=SPACE, seed=1, startup_trials=3, **settings)
 
 
-def score(ticket: RunningTrial) -> float:
-    return 1 / int(ticket.params["rank"]) + float(ticket.params["lr"])
+def score(trial: RunningTrial) -> float:
+    return 1 / int(trial.params["rank"]) + float(trial.params["lr"])
 
 
 def run(study: Study, total: int) -> None:
     while study.remaining(total):
-        study.enqueue_known_good(1)
-        ticket = study.ask()
-        study.tell(ticket.number, score(ticket))
+        study.enqueue_initial_trials(1)
+        trial = study.ask()
+        study.tell(trial.number, score(trial))
 
 
-def report(ticket: RunningTrial, epoch: int, value: float, *, last: bool = False) -> bool:
-    return ticket.report(epoch, {"epoch": epoch, "val_macro_f1": value}, last=last)
+def report(trial: RunningTrial, epoch: int, value: float, *, last: bool = False) -> bool:
+    return trial.report(epoch, {"epoch": epoch, "val_macro_f1": value}, last=last)
 
 
 def train(study: Study, *scores: float) -> TrialRecord:
     """A trial with these scores, as far as it gets."""
-    ticket = study.ask()
-    if all(report(ticket, epoch, value) for epoch, value in enumerate(scores, start=1)):
-        study.tell(ticket.number, max(scores))
+    trial = study.ask()
+    if all(report(trial, epoch, value) for epoch, value in enumerate(scores, start=1)):
+        study.tell(trial.number, max(scores))
     else:
-        study.prune(ticket.number)
-    return study.trials()[ticket.number]
+        study.prune(trial.number)
+    return study.trials()[trial.number]
 
 
 def ends(trials: Sequence[TrialRecord]) -> list[tuple[str, int]]:
@@ -83,7 +83,7 @@ def run_python(code: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([sys.executable, "-c", code], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_settings_stay_in_the_space_and_powers_of_two_are_powers(reopen: Opener) -> None:
+def test_settings_stay_in_space(reopen: Opener) -> None:
     study = reopen()
     run(study, 8)
     for trial in study.trials():
@@ -94,17 +94,17 @@ def test_settings_stay_in_the_space_and_powers_of_two_are_powers(reopen: Opener)
         assert trial.params["readout"] in ("head", "verbalizer")
 
 
-def test_known_good_settings_come_first_and_once(reopen: Opener) -> None:
+def test_initial_trials_run_first_once(reopen: Opener) -> None:
     run(reopen(), 3)
     study = reopen()
     run(study, 5)
     assert [trial.params == GOOD for trial in study.trials()] == [True, False, False, False, False]
 
 
-def test_settings_that_were_interrupted_come_before_known_good_ones_that_were_not_begun(url: str) -> None:
+def test_interrupted_settings_precede_initial_trials(url: str) -> None:
     other = {**GOOD, "rank": 4}
     study = opened(url, "two", initial_trials=(GOOD, other))
-    study.enqueue_known_good(1)
+    study.enqueue_initial_trials(1)
     study.ask()
     again = opened(url, "two", initial_trials=(GOOD, other))
     again.recover()
@@ -112,10 +112,10 @@ def test_settings_that_were_interrupted_come_before_known_good_ones_that_were_no
     assert [trial.params for trial in again.finished()][:2] == [GOOD, other]
 
 
-def test_known_good_settings_are_lined_up_for_all_that_are_about_to_draw(url: str) -> None:
+def test_initial_trials_wait_for_workers(url: str) -> None:
     study = opened(url, "two", initial_trials=(GOOD, {**GOOD, "rank": 4}))
-    study.enqueue_known_good(2)
-    study.enqueue_known_good(2)
+    study.enqueue_initial_trials(2)
+    study.enqueue_initial_trials(2)
     assert [trial.state for trial in study.trials()] == ["waiting", "waiting"]
 
 
@@ -130,23 +130,23 @@ def test_known_good_settings_are_lined_up_for_all_that_are_about_to_draw(url: st
         ({"rnak": 8}, "unknown search parameter 'rnak'; did you mean 'rank'?"),
     ],
 )
-def test_known_good_settings_outside_of_the_space_are_refused(url: str, bad: dict[str, str], message: str) -> None:
+def test_initial_trial_outside_space_fails(url: str, bad: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError) as refusal:
         opened(url, "bad", initial_trials=(bad,))
     assert message in str(refusal.value)
 
 
-def test_a_trial_that_has_trained_to_its_end_is_never_pruned(url: str) -> None:
+def test_last_epoch_is_never_pruned(url: str) -> None:
     study = opened(url, "ends")
     for _ in range(3):
         train(study, 0.9, 0.9, 0.9)
-    ticket = study.ask()
-    assert report(ticket, 1, 0.1, last=True)
-    study.tell(ticket.number, 0.1)
-    assert study.trials()[ticket.number].state == "complete"
+    trial = study.ask()
+    assert report(trial, 1, 0.1, last=True)
+    study.tell(trial.number, 0.1)
+    assert study.trials()[trial.number].state == "complete"
 
 
-def test_a_resumed_study_draws_what_an_uninterrupted_one_would(reopen: Opener, url: str) -> None:
+def test_resumed_study_draws_the_same(reopen: Opener, url: str) -> None:
     for total in (2, 3, 5, 9):
         run(reopen(), total)
     whole = opened(url, "whole")
@@ -156,7 +156,7 @@ def test_a_resumed_study_draws_what_an_uninterrupted_one_would(reopen: Opener, u
     assert [tuple(trial.params.values()) for trial in reopen().trials()] == settings
 
 
-def test_an_interrupted_trial_is_run_again_with_its_settings_and_nothing_else_changes(reopen: Opener, url: str) -> None:
+def test_interruption_changes_no_other_trial(reopen: Opener, url: str) -> None:
     for total in (1, 4, 6):
         run(reopen(), total)
         lost = reopen().ask()  # and never told
@@ -172,11 +172,11 @@ def test_an_interrupted_trial_is_run_again_with_its_settings_and_nothing_else_ch
     assert {trial.state for trial in reopen().trials()} == {"complete", "failed"}
 
 
-def test_a_killed_process_loses_nothing(reopen: Opener, url: str) -> None:
+def test_killed_process_loses_nothing(reopen: Opener, url: str) -> None:
     process = run_python(
         "from tests.search.test_study import *\n"
         f"study = opened({url!r}, 'clip-tiny')\n"
-        "run(study, 2); ticket = study.ask(); report(ticket, 1, 0.5); print(ticket.params, flush=True)\n"
+        "run(study, 2); trial = study.ask(); report(trial, 1, 0.5); print(trial.params, flush=True)\n"
         "import time; time.sleep(60)"
     )
     assert process.stdout is not None
@@ -192,15 +192,13 @@ def test_a_killed_process_loses_nothing(reopen: Opener, url: str) -> None:
 
 
 @pytest.mark.parametrize("min_epochs", [1, 2])
-def test_halving_stops_a_worse_trial_after_min_epochs_and_lets_a_better_one_run_to_its_end(
-    url: str, min_epochs: int
-) -> None:
+def test_halving_prunes_after_min_epochs(url: str, min_epochs: int) -> None:
     study = opened(url, "clip-tiny", min_epochs=min_epochs)
     trials = [train(study, *[value] * 9) for value in (0.5, 0.1, 0.6)]
     assert ends(trials) == [("complete", 9), ("pruned", min_epochs), ("complete", 9)]
 
 
-def test_a_pruned_trial_keeps_its_last_score_says_why_and_counts_against_the_budget(reopen: Opener) -> None:
+def test_pruned_trial_keeps_last_score(reopen: Opener) -> None:
     study = reopen()
     train(study, 0.5, 0.5)
     pruned = train(study, 0.1, 0.9)
@@ -209,7 +207,7 @@ def test_a_pruned_trial_keeps_its_last_score_says_why_and_counts_against_the_bud
     assert study.remaining(5) == 3
 
 
-def test_halving_compares_after_one_three_and_nine_epochs_and_at_no_other(reopen: Opener) -> None:
+def test_halving_rungs_grow_threefold(reopen: Opener) -> None:
     study = reopen()
     train(study, *[0.5] * 10)
     assert ends([train(study, 0.6, 0.1, 0.4, 0.9)]) == [("pruned", 3)]
@@ -218,14 +216,14 @@ def test_halving_compares_after_one_three_and_nine_epochs_and_at_no_other(reopen
 
 
 @pytest.mark.parametrize(("reduction_factor", "state"), [(2, "complete"), (3, "pruned")])
-def test_halving_keeps_one_in_as_many_as_the_reduction_factor_says(url: str, reduction_factor: int, state: str) -> None:
+def test_halving_respects_reduction_factor(url: str, reduction_factor: int, state: str) -> None:
     study = opened(url, "clip-tiny", reduction_factor=reduction_factor)
     for value in (0.1, 0.2, 0.5):
         train(study, value)
     assert train(study, 0.4, 0.4).state == state
 
 
-def test_a_study_that_is_opened_again_prunes_as_if_it_had_never_been_closed(reopen: Opener, url: str) -> None:
+def test_reopened_study_prunes_the_same(reopen: Opener, url: str) -> None:
     curves = [[start, start, end, end] for start in (0.5, 0.2, 0.6, 0.7, 0.4) for end in (0.6, 0.3, 0.8)]
     whole = opened(url, "whole")
     trials = [train(whole, *scores) for scores in curves]
@@ -234,7 +232,7 @@ def test_a_study_that_is_opened_again_prunes_as_if_it_had_never_been_closed(reop
 
 
 @pytest.mark.parametrize("end", ["interrupted", "failed"])
-def test_a_trial_that_did_not_finish_does_not_compete(reopen: Opener, end: str) -> None:
+def test_unfinished_trials_do_not_compete(reopen: Opener, end: str) -> None:
     study = reopen()
     lost = study.ask()
     report(lost, 1, 0.9)
@@ -244,7 +242,7 @@ def test_a_trial_that_did_not_finish_does_not_compete(reopen: Opener, end: str) 
     assert train(reopen(), 0.8, 0.8).state == "complete"
 
 
-def test_a_score_that_is_no_number_ends_at_a_rung_and_competes_with_none(reopen: Opener) -> None:
+def test_nan_scores_do_not_compete(reopen: Opener) -> None:
     study = reopen()
     hopeless = train(study, math.nan, 0.9)
     assert (hopeless.state, hopeless.epochs, hopeless.value) == ("pruned", 1, None)
@@ -252,23 +250,23 @@ def test_a_score_that_is_no_number_ends_at_a_rung_and_competes_with_none(reopen:
     assert study.best(3).number == 1
 
 
-def test_the_median_pruner_waits_for_its_startup_trials_and_for_min_epochs(url: str) -> None:
+def test_median_pruner_waits(url: str) -> None:
     study = opened(url, "clip-tiny", pruner="median", min_epochs=2)
     trials = [train(study, value, value, value) for value in (0.5, 0.4, 0.6, 0.1, 0.55)]
     assert [trial.state for trial in trials] == ["complete", "complete", "complete", "pruned", "complete"]
     assert (trials[3].epochs, trials[3].reason) == (2, "others were better at epoch 2")
 
 
-def test_without_a_pruner_every_trial_runs_to_its_end(url: str) -> None:
+def test_no_pruner_prunes_nothing(url: str) -> None:
     study = opened(url, "clip-tiny", pruner="none")
     assert ends([train(study, *[value] * 9) for value in (0.5, 0.1, 0.0)]) == [("complete", 9)] * 3
 
 
-def test_failed_trials_keep_their_reason_and_do_not_count(reopen: Opener) -> None:
+def test_failed_trials_keep_reason(reopen: Opener) -> None:
     study = reopen()
-    ticket = study.ask()
-    ticket.note("run_id", "abc")
-    study.fail(ticket.number, "out of memory")
+    trial = study.ask()
+    trial.set_attr("run_id", "abc")
+    study.fail(trial.number, "out of memory")
     study.tell(study.ask().number, float("nan"))
     failed, nan = reopen().trials()
     assert (failed.state, failed.reason) == ("failed", "out of memory")
@@ -277,7 +275,7 @@ def test_failed_trials_keep_their_reason_and_do_not_count(reopen: Opener) -> Non
     assert study.remaining(3) == 3
 
 
-def test_the_best_depends_on_the_budget_and_not_on_what_ran_later(reopen: Opener) -> None:
+def test_best_depends_on_budget(reopen: Opener) -> None:
     study = reopen()
     for value in (0.4, 0.6, 0.6, 0.9):
         study.tell(study.ask().number, value)
@@ -286,25 +284,25 @@ def test_the_best_depends_on_the_budget_and_not_on_what_ran_later(reopen: Opener
     assert study.remaining(3) == 0
 
 
-def test_a_study_without_a_complete_trial_has_no_best(reopen: Opener) -> None:
+def test_no_best_without_complete_trial(reopen: Opener) -> None:
     with pytest.raises(UserError, match="no trial of study clip-tiny is complete"):
         reopen().best(10)
 
 
-def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_damaged_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / "studies.db").write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match=r"studies\.db cannot be opened: .*file is not a database$"):
         opened(f"sqlite:///{tmp_path}/studies.db", "clip-tiny")
 
 
-def test_the_name_tells_spaces_apart() -> None:
+def test_study_name_covers_space() -> None:
     other = SPACE | {"rank": Range(low=4, high=32, scale="log2")}
     assert space_digest(SPACE) == space_digest(dict(reversed(SPACE.items())))
     assert space_digest(SPACE) != space_digest(other)
     assert study_name("clip", "tiny", "aa", "bb") == "clip-tiny-aa-bb"
 
 
-def test_processes_may_make_the_storage_at_the_same_time(url: str) -> None:
+def test_processes_create_storage_together(url: str) -> None:
     code = f"from tests.search.test_study import *\nrun(opened({url!r}, 'race-' + sys.argv[1]), 3)"
     racers = [subprocess.Popen([sys.executable, "-c", code, str(i)], stderr=subprocess.PIPE) for i in range(3)]
     for racer in racers:
@@ -312,7 +310,7 @@ def test_processes_may_make_the_storage_at_the_same_time(url: str) -> None:
         assert (racer.returncode, errors) == (0, b"")
 
 
-def test_importing_loads_no_optuna() -> None:
+def test_import_loads_no_optuna() -> None:
     code = "import sys, src.search.study; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -326,14 +324,14 @@ def by_hand(url: str, name: str) -> "optuna.Study":
     return optuna.load_study(study_name=name, storage=url)
 
 
-def test_the_storage_speaks_names_people_see(url: str) -> None:
+def test_storage_holds_plain_names(url: str) -> None:
     run(opened(url, "clip-tiny"), 2)
     table = by_hand(url, "clip-tiny").trials_dataframe()
     assert {f"params_{name}" for name in SPACE} == {name for name in table.columns if name.startswith("params_")}
     assert table["params_rank"][0] == GOOD["rank"]
 
 
-def test_settings_enqueued_by_hand_are_run(url: str) -> None:
+def test_settings_queued_by_hand_run(url: str) -> None:
     study = opened(url, "clip-tiny", initial_trials=())
     for settings in ({"rank": 4}, {"rank": 32.0, "lr": 0.001, "readout": "verbalizer"}):
         by_hand(url, "clip-tiny").enqueue_trial(settings)
@@ -359,7 +357,7 @@ def test_settings_enqueued_by_hand_are_run(url: str) -> None:
         ({"rnak": 8, "lr": 0.001}, "'rnak'"),
     ],
 )
-def test_senseless_settings_by_hand_fail_with_a_reason(url: str, settings: dict[str, Any], named: str) -> None:
+def test_wrong_settings_by_hand_fail(url: str, settings: dict[str, Any], named: str) -> None:
     study = opened(url, "clip-tiny", initial_trials=())
     by_hand(url, "clip-tiny").enqueue_trial(settings)
     drawn = study.ask()

@@ -80,7 +80,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, made: optuna.Study) -> dict[str, Any]
     """The axes of each picture, by its name, before they become PNG."""
     kept: dict[str, Any] = {}
     monkeypatch.setattr(plot_search, "png_of", lambda figure: figure)
-    figures: Mapping[str, Any] = study_analysis.figures(made, SPACE)
+    figures: Mapping[str, Any] = study_analysis.plots(made, SPACE)
     for name, figure in figures.items():
         figure.canvas.draw()
         kept[name] = figure.axes
@@ -90,14 +90,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch, made: optuna.Study) -> dict[str, Any]
 # Which settings matter
 
 
-def test_the_setting_that_decides_the_score_comes_first_under_its_own_name() -> None:
+def test_decisive_setting_comes_first() -> None:
     found = study_analysis.importances(study(*map(scored, range(20))), SPACE)
     assert next(iter(found)) == "lr" and found["lr"] > 0.5
     assert set(found) == {"rank", "lr", "dropout", "target_projections"}
     assert sum(found.values()) == pytest.approx(1)
 
 
-def test_the_same_study_tells_the_same_in_every_process() -> None:
+def test_importances_are_reproducible() -> None:
     made = study(*map(scored, range(20)))
     assert study_analysis.importances(made, SPACE) == study_analysis.importances(made, SPACE)
     code = (
@@ -122,11 +122,11 @@ def test_the_same_study_tells_the_same_in_every_process() -> None:
     ],
     ids=["no trial", "too few", "too few of them complete", "all equal"],
 )
-def test_where_nothing_can_be_told_nothing_is(trials: list[FrozenTrial]) -> None:
+def test_no_importances_without_evidence(trials: list[FrozenTrial]) -> None:
     assert study_analysis.importances(study(*trials), SPACE) == {}
 
 
-def test_with_two_objectives_it_is_the_score_that_settings_matter_for() -> None:
+def test_importances_use_first_objective() -> None:
     trials = [trial(number, [scored(number).values[0], random.Random(number).random()]) for number in range(20)]
     found = study_analysis.importances(study(*trials, directions=["maximize", "minimize"]), SPACE)
     assert found == study_analysis.importances(study(*map(scored, range(20))), SPACE)
@@ -135,27 +135,27 @@ def test_with_two_objectives_it_is_the_score_that_settings_matter_for() -> None:
 # Pictures
 
 
-def test_a_long_search_has_all_its_pictures() -> None:
+def test_long_search_has_all_plots() -> None:
     made = study(*map(scored, range(12)), pruned(12, 0.3), infeasible(13), failed(14))
-    found = study_analysis.figures(made, SPACE)
+    found = study_analysis.plots(made, SPACE)
     assert list(found) == ["optimization_history", "slices", "importances"]
     assert all(min(size(png)) > 200 for png in found.values())
-    assert study_analysis.figures(made, SPACE) == found
+    assert study_analysis.plots(made, SPACE) == found
 
 
-def test_a_short_search_has_those_that_its_trials_allow() -> None:
-    assert study_analysis.figures(study(), SPACE) == {}
-    assert study_analysis.figures(study(infeasible(0), failed(1)), SPACE) == {}
-    assert list(study_analysis.figures(study(scored(0)), SPACE)) == ["optimization_history", "slices"]
+def test_short_search_has_fewer_plots() -> None:
+    assert study_analysis.plots(study(), SPACE) == {}
+    assert study_analysis.plots(study(infeasible(0), failed(1)), SPACE) == {}
+    assert list(study_analysis.plots(study(scored(0)), SPACE)) == ["optimization_history", "slices"]
     without_settings = create_trial(params={}, distributions={}, value=0.5)
-    assert list(study_analysis.figures(study(without_settings), SPACE)) == ["optimization_history"]
+    assert list(study_analysis.plots(study(without_settings), SPACE)) == ["optimization_history"]
 
 
-def test_two_objectives_have_a_front_in_place_of_a_history(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_objectives_plot_pareto_front(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [(0.5, 100), (0.7, 400), (0.6, 900), (0.8, 1600)]
     trials = [trial(number, pair) for number, pair in enumerate(values)]
     made = study(*trials, infeasible(4), failed(5), directions=["maximize", "minimize"])
-    assert list(study_analysis.figures(made, SPACE)) == ["pareto_front", "slices"]
+    assert list(study_analysis.plots(made, SPACE)) == ["pareto_front", "slices"]
     (axes,) = drawn(monkeypatch, made)["pareto_front"]
     front = axes.lines[0]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(100, 0.5), (400, 0.7), (1600, 0.8)]
@@ -163,7 +163,7 @@ def test_two_objectives_have_a_front_in_place_of_a_history(monkeypatch: pytest.M
     assert {"front (3)", "dominated (1)", "left out: 1 infeasible, 1 failed"} == set(labels)
 
 
-def test_the_history_marks_every_trial_and_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_history_plots_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     made = study(trial(0, [0.5]), pruned(1, 0.3), trial(2, [0.4]), trial(3, [0.6]), infeasible(4), failed(5))
     (axes,) = drawn(monkeypatch, made)["optimization_history"]
     best = axes.lines[0]
@@ -175,7 +175,7 @@ def test_the_history_marks_every_trial_and_the_best_so_far(monkeypatch: pytest.M
     assert [x for x, _ in places["failed, no score (1)"]] == [5]
 
 
-def test_what_has_no_score_moves_no_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_scores_move_no_axis(monkeypatch: pytest.MonkeyPatch) -> None:
     good = [trial(0, [0.5]), trial(1, [0.6])]
     alone = drawn(monkeypatch, study(*good))
     beside = drawn(monkeypatch, study(*good, infeasible(2), failed(3)))
@@ -184,7 +184,7 @@ def test_what_has_no_score_moves_no_axis(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
 
 
-def test_slices_are_drawn_over_all_that_could_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_cover_whole_space(monkeypatch: pytest.MonkeyPatch) -> None:
     panels = {axes.get_xlabel(): axes for axes in drawn(monkeypatch, study(scored(0), scored(1)))["slices"]}
     assert list(panels) == ["rank", "lr", "dropout", "target_projections"]
     assert [tick.get_text() for tick in panels["rank"].get_xticklabels()] == ["1", "2", "4", "8", "16"]
@@ -195,7 +195,7 @@ def test_slices_are_drawn_over_all_that_could_be_chosen(monkeypatch: pytest.Monk
     }
 
 
-def test_a_setting_that_some_trials_lack_has_their_points_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_setting_has_no_point(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = create_trial(params={"lr": 1e-3}, distributions={"lr": distributions_of(SPACE)["lr"]}, value=0.9)
     panels = {axes.get_xlabel(): axes for axes in drawn(monkeypatch, study(scored(0), lacking))["slices"]}
     assert len(panels["lr"].collections[0].get_offsets()) == 2
@@ -212,19 +212,19 @@ def test_a_setting_that_some_trials_lack_has_their_points_alone(monkeypatch: pyt
         SettingAxis("log2", 1, 4096),
     ],
 )
-def test_an_axis_has_room_around_all_that_may_be_chosen(axis: SettingAxis) -> None:
+def test_axis_reaches_beyond_space(axis: SettingAxis) -> None:
     low, high = axis.reach()
     assert low < axis.low <= axis.high < high
 
 
-def test_pictures_may_be_drawn_in_several_threads_and_leave_no_figure_open() -> None:
+def test_plots_are_thread_safe() -> None:
     made = study(*map(scored, range(12)))
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: study_analysis.figures(made, SPACE), range(2))
-    assert first == second == study_analysis.figures(made, SPACE)
+        first, second = pool.map(lambda _: study_analysis.plots(made, SPACE), range(2))
+    assert first == second == study_analysis.plots(made, SPACE)
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
-def test_importing_loads_neither_optuna_nor_matplotlib() -> None:
+def test_import_loads_no_plotting() -> None:
     code = "import sys, src.search.study_analysis; sys.exit('optuna' in sys.modules or 'matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0

@@ -1,4 +1,4 @@
-"""One worker's trials on a real small model, and what goes wrong in them."""
+"""Trials of one worker on a real small model, and their failures."""
 
 import errno
 import weakref
@@ -36,7 +36,7 @@ def last(study: Study) -> TrialRecord:
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    """Have the next trainings do something else instead."""
+    """Replace training by `act`."""
 
     def fit(*args: Any) -> None:
         act()
@@ -55,17 +55,17 @@ def ask_for_a_petabyte() -> None:
     torch.empty(2**50)
 
 
-def test_a_trial_leaves_all_that_is_needed_to_show_it(worker: TrialWorker) -> None:
-    ended = worker.run_one()
+def test_trial_records_all_facts(worker: TrialWorker) -> None:
+    result = worker.run_one()
     record = last(worker.study)
-    assert (ended.number, ended.worker, ended.state) == (0, "w1", "complete")
-    assert ended.values == (record.outcome["scores"]["macro_f1"],)
-    assert record.state == "running"  # it is for others to tell
+    assert (result.number, result.worker, result.state) == (0, "w1", "complete")
+    assert result.values == (record.outcome["scores"]["macro_f1"],)
+    assert record.state == "running"  # the runner ends it
     assert [row["epoch"] for row in record.history] == [1, 2]
     assert {"train_loss", "val_loss", "val_macro_f1", "val_accuracy", "at_ms"} <= record.history[0].keys()
     assert {"scores", "report", "best_epoch", "modules", "parameters"} == record.outcome.keys()
     assert record.outcome["parameters"] > 1000
-    assert {"adapter_model.safetensors", "head.safetensors", "settings.json"} <= ended.adapter.keys()
+    assert {"adapter_model.safetensors", "head.safetensors", "settings.json"} <= result.adapter.keys()
     assert {"worker", "process", "code"} <= record.attrs.keys()
 
 
@@ -93,7 +93,7 @@ def test_a_trial_leaves_all_that_is_needed_to_show_it(worker: TrialWorker) -> No
         (raising(UserError("no layer 9")), "no layer 9", "no layer 9", False, False),
     ],
 )
-def test_a_failure_ends_one_trial_with_its_reason_and_the_base_is_what_it_was(
+def test_failure_ends_one_trial(
     worker: TrialWorker,
     monkeypatch: pytest.MonkeyPatch,
     act: Callable[[], None],
@@ -104,15 +104,15 @@ def test_a_failure_ends_one_trial_with_its_reason_and_the_base_is_what_it_was(
 ) -> None:
     before = digest(worker.workspace)
     broken(monkeypatch, act)
-    ended = worker.run_one()
-    assert ended.failure is not None
-    assert (ended.state, ended.failure.cause, ended.failure.unfit, ended.failure.fatal) == (
+    result = worker.run_one()
+    assert result.failure is not None
+    assert (result.state, result.failure.cause, result.failure.unfit, result.failure.fatal) == (
         "failed",
         cause,
         unfit,
         fatal,
     )
-    worker.study.fail(ended.number)
+    worker.study.fail(result.number)
     record = last(worker.study)
     assert (record.state, record.cause) == ("failed", cause)
     assert record.reason.startswith(reason)
@@ -125,16 +125,16 @@ def digest(workspace: Workspace) -> float:
     return sum(float(weight.double().abs().sum()) for weight in workspace.model.backbone.parameters())
 
 
-def test_a_loss_that_is_no_number_is_the_settings_fault(worker: TrialWorker) -> None:
-    ticket = worker.study.ask()
-    error = worker.params.training_config("clip", **{**ticket.params, "lr": 1e36})
-    with pytest.raises(UserError) as refused:
-        worker._train(ticket, error)
-    found = failure_of(refused.value)
-    assert (found.cause, found.unfit) == ("the loss is no number", True)
+def test_diverged_settings_are_unfit(worker: TrialWorker) -> None:
+    trial = worker.study.ask()
+    settings = worker.params.training_config("clip", **{**trial.params, "lr": 1e36})
+    with pytest.raises(UserError) as raised:
+        worker._train(trial, settings)
+    failure = failure_of(raised.value)
+    assert (failure.cause, failure.unfit) == ("the loss is no number", True)
 
 
-def test_memory_is_given_back(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_trial_releases_memory(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     alive: list[Any] = []
 
     def act() -> None:
@@ -148,14 +148,14 @@ def test_memory_is_given_back(worker: TrialWorker, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_full_disk_is_not_the_trials_fault(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_full_disk_ends_the_search(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     broken(monkeypatch, raising(OSError(number, "no room")))
     with pytest.raises(OSError, match="no room"):
         worker.run_one()
     assert last(worker.study).state == "running"
 
 
-def test_a_worker_stops_within_a_step(worker: TrialWorker) -> None:
+def test_worker_stops_within_a_step(worker: TrialWorker) -> None:
     steps: list[int] = []
 
     def check() -> None:
@@ -171,14 +171,14 @@ def test_a_worker_stops_within_a_step(worker: TrialWorker) -> None:
     assert worker.workspace.model.readout is None
 
 
-def test_two_objectives_are_told_in_their_order(repository: Path) -> None:
+def test_two_objectives_keep_their_order(repository: Path) -> None:
     params = load_params()
     params = replace(params, tune=replace(params.tune, objectives=("macro_f1", "parameters")))
     study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of("clip"))))
     worker = TrialWorker(params, open_workspace("clip"), study, "w1")
     for _ in range(2):
-        ended = worker.run_one()
-        study.tell(ended.number, *ended.values)
-    told = [(record.value, record.outcome["parameters"]) for record in study.finished()]
-    assert [tuple(trial.values) for trial in study.raw.get_trials()] == told
+        result = worker.run_one()
+        study.tell(result.number, *result.values)
+    recorded = [(record.value, record.outcome["parameters"]) for record in study.finished()]
+    assert [tuple(trial.values) for trial in study.raw.get_trials()] == recorded
     assert len(study.raw.best_trials) >= 1

@@ -1,4 +1,4 @@
-"""The command `tune` of one small model, started at once in a process of its own."""
+"""The command `tune` of one small model in a process that starts quickly."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ train_and_test.fit = fit
 class WarmCommand:
     """Runs `tune` in the current folder.
 
-    `fault` is one line of Python that is done before each training, which `calls` counts.
+    `fault` is one line of Python that runs before each training. `calls` counts the trainings.
     """
 
     def __init__(self, python: WarmPython) -> None:
@@ -33,5 +33,5 @@ class WarmCommand:
         return self._python.start(Path.cwd(), "src.tune", *words, before=before, environment=environment)
 
     def run(self, *words: str, code: int = 0, fault: str = "", environment: Mapping[str, str] | None = None) -> str:
-        """Run the command to its end; returns what it says."""
+        """Run the command to its end, and return its output."""
         return self.start(*words, fault=fault, environment=environment).output(code)
