@@ -126,7 +126,7 @@ def test_initial_trials_wait_for_workers(url: str) -> None:
         ({"lr": 1.0}, "lr: 1.0 lies outside of the search space (from 1e-05 to 0.01)"),
         ({"lr": "fast"}, "lr: fast lies outside"),
         ({"head_layers": 1.5}, "head_layers: 1.5 lies outside of the search space (a whole number from 0 to 2)"),
-        ({"readout": "word"}, "objective: word lies outside of the search space (one of head, words)"),
+        ({"readout": "word"}, "readout: word lies outside of the search space (one of head, verbalizer)"),
         ({"rnak": 8}, "unknown search parameter 'rnak'; did you mean 'rank'?"),
     ],
 )
