@@ -44,7 +44,7 @@ def test_no_initial_trial_gives_no_default(params: Params) -> None:
     assert not output.winner_is_default
 
 
-def test_gain_and_drop_pair_seeds(params: Params, tmp_path: Path) -> None:
+def test_gain_and_drop_pair_seeds(params: Params) -> None:
     settings = contenders(with_initial_trials(params, DEFAULT), "clip", WINNER)
     runs = {
         "winner": [run_of(8, 0.7, 0.6), SeedRun(9, 0, {}, "failed"), run_of(10, 0.9, 0.7)],
@@ -61,7 +61,8 @@ def test_gain_and_drop_pair_seeds(params: Params, tmp_path: Path) -> None:
 
 def test_output_is_read_as_written(params: Params, tmp_path: Path) -> None:
     settings = contenders(with_initial_trials(params), "clip", WINNER)
-    output = summarise(settings, {"winner": [run_of(8, 0.95), SeedRun(9, 0, {}, "failed")]}, BEST)
+    best = replace(BEST, best_val_macro_f1=0.75)
+    output = summarise(settings, {"winner": [run_of(8, 0.5, 0.25), SeedRun(9, 0, {}, "failed")]}, best)
     output.write(tmp_path / "repeat.json")
     assert RepeatOutput.read(tmp_path / "repeat.json") == output
 
