@@ -78,7 +78,8 @@ def steps(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflows_run_what_exists(path: Path) -> None:
     for step in steps(yaml.safe_load(path.read_text(encoding="utf-8"))):
-        uses, run = step.get("uses", ""), step.get("run", "")
+        uses = step.get("uses", "")
+        run = step.get("run", "")
         assert uses or run
         assert not uses.startswith("./") or (ROOT / uses / "action.yml").is_file()
         assert uses.startswith("./") or not uses or re.fullmatch(r"actions/[a-z-]+@v\d+", uses)

@@ -69,8 +69,8 @@ class TrainerBaseline:
         model = task.sized.load()
         at_least = model.image_resizer().at_least if decodes_at_fraction else None
         parts = {name: PostDataset(model, posts, at_least) for name, posts in vars(task.posts).items()}
-        facts, dtype = hf_trainer_models.Facts.of(model), model.backbone.dtype
-        return cls(task, plan, order, logits, loader_workers, dtype, facts, parts, Collator(model))
+        facts = hf_trainer_models.Facts.of(model)
+        return cls(task, plan, order, logits, loader_workers, model.backbone.dtype, facts, parts, Collator(model))
 
     def run_trials(self, trials: Sequence[TrainingConfig]) -> list[Trained]:
         """Run one trial per settings, each to its last epoch. Optuna's default would prune by the median."""
@@ -179,8 +179,12 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
         if self.baseline.order == "own":
             loader: DataLoader[Any] = super().get_train_dataloader()
             return loader
-        lengths, seed = self.baseline.plan.lengths, self.baseline.task.seed
-        sampler = Replay(lengths, self.args.train_batch_size, seed, lambda: len(self.trial.rows) + 1)
+        sampler = Replay(
+            self.baseline.plan.lengths,
+            self.args.train_batch_size,
+            self.baseline.task.seed,
+            epoch=lambda: len(self.trial.rows) + 1,
+        )
         prepared: DataLoader[Any] = self.accelerator.prepare(
             DataLoader(
                 self.train_dataset,
@@ -194,8 +198,10 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
 
     def create_optimizer(self, model: Any = None) -> AdamW:
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        decay, eps = self.trial.settings.weight_decay, self.trial.settings.adam_eps
-        self.optimizer = AdamW(weights, lr=self.args.learning_rate, eps=eps, weight_decay=decay)
+        settings = self.trial.settings
+        self.optimizer = AdamW(
+            weights, lr=self.args.learning_rate, eps=settings.adam_eps, weight_decay=settings.weight_decay
+        )
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
@@ -217,7 +223,8 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
         return (loss, outputs) if return_outputs else loss
 
     def _metrics(self, evaluated: Any) -> dict[str, float]:
-        logits_NK, labels_N = torch.tensor(evaluated.predictions), torch.tensor(evaluated.label_ids)
+        logits_NK = torch.tensor(evaluated.predictions)
+        labels_N = torch.tensor(evaluated.label_ids)
         score = macro_f1(self.baseline.task.posts.val, logits_NK)
         return {"mean_loss": float(cross_entropy(logits_NK, labels_N)), "macro_f1": score}
 
