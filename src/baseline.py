@@ -15,13 +15,8 @@ def main() -> None:
     from src.pipeline.baseline import run_baseline
 
     result = run_baseline(params)
-    for name, scores in result.scores.items():
-        fitted = result.fitted[name]
-        settings = "".join(f", {setting} {value}" for setting, value in fitted.chosen.settings.items())
-        say(
-            f"{name}{settings}: {len(fitted.test):,} test posts: "
-            f"accuracy {scores.accuracy:.4f}, macro-F1 {scores.macro_f1:.4f}"
-        )
+    for evaluation in result.evaluations:
+        say(evaluation.summary())
     for task, reason in result.omissions.reasons().items():
         warn(f"tfidf, {task}: {reason}")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from src.core.config_parser import build
 from src.core.estimates import (
@@ -18,7 +18,7 @@ from src.core.estimates import (
 )
 from src.core.files import folder_digest, read_json, write_json
 from src.core.paper import Recipe
-from src.core.paths import stage_folder
+from src.core.paths import ADAPTER_FOLDER, TRAIN_JSON, stage_folder
 from src.core.saliency import Word
 from src.core.training_config import Setting, TrainingConfig
 
@@ -103,34 +103,44 @@ class EncodeOutput(StageOutput):
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A training as train.json describes it.
+class EvaluateOutput(StageOutput):
+    """The adapter that `evaluate` has scored (`EVALUATE_JSON`)."""
 
-    Attributes:
-        model: the name in the catalog.
-        facts: the weights and posts that it was trained on.
-        code: the digest of the code that trained it.
-        study, trial: the trial that tried the settings.
-        params: what that trial drew.
-        best_epoch: whose weights the adapter has, counted from 1.
-        adapted_modules: full names of the modules that carry the adapter.
-        validation: accuracy, macro_f1 and weighted_f1 of the best epoch.
-    """
+    # `Trained.digest` of the adapter.
+    adapter_digest: str
 
+
+@dataclass(frozen=True)
+class Trained(StageOutput):
+    """A training whose adapter is saved (`TRAIN_JSON` of stage `train`)."""
+
+    # The name in the catalog.
     model: str
-    facts: Mapping[str, str]
+    # The epoch whose weights the adapter has, counted from 1, and its scores on the validation part.
+    best_epoch: int
+    accuracy: float
+    macro_f1: float
+    weighted_f1: float
+    # The weights and posts of the training, as `Workspace.facts` gives them.
+    facts: dict[str, str]
+    # The digest of the code that trained.
     code: str
+    # The study and the number of the trial that tried the settings, and the settings that the trial drew.
     study: str
     trial: int
-    params: Mapping[str, Any]
-    best_epoch: int
+    params: dict[str, Setting]
+    # Full names of the modules that carry the adapter.
     adapted_modules: tuple[str, ...]
-    validation: Mapping[str, float]
+
+    @property
+    def validation(self) -> dict[str, float]:
+        """Return the scores of the best epoch on the validation part."""
+        return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "weighted_f1": self.weighted_f1}
 
     @property
     def adapter(self) -> Path:
-        """The folder of the adapter's files."""
-        return stage_folder("train", self.model) / "adapter"
+        """Return the folder of the adapter's files."""
+        return stage_folder("train", self.model) / ADAPTER_FOLDER
 
     @property
     def digest(self) -> str:
@@ -144,23 +154,12 @@ def adapter_digest(adapter: Path, revision: str) -> str:
 
 
 def read_trained(model: str) -> Trained:
-    """Read what `train` wrote of a model.
+    """Read the output of `train` for a model.
 
     Raises:
-        UserError: it has not run.
+        UserError: `train` has not run.
     """
-    content = read_json(stage_folder("train", model) / "train.json")
-    return Trained(
-        model=content["name"],
-        facts=content["facts"],
-        code=content["code"],
-        study=content["study"],
-        trial=content["trial"],
-        params=content["params"],
-        best_epoch=content["best_epoch"],
-        adapted_modules=tuple(content["adapted_modules"]),
-        validation={name: content[name] for name in ("accuracy", "macro_f1", "weighted_f1")},
-    )
+    return Trained.read(stage_folder("train", model) / TRAIN_JSON)
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,18 @@ BEST_FILE = "best.json"
 SEARCH_FILE = "search.json"
 TRIALS_FILE = "trials.csv"
 
+# What every stage that evaluates a system writes in the system's folder.
+PREDICTIONS_FILE = "predictions.csv"
+VAL_PREDICTIONS_FILE = "val_predictions.csv"
+
+# What `train` writes in its stage's folder, besides the predictions of the validation part.
+TRAIN_JSON = "train.json"
+HISTORY_FILE = "history.csv"
+ADAPTER_FOLDER = "adapter"
+
+# What `evaluate` writes in its stage's folder, besides metrics and predictions.
+EVALUATE_JSON = "evaluate.json"
+
 CACHE = KEPT / "cache"
 STUDIES = KEPT / "studies.db"
 TRIALS = KEPT / "trials"

@@ -1,16 +1,15 @@
 """Work of stage `baseline`: the largest class, and logistic regression on TF-IDF of the captions."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from src.core.config import Params
 from src.core.data_outputs import SplitReport
-from src.core.outputs import BaselineOmissions, MetricsOutput
-from src.core.paths import BASELINE, GROUPS, METRICS_JSON, OMITTED_JSON, POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import PARTS, Scores, read_groups, read_posts, read_split
-from src.evaluation.metrics import report, scores
-from src.evaluation.systems import MAJORITY, TFIDF, Kind
-from src.tracking.run_logging import log_baseline, run_tags
+from src.core.outputs import BaselineOmissions
+from src.core.paths import BASELINE, GROUPS, OMITTED_JSON, POSTS, SPLIT, SPLIT_REPORT
+from src.core.records import PARTS, read_groups, read_posts, read_split
+from src.evaluation.systems import MAJORITY, TFIDF
+from src.pipeline.finish_evaluation import Evaluation, finish_evaluation
+from src.tracking.run_logging import open_baselines, run_tags
 from src.training.baselines import Fitted, captions, majority, tfidf, write_out_of_fold
 
 NOTICE = "No pretrained weights: the labels, or the captions, of the train part alone."
@@ -18,12 +17,9 @@ NOTICE = "No pretrained weights: the labels, or the captions, of the train part 
 
 @dataclass(frozen=True)
 class BaselineResult:
-    """The fitted baselines, and what TF-IDF could not do."""
+    """The evaluated baselines, and what TF-IDF could not do."""
 
-    # By name.
-    fitted: Mapping[Kind, Fitted]
-    # Scores on the test part, by name.
-    scores: Mapping[Kind, Scores]
+    evaluations: tuple[Evaluation, ...]
     omissions: BaselineOmissions
 
 
@@ -34,7 +30,7 @@ def run_baseline(params: Params) -> BaselineResult:
     posts = [post for post in read_posts(POSTS) if post.id in part_of]
     parts = [[post for post in posts if part_of[post.id] == part] for part in PARTS]
     fitted = {MAJORITY: majority(*parts), TFIDF: tfidf(*parts)}
-    test_scores = {name: _write(name, baseline) for name, baseline in fitted.items()}
+    evaluations = tuple(_finish(name, baseline) for name, baseline in fitted.items())
     chosen = fitted[TFIDF].chosen
     folder = BASELINE / TFIDF
     omissions = BaselineOmissions(
@@ -43,16 +39,15 @@ def run_baseline(params: Params) -> BaselineResult:
     if not chosen.settings:
         omissions = replace(omissions, words="no caption of the train part has any text, so tfidf is the largest class")
     omissions.write(folder / OMITTED_JSON)
-    return BaselineResult(fitted, test_scores, omissions)
+    return BaselineResult(evaluations, omissions)
 
 
-def _write(name: str, fitted: Fitted) -> Scores:
-    """Write a baseline's files, log its run, and return its scores on the test part."""
-    test_scores = scores(fitted.test)
-    fitted.write(BASELINE / name)
-    MetricsOutput(**test_scores.summary()).write(BASELINE / name / METRICS_JSON)
+def _finish(name: str, fitted: Fitted) -> Evaluation:
+    """Write a baseline's files and log its run."""
     split = SplitReport.read(SPLIT_REPORT)
     facts = {"model": name, "data_digest": split.data_digest, "split_digest": split.split_digest}
-    tags = run_tags("baseline", facts, NOTICE)
-    log_baseline(name, tags, fitted.chosen.settings, scores(fitted.val), test_scores, report(fitted.test))
-    return test_scores
+    settings = fitted.chosen.settings
+    evaluation = Evaluation(name, BASELINE / name, fitted.test, fitted.val, settings, chosen_by_val=True)
+    fitted.write_candidates(evaluation.folder)
+    finish_evaluation(evaluation, open_baselines(), name, run_tags("baseline", facts, NOTICE), PARTS)
+    return evaluation

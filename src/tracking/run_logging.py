@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from src.core.files import read_table
 from src.core.labels import TONES
 from src.core.outputs import Trained
-from src.core.paths import stage_folder
+from src.core.paths import HISTORY_FILE, PREDICTIONS_FILE, stage_folder
 from src.core.provenance import git_tags
-from src.core.records import ADAPTER_DIGEST, PARTS, Scores, read_predictions
+from src.core.records import ADAPTER_DIGEST, Scores, read_predictions
 from src.evaluation.metrics import report, scores
 from src.reporting import plot_evaluation
-from src.tracking.client import DESCRIPTION_TAG, Run, Tracker, parts_read
+from src.tracking.client import DESCRIPTION_TAG, Run, Tracker
 from src.tracking.markdown import model_link
 from src.tracking.ui_views import VIEW_TAG, trials_view, view_address
 
@@ -80,30 +80,16 @@ def log_history(run: Run, history: History, title: str) -> None:
         run.json("learning_curves.json", [{name: row[name] for name in row if name != "at_ms"} for row in history])
 
 
-def log_baseline(
-    name: str, tags: Mapping[str, str], settings: Mapping[str, object], val: Scores, test: Scores, report: str
-) -> None:
-    """Log a baseline with its scores on the validation and test parts.
-
-    Args:
-        name: the run's name, such as tfidf.
-        tags: tags by name.
-        settings: the chosen settings, logged as parameters.
-        val: scores on the validation part.
-        test: scores on the test part.
-        report: the classification report of the test part.
-    """
-    with Tracker("mvsa-baselines", _BASELINES_DESCRIPTION).run(name, tags=tags, params=settings) as run:
-        run.inputs(parts_read(*PARTS))
-        run.metrics({f"val_{metric}": value for metric, value in val.summary().items()})
-        log_scores(run, test, report, f"{name}, test", "test")
+def open_baselines() -> Tracker:
+    """Return the experiment that lists all baselines."""
+    return Tracker("mvsa-baselines", _BASELINES_DESCRIPTION)
 
 
 def log_training(run: Run, trained: Trained) -> None:
     """Log a training from its files: learning curves, validation scores, the adapter, and its digest as a tag."""
     folder = stage_folder("train", trained.model)
-    predictions = read_predictions(folder / "predictions.csv")
-    history = [{name: float(value) for name, value in row.items()} for row in read_table(folder / "history.csv")]
+    predictions = read_predictions(folder / PREDICTIONS_FILE)
+    history = [{name: float(value) for name, value in row.items()} for row in read_table(folder / HISTORY_FILE)]
     log_history(run, history, f"{trained.model}, training")
     log_scores(run, scores(predictions), report(predictions), f"{trained.model}, validation", "best_val")
     run.metrics({"best_epoch": trained.best_epoch})

@@ -71,10 +71,8 @@ class Fitted:
     val: list[Prediction]
     test: list[Prediction]
 
-    def write(self, folder: Path) -> None:
-        """Write predictions.csv (of test), val_predictions.csv and candidates.csv."""
-        write_predictions(folder / "predictions.csv", self.test)
-        write_predictions(folder / "val_predictions.csv", self.val)
+    def write_candidates(self, folder: Path) -> None:
+        """Write candidates.csv: the settings and validation scores of every candidate."""
         write_table(folder / "candidates.csv", self.tried)
 
 

@@ -1,10 +1,12 @@
-"""Where a training stands, on disk: one that was killed goes on from there."""
+"""Training checkpoints: the saved state of an unfinished training, from which a killed one continues.
+
+accelerate's `save_state` does the same and pickles. Here a checkpoint is one safetensors file, so that reading it runs
+no code.
+"""
 
 import json
 import logging
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,59 +15,61 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from src.core.files import atomic_file
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that the next epochs depend on: tensors, each named GROUP/NAME, and plain values, as JSON has them."""
+    """Everything that the next epochs of a training depend on."""
 
+    # Named GROUP/NAME.
     tensors: Mapping[str, Tensor]
+    # JSON values.
     values: Mapping[str, Any]
 
     def group(self, name: str) -> dict[str, Tensor]:
-        """The tensors of a group by their names in it."""
-        start = f"{name}/"
-        return {key.removeprefix(start): value for key, value in self.tensors.items() if key.startswith(start)}
+        """Return the tensors of a group by their names in it."""
+        prefix = f"{name}/"
+        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
 
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """One file of safetensors, which says where the training that has this key stands; another's is of no use."""
+    """One safetensors file with the state of a training. A state that was saved under another key is ignored."""
 
     path: Path
+    # Covers everything that a training's result depends on.
     key: str
 
     def load(self) -> TrainingState | None:
-        """What was saved last under this key, on the CPU; None where there is nothing, or nothing that can be read."""
+        """Return the last saved state, on the CPU; None if there is none, or if the file is damaged."""
         if not self.path.is_file():
             return None
         try:
             with safe_open(self.path, "pt") as file:
-                facts = file.metadata() or {}
-                if facts.get("key") != self.key:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self.key:
                     return None
-                return TrainingState({name: file.get_tensor(name) for name in file.keys()}, json.loads(facts["values"]))  # noqa: SIM118 # it is no mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 # it is no mapping
+                return TrainingState(tensors, json.loads(metadata["values"]))
         except (SafetensorError, OSError) as error:
             _log.warning("%s cannot be read (%s): the training begins anew", self.path, error)
             return None
 
-    def save(self, standing: TrainingState) -> None:
-        """Keep it in place of what was kept before; a killed process leaves that as it was.
+    def save(self, state: TrainingState) -> None:
+        """Replace the saved state; a killed process leaves the old one in place.
 
-        Where the disk has no room, that is said in the log, and the training may go on.
+        If the disk is full, a warning is logged and the training continues without a new checkpoint.
         """
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        tensors = {name: value.contiguous() for name, value in standing.tensors.items()}
+        tensors = {name: value.contiguous() for name, value in state.tensors.items()}
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, {"key": self.key, "values": json.dumps(standing.values)})
-            temporary.replace(self.path)
+            with atomic_file(self.path) as temporary:
+                save_file(tensors, temporary, {"key": self.key, "values": json.dumps(state.values)})
         except (SafetensorError, OSError) as error:
             _log.warning("%s cannot be written (%s): killed now, the training begins anew", self.path, error)
-            with suppress(OSError):
-                temporary.unlink()
 
-    def forget(self) -> None:
-        """Remove the file: the training has ended."""
+    def delete(self) -> None:
+        """Delete the file, at the end of the training."""
         self.path.unlink(missing_ok=True)

@@ -87,9 +87,9 @@ def test_the_largest_class_is_said_of_every_post(said: dict[str, str]) -> None:
 def test_what_was_tried_is_listed_and_the_best_of_it_printed(said: dict[str, str]) -> None:
     tried = read_table(BASELINE / "tfidf" / "candidates.csv")
     best = max(tried, key=lambda row: float(row["val_macro_f1"]))
-    assert f"tfidf, features {best['features']}, C {best['C']}: 21 test posts" in said["baseline"]
+    assert f"tfidf, features {best['features']}, C {best['C']}, 21 test posts" in said["baseline"]
     best = max(read_table(PROBE / "candidates.csv"), key=lambda row: float(row["val_macro_f1"]))
-    assert f"{MODEL}: linear probe, C {best['C']}, 21 test posts" in said["probe"]
+    assert f"{MODEL}, linear probe, C {best['C']}, 21 test posts" in said["probe"]
     assert "Weights are random" in said["probe"]
 
 
