@@ -1,4 +1,4 @@
-"""What commands print and how they end, in processes of their own."""
+"""Output and exit codes of commands, in separate processes."""
 
 import errno
 import os

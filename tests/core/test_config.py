@@ -104,16 +104,16 @@ def test_agreement_curriculum_needs_disagreement(content: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "expected"),
     [
         (["all"], ["clip-zeroshot", "clip-head", "clip-lora"]),
         (["llava-r8", "clip-lora"], ["clip-lora", "llava-r8"]),
         ([], []),
     ],
 )
-def test_recipes_follow_names_or_models(content: dict[str, Any], names: list[str], found: list[str]) -> None:
+def test_recipes_follow_names_or_models(content: dict[str, Any], names: list[str], expected: list[str]) -> None:
     content |= {"models": ["clip"], "reproduce": {"recipes": names}}
-    assert [recipe.name for recipe in build(Params, content, "params.yaml").recipes()] == found
+    assert [recipe.name for recipe in build(Params, content, "params.yaml").recipes()] == expected
 
 
 def test_missing_key_is_named(content: dict[str, Any]) -> None:

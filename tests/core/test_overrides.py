@@ -1,4 +1,4 @@
-"""`dvc exp run -S KEY=VALUE` on params.yaml, by the function of DVC that rewrites the file."""
+"""Covers: `dvc exp run -S KEY=VALUE` on params.yaml, by the function of DVC that rewrites the file."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

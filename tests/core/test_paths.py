@@ -1,4 +1,4 @@
-"""Where stores are: beside the code, or in the repository of which DVC made a copy."""
+"""Stores lie beside the code, or in the repository that DVC copied."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ FACTS = {"model": "clip", "split_digest": "s"}
 
 @pytest.fixture
 def root(repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the code, whose digests are taken anew."""
+    """Copy the code, and clear the cached digests."""
     shutil.copytree(repo_root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(provenance, "_ROOT", tmp_path)
     return tmp_path

@@ -15,7 +15,7 @@ def post(key: str, caption: str = "a caption") -> Post:
 
 
 POSTS = [post(str(n), f"caption {n} #tag{n}") for n in range(20)]
-SINGLES = {each.id: each.id for each in POSTS}
+SINGLES = {post.id: post.id for post in POSTS}
 
 
 @pytest.mark.parametrize(
@@ -41,11 +41,11 @@ def test_found_and_removed_hashtags_agree() -> None:
 
 
 def test_each_condition_changes_its_half() -> None:
-    givers = [*POSTS[1:], POSTS[0]]
-    found = conditions(POSTS, givers)
-    assert tuple(found) == CONDITIONS
-    assert all(len(shown) == len(POSTS) for shown in found.values())
-    first = {name: shown[0] for name, shown in found.items()}
+    image_posts = [*POSTS[1:], POSTS[0]]
+    posts_of = conditions(POSTS, image_posts)
+    assert tuple(posts_of) == CONDITIONS
+    assert all(len(shown) == len(POSTS) for shown in posts_of.values())
+    first = {name: shown[0] for name, shown in posts_of.items()}
     assert (first["both"].image, first["both"].caption) == ("data/0.jpg", "caption 0 #tag0")
     assert (first["image"].image, first["image"].caption) == ("data/0.jpg", "")
     assert (first["shuffled"].image, first["shuffled"].caption) == ("data/1.jpg", "caption 0 #tag0")
@@ -67,22 +67,22 @@ def test_text_alone_has_grey_image() -> None:
 
 def test_shuffling_moves_every_image_once() -> None:
     for seed in range(50):
-        givers = shuffled_images(POSTS, SINGLES, seed)
-        assert sorted(giver.id for giver in givers) == sorted(SINGLES)
-        assert all(giver.id != own.id for giver, own in zip(givers, POSTS, strict=True))
+        image_posts = shuffled_images(POSTS, SINGLES, seed)
+        assert sorted(other.id for other in image_posts) == sorted(SINGLES)
+        assert all(other.id != own.id for other, own in zip(image_posts, POSTS, strict=True))
 
 
 def test_shuffling_depends_on_seed_alone() -> None:
-    def giver_of(posts: list[Post], seed: int) -> dict[str, str]:
-        givers = shuffled_images(posts, SINGLES, seed)
-        return {own.id: giver.id for own, giver in zip(posts, givers, strict=True)}
+    def image_post_of(posts: list[Post], seed: int) -> dict[str, str]:
+        image_posts = shuffled_images(posts, SINGLES, seed)
+        return {own.id: other.id for own, other in zip(posts, image_posts, strict=True)}
 
-    assert giver_of(POSTS, 1) == giver_of(POSTS[::-1], 1)
-    assert giver_of(POSTS, 1) != giver_of(POSTS, 2)
+    assert image_post_of(POSTS, 1) == image_post_of(POSTS[::-1], 1)
+    assert image_post_of(POSTS, 1) != image_post_of(POSTS, 2)
 
 
 def test_shuffling_is_uniform() -> None:
-    """The chi-squared statistic of 4 givers in 2,000 draws exceeds 16.3 once in a thousand."""
+    """The chi-squared statistic of 4 other posts in 2,000 draws exceeds 16.3 once in a thousand."""
     few = POSTS[:5]
     counts = Counter(shuffled_images(few, SINGLES, seed)[0].id for seed in range(2000))
     assert set(counts) == {"1", "2", "3", "4"}
@@ -93,14 +93,14 @@ def test_shuffling_is_uniform() -> None:
 def test_no_image_goes_to_near_duplicate(sizes: list[int]) -> None:
     groups = [str(number) for number, size in enumerate(sizes) for _ in range(size)]
     posts = POSTS[: len(groups)]
-    group_of = {each.id: group for each, group in zip(posts, groups, strict=True)}
+    group_of = {post.id: group for post, group in zip(posts, groups, strict=True)}
     for seed in range(50):
-        givers = shuffled_images(posts, group_of, seed)
-        assert sorted(giver.id for giver in givers) == sorted(group_of)
-        assert all(group_of[own.id] != group_of[giver.id] for own, giver in zip(posts, givers, strict=True))
+        image_posts = shuffled_images(posts, group_of, seed)
+        assert sorted(other.id for other in image_posts) == sorted(group_of)
+        assert all(group_of[own.id] != group_of[other.id] for own, other in zip(posts, image_posts, strict=True))
 
 
 def test_shuffling_needs_different_posts() -> None:
-    group_of = {each.id: "0" for each in POSTS[:11]} | {each.id: each.id for each in POSTS[11:]}
+    group_of = {post.id: "0" for post in POSTS[:11]} | {post.id: post.id for post in POSTS[11:]}
     with pytest.raises(InfeasibleAnalysis, match="11 of 20 posts are near-duplicates"):
         shuffled_images(POSTS, group_of, seed=1)

@@ -14,7 +14,7 @@ NUMBERS = range(1, 200)
 
 @pytest.fixture
 def post(tmp_path: Path) -> Post:
-    """A picture that is darker on the left and on the top, and a caption of fifty words."""
+    """Return a post whose image is darker at the left and the top, with a caption of fifty words."""
     grey = np.add.outer(np.linspace(60, 120, 80), np.linspace(0, 60, 120)).astype(np.uint8)
     Image.fromarray(grey).convert("RGB").save(tmp_path / "1.png")
     words = " ".join(f"word{number}" for number in range(50))
@@ -25,7 +25,7 @@ def test_view_depends_on_content_and_number(post: Post) -> None:
     both = "image caption"
     assert augmented(post, both, 1) == augmented(replace(post, id="2"), "caption image", 1)
     views = [augmented(post, both, number) for number in NUMBERS]
-    assert len({each.digest for each in views}) == len({each.caption for each in views}) == len(NUMBERS)
+    assert len({view.digest for view in views}) == len({view.caption for view in views}) == len(NUMBERS)
     assert augmented(replace(post, digest="another"), both, 1) != views[0]
 
 
@@ -34,7 +34,7 @@ def test_only_named_halves_are_altered(post: Post) -> None:
     assert isinstance(picture.image, AugmentedImage) and picture.caption == post.caption
     assert caption.image == post.image and caption.caption != post.caption
     assert (both.image, both.caption) == (picture.image, caption.caption)
-    assert len({each.digest for each in (picture, caption, both, post)}) == 4
+    assert len({view.digest for view in (picture, caption, both, post)}) == 4
 
 
 def test_unchanged_view_has_posts_digest(post: Post) -> None:
@@ -46,10 +46,10 @@ def test_unchanged_view_has_posts_digest(post: Post) -> None:
 
 def test_a_tenth_of_words_is_left_out(post: Post) -> None:
     words = post.caption.split()
-    found = [augmented(post, "caption", number).caption.split() for number in NUMBERS]
-    for kept in found:
+    captions = [augmented(post, "caption", number).caption.split() for number in NUMBERS]
+    for kept in captions:
         assert kept == [word for word in words if word in kept]
-    assert sum(map(len, found)) / len(NUMBERS) / len(words) == pytest.approx(0.9, abs=0.01)
+    assert sum(map(len, captions)) / len(NUMBERS) / len(words) == pytest.approx(0.9, abs=0.01)
 
 
 def test_crop_keeps_shape_and_area(post: Post) -> None:

@@ -19,7 +19,7 @@ def post(key: int | str, caption: str = "", label: str = "positive") -> Post:
 
 
 def print_of(key: int | str, digest: str = "", bits: int | None = None) -> Fingerprint:
-    """A fingerprint that is like no other, but where it is said."""
+    """Return a fingerprint that is like no other, except in the given fields."""
     own = random.Random(str(key)).getrandbits(64) if bits is None else bits
     return Fingerprint(str(key), digest or f"digest {key}", f"{own:016x}")
 
@@ -29,7 +29,7 @@ def flipped(bits: int, count: int) -> int:
 
 
 def partition(groups: dict[str, str] | Duplicates) -> set[frozenset[str]]:
-    """The groups of more than one post, whatever their names."""
+    """Return the groups of more than one post, without their names."""
     group_of = groups.groups if isinstance(groups, Duplicates) else groups
     members = defaultdict(set)
     for key, group in group_of.items():
@@ -97,35 +97,35 @@ def test_each_kind_finds_its_duplicates() -> None:
         print_of(6, bits=flipped(HASH, MAX_DISTANCE)),
         print_of(7, bits=~HASH & (2**64 - 1)),
     ]
-    found = find_duplicates(posts, prints)
-    assert {kind: partition(dict(found.by_kind[kind])) for kind in KINDS} == {
+    duplicates = find_duplicates(posts, prints)
+    assert {kind: partition(dict(duplicates.by_kind[kind])) for kind in KINDS} == {
         "caption": {frozenset("12")},
         "image": {frozenset("34")},
         "looks": {frozenset("56")},
     }
-    assert partition(found) == {frozenset("12"), frozenset("34"), frozenset("56")}
+    assert partition(duplicates) == {frozenset("12"), frozenset("34"), frozenset("56")}
 
 
 @pytest.mark.parametrize(("bits", "alike"), [(0, True), (MAX_DISTANCE, True), (MAX_DISTANCE + 1, False)])
 def test_looks_differ_in_few_bits(bits: int, alike: bool) -> None:
-    found = find_duplicates([post(1), post(2)], [print_of(1, bits=HASH), print_of(2, bits=flipped(HASH, bits))])
-    assert bool(partition(found)) == alike
+    duplicates = find_duplicates([post(1), post(2)], [print_of(1, bits=HASH), print_of(2, bits=flipped(HASH, bits))])
+    assert bool(partition(duplicates)) == alike
 
 
 def test_groups_join_through_other_posts() -> None:
     posts = [post(1, "what a day"), post(2, "what a day"), post(3), post(4)]
     prints = [print_of(1), print_of(2, "same"), print_of(3, "same", HASH), print_of(4, bits=HASH)]
-    found = find_duplicates(posts, prints)
-    assert partition(found) == {frozenset("1234")}
-    assert found.kinds("1", "2") == ["caption"]
-    assert found.kinds("2", "3") == ["image"]
-    assert found.kinds("3", "4") == ["looks"]
-    assert found.kinds("1", "4") == []
+    duplicates = find_duplicates(posts, prints)
+    assert partition(duplicates) == {frozenset("1234")}
+    assert duplicates.kinds("1", "2") == ["caption"]
+    assert duplicates.kinds("2", "3") == ["image"]
+    assert duplicates.kinds("3", "4") == ["looks"]
+    assert duplicates.kinds("1", "4") == []
 
 
 def test_group_is_named_after_first_post() -> None:
-    found = find_duplicates([post(10, "same"), post(9, "same"), post(8)], [print_of(key) for key in (8, 9, 10)])
-    assert found.groups == {"8": "8", "9": "9", "10": "9"}
+    duplicates = find_duplicates([post(10, "same"), post(9, "same"), post(8)], [print_of(key) for key in (8, 9, 10)])
+    assert duplicates.groups == {"8": "8", "9": "9", "10": "9"}
 
 
 def test_images_without_hash_are_not_alike() -> None:
@@ -148,12 +148,12 @@ def sample(repo_root: Path) -> mvsa.LoadedDataset:
 
 def test_order_of_posts_does_not_matter(sample: mvsa.LoadedDataset) -> None:
     posts, prints = list(sample.posts), list(sample.fingerprints)
-    found = find_duplicates(posts, prints)
+    duplicates = find_duplicates(posts, prints)
     random.Random(1).shuffle(posts)
     random.Random(2).shuffle(prints)
     again = find_duplicates(posts, prints)
-    assert list(again.groups.items()) == list(found.groups.items())
-    assert again.by_kind == found.by_kind
+    assert list(again.groups.items()) == list(duplicates.groups.items())
+    assert again.by_kind == duplicates.by_kind
 
 
 def test_file_names_do_not_matter(sample: mvsa.LoadedDataset) -> None:
@@ -162,30 +162,30 @@ def test_file_names_do_not_matter(sample: mvsa.LoadedDataset) -> None:
     def other(key: str) -> str:
         return str(7000 + 3 * int(key))
 
-    found = find_duplicates(sample.posts, sample.fingerprints)
+    duplicates = find_duplicates(sample.posts, sample.fingerprints)
     renamed = find_duplicates(
         [replace(post, id=other(post.id)) for post in sample.posts],
-        [replace(each, id=other(each.id)) for each in sample.fingerprints],
+        [replace(fingerprint, id=other(fingerprint.id)) for fingerprint in sample.fingerprints],
     )
-    assert renamed.groups == {other(key): other(group) for key, group in found.groups.items()}
+    assert renamed.groups == {other(key): other(group) for key, group in duplicates.groups.items()}
 
 
 def test_copy_joins_group_of_original(sample: mvsa.LoadedDataset) -> None:
-    found = find_duplicates(sample.posts, sample.fingerprints)
+    duplicates = find_duplicates(sample.posts, sample.fingerprints)
     original, its_print = sample.posts[17], sample.fingerprints[17]
     copied = find_duplicates(
         [*sample.posts, replace(original, id="9000")], [*sample.fingerprints, replace(its_print, id="9000")]
     )
-    assert copied.groups == {**found.groups, "9000": found.groups[original.id]}
+    assert copied.groups == {**duplicates.groups, "9000": duplicates.groups[original.id]}
     assert copied.kinds(original.id, "9000") == list(KINDS)
 
 
 def test_only_copies_in_sample_look_alike(sample: mvsa.LoadedDataset) -> None:
     """Its captions are made of few phrases and its pictures of few scenes, and still no two hang together by chance."""
-    found = find_duplicates(sample.posts, sample.fingerprints)
-    assert all(each.image_hash for each in sample.fingerprints)
-    assert partition(dict(found.by_kind["looks"])) == partition(dict(found.by_kind["image"]))
-    assert Counter(found.groups.values()).most_common(1)[0][1] <= 3
+    duplicates = find_duplicates(sample.posts, sample.fingerprints)
+    assert all(fingerprint.image_hash for fingerprint in sample.fingerprints)
+    assert partition(dict(duplicates.by_kind["looks"])) == partition(dict(duplicates.by_kind["image"]))
+    assert Counter(duplicates.groups.values()).most_common(1)[0][1] <= 3
 
 
 # On the real posts
@@ -197,7 +197,7 @@ def real(real_reading: mvsa.LoadedDataset) -> mvsa.LoadedDataset:
 
 
 def known_rule(caption: str) -> str:
-    """The rule behind the published counts: letters and digits of English, # and @, behind any RT and without links."""
+    """Normalise by the rule of the published counts: English letters and digits, # and @, after any RT, no links."""
     text = re.sub(r"https?:\S*", " ", caption.lower())
     text = re.sub(r"^(rt\s+@\w+:?\s*)+", " ", text).replace("@", " ")
     return " ".join(re.sub(r"[^a-z0-9#]+", " ", text).split())
@@ -219,8 +219,7 @@ def test_known_real_captions_are_grouped(real: mvsa.LoadedDataset) -> None:
     """190 groups, 52 of them with conflicting labels, by a rule that keeps English letters alone.
 
     They were counted on captions read byte by byte, as cp1252. Six of them, two with conflicting labels, are no twins
-    and not found: captions in other scripts that have one hashtag or its # in common, and captions that are but a link
-    cut short.
+    and not found: captions in other scripts that share a hashtag or its #, and captions that are only a truncated link.
     """
     labels = {post.id: post.label for post in real.posts if post.label}
     captions = {post.id: post.caption for post in real.posts if post.label}
@@ -233,8 +232,8 @@ def test_known_real_captions_are_grouped(real: mvsa.LoadedDataset) -> None:
     assert (len(labels), len(known), sum(map(len, known))) == (4511, 190, 453)
     assert len(conflicting(known, labels)) == 52
 
-    found = find_duplicates([post for post in real.posts if post.label], real.fingerprints)
-    own = partition(dict(found.by_kind["caption"]))
+    duplicates = find_duplicates([post for post in real.posts if post.label], real.fingerprints)
+    own = partition(dict(duplicates.by_kind["caption"]))
     assert len(own) >= 190
     assert len(conflicting(own, labels)) == 51
     missed = {group for group in known if not any(group <= other for other in own)}
@@ -245,10 +244,10 @@ def test_known_real_captions_are_grouped(real: mvsa.LoadedDataset) -> None:
 
 @pytest.mark.real_data
 def test_known_real_images_are_grouped(real: mvsa.LoadedDataset) -> None:
-    digests = Counter(each.image_digest for each in real.fingerprints)
+    digests = Counter(fingerprint.image_digest for fingerprint in real.fingerprints)
     assert len(real.fingerprints) == 4869
     assert sum(digests.values()) - len(digests) >= 54
-    found = find_duplicates(real.posts, real.fingerprints)
-    assert Counter(found.by_kind["looks"].values()).most_common(1)[0][1] <= 4
+    duplicates = find_duplicates(real.posts, real.fingerprints)
+    assert Counter(duplicates.by_kind["looks"].values()).most_common(1)[0][1] <= 4
     # The largest group of all is of one caption, posted under many pictures.
-    assert Counter(found.groups.values()).most_common(1)[0][1] < 40
+    assert Counter(duplicates.groups.values()).most_common(1)[0][1] < 40

@@ -1,4 +1,4 @@
-"""Every text here is made up: none is of MVSA."""
+"""All texts here are made up."""
 
 import pytest
 

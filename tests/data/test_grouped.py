@@ -1,3 +1,5 @@
+"""Covers: grouped splits (src/data/split.py)."""
+
 import random
 from collections import Counter, defaultdict
 from dataclasses import replace
@@ -140,8 +142,8 @@ def test_groups_of_one_tone_are_refused() -> None:
 @pytest.mark.real_data
 def test_real_posts_are_divided_evenly(real_reading: LoadedDataset, real_agreement: list[Post]) -> None:
     labelled = real_agreement
-    found = find_duplicates(labelled, real_reading.fingerprints)
-    part_of = grouped(labelled, found.groups, 0.2, 0.2, seed=7)
+    duplicates = find_duplicates(labelled, real_reading.fingerprints)
+    part_of = grouped(labelled, duplicates.groups, 0.2, 0.2, seed=7)
     sizes = Counter(part_of.values())
     assert [abs(sizes[part] - size) <= 2 for part, size in zip(PARTS, (1555, 518, 519), strict=True)] == [True] * 3
     counts = Counter((part_of[post.id], post.label) for post in labelled)

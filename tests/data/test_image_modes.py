@@ -1,4 +1,4 @@
-"""Each kind of pixel that a file can hold, against the colours that its format's specification gives them on white."""
+"""Covers: modes and transparency of image files, by their formats' specifications (src/data/images.py)."""
 
 import struct
 import zlib
@@ -17,7 +17,7 @@ GREY, GREY_AND_ALPHA, TRUECOLOUR, INDEXED, TRUECOLOUR_AND_ALPHA = 0, 4, 2, 3, 6
 
 
 def png(kind: int, depth: int, row: bytes, width: int, *, transparent: bytes = b"", exif: bytes = b"") -> bytes:
-    """A PNG of one row, as its specification lays it out."""
+    """Return a PNG of one row, built by its specification."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -44,7 +44,7 @@ def saved(mode: str, pixels: list[Any], kind: str, **options: Any) -> bytes:
 
 
 def bmp_of_32_bits(pixels: list[Colour], alpha_mask: int) -> bytes:
-    """A BMP with a BITMAPV4HEADER, whose masks say which bits are which channel."""
+    """Return a BMP with a BITMAPV4HEADER, whose masks assign bits to channels."""
     content = bytes(pixel[place] for pixel in pixels for place in (2, 1, 0, 3))
     masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, alpha_mask)
     header = struct.pack("<IiiHHIIiiII", 108, len(pixels), 1, 1, 32, 3, len(content), 0, 0, 0, 0) + masks + bytes(52)

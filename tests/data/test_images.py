@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A few bytes that would decode to width x height pixels."""
+    """Return a few bytes that would decode to width x height pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -151,9 +151,9 @@ def scene(width: int, height: int, seed: int = 7) -> Image.Image:
 
 
 def far_apart(image: Image.Image, whole: Image.Image) -> float:
-    """The mean difference in grey levels of two pictures looked at from afar."""
-    small, other = (np.asarray(each.resize((20, 20), Image.Resampling.BOX)).astype(int) for each in (image, whole))
-    return float(np.abs(small - other).mean())
+    """Return the mean difference in grey levels of two images at 20 x 20 pixels."""
+    thumbnails = [np.asarray(version.resize((20, 20), Image.Resampling.BOX)).astype(int) for version in (image, whole)]
+    return float(np.abs(thumbnails[0] - thumbnails[1]).mean())
 
 
 def as_the_model_sees_it(image: Image.Image, side: int) -> npt.NDArray[np.int16]:
@@ -264,7 +264,7 @@ def test_other_images_ignore_at_least(kind: str, mode: str, size: tuple[int, int
 def test_processor_output_is_nearly_equal(
     side: int, scale: int, quality: int, times: int, mean: float, p999: float
 ) -> None:
-    """The tolerance that `open_image` states, where the fraction is the smallest that is allowed."""
+    """`open_image` states this tolerance for the smallest allowed fraction."""
     height = times * side * scale
     content = encoded(scene(height * 4 // 3 // 8 * 8, height), "JPEG", quality=quality)
     assert open_image(content, at_least=times * side).height == times * side

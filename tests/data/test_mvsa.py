@@ -58,11 +58,11 @@ def test_posts_come_in_numeric_order(tmp_path: Path) -> None:
 def test_fingerprint_covers_image_alone(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m")
     (root / "data" / "9.jpg").write_bytes(picture("blue"))
-    prints = {each.id: each for each in read(root).fingerprints}
+    prints = {fingerprint.id: fingerprint for fingerprint in read(root).fingerprints}
     assert list(prints) == ["2", "9", "10", "11", "100"]
     assert prints["2"].image_digest == hashlib.sha256(picture()).hexdigest() == prints["100"].image_digest
     assert prints["9"].image_digest != prints["2"].image_digest
-    assert {each.image_hash for each in prints.values()} == {""}, "pictures of one colour have no looks"
+    assert {fingerprint.image_hash for fingerprint in prints.values()} == {""}, "pictures of one colour have no looks"
 
 
 @pytest.mark.parametrize(
@@ -132,10 +132,10 @@ def test_posts_without_majority_are_dropped(tmp_path: Path) -> None:
     ]
     write_labels(root, rows, header(3))
     (root / "data" / "5.jpg").unlink()
-    found = mvsa.survey(root)
-    assert (found.num_annotators, found.num_undecided) == (3, 4)
-    assert found.pairs == {"1": ("positive", "negative")}
-    assert {post.id: post.reason for post in found.dropped} == {
+    index = mvsa.survey(root)
+    assert (index.num_annotators, index.num_undecided) == (3, 4)
+    assert index.pairs == {"1": ("positive", "negative")}
+    assert {post.id: post.reason for post in index.dropped} == {
         "2": "no majority for the text",
         "3": "no majority for the image",
         "4": "no majority for the text and the image",
@@ -219,9 +219,9 @@ def test_two_roots_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.real_data
 def test_real_labels_give_published_counts(real_mvsa: Path) -> None:
-    found = mvsa.survey(mvsa.find_root(real_mvsa))
-    pairs = found.pairs
-    assert found.variants == {}
+    index = mvsa.survey(mvsa.find_root(real_mvsa))
+    pairs = index.pairs
+    assert index.variants == {}
     counts = {name: Counter(label_of(name, *pair) for pair in pairs.values()) for name in PROTOCOLS}
     assert counts["agreement"] == {"positive": 1398, "negative": 724, "neutral": 470, None: 2277}
     assert counts["standard"] == {"positive": 2683, "negative": 1358, "neutral": 470, None: 358}

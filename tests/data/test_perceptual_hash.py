@@ -1,3 +1,5 @@
+"""Covers: perceptual hashes (src/data/images.py)."""
+
 import random
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +12,7 @@ from src.data.images import open_image, perceptual_hash
 
 
 def scene(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """Some discs on a ground, where the seed puts them; the size does not change what is seen."""
+    """Draw discs at places that the seed gives, independent of the size."""
     rng = random.Random(seed)
     image = Image.new("RGB", size, (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
     draw, (width, height) = ImageDraw.Draw(image), size
@@ -33,9 +35,9 @@ def distance(first: Image.Image, second: Image.Image) -> int:
 
 
 def test_hash_has_64_bits() -> None:
-    found = perceptual_hash(scene(1))
-    assert len(found) == 16
-    assert int(found, 16).bit_count() == 32, "half of the frequencies are above their median"
+    image_hash = perceptual_hash(scene(1))
+    assert len(image_hash) == 16
+    assert int(image_hash, 16).bit_count() == 32, "half of the frequencies are above their median"
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -10,7 +10,7 @@ from src.core.records import Post
 from src.data import mvsa
 from src.data.published_splits import folds_in, predefined_split
 
-# Three posts a part, one of each tone; the last of all has no label.
+# Three posts a part, one of each tone. The last post has no label.
 POSTS = [Post(str(key), "", "", TONES[key % 3], TONES[key % 3], TONES[key % 3], "") for key in range(12)]
 UNLABELLED = Post("99", "", "", "positive", "negative", "", "")
 LISTS = {"train": "012", "val": "345", "test": "678"}
@@ -98,8 +98,8 @@ def test_missing_list_is_named(write: Write, folds: Path, tmp_path: Path) -> Non
 def test_two_lists_of_part_are_refused(write: Write) -> None:
     write(LISTS)
     folder = write({"test": "876"}, "other_{}.txt")
-    said = refused(folder)
-    assert "several lists of test" in said and "other_test.txt" in said
+    message = refused(folder)
+    assert "several lists of test" in message and "other_test.txt" in message
 
 
 def test_unknown_ids_are_named(write: Write) -> None:
@@ -108,13 +108,13 @@ def test_unknown_ids_are_named(write: Write) -> None:
 
 
 def test_post_in_two_parts_is_refused(write: Write) -> None:
-    assert refused(write({**LISTS, "test": "67812"})) == "the published lists have 2 (1, 2) in both train and test"
+    assert "2 (1, 2) in both train and test" in refused(write({**LISTS, "test": "67812"}))
     assert "in both val and test" in refused(write({**LISTS, "test": "6783"}))
 
 
 def test_unlabelled_listed_posts_are_counted(write: Write) -> None:
-    said = refused(write({**LISTS, "test": ["6", "7", "8", "99"]}))
-    assert "1 (99) have no label: set prepare.protocol" in said
+    message = refused(write({**LISTS, "test": ["6", "7", "8", "99"]}))
+    assert "1 (99) of 13 posts" in message and "prepare.protocol" in message
 
 
 def test_part_without_tone_is_refused(write: Write) -> None:
@@ -124,8 +124,8 @@ def test_part_without_tone_is_refused(write: Write) -> None:
 @pytest.mark.parametrize("line", ["9", "-1", "1.5", "abc", "0,1"])
 def test_bad_line_number_is_refused(folds: Path, line: str) -> None:
     (folds / "splits" / "test_1.txt").write_text(f"2\n{line}\n")
-    said = refused(folds, 1)
-    assert f"found {line!r}, expected the number of a line of" in said and "0 to 8" in said
+    message = refused(folds, 1)
+    assert f"found {line!r}, expected the number of a line of" in message and "0 to 8" in message
 
 
 def test_folder_without_folds_is_refused(write: Write) -> None:
@@ -150,8 +150,8 @@ def test_published_splits_of_real_posts(real_mvsa: Path) -> None:
 @pytest.mark.real_data
 def test_folds_need_standard_protocol(real_mvsa: Path) -> None:
     lists = real_mvsa / "splits"
-    said = refused(lists, 1, real_posts(real_mvsa, "agreement"))
-    assert "1,919 (" in said and "set prepare.protocol" in said
+    message = refused(lists, 1, real_posts(real_mvsa, "agreement"))
+    assert "1,919 (" in message and "prepare.protocol" in message
     codes = {
         post.id: {"neutral": "0", "positive": "1", "negative": "2"}[post.label]
         for post in real_posts(real_mvsa, "standard")

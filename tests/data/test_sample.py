@@ -1,4 +1,4 @@
-"""The made-up data set has what makes the real one hard, and yet it can be learnt."""
+"""The made-up data set resembles MVSA, and its tones can be learnt."""
 
 from collections import Counter
 from pathlib import Path
@@ -30,9 +30,9 @@ def labelled(reading: mvsa.LoadedDataset) -> list[Post]:
 def test_committed_sample_is_generated(repo_root: Path) -> None:
     root = repo_root / "sample"
     committed = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
-    made = make_sample(seed=7)
-    assert committed.keys() == made.keys()
-    assert [name for name, content in made.items() if committed[name].read_bytes() != content] == []
+    files = make_sample(seed=7)
+    assert committed.keys() == files.keys()
+    assert [name for name, content in files.items() if committed[name].read_bytes() != content] == []
 
 
 def test_another_seed_makes_other_posts() -> None:

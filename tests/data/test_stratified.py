@@ -1,3 +1,5 @@
+"""Covers: stratified splits (src/data/split.py)."""
+
 import random
 from collections import Counter
 from pathlib import Path
