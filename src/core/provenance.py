@@ -76,7 +76,7 @@ _ROOT = Path(__file__).parents[2]
 # Modules that train an adapter and score it.
 _TRAINING = ("src/training/trainer.py", "src/training/workspace.py")
 # Modules that no score depends on: a line for another model, and records of what other stages write.
-_IRRELEVANT = frozenset({"src/models/catalog.py", "src/core/outputs.py"})
+_IRRELEVANT = frozenset({"src/models/catalog.py", "src/core/outputs.py", "src/core/data_outputs.py"})
 
 
 @cache
