@@ -155,10 +155,10 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("broken.jpg", "^the image is no readable JPEG"),
-        ("gone.jpg", "^the image is not there"),
-        ("folder.jpg", "^the image is not there"),
-        ("nul\0.jpg", "^the image is not there"),
-        ("n" * 300, "^the image is not there"),
+        ("gone.jpg", "^the image cannot be read"),
+        ("folder.jpg", "^the image cannot be read"),
+        ("nul\0.jpg", "^the image cannot be read"),
+        ("n" * 300, "^the image cannot be read"),
     ],
 )
 def test_unreadable_image_gives_reason(name: str, message: str, tmp_path: Path) -> None:
