@@ -1,4 +1,4 @@
-"""The Hub as tests need it: weights under their publishers' names, and a server of checkpoints that notes requests."""
+"""A replacement of the Hub for tests: weights under their published names, and a server that records requests."""
 
 import hashlib
 import json
@@ -22,9 +22,9 @@ from src.models.catalog import model_class
 
 WEIGHTS, INDEX, BIN = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
-# How a module of transformers 5.23 is called in the published file; what is not here is called the same.
-# LLaVA: the names that convert_llava_weights_to_hf.py of transformers made when these checkpoints were (commit
-# 01080c6), KEYS_TO_MODIFY_MAPPING; the vision tower had a `vision_model` of its own until 5.6 (transformers 44431).
+# The published name for a module of transformers 5.23. Modules that are not listed have the same name in both.
+# LLaVA: KEYS_TO_MODIFY_MAPPING of transformers' convert_llava_weights_to_hf.py at the time of these checkpoints (commit
+# 01080c6). The vision tower had its own `vision_model` until transformers 5.6 (transformers 44431).
 LLAVA_NAMES = {
     r"^lm_head": "language_model.lm_head",
     r"^model\.language_model": "language_model.model",
@@ -35,7 +35,7 @@ RENAMED = {"clip": {}, "blip2": {}, "llava": LLAVA_NAMES, "tinyllava": LLAVA_NAM
 
 COMMIT = re.compile(r"\b[0-9a-f]{40}\b")
 
-# Loads the models that are named as `scale: full` does, and says which threads are left.
+# Load the named models as `scale: full` does, and print the threads that still run.
 LOAD = """
 import sys, threading
 from pathlib import Path
@@ -48,10 +48,10 @@ print(*(thread.name for thread in threading.enumerate()), sep="\\n")
 
 
 def published_state(name: str, backbone: Any) -> dict[str, Tensor]:
-    """Return a model's weights under the names that they bear on the Hub."""
+    """Return a model's weights under their names on the Hub."""
     state = {}
-    for own, weight in backbone.state_dict().items():
-        key = own
+    for name_here, weight in backbone.state_dict().items():
+        key = name_here
         for pattern, replacement in RENAMED[name].items():
             key = re.sub(pattern, replacement, key)
         state[key] = weight.clone()
@@ -64,13 +64,13 @@ def published_state(name: str, backbone: Any) -> dict[str, Tensor]:
 
 
 def write_weights(name: str, backbone: Any, folder: Path) -> None:
-    """Write weights as they lie on the Hub: CLIP's as a `.bin`, others as safetensors, in parts where an index is."""
+    """Write weights in the Hub's format: CLIP's as a `.bin`, others as safetensors, in the parts of an index."""
     state = published_state(name, backbone)
     if name == "clip":
         torch.save(state, folder / BIN)
         return
     if name == "blip2":
-        del state["language_model.lm_head.weight"]  # it is the embedding's
+        del state["language_model.lm_head.weight"]  # shared with the embedding
     parts = dict.fromkeys(state, WEIGHTS)
     if (folder / INDEX).exists():
         published = json.loads((folder / INDEX).read_text())["weight_map"]
@@ -80,14 +80,14 @@ def write_weights(name: str, backbone: Any, folder: Path) -> None:
         save_file({key: state[key] for key in state if parts[key] == file}, folder / file, metadata={"format": "pt"})
 
 
-def place_of(root: Path, name: str) -> Path:
-    """Return the folder under `root` from which `served` hands out a model's pinned commit."""
+def repository_folder(root: Path, name: str) -> Path:
+    """Return the folder under `root` from which `serve_hub` serves a model's pinned commit."""
     spec = model_class(name).spec
     return root / spec.checkpoint / spec.revision
 
 
-class HubStandIn(ThreadingHTTPServer):
-    """Hands out the files under `root`, by repository and commit, and nothing else; notes all that it is asked."""
+class FakeHub(ThreadingHTTPServer):
+    """A server of the files under `root`, by repository and commit. It records every request."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -100,11 +100,11 @@ class HubStandIn(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers as the Hub does: a file comes with its commit and a digest."""
+    """A handler that answers as the Hub does: a file comes with its commit and a digest."""
 
     @property
-    def hub(self) -> HubStandIn:
-        assert isinstance(self.server, HubStandIn)
+    def hub(self) -> FakeHub:
+        assert isinstance(self.server, FakeHub)
         return self.server
 
     def do_HEAD(self) -> None:
@@ -123,50 +123,50 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content or b"")
 
     def file(self) -> bytes | None:
-        """Return the content of a repository's file at a commit, if it is there."""
+        """Return the content of a repository's file at a commit, or None if it does not exist."""
         path = self.hub.root / unquote(urlsplit(self.path).path).lstrip("/").replace("/resolve/", "/")
         return path.read_bytes() if path.is_file() else None
 
     def listing(self) -> bytes | None:
         """Return the list of a repository's files at a commit."""
-        asked = re.fullmatch(r"/api/models/(.+)/tree/(\w+)", urlsplit(self.path).path)
-        if asked is None:
+        match = re.fullmatch(r"/api/models/(.+)/tree/(\w+)", urlsplit(self.path).path)
+        if match is None:
             return None
-        files = [path for path in sorted(self.hub.root.joinpath(*asked.groups()).iterdir()) if path.is_file()]
+        files = [path for path in sorted(self.hub.root.joinpath(*match.groups()).iterdir()) if path.is_file()]
         tree = [{"type": "file", "path": path.name, "size": path.stat().st_size, "oid": "0"} for path in files]
         return json.dumps(tree).encode()
 
     do_GET = do_POST = do_HEAD
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Print nothing."""
 
 
 @contextmanager
-def served(root: Path) -> Iterator[HubStandIn]:
-    """Serve the checkpoints under `root` for as long as the context lasts."""
-    with HubStandIn(root) as server:
+def serve_hub(root: Path) -> Iterator[FakeHub]:
+    """Serve the checkpoints under `root` until the context ends."""
+    with FakeHub(root) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
 
 
-def fetched(root: Path, home: Path, names: Iterable[str], repo_root: Path) -> tuple[list[str], list[str]]:
-    """Load models in a process of its own, from a stand-in for the Hub, with what is kept under `home`.
+def fetch_models(root: Path, home: Path, names: Iterable[str], repo_root: Path) -> tuple[list[str], list[str]]:
+    """Load models in another process from a `FakeHub`, with a cache under `home`.
 
-    Returns the requests that it made, and the threads that it had at its end.
+    Returns the requests of that process, and the names of its threads at the end.
     """
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "OMP_NUM_THREADS": "1", "no_proxy": "127.0.0.1"}
-    with served(root) as server:
+    with serve_hub(root) as server:
         environment |= {"HF_ENDPOINT": server.address, "HF_HOME": str(home)}
         command = [sys.executable, "-c", LOAD, *names]
-        done = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stderr
-        return server.requests, done.stdout.splitlines()
+        process = subprocess.run(command, cwd=repo_root, env=environment, capture_output=True, text=True, timeout=600)
+        assert process.returncode == 0, process.stderr
+        return server.requests, process.stdout.splitlines()
 
 
-def strangers(requests: Iterable[str], names: Iterable[str]) -> list[str]:
-    """Return the requests that are for something else than the pinned commits of these models."""
+def other_requests(requests: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the requests for anything but the pinned commits of these models."""
     specs = [model_class(name).spec for name in names]
     pinned = [
         re.compile(rf"(HEAD|GET) (/{spec.checkpoint}/resolve|/api/models/{spec.checkpoint}/tree)/{spec.revision}\b")

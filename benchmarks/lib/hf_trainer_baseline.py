@@ -67,7 +67,7 @@ class TrainerBaseline:
         With `decodes_at_fraction` it decodes large images as the project does, so that all pixels are equal.
         """
         model = task.sized.load()
-        at_least = model.image_resizer().at_least if decodes_at_fraction else None
+        at_least = model.image_resizer().min_decoded_side if decodes_at_fraction else None
         parts = {name: PostDataset(model, posts, at_least) for name, posts in vars(task.posts).items()}
         facts = hf_trainer_models.Facts.of(model)
         return cls(task, plan, order, logits, loader_workers, model.backbone.dtype, facts, parts, Collator(model))

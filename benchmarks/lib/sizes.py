@@ -117,7 +117,7 @@ class Sized:
         if self.size != "full":
             return load_model(self.name, self.checkpoint)
         kind = model_class(self.name)
-        processors = kind.processors(self.checkpoint.source)
+        processors = kind.load_processors(self.checkpoint.source)
         side = kind.published_config().vision_config.image_size
         model = kind(_full(self.name, processors[0]), processors[0], _with_side(processors[1], side), self.checkpoint)
         return model.to(GPU)
@@ -126,7 +126,7 @@ class Sized:
         """Return the transformers model with the same weights, loaded as its documentation says."""
         kind = model_class(self.name)
         if self.size == "full":
-            return _full(self.name, kind.processors(self.checkpoint.source)[0])
+            return _full(self.name, kind.load_processors(self.checkpoint.source)[0])
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
         return kind.architecture().from_pretrained(self.checkpoint.source, dtype=dtype, attn_implementation="sdpa")
 
@@ -156,7 +156,7 @@ def describe(model: ToneModel) -> dict[str, int]:
 
 def _medium(name: str, size: str, source: Path, folder: Path) -> PretrainedWeights:
     kind = model_class(name)
-    tokenizer, image_processor = kind.processors(str(source))
+    tokenizer, image_processor = kind.load_processors(str(source))
     kind_of_config = kind.architecture().config_class
     small = kind_of_config.from_pretrained(source).to_dict()
     changes = _merged(MEDIUM[name], {"text_config": {**MEDIUM[name]["text_config"], "vocab_size": VOCABULARY[size]}})

@@ -1,10 +1,10 @@
-"""What all models have in common: the contract that a model file fulfils.
+"""The interface of all models: `ToneModel` and the records that describe one model.
 
-Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of a picture, D width, K tones,
-S side of a picture in pixels.
+Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of an image, D width, K tones,
+S side of an image in pixels.
 
-A model's forward pass is a chain of segments (`src/modeling/segments.py`). `encode` runs those that are frozen, and
-what they give is cached; `forward` runs the rest. One rule says which are frozen; no model has a rule of its own.
+A model's forward pass is a chain of segments (`src/modeling/segments.py`). `encode` runs the frozen segments, and the
+cache keeps their results. `forward` runs the other segments. One rule for all models decides which are frozen.
 """
 
 import hashlib
@@ -22,246 +22,263 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
-from src.core.errors import UserError
+from src.core.errors import UserError, first_line
 from src.core.outputs import PretrainedWeights
 from src.modeling.segments import POOLED, Segment, cached_names, frozen_segments, join_layers, pending_segments
 from src.modeling.transformers_usage import TransformersUsage
 
 Features = dict[str, Tensor]
-# A picture of many times a model's side may be decoded at a half, a quarter or an eighth, down to so many sides: what
-# is left for the resizing then smooths as it would have. `open_image` says how equal the result is.
+# A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, down to this many times the model's side. The resizing
+# then still has enough pixels to average. `open_image` documents how equal the result is.
 DECODED_SIDES = 2
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Lengths in tokens of the checkpoint's own tokenizer, for a dry run, which has none.
+    """Lengths in tokens of the checkpoint's own tokenizer. A dry run counts with them, because it has no tokenizer.
 
-    `prefix` counts the prompt before the picture, and `prompt` all that is read with a caption behind the picture.
-    `caption` is the 95th percentile of the 4,869 captions of MVSA-Single. All were measured with the tokenizers of the
-    pinned commits, and `python -m pytest tests/models/test_hub_files.py -k dry_run` measures them again.
+    All were measured with the tokenizers of the pinned commits.
+    `python -m pytest tests/models/test_hub_files.py -k dry_run` measures them again.
     """
 
+    # The prompt before the image.
     prefix: int
+    # The prompt behind the image, without a caption.
     prompt: int
+    # The 95th percentile of the 4,869 captions of MVSA-Single.
     caption: int
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What differs between models and is not code: names, the pinned Hub checkpoint, and where adapters go.
+    """The facts that differ between models and are not code."""
 
-    `attention` is a regular expression for the full names of the attention modules that take adapters, `projections`
-    names their parts by the letters q, k, v, o, and `targets` are the letters of those adapted by default.
-    """
-
+    # The model's name in the catalog.
     name: str
+    # The Hub id of the checkpoint, and its pinned commit.
     checkpoint: str
     revision: str
+    # A regular expression for the full names of the attention modules that take adapters, up to the projection.
     attention: str
+    # The projections that an adapter targets by default: some of the letters q, k, v, o.
     target_projections: str
+    # The text around a caption; `{caption}` is its place.
     prompt: str
     tokens: TokenCounts
+    # The module of each projection.
     projections: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in "qkvo"})
 
     def target_modules(self, target_projections: str = "") -> str:
-        """A regular expression for the full names of the modules to adapt: those of `targets`, or of the default."""
+        """Return a regular expression for the full names of the modules to adapt.
+
+        Args:
+            target_projections: letters of `projections`; empty for the model's default.
+        """
         names = "|".join(self.projections[letter] for letter in target_projections or self.target_projections)
         return rf"{self.attention}({names})"
 
 
 @dataclass(frozen=True)
 class ImageResizer:
-    """Makes pictures a model's size, and no more than that; it can go to another process without the weights."""
+    """Resizes images to a model's size. It holds no weights, so another process can have a copy."""
 
     image_processor: Any
 
     @property
-    def at_least(self) -> int:
-        """The shorter side, in pixels, under which a picture must not be decoded before it is resized."""
+    def min_decoded_side(self) -> int:
+        """Return the shorter side, in pixels, that a decoded image must have before it is resized."""
         size = self.image_processor.size
         return DECODED_SIDES * int(size.get("shortest_edge") or size["height"])
 
     def __call__(self, images: Sequence[Image]) -> list[Tensor]:
-        """uint8[3, S, S] of each picture."""
-        made = self.image_processor(list(images), do_rescale=False, do_normalize=False, return_tensors="np")
-        return [torch.from_numpy(pixels).to(torch.uint8) for pixels in made["pixel_values"]]
+        """Return uint8[3, S, S] for each image."""
+        resized = self.image_processor(list(images), do_rescale=False, do_normalize=False, return_tensors="np")
+        return [torch.from_numpy(pixels).to(torch.uint8) for pixels in resized["pixel_values"]]
 
 
 class ToneModel(nn.Module, ABC):
-    """A vision-language model that scores the three tones of a post.
-
-    Attributes:
-        segments: the steps of its forward pass, in order.
-        backbone: the pretrained model of transformers, frozen but for what a trial attaches to it.
-        readout: maps pooled_BD to logits_BK; a trial sets it (a classifier, or `verbalizer_readout`).
-    """
+    """A vision-language model that scores the three tones of a post."""
 
     spec: ClassVar[Spec]
+    # The steps of the forward pass, in order.
+    segments: tuple[Segment, ...]
+    # The pretrained model of transformers. Only a training makes weights of it trainable.
+    backbone: Any
+    # Maps pooled_BD to logits_BK. It is None until a head or the verbalizer is attached.
+    readout: nn.Module | None
+    # The mean and standard deviation of pixels, by which `normalize` scales them.
     mean_311: Tensor
     std_311: Tensor
 
     def __init__(self, backbone: Any, tokenizer: Any, image_processor: Any, checkpoint: PretrainedWeights) -> None:
         super().__init__()
-        self.segments = self.chain(backbone.config)
+        self.segments = self.build_segments(backbone.config)
         self.backbone = backbone.requires_grad_(False).eval()
         self.tokenizer = tokenizer
         self.image_processor = image_processor
         self.checkpoint = checkpoint
-        self.readout: nn.Module | None = None
-        mean_3, std_3 = (torch.tensor(values) for values in (image_processor.image_mean, image_processor.image_std))
-        self.register_buffer("mean_311", mean_3.view(3, 1, 1), persistent=False)
-        self.register_buffer("std_311", std_3.view(3, 1, 1), persistent=False)
+        self.readout = None
+        self.register_buffer("mean_311", torch.tensor(image_processor.image_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std_311", torch.tensor(image_processor.image_std).view(3, 1, 1), persistent=False)
 
     @classmethod
     def load(cls, checkpoint: PretrainedWeights, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load weights, tokenizer and picture processor, from the Hub or a local folder alike.
+        """Load weights, tokenizer and image processor, from the Hub or from a local folder.
 
         Raises:
-            UserError: nothing is found there, or the weights do not fit the architecture.
+            UserError: the checkpoint does not exist, or its weights do not fit the architecture.
         """
         if checkpoint.is_local and not Path(checkpoint.source).is_dir():
-            # transformers would take the folder's name for a Hub id and go looking for it there.
+            # transformers would take the folder's name for a Hub id and request it from the Hub.
             raise UserError(f"{checkpoint.source} cannot be loaded: there is no such folder")
         revision = {} if checkpoint.is_local else {"revision": checkpoint.revision}
-        quiet_unless_watched()
+        hide_progress_bars_in_logs()
         try:
             backbone, info = cls.architecture().from_pretrained(
                 checkpoint.source,
                 dtype=dtype,
                 attn_implementation="sdpa",
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are listed like the other faults, and refused below
+                ignore_mismatched_sizes=True,  # reported like missing keys, and refused below
                 **revision,
             )
-            processors = cls.processors(checkpoint.source, **revision)
+            processors = cls.load_processors(checkpoint.source, **revision)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{checkpoint.source} cannot be loaded: {str(error).splitlines()[0]}") from error
-        _require_whole(checkpoint, info)
+            raise UserError(f"{checkpoint.source} cannot be loaded: {first_line(error)}") from error
+        _require_complete(checkpoint, info)
         commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
         return cls(backbone, *processors, PretrainedWeights(checkpoint.source, commit, checkpoint.scale)).to(device)
 
     @classmethod
     @abstractmethod
     def architecture(cls) -> Any:
-        """The class of transformers that holds the weights."""
+        """Return the class of transformers that holds the weights."""
 
     @classmethod
     @abstractmethod
-    def chain(cls, config: Any) -> tuple[Segment, ...]:
-        """The steps of the forward pass, in order, for a configuration of the architecture."""
+    def build_segments(cls, config: Any) -> tuple[Segment, ...]:
+        """Return the steps of the forward pass, in order, for a configuration of the architecture."""
 
     @classmethod
     @abstractmethod
     def published_config(cls) -> Any:
-        """The configuration of `spec.checkpoint`: its dimensions, known without the Hub."""
+        """Return the configuration of `spec.checkpoint`, built without the Hub."""
 
     @classmethod
     @abstractmethod
-    def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
-        """The tokenizer and the picture processor of a checkpoint."""
+    def load_processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
+        """Load the tokenizer and the image processor of a checkpoint."""
 
     @classmethod
     @abstractmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
-        """Write a small checkpoint of this architecture: random weights, a tokenizer trained on `captions`."""
+        """Write a small checkpoint of this architecture: random weights, and a tokenizer trained on `captions`."""
 
     @property
     @abstractmethod
     def width(self) -> int:
-        """D of pooled_BD."""
+        """Return D of pooled_BD."""
 
     @abstractmethod
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """The tokens that the model reads for each caption, prompt included, unpadded."""
+        """Return the unpadded tokens that the model reads for each caption, prompt included."""
 
     @abstractmethod
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """What `segment`, or several layers of a stack joined to one, writes from the features that it reads."""
+        """Compute the feature that `segment` writes from the features that it reads.
+
+        The segment may stand for several layers of a stack (`join_layers`).
+        """
 
     @abstractmethod
     def verbalizer_readout(self) -> nn.Module:
-        """The readout that needs no training: it scores each tone's own word against pooled_BD."""
+        """Return the readout that needs no training: it scores each tone's own word against pooled_BD."""
 
     def transformers_usage(self) -> TransformersUsage:
-        """How plain transformers does what this model does with the readout that is on it.
+        """Return the lines of Python by which transformers alone computes this model, for the card of an export.
 
         Raises:
-            UserError: its file does not say.
+            UserError: the model's file does not define them.
         """
-        raise UserError(f"{self.spec.name} does not say how plain transformers computes it (Model.usage): no export")
+        raise UserError(
+            f"{self.spec.name} cannot be exported: its file does not define Model.transformers_usage, "
+            "the lines of a model card that compute it with transformers alone"
+        )
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Return the device of the weights."""
         return self.mean_311.device
 
-    def image_resizer(self) -> "ImageResizer":
-        """What makes pictures the model's size."""
+    def image_resizer(self) -> ImageResizer:
+        """Return the resizer to the model's size."""
         return ImageResizer(self.image_processor)
 
     def preprocess(self, images: Sequence[Image], captions: Sequence[str]) -> list[Features]:
-        """The inputs of each post: `pixels` uint8[3, S, S], resized only, `tokens` int64[T] and `length`, the T."""
-        pictures = self.image_resizer()(images)
+        """Return the inputs of each post: resized `pixels` uint8[3, S, S], `tokens` int64[T], and T as `length`."""
+        resized = self.image_resizer()(images)
         return [
             {"pixels": pixels, "tokens": torch.tensor(ids), "length": torch.tensor(len(ids))}
-            for pixels, ids in zip(pictures, self.token_ids(captions), strict=True)
+            for pixels, ids in zip(resized, self.token_ids(captions), strict=True)
         ]
 
     def strip_special_tokens(self, caption: str) -> str:
-        """Return the caption with a space in place of every special token: people do write `<image>` and `</s>`.
+        """Return the caption with a space in place of every special token.
 
-        Letter case does not count: CLIP's tokenizer looks for its tokens after it has lowered the text.
+        People do write `<image>` and `</s>`. Letter case is ignored: CLIP's tokenizer lowers the text before it looks
+        for special tokens.
         """
         added = self.tokenizer.added_tokens_decoder.values()
         specials = "|".join(re.escape(token.content) for token in added if token.special)
         return re.sub(specials, " ", caption, flags=re.IGNORECASE) if specials else caption
 
     def preprocessing_digest(self) -> str:
-        """Changes when the same post would become other inputs."""
+        """Return a digest of 12 hexadecimal digits that changes if the same post would become other inputs."""
         captions = ["A caption, 1 é.", "<image> </s> <|EndOfText|>", "very long " * 500, "\U0001f600" * 500]
         probe = (self.spec.prompt, DECODED_SIDES, self.image_processor.to_dict(), self.token_ids(captions))
         return hashlib.sha256("\n".join(map(str, probe)).encode()).hexdigest()[:12]
 
-    def normalised(self, pixels_B3SS: Tensor) -> Tensor:
-        """float[B, 3, S, S] in the backbone's precision, from uint8."""
+    def normalize(self, pixels_B3SS: Tensor) -> Tensor:
+        """Convert uint8[B, 3, S, S] to normalised pixels in the backbone's precision."""
         return ((pixels_B3SS / 255 - self.mean_311) / self.std_311).to(self.backbone.dtype)
 
     def trainable_names(self) -> list[str]:
-        """Names of the backbone's trainable weights."""
+        """Return the names of the backbone's trainable weights."""
         return [name for name, weight in self.backbone.named_parameters() if weight.requires_grad]
 
     def frozen_segments(self) -> tuple[Segment, ...]:
-        """The segments that need to run only once a post, given what is trainable now."""
+        """Return the segments that need to run only once a post, given the weights that are trainable now."""
         return frozen_segments(self.segments, self.trainable_names())
 
     def cached_names(self) -> tuple[str, ...]:
-        """The features that `encode` gives and `forward` reads, given what is trainable now."""
+        """Return the names of the features that `encode` returns, given the weights that are trainable now."""
         return cached_names(self.segments, self.frozen_segments())
 
     @torch.no_grad()
     def encode(self, features: Features) -> Features:
-        """Run all that is frozen on a batch of inputs, captions padded to the longest; returns `cached_names`.
+        """Run the frozen segments on a batch and return the features of `cached_names`.
 
-        What an earlier boundary has cached may stand in for the inputs: only what is missing is run.
+        Args:
+            features: the inputs, captions padded to the longest. Cached features of a lower boundary may replace
+                inputs; segments whose results are among `features` do not run.
         """
         names = self.cached_names()
         return self._run(pending_segments(self.frozen_segments(), features, names), features, names)
 
     def forward(self, features: Features) -> Tensor:
-        """logits_BK, float32, in the order of `TONES`, from what `encode` gave (or from the bare inputs)."""
+        """Compute logits_BK, float32, in the order of `TONES`, from the features of `encode` or from the inputs."""
         assert self.readout is not None, "attach a readout first"
-        logits_BK: Tensor = self.readout(self.pooled(features).float())
+        logits_BK: Tensor = self.readout(self.forward_pooled(features).float())
         return logits_BK
 
-    def pooled(self, features: Features) -> Tensor:
-        """pooled_BD, what the readout reads, from what `encode` gave (or from the bare inputs)."""
+    def forward_pooled(self, features: Features) -> Tensor:
+        """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs."""
         return self._run(pending_segments(self.segments, features), features, (POOLED,))[POOLED]
 
     def alignment(self, features: Features) -> Tensor | None:
-        """cosine_B of each post's picture and bare caption in a space that both are mapped to; here there is none.
+        """Return cosine_B of each post's image and caption in a shared space, or None for a model without such a space.
 
-        Whatever is on the model has its part in it, so the base's own is to be had while nothing is on.
+        Call this before an adapter is attached; otherwise the adapter changes the result.
         """
         return None
 
@@ -272,14 +289,15 @@ class ToneModel(nn.Module, ABC):
         return {name: known[name] for name in wanted}
 
 
-def quiet_unless_watched() -> None:
-    """Keep transformers' bars for terminals: in a log each would be hundreds of lines."""
+def hide_progress_bars_in_logs() -> None:
+    """Turn off transformers' progress bars unless stderr is a terminal: in a log each bar takes hundreds of lines."""
     if not sys.stderr.isatty():
         disable_progress_bar()
 
 
-def _require_whole(checkpoint: PretrainedWeights, info: Mapping[str, Any]) -> None:
+def _require_complete(checkpoint: PretrainedWeights, loading_info: Mapping[str, Any]) -> None:
+    """Raise UserError unless every weight of the architecture was loaded, and every weight of the file was used."""
     for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if info.get(fault):
-            names = sorted(str(name) for name in info[fault])
+        if loading_info.get(fault):
+            names = sorted(str(name) for name in loading_info[fault])
             raise UserError(f"{checkpoint.source}: {len(names)} {fault.replace('_', ' ')}, such as {names[0]}")

@@ -1,4 +1,4 @@
-"""The Hub, from which the checkpoints of full size come: whether it answers is found out in seconds."""
+"""A quick check whether the Hub answers, before checkpoints of full size are loaded."""
 
 import os
 import ssl
@@ -12,10 +12,10 @@ _ANSWERS_WITHIN_S = 5.0
 
 
 def go_offline_if_hub_unreachable() -> None:
-    """Have the Hub's library read its cache alone where the Hub does not answer, and say so.
+    """Make the Hub's library read only its cache if the Hub does not answer, and warn the user.
 
-    By itself it tries each file six times over half a minute, two files a checkpoint. To be called before the library
-    is imported, which reads its environment only then.
+    Without this the library tries each of two files six times, over half a minute. Call this function before the
+    library is imported, because the library reads its environment only then.
     """
     address = os.environ.get("HF_ENDPOINT") or _ADDRESS
     if not os.environ.get("HF_HUB_OFFLINE") and not _answers(address):
@@ -24,7 +24,7 @@ def go_offline_if_hub_unreachable() -> None:
 
 
 def _answers(address: str) -> bool:
-    """Whether there is an answer at all; what is wrong with one is for the library to say."""
+    """Return whether the address answers at all. The Hub's library itself reports what is wrong with an answer."""
     try:
         request = Request(address, method="HEAD")  # noqa: S310 # the user's own setting
         urlopen(request, timeout=_ANSWERS_WITHIN_S).close()  # noqa: S310

@@ -1,4 +1,4 @@
-"""What the models that end in a causal language model share: they read a prompt and are judged by its last position.
+"""The common part of models that end in a causal language model: the prompt, the language segments, the verbalizer.
 
 Letters of tensor shapes: see `base`.
 """
@@ -16,15 +16,18 @@ from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
 from src.modeling.segments import LENGTH, POOLED, Segment, stack
 
-# A tweet has at most some 100 tokens; the cut protects memory from a caption that is no tweet.
+# Tweets have at most about 100 tokens. The cut protects memory from captions that are no tweets.
 MAX_CAPTION_TOKENS = 256
-# What a processor of transformers reads, in a model card (`usage`), and what it leaves undone.
+# Parts of `TransformersUsage` that all language models share: the text argument, and the remark about long captions.
 PROMPTED = 'text=contract["prompt"].format(caption=caption)'
 CUT = f"A caption was cut to {MAX_CAPTION_TOKENS} tokens."
 
 
 class VerbalizerReadout(nn.Module):
-    """Scores each tone by the language model's own logit of its word: three rows of the head, not the vocabulary."""
+    """The verbalizer: it scores each tone by the language model's own logit of the tone's word.
+
+    It computes three rows of the vocabulary head instead of the whole vocabulary.
+    """
 
     rows_KD: Tensor
 
@@ -33,87 +36,98 @@ class VerbalizerReadout(nn.Module):
         self.register_buffer("rows_KD", rows_KD.detach().float().clone(), persistent=False)
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """logits_BK at the answer's position. Up to a constant a row, these are the words' log-likelihoods."""
+        """Compute logits_BK. Up to a constant for each row, they are the log-likelihoods of the tones' words."""
         return pooled_BD @ self.rows_KD.T
 
 
 class LanguageToneModel(ToneModel):
-    """A picture turned into embeddings, set into a prompt, read by a causal language model."""
+    """A model whose language model reads a prompt that contains the image's embeddings."""
 
     @property
     @abstractmethod
     def decoder(self) -> Any:
-        """The language model without its head."""
+        """Return the language model without its vocabulary head."""
 
     @property
     @abstractmethod
     def vocabulary_head(self) -> nn.Linear:
-        """The language model's head."""
+        """Return the vocabulary head of the language model."""
 
     @property
     def width(self) -> int:
-        """D of pooled_BD: the width of the language model."""
+        """Return D of pooled_BD: the width of the language model."""
         return self.vocabulary_head.in_features
 
     def prefix_ids(self) -> list[int]:
-        """The prompt's tokens before the picture, the same for every post."""
+        """Return the prompt's tokens before the image. They are the same for every post."""
         return []
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """The prompt's tokens after the picture; the caption is cut to `MAX_CAPTION_TOKENS`, the prompt never."""
+        """Return the prompt's tokens after the image, for each caption. Long captions are cut, the prompt never is."""
         prompts = [self.spec.prompt.format(caption=self.strip_special_tokens(caption)) for caption in captions]
-        return [self.after_image(ids) for ids in self.tokenizer(prompts)["input_ids"]]
+        return [self.tokens_after_image(ids) for ids in self.tokenizer(prompts)["input_ids"]]
 
-    def after_image(self, ids: list[int]) -> list[int]:
-        """The part of a tokenised prompt that follows the picture."""
+    def tokens_after_image(self, ids: list[int]) -> list[int]:
+        """Return the part of a tokenised prompt that follows the image."""
         return ids
 
     def run_language(self, segment: Segment, features: Features, image: str) -> Tensor:
-        """Layers of the language model: the states after the last of them, or pooled_BD after the last of all.
+        """Run layers of the language model, and return the states after them, or pooled_BD after the very last layer.
 
-        pooled_BD is the state at the prompt's last position, where the answer would begin. Padding comes behind it, and
-        a causal model does not look ahead, so no mask is needed and attention takes its fastest kernel.
+        pooled_BD is the state at the prompt's last position, where the answer would begin.
+
+        Args:
+            segment: the layers, as one segment or joined.
+            features: the features that the segment reads.
+            image: the name of the feature with the image's embeddings.
         """
         assert segment.layers is not None
-        (first, last), pools = segment.layers, segment.writes == POOLED
-        states_BTD = self._begin(features, image) if first == 0 else features[segment.reads[0]]
+        first, last = segment.layers
+        pools = segment.writes == POOLED
+        states_BTD = self._embed_prompt(features, image) if first == 0 else features[segment.reads[0]]
         arguments = self.layer_arguments(states_BTD)
+        # Padding stands behind the last position, and a causal model does not look ahead. So no mask is needed, and
+        # attention takes its fastest kernel. The very last layer is left to `LayerParts.forward_at`.
         for layer in self.decoder.layers[first : last - pools]:
             states_BTD = layer(states_BTD, attention_mask=None, **arguments)
         if not pools:
             return states_BTD
         length_B = features[LENGTH]
-        end_B = states_BTD.shape[1] - length_B.max() + length_B - 1  # the longest has no padding
-        layer, rotary = self.layer_parts(self.decoder.layers[-1]), arguments.get("position_embeddings")
-        pooled_BD: Tensor = self.final_norm(layer.forward_at(states_BTD, end_B, causal=True, rotary=rotary))
+        # The longest caption of a batch has no padding. `length` counts no tokens of the prefix and the image.
+        end_B = states_BTD.shape[1] - length_B.max() + length_B - 1
+        parts = self.layer_parts(self.decoder.layers[-1])
+        rotary = arguments.get("position_embeddings")
+        pooled_BD: Tensor = self.final_norm(parts.forward_at(states_BTD, end_B, causal=True, rotary=rotary))
         return pooled_BD
 
     @property
     @abstractmethod
     def final_norm(self) -> nn.Module:
-        """What comes behind the last layer."""
+        """Return the norm behind the last layer."""
 
     @abstractmethod
     def layer_parts(self, layer: Any) -> LayerParts:
-        """What a layer consists of."""
+        """Return the parts of a layer."""
 
     def add_positions(self, embeddings_BTD: Tensor) -> Tensor:
-        """The embeddings with what says their positions, where that is added before the first layer."""
+        """Return the embeddings plus position embeddings, for language models that add them before the first layer."""
         return embeddings_BTD
 
     def layer_arguments(self, _: Tensor) -> dict[str, Any]:
-        """What a layer takes besides states_BTD."""
+        """Return the arguments that a layer takes besides states_BTD."""
         return {}
 
-    def _begin(self, features: Features, image: str) -> Tensor:
-        tokens_BT, image_BPD = features["tokens"], features[image]
+    def _embed_prompt(self, features: Features, image: str) -> Tensor:
+        """Return the embeddings of the prefix, the image, and the rest of the prompt, in this order."""
+        tokens_BT = features["tokens"]
+        image_BPD = features[image]
         prefix_1T = torch.tensor([self.prefix_ids()], dtype=torch.long, device=self.device)
         prefix_BTD = self.decoder.embed_tokens(prefix_1T).expand(len(tokens_BT), -1, -1)
         text_BTD = self.decoder.embed_tokens(tokens_BT)
         return self.add_positions(torch.cat([prefix_BTD, image_BPD.to(prefix_BTD.dtype), text_BTD], dim=1))
 
     def verbalizer_readout(self) -> nn.Module:
-        """Scores the tones by the likelihood of their words as the answer.
+        """Return the verbalizer.
 
         Raises:
             UserError: a tone's word is not one token of its own, so one position cannot score it.
@@ -121,37 +135,51 @@ class LanguageToneModel(ToneModel):
         return VerbalizerReadout(self.vocabulary_head.weight[self.word_ids()])
 
     def word_ids(self) -> list[int]:
-        """The token of each tone's word as the answer, in the order of `TONES`; raises as `verbalizer_readout` does."""
+        """Return the token of each tone's word as the answer, in the order of `TONES`.
+
+        Raises:
+            UserError: a tone's word is not one token of its own.
+        """
         prompt = self.spec.prompt.format(caption="")
         stem, *answers = self.tokenizer([prompt, *(f"{prompt} {tone}" for tone in TONES)])["input_ids"]
         words = [ids[len(stem) :] for ids in answers]
         if any(len(word) != 1 for word in words) or len({word[0] for word in words}) != len(TONES):
             raise UserError(
-                f"{self.checkpoint.source}: its tokenizer does not give each tone's word one token: {words}"
+                f"{self.checkpoint.source}: its tokenizer does not give each tone's word one token: {words}; "
+                "train with readout: head"
             )
         return [word[0] for word in words]
 
     def strip_special_tokens(self, caption: str) -> str:
-        """Return the caption as every model's, and cut where it has `MAX_CAPTION_TOKENS` at most by itself."""
+        """Replace special tokens by spaces, and cut the caption to `MAX_CAPTION_TOKENS` tokens of its own."""
         caption = super().strip_special_tokens(caption)
-        # No token is shorter than a byte, but for the space that Llama's tokenizer puts first.
+        # Every token has at least one byte, except the space that Llama's tokenizer adds in front.
         if len(caption.encode()) < MAX_CAPTION_TOKENS:
             return caption
         ends = self._token_ends(caption)
         if len(ends) <= MAX_CAPTION_TOKENS:
             return caption
-        # Some tokens are only a part of a character, and a word that is cut may have more tokens than its part had.
+        # A token may be a part of a character, and the rest of a word may be tokenised into more pieces than before. So
+        # the result of each cut is counted again, the longest cut first.
         cuts = (caption[:end] for end in sorted(set(ends[:MAX_CAPTION_TOKENS]), reverse=True))
         return next(cut for cut in cuts if len(self._token_ends(cut)) <= MAX_CAPTION_TOKENS)
 
     def _token_ends(self, text: str) -> list[int]:
-        """Return where each token of a text ends, without a warning that the text is too long for the model."""
+        """Return the end of each token in a text, without the tokenizer's warning about texts that are too long."""
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         return [end for _, end in tokens["offset_mapping"]]
 
 
 def language_stack(reads: str, model: str, num_layers: int, final_norm: str, *embeddings: str) -> tuple[Segment, ...]:
-    """The segments of a language model `model`, from the picture's embeddings `reads` and the tokens to pooled_BD."""
+    """Return the segments of a language model, from the image's embeddings and the tokens to pooled_BD.
+
+    Args:
+        reads: the feature with the image's embeddings.
+        model: the full name of the language model in the backbone.
+        num_layers: the number of its layers.
+        final_norm: the name of its last norm.
+        embeddings: the names of its embeddings.
+    """
     return stack(
         "language",
         f"{model}.layers",

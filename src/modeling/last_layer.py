@@ -1,9 +1,23 @@
-"""The last layer of a stack, computed where it is read: at one position of each row. And checkpointing of all layers.
+"""The last layer of a stack, computed at one position of each row.
 
-What is pooled is one token's state, and of the other tokens the last layer needs keys and values alone. Their queries,
-their attention and their feed-forward network, five sixths of a layer, would be computed for nobody.
+The readout reads one token's state. The last layer therefore needs keys and values for all tokens, but queries,
+attention and the feed-forward network for this one token only. That skips five sixths of the layer.
 
-Letters of tensor shapes: see `base`; H heads, G key-value heads, Q queries that share one, W width of a head.
+The price is a second implementation of attention: it follows the internals of transformers (names of projections,
+`rotate_half`), and a new language model must define `layer_parts`. The worth is measured. A step of the six-layer
+medium model takes 0.75 of its time (docs/performance.md). At the published sizes, `src/sizing/cost_profile.py` counts
+these shares of a step's operations (LoRA on the default projections):
+
+    adapter_layers   all    last-8   last-4   last-2   last-1
+    tinyllava        0.96   0.88     0.75     0.50     0.01
+    llava            0.97   0.89     0.78     0.55     0.09
+    blip2            0.97   0.90     0.79     0.56     0.10
+
+So the code pays most for trainings that adapt few layers.
+`tests/modeling/test_last_layer.py` compares results and gradients with the whole layer, for every model.
+
+Letters of tensor shapes: see `base`; H heads, G key-value heads, Q queries that share one key-value head, W width of a
+head.
 """
 
 from collections.abc import Callable
@@ -20,69 +34,69 @@ Rotary = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class LayerParts:
-    """A transformer layer that normalises before it computes, by what it consists of.
+    """The modules of a transformer layer that normalises before attention and before the feed-forward network."""
 
-    Attributes:
-        norm: before the attention.
-        q: the projection of queries; `k` of keys, `v` of values, `o` of what the heads give.
-        head_width: W.
-        feed_norm: before the feed-forward network.
-        feed: the feed-forward network.
-        dropout: of what the attention and the network add, while the layer trains.
-    """
-
+    # The norm before the attention.
     norm: nn.Module
+    # The projections of queries, keys, values, and of the heads' output.
     q: nn.Module
     k: nn.Module
     v: nn.Module
     o: nn.Module
+    # W.
     head_width: int
+    # The norm before the feed-forward network, and the network.
     feed_norm: nn.Module
     feed: Callable[[Tensor], Tensor]
+    # The dropout of both residual branches while the layer trains.
     dropout: float = 0.0
 
     @classmethod
     def of(
         cls, norm: nn.Module, attention: Any, output: str, feed_norm: nn.Module, feed: Any, p: float = 0.0
     ) -> "LayerParts":
-        """The parts of a layer whose attention calls its projections q_proj, k_proj, v_proj and `output`."""
+        """Return the parts of a layer whose attention names its projections q_proj, k_proj, v_proj and `output`."""
         q, k, v, o = (getattr(attention, name) for name in ("q_proj", "k_proj", "v_proj", output))
         return cls(norm, q, k, v, o, attention.head_dim, feed_norm, feed, p)
 
-    def forward_at(self, states_BTD: Tensor, place_B: Tensor, *, causal: bool, rotary: Rotary | None = None) -> Tensor:
-        """What the layer makes of the state at `place_B` of each row: state_BD.
+    def forward_at(
+        self, states_BTD: Tensor, position_B: Tensor, *, causal: bool, rotary: Rotary | None = None
+    ) -> Tensor:
+        """Compute the layer's output state_BD at one position of each row.
 
         Args:
-            states_BTD: the states that it reads.
-            place_B: the position that is wanted.
-            causal: whether later positions are hidden from it.
-            rotary: cosines and sines of all positions, [1, T, W] each, where queries and keys are rotated.
+            states_BTD: the layer's input.
+            position_B: the position in each row.
+            causal: whether attention hides later positions.
+            rotary: cosines and sines of all positions, [1, T, W] each; None if queries and keys are not rotated.
         """
-        rows_B = torch.arange(len(place_B), device=place_B.device)
-        normed_BTD, residual_BD = self.norm(states_BTD), states_BTD[rows_B, place_B]
-        heads_BD = self._attend(normed_BTD, normed_BTD[rows_B, place_B], place_B, causal, rotary)
-        state_BD = residual_BD + self._dropped(self.o(heads_BD))
-        return state_BD + self._dropped(self.feed(self.feed_norm(state_BD)))
+        rows_B = torch.arange(len(position_B), device=position_B.device)
+        normed_BTD = self.norm(states_BTD)
+        residual_BD = states_BTD[rows_B, position_B]
+        heads_BD = self._attend(normed_BTD, normed_BTD[rows_B, position_B], position_B, causal, rotary)
+        state_BD = residual_BD + self._dropout(self.o(heads_BD))
+        return state_BD + self._dropout(self.feed(self.feed_norm(state_BD)))
 
     def _attend(
-        self, normed_BTD: Tensor, wanted_BD: Tensor, place_B: Tensor, causal: bool, rotary: Rotary | None
+        self, normed_BTD: Tensor, query_input_BD: Tensor, position_B: Tensor, causal: bool, rotary: Rotary | None
     ) -> Tensor:
         batch, length, _ = normed_BTD.shape
         keys_BGTW, values_BGTW = (
             part(normed_BTD).view(batch, length, -1, self.head_width).transpose(1, 2) for part in (self.k, self.v)
         )
-        queries_BHW = self.q(wanted_BD).view(batch, -1, self.head_width)
+        queries_BHW = self.q(query_input_BD).view(batch, -1, self.head_width)
         if rotary is not None:
             cos_1TW, sin_1TW = rotary
             keys_BGTW = keys_BGTW * cos_1TW[:, None] + rotate_half(keys_BGTW) * sin_1TW[:, None]
-            cos_B1W, sin_B1W = cos_1TW[0, place_B][:, None], sin_1TW[0, place_B][:, None]
+            cos_B1W, sin_B1W = cos_1TW[0, position_B][:, None], sin_1TW[0, position_B][:, None]
             queries_BHW = queries_BHW * cos_B1W + rotate_half(queries_BHW) * sin_B1W
-        seen_B11T = None
+        # True where the position may look.
+        mask_B11T = None
         if causal:
-            seen_B11T = (torch.arange(length, device=place_B.device) <= place_B[:, None])[:, None, None]
+            mask_B11T = (torch.arange(length, device=position_B.device) <= position_B[:, None])[:, None, None]
         queries_BGQW = queries_BHW.view(batch, keys_BGTW.shape[1], -1, self.head_width)
-        heads_BGQW = scaled_dot_product_attention(queries_BGQW, keys_BGTW, values_BGTW, attn_mask=seen_B11T)
+        heads_BGQW = scaled_dot_product_attention(queries_BGQW, keys_BGTW, values_BGTW, attn_mask=mask_B11T)
         return heads_BGQW.reshape(batch, -1)
 
-    def _dropped(self, added_BD: Tensor) -> Tensor:
-        return dropout(added_BD, self.dropout, self.norm.training)
+    def _dropout(self, branch_BD: Tensor) -> Tensor:
+        return dropout(branch_BD, self.dropout, self.norm.training)

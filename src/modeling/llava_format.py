@@ -1,4 +1,6 @@
-"""Checkpoints in transformers' LLaVA format: a CLIP vision tower, a two-layer connector, a Llama language model.
+"""The common part of checkpoints in transformers' LLaVA format.
+
+Such a model is a CLIP vision tower, a two-layer connector and a Llama language model.
 
 H. Liu et al., Improved Baselines with Visual Instruction Tuning (LLaVA-1.5), CVPR 2024.
 """
@@ -29,19 +31,20 @@ ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\."
 
 
 class LlavaFormat(LanguageToneModel):
-    """A model in LLaVA's format; a model file adds its `spec`, and the shape of its language model, full and tiny."""
+    """A model in LLaVA's format. A model file adds its `spec` and the shapes of its language model, full and tiny."""
 
+    # Arguments of LlamaConfig: at the published size, and for the tiny checkpoint.
     published_language: ClassVar[dict[str, Any]]
     tiny_language: ClassVar[dict[str, Any]]
 
     @classmethod
     def architecture(cls) -> Any:
-        """LLaVA's class in transformers."""
+        """Return LLaVA's class in transformers."""
         return LlavaForConditionalGeneration
 
     @classmethod
-    def chain(cls, config: LlavaConfig) -> tuple[Segment, ...]:
-        """The vision tower, the connector, and Llama layer by layer."""
+    def build_segments(cls, config: LlavaConfig) -> tuple[Segment, ...]:
+        """Return the vision tower, the connector, and Llama layer by layer."""
         depth = config.text_config.num_hidden_layers
         return (
             Segment("vision", ("pixels",), "vision", ("model.vision_tower",)),
@@ -51,10 +54,11 @@ class LlavaFormat(LanguageToneModel):
 
     @classmethod
     def published_config(cls) -> LlavaConfig:
-        """CLIP ViT-L/14-336 (table 19 of its paper), whose last layer but one is read, and `published_language`.
+        """Return the configuration of CLIP ViT-L/14-336 (table 19 of its paper) and `published_language`.
 
-        The conversion to this format (transformers' convert_llava_weights_to_hf.py) adds the tokens `<image>`, 32000,
-        and `<pad>`, 32001, and pads the vocabulary to a multiple of 64.
+        LLaVA reads the last layer but one of the vision tower. The conversion to this format (transformers'
+        convert_llava_weights_to_hf.py) adds the tokens `<image>` (32000) and `<pad>` (32001), and pads the vocabulary
+        to a multiple of 64.
         """
         vision = CLIPVisionConfig(
             hidden_size=1024,
@@ -76,51 +80,51 @@ class LlavaFormat(LanguageToneModel):
         )
 
     @classmethod
-    def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
-        """The Llama tokenizer with an image token, and CLIP's resizing and cropping."""
+    def load_processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
+        """Load the Llama tokenizer with an image token, and CLIP's image processor."""
         tokenizer = AutoTokenizer.from_pretrained(source, **revision)
         return tokenizer, CLIPImageProcessorPil.from_pretrained(source, **revision)
 
     @property
     def decoder(self) -> Any:
-        """The Llama language model without its head."""
+        """Return the Llama language model without its head."""
         return self.backbone.model.language_model
 
     @property
     def final_norm(self) -> nn.Module:
-        """Llama's last norm."""
+        """Return Llama's last norm."""
         norm: nn.Module = self.decoder.norm
         return norm
 
     def layer_parts(self, layer: Any) -> LayerParts:
-        """Those of a Llama layer."""
+        """Return the parts of a Llama layer."""
         return LayerParts.of(
             layer.input_layernorm, layer.self_attn, "o_proj", layer.post_attention_layernorm, layer.mlp
         )
 
     def layer_arguments(self, states_BTD: Tensor) -> dict[str, Any]:
-        """Rotary positions."""
+        """Return rotary positions."""
         positions_1T = torch.arange(states_BTD.shape[1], device=states_BTD.device)[None]
         rotary = self.decoder.rotary_emb(states_BTD, position_ids=positions_1T)
         return {"position_ids": positions_1T, "position_embeddings": rotary}
 
     @property
     def vocabulary_head(self) -> nn.Linear:
-        """The Llama language model's head."""
+        """Return the Llama language model's head."""
         head: nn.Linear = self.backbone.lm_head
         return head
 
     def prefix_ids(self) -> list[int]:
-        """`USER: ` and what begins a text."""
+        """Return the begin token and `USER: `."""
         ids: list[int] = self.tokenizer(self.spec.prompt.format(caption=""))["input_ids"]
         return ids[: self._image_position(ids)]
 
-    def after_image(self, ids: list[int]) -> list[int]:
-        """What follows the image token, whose place the picture's embeddings take."""
+    def tokens_after_image(self, ids: list[int]) -> list[int]:
+        """Return the tokens behind the image token. The image's embeddings replace that token."""
         return ids[self._image_position(ids) + 1 :]
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """`vision`: vision_BPD; `connector`: image_BPD; `language`: states_BTD or pooled_BD."""
+        """Compute vision_BPD (`vision`), image_BPD (`connector`), or states_BTD or pooled_BD (`language`)."""
         if segment.name == "vision":
             return self._vision(features["pixels"])
         if segment.name == "connector":
@@ -132,13 +136,13 @@ class LlavaFormat(LanguageToneModel):
     def _vision(self, pixels_B3SS: Tensor) -> Tensor:
         config = self.backbone.config
         tower = self.backbone.model.vision_tower
-        states = tower(pixel_values=self.normalised(pixels_B3SS), output_hidden_states=True).hidden_states
+        states = tower(pixel_values=self.normalize(pixels_B3SS), output_hidden_states=True).hidden_states
         selected_BPD: Tensor = states[config.vision_feature_layer]
-        # "default" leaves out the class token, which stands first.
+        # "default" drops the class token, which stands first.
         return selected_BPD[:, 1:] if config.vision_feature_select_strategy == "default" else selected_BPD
 
     def transformers_usage(self) -> TransformersUsage:
-        """LLaVA's own forward, read at the last position."""
+        """Return the lines that read LLaVA's own forward pass at the last position."""
         line = "pooled = model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, -1]"
         if isinstance(self.readout, VerbalizerReadout):
             line = f"logits = model(**inputs, logits_to_keep=1).logits[:, -1, {self.word_ids()}]"
@@ -158,7 +162,7 @@ class LlavaFormat(LanguageToneModel):
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
-        """Write a small LLaVA: `tiny_language` shapes its Llama part."""
+        """Write a small LLaVA whose Llama part has the shape of `tiny_language`."""
         prompts = [cls.spec.prompt.format(caption=caption) for caption in captions]
         tokenizer = tiny.train_tokenizer(prompts, "<s>", "</s>", "<pad>", extra=[IMAGE_TOKEN])
         vision = CLIPVisionConfig(

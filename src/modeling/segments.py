@@ -1,11 +1,11 @@
-"""A forward pass as a chain of segments, and the one rule that says how much of it is frozen.
+"""A forward pass as a chain of segments, and the one rule that decides which segments are frozen.
 
-A segment whose weights are all frozen, and whose inputs come from frozen segments, gives the same result in every epoch
-and every trial. What the frozen ones give is cached; the rest is run in every step. The rule reads the names of the
+A segment is frozen if all its weights are frozen and its inputs come from frozen segments. Its result is then the same
+in every epoch and every trial, so it is cached. The other segments run in every step. The rule reads the names of the
 trainable weights and nothing else, so it holds for any adapter on any model.
 
-A stack of layers is one segment a layer, so that the boundary may lie between any two of them; layers that run one
-after the other are joined before they run.
+Every layer of a stack is one segment, so the boundary may lie between any two layers. Consecutive layers are joined
+before they run.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -18,27 +18,23 @@ POOLED = "pooled"
 
 @dataclass(frozen=True)
 class Segment:
-    """One step of the forward pass: the features it reads and writes, and the modules whose weights it uses.
+    """One step of the forward pass: the features it reads and writes, and the modules whose weights it uses."""
 
-    Attributes:
-        name: what a training calls it (`TrainingConfig.trains`); the layers of a stack share one.
-        reads: the features that it needs.
-        writes: the feature that it makes.
-        modules: what the names of its weights begin with.
-        layers: for layers of a stack, the first and one past the last.
-        per_token: whether what it writes has a row for each token, padded at its end as the captions are.
-    """
-
+    # The name by which a training config refers to it. The layers of a stack share one name.
     name: str
+    # The features that it needs, and the feature that it computes.
     reads: tuple[str, ...]
     writes: str
+    # Prefixes of the full names of its weights.
     modules: tuple[str, ...]
+    # The first layer of a stack, and one past the last; None for other segments.
     layers: tuple[int, int] | None = None
+    # Whether the feature that it writes has a row for each token, padded at its end as captions are.
     per_token: bool = False
 
     @property
     def label(self) -> str:
-        """The name, with the layers where there are some."""
+        """Return the name, followed by the number of its last layer (counted from 1) if it belongs to a stack."""
         return self.name if self.layers is None else f"{self.name}.{self.layers[1]}"
 
 
@@ -53,23 +49,25 @@ def stack(
     after: tuple[str, ...] = (),
     per_token: bool = False,
 ) -> tuple[Segment, ...]:
-    """The segments of a stack of layers: one a layer.
+    """Return one segment for each layer of a stack.
 
     Args:
-        name: of all of them.
-        layers: what the names of the weights of layer 3 begin with, up to the 3.
-        num_layers: how many there are.
-        reads: what the first layer reads, embeddings included: a boundary before it keeps inputs, not embeddings.
-        writes: what the last layer writes, once it is normalised and pooled.
-        before: modules that make the first layer's input.
-        after: modules that come behind the last layer.
+        name: the name of all segments.
+        layers: the full name of the list of layers, such as `text_model.encoder.layers`.
+        num_layers: the number of layers.
+        reads: the features that the first layer reads. They are inputs and not embeddings: the first segment computes
+            the embeddings, so a boundary before it caches the smaller inputs.
+        writes: the feature that the last layer writes, normalised and pooled.
+        before: modules that compute the first layer's input; they belong to the first segment.
+        after: modules behind the last layer; they belong to the last segment.
         per_token: whether the states between layers have a row for each token of the caption.
     """
-    made = []
+    segments = []
     for layer in range(num_layers):
-        first, last = layer == 0, layer == num_layers - 1
+        first = layer == 0
+        last = layer == num_layers - 1
         state = (f"{name}.{layer}", LENGTH) if per_token else (f"{name}.{layer}",)
-        made.append(
+        segments.append(
             Segment(
                 name,
                 reads if first else state,
@@ -79,11 +77,14 @@ def stack(
                 per_token and not last,
             )
         )
-    return tuple(made)
+    return tuple(segments)
 
 
 def join_layers(segments: Iterable[Segment]) -> list[Segment]:
-    """The same steps, with layers that follow each other in one stack made one segment."""
+    """Return the same steps, with consecutive layers of one stack joined to one segment.
+
+    A model then computes positions and masks once for all joined layers.
+    """
     runs: list[Segment] = []
     for segment in segments:
         last = runs[-1] if runs else None
@@ -100,9 +101,15 @@ def join_layers(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def frozen_segments(segments: Sequence[Segment], trainable: Iterable[str]) -> tuple[Segment, ...]:
-    """The segments with no trainable weight in them nor before them."""
+    """Return the segments that have no trainable weight and depend on no segment that has one.
+
+    Args:
+        segments: all segments, in order.
+        trainable: full names of the trainable weights.
+    """
     names = list(trainable)
-    known, frozen = set(INPUTS), []
+    known = set(INPUTS)
+    frozen = []
     for segment in segments:
         trains = any(name.startswith(segment.modules) for name in names)
         if not trains and known.issuperset(segment.reads):
@@ -112,9 +119,9 @@ def frozen_segments(segments: Sequence[Segment], trainable: Iterable[str]) -> tu
 
 
 def cached_names(segments: Sequence[Segment], frozen: Sequence[Segment]) -> tuple[str, ...]:
-    """What must be kept of the frozen segments' results and of the inputs for the rest to run.
+    """Return the names of the features to cache: those that the trained segments or the readout read.
 
-    `length` is always kept: batches are made by it, and must be the same whatever is cached.
+    `length` is always among them. Batches are made by length, and must not depend on the boundary.
     """
     rest = [segment for segment in segments if segment not in frozen]
     wanted = {POOLED, LENGTH, *(name for segment in rest for name in segment.reads)}
@@ -124,8 +131,9 @@ def cached_names(segments: Sequence[Segment], frozen: Sequence[Segment]) -> tupl
 def pending_segments(
     segments: Sequence[Segment], known: Collection[str], wanted: Iterable[str] = (POOLED,)
 ) -> list[Segment]:
-    """The segments still to run, in order, to get from the known features to the wanted ones."""
-    missing, pending = set(wanted) - set(known), []
+    """Return the segments, in order, that must run to compute the wanted features from the known ones."""
+    missing = set(wanted) - set(known)
+    pending = []
     for segment in reversed(segments):
         if segment.writes in missing:
             pending.append(segment)
@@ -133,6 +141,6 @@ def pending_segments(
     return pending[::-1]
 
 
-def per_token(segments: Iterable[Segment]) -> set[str]:
-    """The names of the features that have a row for each token."""
+def per_token_features(segments: Iterable[Segment]) -> set[str]:
+    """Return the names of the features that have a row for each token."""
     return {"tokens", *(segment.writes for segment in segments if segment.per_token)}

@@ -1,11 +1,9 @@
-"""Small checkpoints of the real architectures: random weights and a tokenizer trained on the spot.
+"""Small checkpoints of the real architectures: random weights and a tokenizer trained on the posts' captions.
 
-They let everything run without a network: the same `from_pretrained` path then loads them as it loads the Hub's.
-Their scores show that the machine works and nothing else.
+The pipeline runs on them without a network: `from_pretrained` loads them as it loads the Hub's checkpoints.
+Their scores show that the pipeline works and nothing else.
 """
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from transformers.utils.logging import disable_progress_bar
 
+from src.core.files import atomic_folder
 from src.core.labels import TONES
 
 SEED = 1
@@ -25,13 +24,13 @@ WIDTH = 96
 LAYERS = 3
 HEADS = 4
 
-# With the usual 0.02 a random network this narrow hardly mixes positions: what is read at the last token would say
-# next to nothing of the caption. 1/sqrt(width) keeps the variance of what flows through it.
+# With the usual 0.02, a random network this narrow hardly mixes positions, so the last token's state would hardly
+# depend on the caption. 1/sqrt(width) keeps the variance of activations.
 INIT_STD = WIDTH**-0.5
 
 
 def train_tokenizer(corpus: Sequence[str], begin: str, end: str, pad: str, extra: Sequence[str] = ()) -> Any:
-    """A byte-level BPE tokenizer in which every tone's word is one token, as in the full-size tokenizers."""
+    """Train a byte-level BPE tokenizer in which every tone's word is one token, as in the full-size tokenizers."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -44,24 +43,18 @@ def train_tokenizer(corpus: Sequence[str], begin: str, end: str, pad: str, extra
     )
     words = [f" {tone}" for tone in TONES] * len(corpus)
     tokenizer.train_from_iterator([*corpus, *words], trainer)
-    _begin_with(tokenizer, begin)
-    return TokenizersBackend(tokenizer_object=tokenizer, bos_token=begin, eos_token=end, pad_token=pad)
-
-
-def _begin_with(tokenizer: Tokenizer, begin: str) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
     )
+    return TokenizersBackend(tokenizer_object=tokenizer, bos_token=begin, eos_token=end, pad_token=pad)
 
 
 def save(folder: Path, make_backbone: Callable[[], Any], tokenizer: Any, image_processor: Any) -> None:
-    """Write a checkpoint whole or not at all; the same code always gives the same weights."""
+    """Write a checkpoint whole or not at all. The weights are drawn with a fixed seed, so they are always the same."""
     disable_progress_bar()
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         backbone = make_backbone()
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    for part in (backbone, tokenizer, image_processor):
-        part.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    with atomic_folder(folder) as temporary:
+        for part in (backbone, tokenizer, image_processor):
+            part.save_pretrained(temporary)

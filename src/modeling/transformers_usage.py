@@ -1,4 +1,4 @@
-"""How plain transformers computes what a `ToneModel` does: Python for a model card, where it is run as it stands."""
+"""The model-specific part of the Python in a model card, which computes a `ToneModel` with transformers alone."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,19 +6,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TransformersUsage:
-    """What of that only the model's own file knows.
+    """The parts of a model card's Python that only the model's own file knows.
 
-    The lines may use `model` (the backbone, perhaps in peft's wrapper), `inputs` (what the processor gives for one
-    post), `contract`, and `head`, the weights of the readout by name.
-
-    Attributes:
-        processor: of transformers; makes the inputs of pictures and texts that the model itself makes.
-        text: what it is called with besides the picture, from `caption`.
-        lines: make `pooled`, pooled_BD, for a classifier; or `logits`, logits_BK, where the readout is the model's own.
-        remarks: what the model does besides to captions, a sentence each.
+    The card's script runs as it stands. Its lines may use `model` (the backbone, perhaps in peft's wrapper), `inputs`
+    (the processor's result for one post), `contract`, and `head` (the weights of the readout by name).
     """
 
+    # A processor of transformers that makes the same inputs as the model itself.
     processor: Any
+    # The arguments of the processor besides the image, as Python that uses `caption`.
     text: str
+    # Lines that compute `pooled` (pooled_BD) for a head, or `logits` (logits_BK) if the readout is the verbalizer.
     lines: tuple[str, ...]
+    # Sentences about changes that the model makes to captions and the processor does not.
     remarks: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ from src.modeling.transformers_usage import TransformersUsage
 
 
 class Model(LanguageToneModel):
-    """A frozen EVA ViT-g, a Q-Former that asks it 32 questions, a projection, OPT-2.7B."""
+    """BLIP-2: an EVA ViT-g, a Q-Former with 32 queries, a projection, and OPT-2.7B."""
 
     # Revision: pinned in mrveiss/AutoBot-AI, autobot_shared/pinned_model_registry.py, with the shards' SHA-256.
     # Prompt: the question-answer form of the paper's VQA prompts (section 4.2).
@@ -47,13 +47,14 @@ class Model(LanguageToneModel):
 
     @classmethod
     def architecture(cls) -> Any:
-        """BLIP-2's class in transformers."""
+        """Return BLIP-2's class in transformers."""
         return Blip2ForConditionalGeneration
 
     @classmethod
-    def chain(cls, config: Blip2Config) -> tuple[Segment, ...]:
-        """The vision tower, the Q-Former, the projection, and OPT layer by layer."""
-        depth, decoder = config.text_config.num_hidden_layers, "language_model.model.decoder"
+    def build_segments(cls, config: Blip2Config) -> tuple[Segment, ...]:
+        """Return the vision tower, the Q-Former, the projection, and OPT layer by layer."""
+        depth = config.text_config.num_hidden_layers
+        decoder = "language_model.model.decoder"
         return (
             Segment("vision", ("pixels",), "vision", ("vision_model",)),
             Segment("qformer", ("vision",), "queries", ("qformer", "query_tokens")),
@@ -63,10 +64,10 @@ class Model(LanguageToneModel):
 
     @classmethod
     def published_config(cls) -> Blip2Config:
-        """ViT-g and a Q-Former of 12 layers, which are transformers' defaults (section 3 of the paper), and OPT-2.7B.
+        """Return the configuration of ViT-g, a Q-Former of 12 layers (section 3 of the paper), and OPT-2.7B.
 
-        OPT: S. Zhang et al., arXiv 2205.01068, table 1. The checkpoint's own config.json has the vocabulary, which is
-        padded for the picture's token.
+        Transformers' defaults describe ViT-g and the Q-Former. OPT: S. Zhang et al., arXiv 2205.01068, table 1. The
+        vocabulary is that of the checkpoint's config.json, padded for the image's token.
         """
         language = OPTConfig(
             hidden_size=2560,
@@ -80,48 +81,53 @@ class Model(LanguageToneModel):
         return Blip2Config(text_config=language, image_token_index=50265)
 
     @classmethod
-    def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
-        """OPT's tokenizer, and BLIP's resizing."""
+    def load_processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
+        """Load OPT's tokenizer and BLIP's image processor."""
         tokenizer = AutoTokenizer.from_pretrained(source, **revision)
         return tokenizer, BlipImageProcessorPil.from_pretrained(source, **revision)
 
     @property
     def decoder(self) -> Any:
-        """OPT's layers and what comes before them."""
+        """Return OPT without its head."""
         return self.backbone.language_model.model.decoder
 
     @property
     def final_norm(self) -> nn.Module:
-        """OPT's last norm."""
+        """Return OPT's last norm."""
         norm: nn.Module = self.decoder.final_layer_norm
         return norm
 
     def layer_parts(self, layer: Any) -> LayerParts:
-        """Those of an OPT layer."""
+        """Return the parts of an OPT layer."""
 
         def feed(states_BD: Tensor) -> Tensor:
             return layer.fc2(layer.activation_fn(layer.fc1(states_BD)))  # type: ignore[no-any-return]
 
-        norms = (layer.self_attn_layer_norm, layer.final_layer_norm)
-        return LayerParts.of(norms[0], layer.self_attn, "out_proj", norms[1], feed, layer.dropout)
+        return LayerParts.of(
+            layer.self_attn_layer_norm, layer.self_attn, "out_proj", layer.final_layer_norm, feed, layer.dropout
+        )
 
     def add_positions(self, embeddings_BTD: Tensor) -> Tensor:
-        """OPT's learned positions are added to the embeddings."""
+        """Return the embeddings plus OPT's learned position embeddings."""
         ones_1T = torch.ones(1, embeddings_BTD.shape[1], dtype=torch.long, device=embeddings_BTD.device)
-        placed_BTD: Tensor = embeddings_BTD + self.decoder.embed_positions(ones_1T)
-        return placed_BTD
+        positioned_BTD: Tensor = embeddings_BTD + self.decoder.embed_positions(ones_1T)
+        return positioned_BTD
 
     @property
     def vocabulary_head(self) -> nn.Linear:
-        """OPT's head."""
+        """Return OPT's head."""
         head: nn.Linear = self.backbone.language_model.lm_head
         return head
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """`vision`: vision_BPD; `qformer`: queries_BPD; `connector`: image_BPD; `language`: states_BTD or pooled_BD."""
+        """Compute the feature that a segment writes.
+
+        They are vision_BPD (`vision`), queries_BPD (`qformer`), image_BPD (`connector`), and states_BTD or pooled_BD
+        (`language`).
+        """
         backbone = self.backbone
         if segment.name == "vision":
-            return backbone.vision_model(pixel_values=self.normalised(features["pixels"])).last_hidden_state  # type: ignore[no-any-return]
+            return backbone.vision_model(pixel_values=self.normalize(features["pixels"])).last_hidden_state  # type: ignore[no-any-return]
         if segment.name == "qformer":
             vision_BPD = features["vision"].to(backbone.dtype)
             queries_BPD = backbone.query_tokens.expand(len(vision_BPD), -1, -1)
@@ -132,13 +138,16 @@ class Model(LanguageToneModel):
         return self.run_language(segment, features, "image")
 
     def transformers_usage(self) -> TransformersUsage:
-        """The picture's embeddings are put before the text's, whether or not the tokenizer has a token for them."""
+        """Return the lines that put the image's embeddings before the text's, and read the last position.
+
+        They do not depend on whether the tokenizer has a token for the image.
+        """
         image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
         both = 'embeds = torch.cat([image_embeds, model.get_input_embeddings()(inputs["input_ids"])], dim=1)'
         end = "pooled = model.language_model.model(inputs_embeds=embeds).last_hidden_state[:, -1]"
         if isinstance(self.readout, VerbalizerReadout):
             end = f"logits = model.language_model(inputs_embeds=embeds).logits[:, -1, {self.word_ids()}]"
-        # The processor gives its tokenizer a token for the picture, which ours is to do without.
+        # The processor adds a token for the image to its tokenizer. A copy keeps ours without that token.
         processor = Blip2Processor(self.image_processor, copy.deepcopy(self.tokenizer))
         return TransformersUsage(processor, PROMPTED, (image, both, end), (CUT,))
 
@@ -182,6 +191,6 @@ class Model(LanguageToneModel):
 
 
 def _with_queries(backbone: Blip2ForConditionalGeneration) -> Blip2ForConditionalGeneration:
-    # transformers starts the queries at zero, which would make all of them ask the same.
+    # transformers starts the queries at zero; random queries would then all give the same result.
     nn.init.normal_(backbone.query_tokens)
     return backbone

@@ -25,13 +25,16 @@ from src.modeling.last_layer import LayerParts
 from src.modeling.segments import LENGTH, POOLED, Segment, join_layers, stack
 from src.modeling.transformers_usage import TransformersUsage
 
-# Random embeddings must be wide for an adapter to tell the words of a vocabulary apart.
+# Random embeddings must be this wide, or an adapter cannot tell the words of a vocabulary apart.
 TINY_TEXT_WIDTH = 256
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 class PromptReadout(nn.Module):
-    """The cosine of a picture with one prompt a tone, scaled by CLIP's temperature (section 3.1.4 of the paper)."""
+    """CLIP's verbalizer: the cosine of an image with one prompt for each tone, scaled by CLIP's temperature.
+
+    Section 3.1.4 of CLIP's paper describes it.
+    """
 
     prompts_KD: Tensor
     scale: Tensor
@@ -42,16 +45,16 @@ class PromptReadout(nn.Module):
         self.register_buffer("scale", scale.detach().float().clone(), persistent=False)
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """logits_BK from the picture's half of pooled_BD."""
+        """Compute logits_BK from the image's half of pooled_BD."""
         image_BD = pooled_BD[:, : self.prompts_KD.shape[1]]
         return self.scale * normalize(image_BD, dim=-1) @ self.prompts_KD.T
 
 
 class Model(ToneModel):
-    """CLIP ViT-B/32; `pooled` is the picture's embedding and then the caption's."""
+    """CLIP ViT-B/32; pooled_BD is the image's embedding, followed by the caption's."""
 
     # Revision: pinned in embeddings-benchmark/mteb, mteb/models/clip_models.py.
-    # Prompt: the form of the paper's zero-shot prompts (section 3.1.4).
+    # Prompt: the form of the zero-shot prompts in CLIP's paper (section 3.1.4).
     spec: ClassVar[Spec] = Spec(
         name="clip",
         checkpoint="openai/clip-vit-base-patch32",
@@ -65,12 +68,12 @@ class Model(ToneModel):
 
     @classmethod
     def architecture(cls) -> Any:
-        """CLIP's class in transformers."""
+        """Return CLIP's class in transformers."""
         return CLIPModel
 
     @classmethod
-    def chain(cls, config: CLIPConfig) -> tuple[Segment, ...]:
-        """Both towers layer by layer, then their embeddings together."""
+    def build_segments(cls, config: CLIPConfig) -> tuple[Segment, ...]:
+        """Return both towers layer by layer, then the segment that joins their embeddings."""
         return (
             *stack(
                 "vision",
@@ -96,29 +99,32 @@ class Model(ToneModel):
 
     @classmethod
     def published_config(cls) -> CLIPConfig:
-        """ViT-B/32 and a text tower of 12 layers, 512 wide (tables 19 and 20 of the paper): transformers' defaults."""
+        """Return transformers' defaults: ViT-B/32 and a text tower of 12 layers, 512 wide.
+
+        Tables 19 and 20 of CLIP's paper give the sizes.
+        """
         return CLIPConfig()
 
     @classmethod
-    def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
-        """CLIP's own tokenizer, resizing and cropping."""
+    def load_processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
+        """Load CLIP's tokenizer and image processor."""
         tokenizer = AutoTokenizer.from_pretrained(source, **revision)
         return tokenizer, CLIPImageProcessorPil.from_pretrained(source, **revision)
 
     @property
     def width(self) -> int:
-        """D of pooled_BD: both embeddings."""
+        """Return D of pooled_BD: the width of both embeddings."""
         return 2 * int(self.backbone.config.projection_dim)
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """The caption's tokens, cut to what the text tower can hold, between its begin and end tokens."""
-        room = self.backbone.config.text_config.max_position_embeddings
-        plain = [self.strip_special_tokens(caption) for caption in captions]
-        ids: list[list[int]] = self.tokenizer(plain, truncation=True, max_length=room)["input_ids"]
+        """Return the caption's tokens between the begin and end tokens, cut to the positions of the text tower."""
+        max_length = self.backbone.config.text_config.max_position_embeddings
+        texts = [self.strip_special_tokens(caption) for caption in captions]
+        ids: list[list[int]] = self.tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
         return ids
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """`vision`: states_BPD or image_BD; `text`: states_BTD or text_BD; `join`: pooled_BD."""
+        """Compute states_BPD or image_BD (`vision`), states_BTD or text_BD (`text`), or pooled_BD (`join`)."""
         if segment.name == "vision":
             return self._vision(segment, features)
         if segment.name == "text":
@@ -127,39 +133,44 @@ class Model(ToneModel):
 
     def _vision(self, segment: Segment, features: Features) -> Tensor:
         assert segment.layers is not None
-        tower, (first, last), pools = self.backbone.vision_model, segment.layers, segment.writes == "image"
+        tower = self.backbone.vision_model
+        first, last = segment.layers
+        pools = segment.writes == "image"
         if first == 0:
-            states_BPD = tower.pre_layrnorm(tower.embeddings(self.normalised(features["pixels"])))
+            states_BPD = tower.pre_layrnorm(tower.embeddings(self.normalize(features["pixels"])))
         else:
             states_BPD = features[segment.reads[0]]
         for layer in tower.encoder.layers[first : last - pools]:
             states_BPD = layer(states_BPD, None)
         if not pools:
             return states_BPD  # type: ignore[no-any-return]
-        # The class token, which stands first, is the picture's.
+        # CLIP reads the image at the class token, which stands first.
         first_B = torch.zeros(len(states_BPD), dtype=torch.long, device=self.device)
-        class_BD = _parts_of(tower.encoder.layers[-1]).forward_at(states_BPD, first_B, causal=False)
+        class_BD = layer_parts(tower.encoder.layers[-1]).forward_at(states_BPD, first_B, causal=False)
         return self.backbone.visual_projection(tower.post_layernorm(class_BD))  # type: ignore[no-any-return]
 
     def _text(self, segment: Segment, features: Features) -> Tensor:
         assert segment.layers is not None
-        tower, (first, last), pools = self.backbone.text_model, segment.layers, segment.writes == "text"
+        tower = self.backbone.text_model
+        first, last = segment.layers
+        pools = segment.writes == "text"
         states_BTD = tower.embeddings(features["tokens"]) if first == 0 else features[segment.reads[0]]
-        # The end token is the caption's. It does not look ahead, where the padding is: so there is no other mask.
+        # CLIP reads the caption at the end token. Padding stands behind that token, and a causal tower does not look
+        # ahead, so the causal mask is enough.
         for layer in tower.encoder.layers[first : last - pools]:
             states_BTD = layer(states_BTD, None, is_causal=True)
         if not pools:
             return states_BTD
-        end_BD = _parts_of(tower.encoder.layers[-1]).forward_at(states_BTD, features[LENGTH] - 1, causal=True)
+        end_BD = layer_parts(tower.encoder.layers[-1]).forward_at(states_BTD, features[LENGTH] - 1, causal=True)
         return self.backbone.text_projection(tower.final_layer_norm(end_BD))  # type: ignore[no-any-return]
 
     def alignment(self, features: Features) -> Tensor:
-        """cosine_B of the projected embeddings, which CLIP was trained to raise for what belongs together."""
-        image_BD, text_BD = self.pooled(features).float().chunk(2, dim=-1)
+        """Return cosine_B of both embeddings. CLIP was trained to raise it for an image and its own caption."""
+        image_BD, text_BD = self.forward_pooled(features).float().chunk(2, dim=-1)
         return cosine_similarity(image_BD, text_BD, dim=-1)
 
     def verbalizer_readout(self) -> nn.Module:
-        """Zero-shot CLIP: the picture against a prompt for each tone."""
+        """Return zero-shot CLIP, which compares the image with a prompt for each tone."""
         ids = self.token_ids([self.spec.prompt.format(caption=tone) for tone in TONES])
         tokens = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(self.device)
         length_K = torch.tensor([len(row) for row in ids], device=self.device)
@@ -169,8 +180,8 @@ class Model(ToneModel):
         return PromptReadout(prompts_KD, self.backbone.logit_scale.exp())
 
     def transformers_usage(self) -> TransformersUsage:
-        """Both towers' projected embeddings, as they are before CLIP's own forward normalises them."""
-        room = self.backbone.config.text_config.max_position_embeddings
+        """Return the lines that compute both embeddings, as they are before CLIP's own forward pass normalises them."""
+        max_length = self.backbone.config.text_config.max_position_embeddings
         image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
         text = 'text_embeds = model.get_text_features(input_ids=inputs["input_ids"]).pooler_output'
         lines: tuple[str, ...] = (image, text, "pooled = torch.cat([image_embeds, text_embeds], dim=-1)")
@@ -178,7 +189,7 @@ class Model(ToneModel):
             cosine = 'torch.nn.functional.normalize(image_embeds.float(), dim=-1) @ head["prompts_KD"].T'
             lines = (image, f'logits = head["scale"] * {cosine}')
         processor = CLIPProcessor(self.image_processor, self.tokenizer)
-        return TransformersUsage(processor, f"text=caption, truncation=True, max_length={room}", lines)
+        return TransformersUsage(processor, f"text=caption, truncation=True, max_length={max_length}", lines)
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
@@ -212,5 +223,6 @@ class Model(ToneModel):
         tiny.save(folder, lambda: CLIPModel(config), tokenizer, processor)
 
 
-def _parts_of(layer: Any) -> LayerParts:
+def layer_parts(layer: Any) -> LayerParts:
+    """Return the parts of a layer of either tower."""
     return LayerParts.of(layer.layer_norm1, layer.self_attn, "out_proj", layer.layer_norm2, layer.mlp)

@@ -8,9 +8,9 @@ from src.modeling.llava_format import ATTENTION, LlavaFormat
 
 
 class Model(LlavaFormat):
-    """LLaVA-1.5-7B: CLIP ViT-L/14-336, a connector, Vicuna-7B."""
+    """LLaVA-1.5-7B: CLIP ViT-L/14-336, a connector, and Vicuna-7B."""
 
-    # Revision: named with the checkpoint in chenqaq123/HalluAttn_C, docs/nolan_baseline_feasibility.md.
+    # Revision: pinned in chenqaq123/HalluAttn_C, docs/nolan_baseline_feasibility.md.
     # Prompt: the form of transformers' own tests (tests/models/llava/test_modeling_llava.py).
     spec: ClassVar[Spec] = Spec(
         name="llava",

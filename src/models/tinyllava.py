@@ -1,6 +1,6 @@
 """TinyLLaVA (bczhou/tiny-llava-v1-hf), in transformers' LLaVA format.
 
-Not to be confused with TinyLLaVA Factory's checkpoints, which have a model class of their own.
+The checkpoints of TinyLLaVA Factory are different: they have their own model class.
 """
 
 from typing import Any, ClassVar
@@ -13,8 +13,8 @@ from src.modeling.llava_format import ATTENTION, LlavaFormat
 class Model(LlavaFormat):
     """TinyLLaVA v1: CLIP ViT-L/14-336, a connector, TinyLlama-1.1B (grouped-query attention)."""
 
-    # Revision: the Hub's tree of this checkpoint at that commit, which lists config, safetensors and processors.
-    # Prompt: the checkpoint's model card at the same commit puts ASSISTANT on a line of its own.
+    # Revision: the Hub's file list at this commit has the configuration, safetensors and processors.
+    # Prompt: the form of the checkpoint's model card at the same commit, with ASSISTANT on its own line.
     spec: ClassVar[Spec] = Spec(
         name="tinyllava",
         checkpoint="bczhou/tiny-llava-v1-hf",

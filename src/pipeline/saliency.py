@@ -118,7 +118,7 @@ def _explain(params: Params, model: str, posts: Sequence[tuple[Post, str]], sani
     ):
 
         def map_of(post: Post, tone: str) -> SaliencyMap:
-            image = open_image(post.image, at_least=adapter.model.image_resizer().at_least)
+            image = open_image(post.image, at_least=adapter.model.image_resizer().min_decoded_side)
             return saliency_map(adapter.model, image, post.caption, params.evaluate.batch_size, tone, bar.advance)
 
         explained = [ExplainedPost(post, part_of.get(post.id, ""), map_of(post, tone)) for post, tone in posts]

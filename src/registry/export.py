@@ -77,7 +77,7 @@ def write_files(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Pat
 
 def _write_golden(loaded: LoadedVersion, contract: Path, folder: Path) -> None:
     """The contract, with the golden posts as the model reads them: pictures decoded once for all, captions cut."""
-    at_least, posts, pictures = loaded.model.image_resizer().at_least, [], {}
+    at_least, posts, pictures = loaded.model.image_resizer().min_decoded_side, [], {}
     for place, post in enumerate(loaded.contract.golden):
         name, content = f"golden-{place}.png", BytesIO()
         open_image(contract / post.image, at_least=at_least).save(content, "PNG")

@@ -102,7 +102,7 @@ def answer(model: ToneModel, rows: Sequence[tuple[bytes, str]], first: int = 1) 
     Raises:
         UnreadableImage: a picture cannot be used; the message has its post's number, counted from `first`.
     """
-    at_least = model.image_resizer().at_least
+    at_least = model.image_resizer().min_decoded_side
     images = [_decoded(image, at_least, number) for number, (image, _) in enumerate(rows, start=first)]
     return logits_of(model, images, [text for _, text in rows])
 

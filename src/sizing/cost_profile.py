@@ -1,23 +1,24 @@
-"""What running a model takes, found by running it on the meta device: the real code, without data or memory.
+"""Memory and operations of a model's computation, counted by running it on torch's meta device.
 
-A tensor there has a shape and no content. What runs is the code that trains: the model's segments, peft's adapters,
-the loss, autograd and checkpointing. So there is no formula that could fall behind it:
+A tensor there has a shape and no content. The code that runs is the code that trains: the model's segments, peft's
+adapters, the loss, autograd and gradient checkpointing. So no formula has to be kept equal to the code.
 
-- Memory: a storage counts from the operation that makes it until nothing holds it any more; the highest sum is the
-  peak. Weights, their gradients and the optimiser's moments are not in it.
-- Computation: torch's own formulas for matrix products, convolutions and attention, where a multiplication and an
-  addition are two operations; what works element by element is left out. Autograd makes no gradients for frozen
-  weights, so a step comes to about 4 operations a weight and token instead of 6, and to none for what is cached.
+- Memory: a storage counts from the operation that allocates it until nothing holds it. The highest sum is the peak.
+  Weights, their gradients and the optimizer's moments are not counted.
+- Operations: torch's own formulas for matrix products, convolutions and attention. A multiplication and an addition are
+  two operations. Element-wise operations are not counted. Autograd computes no gradients for frozen weights, so a step
+  takes about 4 operations for each weight and token instead of 6. Cached segments take none.
 
-`gpu_semantics_on_meta` mends what the meta device would do otherwise than a GPU:
+`gpu_semantics_on_meta` corrects three differences between the meta device and a GPU:
 
-- Attention. It would keep T times T weights for every head. A GPU takes a fused kernel (T. Dao et al.,
-  FlashAttention, NeurIPS 2022), which keeps its inputs, its output and one number for each row; where there is a mask,
-  the memory-efficient one, which alone takes it.
-- Dropout. A GPU keeps one byte for each element, not a number in the precision of the input.
-- Questions about content, such as whether a batch is free of padding, have no answer there. Here it is no.
+- Attention. The meta device would keep T times T weights for every head. A GPU uses a fused kernel (T. Dao et al.,
+  FlashAttention, NeurIPS 2022), which keeps its inputs, its output and one number for each row. With a mask it uses the
+  memory-efficient kernel, because only that one accepts a mask.
+- Dropout. A GPU keeps one byte for each element instead of a number in the precision of the input.
+- Questions about content, such as whether a batch is free of padding. The meta device cannot answer them; here the
+  answer is no.
 
-Nobody counts the CUDA context, cuBLAS's workspaces and what the allocator loses to rounding.
+The CUDA context, cuBLAS's workspaces and the allocator's rounding are not counted.
 """
 
 import weakref
@@ -42,43 +43,50 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Cost:
-    """What running something takes: the peak of the bytes that it holds, and floating-point operations."""
+    """The cost of a computation."""
 
+    # The highest sum of bytes that were allocated at once.
     peak_bytes: int
+    # Floating-point operations.
     flops: int
 
 
 def profile_encode(model: ToneModel, inputs: Features) -> tuple[Features, Cost]:
-    """What `encode` gives for a batch of inputs on the meta device, and what it takes."""
+    """Run `encode` on a batch of inputs on the meta device, and return the features and the cost."""
     model.eval()
-    return measure(lambda: model.encode(inputs), _held(model), inputs.values())
+    return measure(lambda: model.encode(inputs), _permanent_tensors(model), inputs.values())
 
 
 def profile_step(model: ToneModel, features: Features, settings: TrainingConfig, gradient_checkpointing: bool) -> Cost:
-    """What a batch of training takes, from its cached features to the gradients of all that is trainable."""
+    """Return the cost of one batch in a training, from its cached features to the gradients of all trained weights."""
     (num_posts,) = {len(value) for value in features.values()}
     labels_B = torch.zeros(num_posts, dtype=torch.long)
-    loss, blank_B = Loss.of(settings, labels_B), labels_B.to(model.device)
+    loss = Loss.of(settings, labels_B)
+    meta_labels_B = labels_B.to(model.device)
     set_checkpointing(model.backbone, gradient_checkpointing)
     model.train()
     for weight in model.parameters():
         if weight.requires_grad:
-            # As after an earlier batch of the same step: what comes now is added to it.
+            # A later batch of a step adds to gradients that exist already.
             weight.grad = torch.zeros_like(weight)
-    _, cost = measure(lambda: loss(model(features), blank_B).backward(), _held(model), features.values())  # type: ignore[no-untyped-call]
+
+    def run() -> None:
+        loss(model(features), meta_labels_B).backward()  # type: ignore[no-untyped-call]
+
+    _, cost = measure(run, _permanent_tensors(model), features.values())
     model.zero_grad(set_to_none=True)
     return cost
 
 
-def measure(run: Callable[[], R], held: Iterable[Tensor], given: Iterable[Tensor]) -> tuple[R, Cost]:
-    """What `run` returns and what it takes on the meta device.
+def measure(run: Callable[[], R], excluded: Iterable[Tensor], included: Iterable[Tensor]) -> tuple[R, Cost]:
+    """Run a function on the meta device, and return its result and its cost.
 
     Args:
-        run: what to run.
-        held: tensors that are there already and do not count.
-        given: tensors that are there already and count.
+        run: the function.
+        excluded: existing tensors whose memory does not count, such as weights.
+        included: existing tensors whose memory counts, such as the batch.
     """
-    meter = _Meter(held, given)
+    meter = _Meter(excluded, included)
     with gpu_semantics_on_meta(), meter:
         result = run()
     return result, Cost(meter.peak, meter.flops)
@@ -86,16 +94,16 @@ def measure(run: Callable[[], R], held: Iterable[Tensor], given: Iterable[Tensor
 
 @contextmanager
 def gpu_semantics_on_meta() -> Iterator[None]:
-    """Let the meta device keep what a GPU keeps, as the module's docstring says."""
+    """Make the meta device allocate the same tensors as a GPU, as the module's docstring describes."""
     library: Any = torch.library.Library("aten", "IMPL")  # type: ignore[no-untyped-call]
     try:
-        # Torch takes these operations apart before autograd sees them, so they are replaced at autograd's own key.
+        # Torch decomposes these operations before autograd sees them, so the replacements need autograd's own key.
         library.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
         library.impl("dropout", lambda values, p, train: torch.native_dropout(values, p, train)[0], "AutogradMeta")
         library.impl("is_nonzero", lambda _: False, "AutogradMeta")
         yield
     finally:
-        del library  # and with it what it replaced
+        del library  # this removes the replacements
 
 
 def _attention(
@@ -110,47 +118,51 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     if attn_mask is None:
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention  # noqa: SLF001 - so is the operator called
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention  # noqa: SLF001 - the operator's name
         fused: Tensor = kernel(query, key, value, dropout_p, is_causal, scale=scale)[0]
         return fused
-    assert not enable_gqa, "transformers leaves it alone where there is a mask"
-    # The kernel adds the mask, so it must be made a number first, in every layer anew.
+    assert not enable_gqa, "transformers repeats the key-value heads itself if there is a mask"
+    # The kernel adds the mask to scores, so every layer first converts the mask to numbers.
     bias = torch.empty_like(attn_mask, dtype=query.dtype).expand(*query.shape[:-1], key.shape[-2])
-    trains = query.requires_grad or key.requires_grad or value.requires_grad
+    needs_gradient = query.requires_grad or key.requires_grad or value.requires_grad
     kernel = torch.ops.aten._scaled_dot_product_efficient_attention  # noqa: SLF001
-    result: Tensor = kernel(query, key, value, bias, trains, dropout_p, is_causal, scale=scale)[0]
+    result: Tensor = kernel(query, key, value, bias, needs_gradient, dropout_p, is_causal, scale=scale)[0]
     return result
 
 
-def _held(model: ToneModel) -> list[Tensor]:
+def _permanent_tensors(model: ToneModel) -> list[Tensor]:
+    """Return the weights, buffers and gradients of a model, which are counted apart from activations."""
     weights = list(model.parameters())
     return [*weights, *model.buffers(), *(weight.grad for weight in weights if weight.grad is not None)]
 
 
 def _with_equal_heads(func: Any, args: Sequence[Any]) -> list[Any]:
-    """Give attention as many heads of keys and values as of queries, for torch 2.11's formula knows no other."""
+    """Give attention as many key-value heads as query heads: torch 2.11's formula assumes equal numbers."""
     if "attention" not in func.overloadpacket.__name__:
         return list(args)
-    of_heads = [value for value in args if isinstance(value, Tensor) and value.dim() == 4]
-    heads = max(value.shape[1] for value in of_heads)
+    has_heads = [isinstance(value, Tensor) and value.dim() == 4 for value in args]
+    heads = max(value.shape[1] for value, with_heads in zip(args, has_heads, strict=True) if with_heads)
     return [
-        value.new_empty(value.shape[0], heads, *value.shape[2:]) if any(value is one for one in of_heads) else value
-        for value in args
+        value.new_empty(value.shape[0], heads, *value.shape[2:]) if with_heads else value
+        for value, with_heads in zip(args, has_heads, strict=True)
     ]
 
 
 class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the storages that are alive, and the operations."""
+    """Count operations, and the bytes of all storages that are alive."""
 
-    def __init__(self, held: Iterable[Tensor], given: Iterable[Tensor]) -> None:
+    def __init__(self, excluded: Iterable[Tensor], included: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = self.peak = self._bytes = 0
-        # Python keeps a storage's object as long as the storage itself, so its id names it.
+        self.flops = 0
+        self.peak = 0
+        self._bytes = 0
+        # Storages by id: those counted, and those excluded, which are held so that no other storage gets their id.
+        # Python keeps a storage's object alive as long as the storage itself, so the id identifies the storage.
         self._alive: dict[int, object] = {}
-        for tensor in held:
+        for tensor in excluded:
             storage = tensor.untyped_storage()
             self._alive[id(storage)] = storage
-        for tensor in given:
+        for tensor in included:
             self._count(tensor)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -165,8 +177,10 @@ class _Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key, size = id(storage), storage.nbytes()
+        key = id(storage)
+        size = storage.nbytes()
         if key not in self._alive:
+            # The weak reference calls `_forget` when the last tensor of the storage is gone.
             self._alive[key] = weakref.ref(storage, partial(self._forget, key, size))
             self._bytes += size
             self.peak = max(self.peak, self._bytes)

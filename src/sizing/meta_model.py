@@ -1,6 +1,6 @@
-"""A model at its published size without what only the Hub has: shapes for its weights, a stand-in for its tokenizer.
+"""A model at its published size, built without the Hub: weights that are shapes, and a tokenizer that counts.
 
-It lies on torch's meta device, where a tensor has a shape and no content, so that LLaVA takes no memory and a second.
+The model lies on torch's meta device, where a tensor has a shape and no content. LLaVA takes no memory and one second.
 """
 
 import re
@@ -17,13 +17,18 @@ from src.modeling.llava_format import IMAGE_TOKEN
 M = TypeVar("M", bound=ToneModel)
 META = torch.device("meta")
 WORD = re.compile(r"\S+")
+# The token that stands for every token of the prompt.
 PROMPT_ID = 0
 
 
 class MeasuredTokenizer:
-    """Stands in for a checkpoint's tokenizer: gives as many tokens as that does for the prompt, and one for a word.
+    """A replacement for a checkpoint's tokenizer.
 
-    `image_id` is the token that the model's configuration knows a picture by, if it knows one.
+    It returns the measured number of tokens for the prompt (`Spec.tokens`), and one token for each word of a caption.
+
+    Args:
+        spec: the model's facts.
+        image_id: the token that stands for an image in the model's configuration, if it has one.
     """
 
     added_tokens_decoder: ClassVar[dict[int, Any]] = {}
@@ -40,10 +45,10 @@ class MeasuredTokenizer:
     ) -> dict[str, Any]:
         """Return `input_ids` and `offset_mapping` as transformers' tokenizers do, for one text or several.
 
-        A text without special tokens is a caption; others are a caption in the prompt, which an answer may follow.
+        Without special tokens, a text is a caption. With them, it is a caption in the prompt, and perhaps an answer.
         """
         if not isinstance(text, str):
-            return {"input_ids": [self(each, add_special_tokens, max_length)["input_ids"] for each in text]}
+            return {"input_ids": [self(one_text, add_special_tokens, max_length)["input_ids"] for one_text in text]}
         words = list(WORD.finditer(text))
         if text.startswith(self._head):
             words = words[self._num_prompt_words :]
@@ -52,18 +57,24 @@ class MeasuredTokenizer:
         return {"input_ids": [*prompt_ids, *ids][:max_length], "offset_mapping": [word.span() for word in words]}
 
 
-def build_on_meta(kind: type[M], dtype: torch.dtype) -> M:
-    """The model of `kind` at its published size: it can be adapted, run and differentiated, and gives shapes."""
-    config = kind.published_config()
-    tokenizer = MeasuredTokenizer(kind.spec, getattr(config, "image_token_id", None))
-    colours = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
+def build_on_meta(model_type: type[M], dtype: torch.dtype) -> M:
+    """Build a model at its published size. It can be adapted, run and differentiated; its results are shapes."""
+    config = model_type.published_config()
+    tokenizer = MeasuredTokenizer(model_type.spec, getattr(config, "image_token_id", None))
+    image_processor = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
     with META:
-        backbone = kind.architecture()(config).to(dtype)
-        return kind(backbone, tokenizer, colours, PretrainedWeights(kind.spec.checkpoint, kind.spec.revision, "full"))
+        backbone = model_type.architecture()(config).to(dtype)
+        checkpoint = PretrainedWeights(model_type.spec.checkpoint, model_type.spec.revision, "full")
+        return model_type(backbone, tokenizer, image_processor, checkpoint)
 
 
 def blank_inputs(model: ToneModel, caption_tokens: int | None = None) -> Features:
-    """Return one post's inputs as a batch: shapes without content, of a caption of so many tokens, or a long one."""
+    """Return the inputs of one post as a batch of shapes without content.
+
+    Args:
+        model: a model on the meta device.
+        caption_tokens: the length of the caption; None for a long one (`TokenCounts.caption`).
+    """
     side = model.backbone.config.vision_config.image_size
     num_words = model.spec.tokens.caption if caption_tokens is None else caption_tokens
     (tokens,) = model.token_ids([" ".join(["a"] * num_words)])

@@ -1,4 +1,4 @@
-"""A footprint as tables to be printed: of each its title, the names of its columns, and its rows."""
+"""The dry run of a search: a footprint as tables, and whether a GPU holds it."""
 
 import re
 from collections import Counter
@@ -11,128 +11,143 @@ from src.core.records import read_split
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
 from src.models.catalog import model_class
-from src.sizing.footprint import FREE_SHARE, Footprint, footprint, trained_parameters
+from src.sizing.footprint import FREE_SHARE, Footprint, count_trained_parameters, measure_footprint
 
 GIB = 2**30
-
-
 BYTE_UNITS = ("B  ", "KiB", "MiB", "GiB", "TiB")
-
-
 FLOP_UNITS = ("FLOP ", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP")
 
+# The defaults of a dry run are those of the paper: its GPU, a V100, and its posts, the agreement part of MVSA-Single.
+PAPER_MEMORY_GIB = 32.0
+PAPER_POSTS = {"train": 1555, "val": 518, "test": 519}
 
+# A title, the names of the columns, and the rows.
 Table = tuple[str, Sequence[str], Sequence[Sequence[object]]]
 
 
-def tables(found: Footprint) -> list[Table]:
-    """All that a footprint says."""
-    return [make(found) for make in (_parameters, _modules, _memory, _steps, _cache, _computation)]
+def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
+    """Print the footprint of the search's largest trial, and whether a GPU holds it.
+
+    Args:
+        params: params.yaml.
+        model: the model's name in the catalog.
+        memory_gib: the GPU's memory; None for the paper's GPU.
+    """
+    model_type = model_class(model)
+    highest = {name: choice.highest() for name, choice in params.space_of(model).items()}
+    numbers = {name: value for name, value in highest.items() if value is not None}
+    largest = params.training_config(model, **numbers)
+    initial = [params.training_config(model, **settings) for settings in params.tune.initial_trials.get(model, ())]
+    num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else PAPER_POSTS
+    footprint = measure_footprint(model_type, largest, num_posts)
+    say(f"{model} as {model_type.spec.checkpoint}, base in bfloat16, {footprint.num_tokens} tokens of text a post")
+    say(f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, readout {largest.readout}")
+    for title, columns, rows in [*footprint_tables(footprint), initial_trials_table(model_type, initial)]:
+        table(title, columns, rows)
+    say(verdict(footprint, memory_gib or PAPER_MEMORY_GIB))
 
 
-def sizes(kind: type[ToneModel], candidates: Sequence[TrainingConfig]) -> Table:
-    """How many parameters other settings would train."""
+def footprint_tables(footprint: Footprint) -> list[Table]:
+    """Return all tables of a footprint."""
+    return [
+        _parameters_table(footprint),
+        _modules_table(footprint),
+        _memory_table(footprint),
+        _plans_table(footprint),
+        _cache_table(footprint),
+        _operations_table(footprint),
+    ]
+
+
+def initial_trials_table(model_type: type[ToneModel], initial_trials: Sequence[TrainingConfig]) -> Table:
+    """Return the table of trained parameters for the initial trials of a search."""
     rows = []
-    for settings in candidates:
-        trained = trained_parameters(kind, settings)
+    for settings in initial_trials:
+        trained = count_trained_parameters(model_type, settings)
         head = trained.pop("head")
         rows.append((settings.rank, settings.alpha, settings.dropout, f"{sum(trained.values()):,}", f"{head:,}"))
-    return "Known-good settings", ("rank", "alpha", "dropout", "adapter", "head"), rows
+    return "Initial trials", ("rank", "alpha", "dropout", "adapter", "head"), rows
 
 
-def verdict(found: Footprint, memory_gib: float) -> str:
-    """Whether a training fits a device with so much memory, and how."""
-    plan = found.plan(memory_gib * GIB)
+def verdict(footprint: Footprint, memory_gib: float) -> str:
+    """Return the sentence that says whether a training fits a device with this much memory, and by which plan."""
+    plan = footprint.plan(memory_gib * GIB)
     if plan is None:
-        least = min(plan.bytes for plan in found.plans()) / GIB
+        least = min(plan.bytes for plan in footprint.plans()) / GIB
         return f"It does not fit {memory_gib:g} GiB, {FREE_SHARE:.0%} left free: the least it takes is {least:.2f} GiB"
     return (
         f"It fits {memory_gib:g} GiB, {FREE_SHARE:.0%} left free, with batch_size: {plan.micro_batch}, "
-        f"accumulation: {plan.gradient_accumulation_steps}, checkpointing: {str(plan.gradient_checkpointing).lower()}, "
+        f"gradient_accumulation_steps: {plan.gradient_accumulation_steps}, "
+        f"gradient_checkpointing: {str(plan.gradient_checkpointing).lower()}, "
         f"and takes {plan.bytes / GIB:.2f} GiB"
     )
 
 
-def _parameters(found: Footprint) -> Table:
-    trained = sum(found.trained.values())
-    counts = {"base": found.base, **found.trained, "trained in all": trained, "in all": found.base + trained}
+def _parameters_table(footprint: Footprint) -> Table:
+    base = footprint.base_parameters
+    trained = sum(footprint.trained_parameters.values())
+    counts = {"base": base, **footprint.trained_parameters, "trained in all": trained, "in all": base + trained}
     return "Parameters", ("part", "parameters"), [(part, f"{count:>14,}") for part, count in counts.items()]
 
 
-def _modules(found: Footprint) -> Table:
-    layers = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in found.adapted)
-    return f"Adapted modules: {len(found.adapted)}", ("modules", "layers"), list(layers.items())
+def _modules_table(footprint: Footprint) -> Table:
+    num_layers = Counter(re.sub(r"\.\d+\.", ".*.", name) for name in footprint.adapted_modules)
+    return f"Adapted modules: {len(footprint.adapted_modules)}", ("modules", "layers"), list(num_layers.items())
 
 
-def _memory(found: Footprint) -> Table:
+def _memory_table(footprint: Footprint) -> Table:
     sizes = {
-        "base weights": found.base_bytes,
-        "trained weights": found.trained_bytes,
-        "gradients": found.gradient_bytes,
-        "AdamW's moments": found.optimizer_bytes,
-        "activations, each post of a batch": found.plain.peak_bytes,
-        "the same with checkpointing": found.checkpointed.peak_bytes,
+        "base weights": footprint.base_bytes,
+        "trained weights": footprint.trained_bytes,
+        "gradients": footprint.gradient_bytes,
+        "AdamW's moments": footprint.optimizer_bytes,
+        "activations, each post of a batch": footprint.step.peak_bytes,
+        "the same with checkpointing": footprint.checkpointed_step.peak_bytes,
     }
-    return "Memory of a step", ("what", "bytes"), [(what, _bytes(size)) for what, size in sizes.items()]
+    return "Memory of a step", ("tensors", "bytes"), [(name, _bytes(size)) for name, size in sizes.items()]
 
 
-def _cache(found: Footprint) -> Table:
-    posts = found.encoded
-    sizes = {**found.cached, "in all": sum(found.cached.values())}
-    rows = [(name, _bytes(size), _bytes(size * posts)) for name, size in sizes.items()]
-    return "Cache", ("feature", "a post", f"{posts:,} posts"), rows
-
-
-def _computation(found: Footprint) -> Table:
-    batch, train, posts = found.effective_batch, found.num_posts["train"], found.encoded
-    costs = {"training": found.plain.flops, "the same with checkpointing": found.checkpointed.flops}
-    rows = [(what, *(_flops(flops * times) for times in (1, batch, train))) for what, flops in costs.items()]
-    once = (f"encoding, once, {posts:,} posts", _flops(found.encoding.flops), "", _flops(found.encoding.flops * posts))
-    return "Computation", ("what", "a post", f"a step of {batch} posts", f"an epoch of {train:,} posts"), [*rows, once]
-
-
-def _steps(found: Footprint) -> Table:
+def _plans_table(footprint: Footprint) -> Table:
+    # Each way appears twice among the plans: without gradient checkpointing, then with it.
     peaks: dict[tuple[int, int], list[str]] = {}
-    for plan in found.plans():
+    for plan in footprint.plans():
         peaks.setdefault((plan.micro_batch, plan.gradient_accumulation_steps), []).append(_bytes(plan.bytes))
     columns = ("batch_size", "gradient_accumulation_steps", "peak", "with checkpointing")
-    return f"Ways to take a step of {found.effective_batch} posts", columns, [(*way, *peaks[way]) for way in peaks]
+    rows = [(*way, *peaks[way]) for way in peaks]
+    return f"Ways to take a step of {footprint.effective_batch} posts", columns, rows
+
+
+def _cache_table(footprint: Footprint) -> Table:
+    num_posts = footprint.num_encoded
+    sizes = {**footprint.cached_bytes, "in all": sum(footprint.cached_bytes.values())}
+    rows = [(name, _bytes(size), _bytes(size * num_posts)) for name, size in sizes.items()]
+    return "Cache", ("feature", "a post", f"{num_posts:,} posts"), rows
+
+
+def _operations_table(footprint: Footprint) -> Table:
+    batch = footprint.effective_batch
+    train = footprint.num_posts["train"]
+    encoded = footprint.num_encoded
+    flops = {"training": footprint.step.flops, "the same with checkpointing": footprint.checkpointed_step.flops}
+    rows = [(work, *(_flops(count * posts) for posts in (1, batch, train))) for work, count in flops.items()]
+    encoding = footprint.encoding.flops
+    once = (f"encoding, once, {encoded:,} posts", _flops(encoding), "", _flops(encoding * encoded))
+    columns = ("work", "a post", f"a step of {batch} posts", f"an epoch of {train:,} posts")
+    return "Computation", columns, [*rows, once]
 
 
 def _bytes(size: float) -> str:
-    return _scaled(size, 1024, BYTE_UNITS)
+    return _in_largest_unit(size, 1024, BYTE_UNITS)
 
 
 def _flops(count: float) -> str:
-    return _scaled(count, 1000, FLOP_UNITS)
+    return _in_largest_unit(count, 1000, FLOP_UNITS)
 
 
-def _scaled(value: float, base: int, units: Sequence[str]) -> str:
-    """`value` in the largest unit that leaves a whole digit, wide enough to stand in a column."""
+def _in_largest_unit(value: float, base: int, units: Sequence[str]) -> str:
+    """Return `value` in the largest unit that leaves a whole digit, padded to stand in a column."""
     power = 0
     while value >= base and power < len(units) - 1:
-        value, power = value / base, power + 1
+        value /= base
+        power += 1
     return f"{value:>7.2f} {units[power]}"
-
-
-# Where nothing says otherwise, a dry run is of the study: its GPU, a V100, and its posts, the agreement of MVSA-Single.
-STUDY_MEMORY_GIB = 32.0
-
-
-STUDY_POSTS = {"train": 1555, "val": 518, "test": 519}
-
-
-def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
-    """Print what the search's largest trial takes, and whether a GPU of `memory_gib` holds it."""
-    kind = model_class(model)
-    highest = {name: choice.highest() for name, choice in params.space_of(model).items()}
-    numbers = {name: value for name, value in highest.items() if value is not None}
-    largest = params.training_config(model, **numbers)
-    known = [params.training_config(model, **settings) for settings in params.tune.initial_trials.get(model, ())]
-    num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else STUDY_POSTS
-    found = footprint(kind, largest, num_posts)
-    say(f"{model} as {kind.spec.checkpoint}, base in bfloat16, {found.num_tokens} tokens of text a post")
-    say(f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, readout {largest.readout}")
-    for each in [*tables(found), sizes(kind, known)]:
-        table(*each)
-    say(verdict(found, memory_gib or STUDY_MEMORY_GIB))

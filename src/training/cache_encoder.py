@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.core.errors import UserError
 from src.data.images import EncodablePost, Source, UnreadableImage, open_image
 from src.modeling.base import Features, ToneModel
-from src.modeling.segments import LENGTH, per_token
+from src.modeling.segments import LENGTH, per_token_features
 from src.training.batching import collate, in_order
 
 # One decodes and resizes some 110 pictures of MVSA a second, so that many more would wait for the model.
@@ -71,7 +71,7 @@ def encode_further(
 def _encode(model: ToneModel, posts: Sequence[EncodablePost], inputs: Features) -> list[tuple[EncodablePost, Features]]:
     model.eval()
     found = model.encode({name: value.to(model.device) for name, value in inputs.items()})
-    ragged = per_token(model.segments)
+    ragged = per_token_features(model.segments)
     padding_B = (inputs[LENGTH].max() - inputs[LENGTH]).tolist()
     features = {name: value.cpu() for name, value in found.items()}
     return [
@@ -95,7 +95,7 @@ class _Pictures(Dataset[Tensor | str]):
 
     def __getitem__(self, index: int) -> Tensor | str:
         try:
-            return self.resize([open_image(self.images[index], at_least=self.resize.at_least)])[0]
+            return self.resize([open_image(self.images[index], at_least=self.resize.min_decoded_side)])[0]
         except UnreadableImage as error:
             return str(error)
 

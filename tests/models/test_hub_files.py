@@ -1,4 +1,7 @@
-"""The four checkpoints' own files, with two layers a tower and random weights, against plain transformers."""
+"""Covers: models loaded from the checkpoints' own files, with two layers a tower and random weights.
+
+The results are compared with transformers alone.
+"""
 
 import json
 import logging
@@ -28,7 +31,7 @@ from src.modeling.base import ToneModel
 from src.modeling.language import LanguageToneModel
 from src.models.catalog import MODELS, model_class, resolve_checkpoint
 from src.training.batching import collate
-from tests.hub import INDEX, fetched, place_of, published_state, strangers, write_weights
+from tests.hub import INDEX, fetch_models, other_requests, published_state, repository_folder, write_weights
 
 pytestmark = [pytest.mark.hub, pytest.mark.slow]
 
@@ -51,8 +54,8 @@ PROCESSORS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
 }
 LANGUAGE = ("blip2", "llava", "tinyllava")
-# How many embeddings of the picture the language model reads, and which token stands for each.
-PICTURE_TOKENS = {"blip2": (32, 50265), "llava": (576, 32000), "tinyllava": (576, 32000)}
+# The number of image embeddings that the language model reads, and the token that stands for each.
+IMAGE_TOKENS = {"blip2": (32, 50265), "llava": (576, 32000), "tinyllava": (576, 32000)}
 WORDS = {"blip2": [2430, 7974, 1313], "llava": [8178, 21104, 6374], "tinyllava": [8178, 21104, 6374]}
 CAPTIONS = [
     "",
@@ -61,36 +64,37 @@ CAPTIONS = [
 ]
 
 
-def make(name: str, hub_files: Path, root: Path) -> None:
+def write_checkpoint(name: str, hub_files: Path, root: Path) -> None:
     """Write a small checkpoint: the Hub's own files, but for the sizes in its configuration, and random weights."""
-    kind, folder = model_class(name), place_of(root, name)
-    shutil.copytree(hub_files / kind.spec.checkpoint.split("/")[1], folder, copy_function=shutil.copyfile)
+    model_type = model_class(name)
+    folder = repository_folder(root, name)
+    shutil.copytree(hub_files / model_type.spec.checkpoint.split("/")[1], folder, copy_function=shutil.copyfile)
     folder.chmod(0o755)
     config = json.loads((folder / "config.json").read_text())
     for part, sizes in SMALL[name].items():
         config[part] = {**config[part], **sizes}
     (folder / "config.json").write_text(json.dumps(config))
     torch.manual_seed(1)
-    backbone = kind.architecture()(AutoConfig.from_pretrained(folder))
+    backbone = model_type.architecture()(AutoConfig.from_pretrained(folder))
     if name == "blip2":
-        nn.init.normal_(backbone.query_tokens)  # else all of them ask the same
+        nn.init.normal_(backbone.query_tokens)  # zero queries would all give the same result
     write_weights(name, backbone, folder)
 
 
 @pytest.fixture(scope="module")
-def kept(hub_files: Path, repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The Hub's cache after all four were loaded from a stand-in for the Hub, and the requests that this took."""
+def hub_cache(hub_files: Path, repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Return the Hub's cache after all four models were loaded from a fake Hub, and the requests of that."""
     root, home = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("home")
     for name in MODELS:
-        make(name, hub_files, root)
-    requests, threads = fetched(root, home, MODELS, repo_root)
+        write_checkpoint(name, hub_files, root)
+    requests, threads = fetch_models(root, home, MODELS, repo_root)
     assert set(threads) <= {"MainThread", "tqdm_monitor"}
     return home / "hub", requests
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model as `scale: full` loads it, and what plain transformers loads from the same commit."""
+class LoadedPair:
+    """A model as `scale: full` loads it, and the objects that transformers loads from the same commit."""
 
     model: ToneModel
     backbone: Any
@@ -98,44 +102,44 @@ class Loaded:
 
 
 @pytest.fixture(scope="module")
-def load(kept: tuple[Path, list[str]]) -> Iterator[Callable[[str], Loaded]]:
-    """Loads from the cache alone, each model once."""
+def load(hub_cache: tuple[Path, list[str]]) -> Iterator[Callable[[str], LoadedPair]]:
+    """Return a function that loads a model from the cache alone, and only once."""
 
     @cache
-    def loaded(name: str) -> Loaded:
-        kind, (processor, words) = model_class(name), PROCESSORS[name]
-        commit = {"revision": kind.spec.revision}
-        return Loaded(
-            kind.load(resolve_checkpoint(name, "full", Path("unused"), []), torch.device("cpu"), torch.float32),
-            kind.architecture().from_pretrained(kind.spec.checkpoint, dtype=torch.float32, **commit).eval(),
-            processor.from_pretrained(kind.spec.checkpoint, backend="pil", **commit, **words),
+    def loaded(name: str) -> LoadedPair:
+        model_type, (processor, words) = model_class(name), PROCESSORS[name]
+        commit = {"revision": model_type.spec.revision}
+        return LoadedPair(
+            model_type.load(resolve_checkpoint(name, "full", Path("unused"), []), torch.device("cpu"), torch.float32),
+            model_type.architecture().from_pretrained(model_type.spec.checkpoint, dtype=torch.float32, **commit).eval(),
+            processor.from_pretrained(model_type.spec.checkpoint, backend="pil", **commit, **words),
         )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(kept[0]))
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_cache[0]))
         yield loaded
 
 
 @pytest.fixture(params=MODELS)
-def loaded(request: pytest.FixtureRequest, load: Callable[[str], Loaded]) -> Loaded:
+def loaded(request: pytest.FixtureRequest, load: Callable[[str], LoadedPair]) -> LoadedPair:
     return load(request.param)
 
 
 @pytest.fixture(params=LANGUAGE)
-def language(request: pytest.FixtureRequest, load: Callable[[str], Loaded]) -> Loaded:
+def language(request: pytest.FixtureRequest, load: Callable[[str], LoadedPair]) -> LoadedPair:
     return load(request.param)
 
 
 @pytest.fixture(scope="module")
-def pictures(posts: list[Post]) -> list[Image]:
-    images = [open_image(post.image) for post in posts[:2]]
-    return [*images, images[0].resize((500, 130))]
+def images(posts: list[Post]) -> list[Image]:
+    opened = [open_image(post.image) for post in posts[:2]]
+    return [*opened, opened[0].resize((500, 130))]
 
 
-def asked(loaded: Loaded, caption: str, picture: Image) -> Any:
-    """Return what plain transformers' processor makes of a post."""
-    return loaded.processor(text=loaded.model.spec.prompt.format(caption=caption), images=picture, return_tensors="pt")
+def processed(loaded: LoadedPair, caption: str, image: Image) -> Any:
+    """Return the inputs that transformers' processor makes of a post."""
+    return loaded.processor(text=loaded.model.spec.prompt.format(caption=caption), images=image, return_tensors="pt")
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
@@ -143,21 +147,19 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 def count(model: ToneModel, text: str) -> int:
-    """Return how many tokens a text has by itself."""
+    """Return the number of tokens of a text, without special tokens."""
     return len(model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 # The files
 
 
-def test_nothing_but_the_pinned_commits_was_asked_of_the_hub(kept: tuple[Path, list[str]]) -> None:
-    assert strangers(kept[1], MODELS) == []
+def test_only_pinned_commits_were_requested(hub_cache: tuple[Path, list[str]]) -> None:
+    assert other_requests(hub_cache[1], MODELS) == []
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
-def test_the_small_weights_have_the_names_of_the_hubs_index(
-    name: str, hub_files: Path, load: Callable[[str], Loaded]
-) -> None:
+def test_weight_names_match_hub_index(name: str, hub_files: Path, load: Callable[[str], LoadedPair]) -> None:
     index = json.loads((hub_files / model_class(name).spec.checkpoint.split("/")[1] / INDEX).read_text())
     first = {key for key in index["weight_map"] if all(int(n) < 2 for n in re.findall(r"layers?\.(\d+)\.", key))}
     names = set(published_state(name, load(name).backbone))
@@ -168,63 +170,63 @@ def test_the_small_weights_have_the_names_of_the_hubs_index(
 # Against plain transformers
 
 
-def test_pixels_are_those_of_the_plain_processor(loaded: Loaded, pictures: list[Image]) -> None:
+def test_pixels_equal_plain_processor(loaded: LoadedPair, images: list[Image]) -> None:
     model, plain = loaded.model, loaded.processor.image_processor
-    pixels = torch.stack([row["pixels"] for row in model.preprocess(pictures, [""] * len(pictures))])
-    whole = plain(pictures, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+    pixels = torch.stack([row["pixels"] for row in model.preprocess(images, [""] * len(images))])
+    whole = plain(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
     assert torch.equal(pixels, whole.to(torch.uint8))
     torch.testing.assert_close(
-        model.normalised(pixels), plain(pictures, return_tensors="pt")["pixel_values"], rtol=0, atol=1e-6
+        model.normalize(pixels), plain(images, return_tensors="pt")["pixel_values"], rtol=0, atol=1e-6
     )
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_tokens_are_those_of_the_plain_processor(language: Loaded, caption: str, pictures: list[Image]) -> None:
+def test_tokens_equal_plain_processor(language: LoadedPair, caption: str, images: list[Image]) -> None:
     model = language.model
     assert isinstance(model, LanguageToneModel)
-    number, token = PICTURE_TOKENS[model.spec.name]
-    (ids,) = asked(language, caption, pictures[0])["input_ids"].tolist()
+    number, token = IMAGE_TOKENS[model.spec.name]
+    (ids,) = processed(language, caption, images[0])["input_ids"].tolist()
     assert ids == [*model.prefix_ids(), *[token] * number, *model.token_ids([caption])[0]]
 
 
-def test_the_answers_are_the_words_own_tokens(language: Loaded) -> None:
+def test_word_ids_are_known_tokens(language: LoadedPair) -> None:
     assert isinstance(language.model, LanguageToneModel)
     assert language.model.word_ids() == WORDS[language.model.spec.name]
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_logits_are_those_of_the_plain_forward(language: Loaded, caption: str, pictures: list[Image]) -> None:
+def test_logits_equal_plain_forward(language: LoadedPair, caption: str, images: list[Image]) -> None:
     model, words = language.model, WORDS[language.model.spec.name]
     model.readout = model.verbalizer_readout()
     with torch.no_grad():
-        ours = model(collate(model.preprocess(pictures, [caption] * len(pictures))))
-        theirs = [language.backbone(**asked(language, caption, picture)).logits[:, -1, words] for picture in pictures]
+        ours = model(collate(model.preprocess(images, [caption] * len(images))))
+        theirs = [language.backbone(**processed(language, caption, image)).logits[:, -1, words] for image in images]
     close(ours, torch.cat(theirs))
-    assert len({tuple(row) for row in ours.tolist()}) == len(pictures)
+    assert len({tuple(row) for row in ours.tolist()}) == len(images)
 
 
-def test_clip_agrees_with_plain_transformers(load: Callable[[str], Loaded], pictures: list[Image]) -> None:
+def test_clip_agrees_with_plain_transformers(load: Callable[[str], LoadedPair], images: list[Image]) -> None:
     clip = load("clip")
     model = clip.model
-    words = {"images": pictures, "return_tensors": "pt", "padding": True, "truncation": True}
+    words = {"images": images, "return_tensors": "pt", "padding": True, "truncation": True}
     prompts = clip.processor(text=[f"a photo with a {tone} tone" for tone in TONES], **words)
     posts = clip.processor(text=CAPTIONS, **words)
-    rows = model.preprocess(pictures, CAPTIONS)
+    rows = model.preprocess(images, CAPTIONS)
     for row, ids, mask in zip(rows, posts["input_ids"], posts["attention_mask"], strict=True):
         assert torch.equal(row["tokens"], ids[mask.bool()])
     inputs = collate(rows)
     model.readout = model.verbalizer_readout()
     with torch.no_grad():
         close(model(inputs), clip.backbone(**prompts).logits_per_image)
-        theirs, (image_BD, text_BD) = clip.backbone(**posts), model.pooled(inputs).chunk(2, dim=-1)
+        theirs, (image_BD, text_BD) = clip.backbone(**posts), model.forward_pooled(inputs).chunk(2, dim=-1)
     close(nn.functional.normalize(image_BD, dim=-1), theirs.image_embeds)
     close(nn.functional.normalize(text_BD, dim=-1), theirs.text_embeds)
 
 
-# What captions hold
+# Captions
 
 
-def test_special_tokens_of_any_letter_case_are_gaps(loaded: Loaded) -> None:
+def test_special_tokens_in_any_case(loaded: LoadedPair) -> None:
     model = loaded.model
     specials = model.tokenizer.added_tokens_decoder
     (bare,) = model.token_ids([""])
@@ -235,7 +237,7 @@ def test_special_tokens_of_any_letter_case_are_gaps(loaded: Loaded) -> None:
             assert [index for index in ids if index in specials] == [index for index in bare if index in specials]
 
 
-# A character that the vocabulary lacks is a token a byte, and Llama's tokenizer puts a space before all.
+# A character that the vocabulary lacks becomes one token for each byte. Llama's tokenizer adds a space in front.
 EMOJI, WIDE = "\N{GRINNING FACE}", "\N{FULLWIDTH LATIN SMALL LETTER X}"
 CUT = {
     "blip2": {EMOJI: (128, 256), WIDE: (85, 255), "word ": (256, 256)},
@@ -246,17 +248,17 @@ CUT = {
 
 @pytest.fixture
 def warnings(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loaded: Loaded
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loaded: LoadedPair
 ) -> list[logging.LogRecord]:
-    """What transformers warns of; it says each thing once for a tokenizer."""
+    """Return the warnings of transformers. It warns once for each tokenizer, so its memory is cleared."""
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     loaded.model.tokenizer.deprecation_warnings.clear()
     return caplog.records
 
 
 @pytest.mark.parametrize(("piece", "number"), [(EMOJI, 300), (WIDE, 300), ("word ", 3000)], ids=["emoji", "x", "word"])
-def test_a_caption_is_cut_without_a_warning(
-    loaded: Loaded, piece: str, number: int, warnings: list[logging.LogRecord]
+def test_long_caption_gives_no_warning(
+    loaded: LoadedPair, piece: str, number: int, warnings: list[logging.LogRecord]
 ) -> None:
     model, caption = loaded.model, piece * number
     (ids,) = model.token_ids([caption])
@@ -270,17 +272,17 @@ def test_a_caption_is_cut_without_a_warning(
     assert len(ids) <= model.spec.tokens.prompt + 256
 
 
-# What a dry run counts with
+# The lengths that a dry run counts with
 
 
-def test_a_dry_run_knows_the_lengths_of_the_prompts(loaded: Loaded) -> None:
+def test_dry_run_prompt_lengths(loaded: LoadedPair) -> None:
     model = loaded.model
     assert len(model.token_ids([""])[0]) == model.spec.tokens.prompt
     assert model.spec.tokens.prefix == (len(model.prefix_ids()) if isinstance(model, LanguageToneModel) else 0)
 
 
 @pytest.mark.real_data
-def test_a_dry_run_knows_the_length_of_a_long_caption(loaded: Loaded, real_mvsa: Path) -> None:
+def test_dry_run_caption_length(loaded: LoadedPair, real_mvsa: Path) -> None:
     data = survey(real_mvsa)
     captions = [decode_caption((data.root / "data" / f"{post}.txt").read_bytes())[0] for post in data.pairs]
     assert len(captions) == 4869

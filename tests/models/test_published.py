@@ -1,4 +1,4 @@
-"""The checkpoints as their publishers describe them: sizes, and the names that their weights bear on the Hub."""
+"""Covers: the published sizes of the checkpoints, and the names of their weights on the Hub."""
 
 import shutil
 from collections.abc import Callable
@@ -30,9 +30,7 @@ CPU = torch.device("cpu")
         ("tinyllava", 1_410_113_536, 336, 576),
     ],
 )
-def test_an_outline_has_the_published_size_and_no_weights(
-    name: str, parameters: int, side: int, num_image: int
-) -> None:
+def test_meta_model_has_published_size(name: str, parameters: int, side: int, num_image: int) -> None:
     model = build_on_meta(model_class(name), torch.bfloat16)
     assert sum(weight.numel() for weight in model.parameters()) == parameters
     assert {weight.device for weight in model.parameters()} == {META}
@@ -51,7 +49,7 @@ def test_an_outline_has_the_published_size_and_no_weights(
     ("name", "prefix", "prompt", "caption"),
     [("clip", 0, 2, 46), ("blip2", 0, 27, 51), ("llava", 5, 35, 58), ("tinyllava", 5, 30, 58)],
 )
-def test_an_outline_reads_as_many_tokens_as_were_measured(name: str, prefix: int, prompt: int, caption: int) -> None:
+def test_meta_model_reads_measured_lengths(name: str, prefix: int, prompt: int, caption: int) -> None:
     model = build_on_meta(model_class(name), torch.bfloat16)
     none, some, many, usual = (blank_inputs(model, count)["tokens"].shape[1] for count in (0, 12, 400, None))
     assert (none, some, usual) == (prompt, prompt + 12, prompt + caption)
@@ -61,14 +59,14 @@ def test_an_outline_reads_as_many_tokens_as_were_measured(name: str, prefix: int
         assert len(set(model.word_ids())) == 3
 
 
-def test_the_stand_in_tokenizer_counts_words_beside_the_measured_prompt() -> None:
+def test_measured_tokenizer_counts_caption_words() -> None:
     spec = model_class("llava").spec
     tokenizer = MeasuredTokenizer(spec, image_id=7)
-    bare, asked, answered = (
+    bare, prompted, answered = (
         tokenizer(text)["input_ids"] for text in ("so, so", spec.prompt.format(caption="so, so"), spec.prompt + " so")
     )
-    assert len(bare) == len(asked) == 5 + 1 + 35 + 2
-    assert asked[:6] == [0, 0, 0, 0, 0, 7]
+    assert len(bare) == len(prompted) == 5 + 1 + 35 + 2
+    assert prompted[:6] == [0, 0, 0, 0, 0, 7]
     assert answered[-1] == bare[-1]
     words = tokenizer("a bc", add_special_tokens=False)
     assert (len(words["input_ids"]), words["offset_mapping"]) == (2, [(0, 1), (2, 4)])
@@ -76,7 +74,7 @@ def test_the_stand_in_tokenizer_counts_words_beside_the_measured_prompt() -> Non
 
 # Names
 
-# Names that the sources give, to hold the table above to them.
+# Published names, with their sources.
 # BLIP-2: convert_blip_2_original_to_pytorch.py of transformers (commit 0038185), create_rename_keys and below it.
 # CLIP: the two buffers that the file has besides the weights are listed in transformers' pull request 45385.
 SOURCES = {
@@ -120,7 +118,7 @@ SOURCES["tinyllava"] = SOURCES["llava"]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_weights_under_their_published_names_are_found_and_none_is_left_over(
+def test_published_weight_names_load_completely(
     name: str, tiny_model: Callable[[str], ToneModel], tmp_path: Path
 ) -> None:
     model = tiny_model(name)
@@ -128,17 +126,18 @@ def test_weights_under_their_published_names_are_found_and_none_is_left_over(
     state = published_state(model.spec.name, model.backbone)
     assert SOURCES[name] <= state.keys()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    # It would refuse missing and unexpected names.
+    # `load` raises an error for missing and for unexpected names.
     loaded = type(model).load(PretrainedWeights(str(folder), "x", "tiny"), CPU, torch.float32)
-    expected, found = model.backbone.state_dict(), loaded.backbone.state_dict()
-    assert found.keys() == expected.keys()
-    assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
+    expected = model.backbone.state_dict()
+    actual = loaded.backbone.state_dict()
+    assert actual.keys() == expected.keys()
+    assert [key for key in expected if not torch.equal(actual[key], expected[key])] == []
 
 
-def test_blip2_is_whole_without_the_head_that_it_shares_with_its_embedding(
+def test_blip2_saves_shared_head_once(
     tiny_model: Callable[[str], ToneModel],
 ) -> None:
-    # safetensors keeps what two names share under one of them, and later versions keep another than earlier ones did.
+    # safetensors saves a shared tensor under one of its names. Which name it is has changed between versions.
     model = tiny_model("blip2")
     saved = load_file(Path(model.checkpoint.source) / "model.safetensors")
     assert published_state(model.spec.name, model.backbone).keys() - saved.keys() == {"language_model.lm_head.weight"}

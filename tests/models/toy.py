@@ -1,6 +1,6 @@
 """A fifth model, as a newcomer would write it: this file and one line in the catalog.
 
-A picture is the mean colour of its sixteen tiles, a caption the mean of its words' vectors.
+It reads an image as the mean colours of its sixteen tiles, and a caption as the mean of its words' vectors.
 """
 
 from collections.abc import Sequence
@@ -23,29 +23,30 @@ TILES = 4
 
 
 class ToyConfig(PretrainedConfig):  # type: ignore[misc]
-    """How many words it knows, and how wide it is."""
+    """The configuration of the toy."""
 
     model_type = "toy"
+    # The size of the vocabulary, and the width of one encoder.
     words: int = 8
     width: int = 32
 
 
 class ToyBackbone(PreTrainedModel):  # type: ignore[misc]
-    """Two encoders, and a layer that mixes what they give."""
+    """Two encoders, and a layer that mixes their results."""
 
     config_class = ToyConfig
     _supports_sdpa = True
 
     def __init__(self, config: ToyConfig) -> None:
         super().__init__(config)
-        self.picture = nn.Linear(3 * TILES**2, config.width)
+        self.vision = nn.Linear(3 * TILES**2, config.width)
         self.caption = nn.Embedding(config.words, config.width)
         self.mixer = nn.Linear(2 * config.width, 2 * config.width)
         self.post_init()
 
 
 class ToyReadout(nn.Module):
-    """How much each tone's own word looks like the caption."""
+    """The verbalizer: the similarity of the caption to each tone's own word."""
 
     rows_KD: Tensor
 
@@ -54,12 +55,12 @@ class ToyReadout(nn.Module):
         self.register_buffer("rows_KD", rows_KD.detach().float().clone(), persistent=False)
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """logits_BK."""
+        """Compute logits_BK."""
         return pooled_BD[:, -self.rows_KD.shape[1] :] @ self.rows_KD.T
 
 
 class Model(ToneModel):
-    """The toy."""
+    """The toy model."""
 
     spec: ClassVar[Spec] = Spec(
         name="toy",
@@ -77,9 +78,9 @@ class Model(ToneModel):
         return ToyBackbone
 
     @classmethod
-    def chain(cls, config: ToyConfig) -> tuple[Segment, ...]:
+    def build_segments(cls, config: ToyConfig) -> tuple[Segment, ...]:
         return (
-            Segment("picture", ("pixels",), "image", ("picture",)),
+            Segment("vision", ("pixels",), "image", ("vision",)),
             Segment("caption", ("tokens", "length"), "text", ("caption",)),
             Segment("mixer", ("image", "text"), POOLED, ("mixer",)),
         )
@@ -89,7 +90,7 @@ class Model(ToneModel):
         return ToyConfig(words=10_000, width=512)
 
     @classmethod
-    def processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
+    def load_processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(source, **revision)
         return tokenizer, CLIPImageProcessorPil.from_pretrained(source, **revision)
 
@@ -104,9 +105,9 @@ class Model(ToneModel):
         ]
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        if segment.name == "picture":
-            tiles_BCTT = nn.functional.adaptive_avg_pool2d(self.normalised(features["pixels"]), TILES)
-            return self.backbone.picture(tiles_BCTT.flatten(1))  # type: ignore[no-any-return]
+        if segment.name == "vision":
+            tiles_BCTT = nn.functional.adaptive_avg_pool2d(self.normalize(features["pixels"]), TILES)
+            return self.backbone.vision(tiles_BCTT.flatten(1))  # type: ignore[no-any-return]
         if segment.name == "caption":
             tokens_BT, length_B1 = features["tokens"], features["length"][:, None]
             mask_BT = torch.arange(tokens_BT.shape[1], device=self.device) < length_B1

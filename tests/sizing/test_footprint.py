@@ -1,4 +1,4 @@
-"""What a training would take: counted exactly where that can be, held against real memory and real files elsewhere."""
+"""Covers: src/sizing, whose counts are compared with exact numbers, real memory and real files."""
 
 import copy
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from src.core.training_config import TrainingConfig
 from src.modeling.base import Features, ToneModel
 from src.models.catalog import MODELS, model_class
 from src.sizing.cost_profile import Cost, gpu_semantics_on_meta, measure, profile_encode, profile_step
-from src.sizing.footprint import FREE_SHARE, BatchPlan, Footprint, footprint, trained_parameters
+from src.sizing.footprint import FREE_SHARE, BatchPlan, Footprint, count_trained_parameters, measure_footprint
 from src.sizing.meta_model import META, blank_inputs, build_on_meta
-from src.sizing.tables import GIB, sizes, tables, verdict
+from src.sizing.tables import GIB, footprint_tables, initial_trials_table, verdict
 from src.training.adapter import attach_adapter
 from src.training.cache import FeatureStore
 from src.training.loss import Loss
@@ -33,7 +33,7 @@ POSTS = {"train": 1555, "val": 518, "test": 519}
 @cache
 def at_full_size(name: str) -> Footprint:
     settings = replace(LORA, readout="verbalizer") if name == "llava" else LORA
-    return footprint(model_class(name), replace(settings, rank=16, dropout=0.1), POSTS)
+    return measure_footprint(model_class(name), replace(settings, rank=16, dropout=0.1), POSTS)
 
 
 # Parameters
@@ -49,28 +49,28 @@ def at_full_size(name: str) -> Footprint:
         ("blip2", 8, {"adapter on language": 2_621_440}),
     ],
 )
-def test_adapters_have_the_studys_number_of_parameters(name: str, rank: int, adapter: dict[str, int]) -> None:
-    trained = trained_parameters(model_class(name), replace(LORA, rank=rank))
+def test_adapters_have_the_papers_sizes(name: str, rank: int, adapter: dict[str, int]) -> None:
+    trained = count_trained_parameters(model_class(name), replace(LORA, rank=rank))
     del trained["head"]
     assert trained == adapter
 
 
 @pytest.mark.parametrize(("name", "width"), [("clip", 1024), ("blip2", 2560), ("llava", 4096), ("tinyllava", 2048)])
-def test_a_head_is_counted_and_words_have_none(name: str, width: int) -> None:
-    head = trained_parameters(model_class(name), replace(HEAD, head_layers=1, head_width=512))
+def test_verbalizer_has_no_head_parameters(name: str, width: int) -> None:
+    head = count_trained_parameters(model_class(name), replace(HEAD, head_layers=1, head_width=512))
     assert head == {"head": 2 * width + (width + 1) * 512 + (512 + 1) * 3}
-    assert trained_parameters(model_class(name), replace(LORA, readout="verbalizer"))["head"] == 0
+    assert count_trained_parameters(model_class(name), replace(LORA, readout="verbalizer"))["head"] == 0
 
 
 @pytest.mark.parametrize(("name", "modules"), [("clip", 48), ("blip2", 64), ("llava", 128), ("tinyllava", 44)])
-def test_a_footprint_counts_base_adapter_and_modules(name: str, modules: int) -> None:
-    found = at_full_size(name)
-    assert len(found.adapted) == modules
-    assert found.trained == trained_parameters(model_class(name), found.settings)
+def test_footprint_counts_base_and_adapter(name: str, modules: int) -> None:
+    footprint = at_full_size(name)
+    assert len(footprint.adapted_modules) == modules
+    assert footprint.trained_parameters == count_trained_parameters(model_class(name), footprint.settings)
     # Adapter and head are in float32 on a base in bfloat16, whose few buffers weigh next to nothing.
-    assert found.trained_bytes == found.gradient_bytes == 4 * sum(found.trained.values())
-    assert found.optimizer_bytes == 8 * sum(found.trained.values())
-    assert 0 <= found.base_bytes - 2 * found.base < 1e5
+    assert footprint.trained_bytes == footprint.gradient_bytes == 4 * sum(footprint.trained_parameters.values())
+    assert footprint.optimizer_bytes == 8 * sum(footprint.trained_parameters.values())
+    assert 0 <= footprint.base_bytes - 2 * footprint.base_parameters < 1e5
 
 
 # The cache
@@ -78,7 +78,7 @@ def test_a_footprint_counts_base_adapter_and_modules(name: str, modules: int) ->
 
 @pytest.mark.parametrize("settings", [HEAD, LORA], ids=["head", "lora"])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_cache_is_as_large_as_said(
+def test_cache_has_the_counted_size(
     name: str, settings: TrainingConfig, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model = tiny_model(name)
@@ -96,7 +96,7 @@ def test_the_cache_is_as_large_as_said(
 
 
 def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = META) -> Features:
-    """A batch for a tiny model; the captions differ in length where there is more than one."""
+    """Return a batch for a tiny model, in which every caption is one token shorter than the one before."""
     length_B = num_tokens - torch.arange(num_posts)
     return {
         "pixels": torch.zeros(num_posts, 3, 64, 64, dtype=torch.uint8, device=device),
@@ -109,7 +109,7 @@ def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = MET
 
 
 def peak_of_a_step(model: ToneModel, features: Features, settings: TrainingConfig) -> int:
-    """The peak of what torch's allocator on the CPU gave out during a step, besides weights and their gradients."""
+    """Return the peak of torch's CPU allocator during a step, without weights and their gradients."""
     set_checkpointing(model.backbone, settings.gradient_checkpointing)
     model.train()
     for weight in model.parameters():
@@ -127,21 +127,21 @@ def peak_of_a_step(model: ToneModel, features: Features, settings: TrainingConfi
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_rehearsal_foretells_the_memory_of_a_real_step(
+def test_counted_memory_matches_real_step(
     name: str, gradient_checkpointing: bool, tiny_model: Callable[[str], ToneModel]
 ) -> None:
-    """Without dropout, of which the CPU keeps more than a GPU does."""
+    """Dropout is off, because the CPU keeps more of it than a GPU does."""
     model, settings = tiny_model(name), replace(LORA, gradient_checkpointing=gradient_checkpointing)
     attach_adapter(model, settings, seed=1)
     features = model.encode(inputs_of_length(8, 40, torch.device("cpu")))
     blank = {key: value.to(META) for key, value in features.items()}
-    foretold = profile_step(copy.deepcopy(model).to(META), blank, settings, gradient_checkpointing)
-    assert foretold.peak_bytes == pytest.approx(peak_of_a_step(model, features, settings), rel=0.05)
+    predicted = profile_step(copy.deepcopy(model).to(META), blank, settings, gradient_checkpointing)
+    assert predicted.peak_bytes == pytest.approx(peak_of_a_step(model, features, settings), rel=0.05)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_memory_and_computation_grow_with_the_batch(name: str, tiny_model: Callable[[str], ToneModel]) -> None:
-    """So that one post, rehearsed, speaks for any batch."""
+def test_costs_grow_with_the_batch(name: str, tiny_model: Callable[[str], ToneModel]) -> None:
+    """The footprint therefore runs one post only."""
     model = tiny_model(name)
     attach_adapter(model, LORA, seed=1)
     model.to(META)
@@ -158,15 +158,15 @@ def test_memory_and_computation_grow_with_the_batch(name: str, tiny_model: Calla
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["clip", "llava"])
-def test_a_gpu_takes_the_memory_foretold(name: str) -> None:
-    """At full size, with random weights: one optimiser step in bfloat16 with checkpointing."""
+def test_gpu_memory_matches_the_count(name: str) -> None:
+    """One optimizer step at the published size, in bfloat16, with gradient checkpointing."""
     settings = replace(LORA, rank=16, dropout=0.1, gradient_checkpointing=True)
-    foretold = footprint(model_class(name), settings, POSTS).step_bytes(4, gradient_checkpointing=True)
-    assert foretold == pytest.approx(peak_at_full_size(name, settings, torch.device("cuda")), rel=0.15)
+    predicted = measure_footprint(model_class(name), settings, POSTS).step_bytes(4, gradient_checkpointing=True)
+    assert predicted == pytest.approx(peak_at_full_size(name, settings, torch.device("cuda")), rel=0.15)
 
 
 def peak_at_full_size(name: str, settings: TrainingConfig, device: torch.device) -> int:
-    """The peak of a GPU's memory in the second step of a training with four posts a batch; weights are all zero."""
+    """Return the peak of a GPU's memory in the second step of a training, with zero weights and four posts a batch."""
     model = build_on_meta(model_class(name), torch.bfloat16)
     with META:
         attach_adapter(model, settings, seed=1)
@@ -193,43 +193,46 @@ def peak_at_full_size(name: str, settings: TrainingConfig, device: torch.device)
 @pytest.mark.parametrize(
     ("name", "weights", "num_image"),
     [
-        # Of the layers that run in a step: width^2 times what the projections and the MLP are of it.
+        # The weights of the layers that run in a step: projections and feed-forward network.
         ("llava", 32 * (4 * 4096**2 + 3 * 4096 * 11008), 576),
         ("tinyllava", 22 * (2 * 2048**2 + 2 * 2048 * 256 + 3 * 2048 * 5632), 576),
         ("blip2", 32 * (4 * 2560**2 + 2 * 2560 * 10240), 32),
     ],
 )
-def test_a_frozen_base_costs_four_operations_a_weight_and_token(name: str, weights: int, num_image: int) -> None:
-    """Two forward and two for the gradient of what flows, less most of the last layer; attention, adapters on top."""
-    found = at_full_size(name)
-    forward = 2 * weights * (found.num_tokens + num_image)
-    assert 1.9 < found.plain.flops / forward < 2.25
-    # Checkpointing goes forward again, but not through a layer's last product, which nothing is kept of.
-    assert 0.7 < (found.checkpointed.flops - found.plain.flops) / forward < 1.1
+def test_frozen_base_costs_four_operations(name: str, weights: int, num_image: int) -> None:
+    """Two operations forward and two for the gradient of activations.
+
+    Most of the last layer is skipped; attention and adapters come on top.
+    """
+    footprint = at_full_size(name)
+    forward = 2 * weights * (footprint.num_tokens + num_image)
+    assert 1.9 < footprint.step.flops / forward < 2.25
+    # Checkpointing runs forward again, except the last product of a layer, because no gradient needs its result.
+    assert 0.7 < (footprint.checkpointed_step.flops - footprint.step.flops) / forward < 1.1
 
 
-def test_what_is_cached_costs_a_step_nothing() -> None:
-    found = footprint(model_class("clip"), HEAD, POSTS)
-    assert tuple(found.cached) == ("length", "pooled")
+def test_cached_segments_cost_nothing() -> None:
+    footprint = measure_footprint(model_class("clip"), HEAD, POSTS)
+    assert tuple(footprint.cached_bytes) == ("length", "pooled")
     # The head alone: 1024 by 3, forward, for its weights, and for the norm before them.
-    assert found.plain.flops == found.checkpointed.flops == 3 * 2 * 1024 * 3
-    assert found.encoding.flops > 100_000 * found.plain.flops
-    # Whereas nothing is frozen before LoRA in both towers.
+    assert footprint.step.flops == footprint.checkpointed_step.flops == 3 * 2 * 1024 * 3
+    assert footprint.encoding.flops > 100_000 * footprint.step.flops
+    # With LoRA in both towers, no segment is frozen.
     assert at_full_size("clip").encoding.flops == 0
-    assert set(at_full_size("clip").cached) == {"pixels", "tokens", "length"}
+    assert set(at_full_size("clip").cached_bytes) == {"pixels", "tokens", "length"}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_checkpointing_saves_memory_and_costs_a_third_to_a_half(name: str) -> None:
-    found = at_full_size(name)
-    assert found.checkpointed.peak_bytes < found.plain.peak_bytes / 5
-    assert 1.3 < found.checkpointed.flops / found.plain.flops < 1.55
+def test_checkpointing_trades_memory_for_operations(name: str) -> None:
+    footprint = at_full_size(name)
+    assert footprint.checkpointed_step.peak_bytes < footprint.step.peak_bytes / 5
+    assert 1.3 < footprint.checkpointed_step.flops / footprint.step.flops < 1.55
 
 
-# The rehearsal itself
+# The measurement itself
 
 
-def test_a_measurement_counts_what_is_alive_at_once_and_not_what_was_there() -> None:
+def test_measure_counts_only_live_storages() -> None:
     held, given = torch.empty(1000, device=META), torch.empty(10, device=META)
 
     def run() -> Tensor:
@@ -243,7 +246,7 @@ def test_a_measurement_counts_what_is_alive_at_once_and_not_what_was_there() -> 
     assert cost == Cost(peak_bytes=4 * (10 + 1000 + 500), flops=2 * 5 * 100 * 7)
 
 
-def test_the_meta_device_is_left_as_it_was() -> None:
+def test_meta_device_is_restored() -> None:
     query = torch.empty(1, 2, 64, 8, device=META, requires_grad=True)
 
     def largest_kept() -> int:
@@ -269,21 +272,21 @@ def test_the_meta_device_is_left_as_it_was() -> None:
 # The plan
 
 
-def made_up(**changes: object) -> Footprint:
-    """Its base takes 10 GiB, what is trained 2, and a post 4, or 1 with checkpointing."""
+def example(**changes: object) -> Footprint:
+    """Return a footprint of 10 GiB for the base, 2 GiB for what is trained, and 4 GiB (1 checkpointed) for a post."""
     parts = {
         "settings": replace(LORA, batch_size=8, gradient_accumulation_steps=2),
         "num_posts": POSTS,
         "num_tokens": 60,
-        "base": 5_000_000_000,
+        "base_parameters": 5_000_000_000,
         "base_bytes": 10 * GIB,
-        "trained": {"adapter on language": 1_000_000, "head": 3},
+        "trained_parameters": {"adapter on language": 1_000_000, "head": 3},
         "trained_bytes": GIB // 2,
-        "adapted": ("model.layers.0.q_proj", "model.layers.1.q_proj", "model.layers.1.v_proj"),
-        "cached": {"image": 1024},
+        "adapted_modules": ("model.layers.0.q_proj", "model.layers.1.q_proj", "model.layers.1.v_proj"),
+        "cached_bytes": {"image": 1024},
         "encoding": Cost(0, 5_000_000_000),
-        "plain": Cost(4 * GIB, 3_000_000_000),
-        "checkpointed": Cost(GIB, 4_000_000_000),
+        "step": Cost(4 * GIB, 3_000_000_000),
+        "checkpointed_step": Cost(GIB, 4_000_000_000),
     }
     return Footprint(**(parts | changes))  # type: ignore[arg-type]
 
@@ -299,39 +302,38 @@ def made_up(**changes: object) -> Footprint:
         (12.9, None),
     ],
 )
-def test_the_plan_is_the_largest_batch_that_fits_and_checkpoints_only_if_it_must(
-    room: float, expected: BatchPlan | None
-) -> None:
+def test_plan_is_largest_fitting_batch(room: float, expected: BatchPlan | None) -> None:
     memory_gib = (room + 0.001) / (1 - FREE_SHARE)
-    assert made_up().plan(memory_gib * GIB) == expected
+    assert example().plan(memory_gib * GIB) == expected
 
 
-def test_a_plan_keeps_the_posts_of_a_step() -> None:
-    plans = made_up(settings=replace(LORA, batch_size=12, gradient_accumulation_steps=3)).plans()
+def test_plans_keep_the_effective_batch() -> None:
+    plans = example(settings=replace(LORA, batch_size=12, gradient_accumulation_steps=3)).plans()
     assert [(plan.micro_batch, plan.gradient_accumulation_steps) for plan in plans[:3]] == [(4, 9), (2, 18), (1, 36)]
     assert len(plans) == 6
 
 
-def test_llava_trains_on_the_studys_gpu() -> None:
-    """A V100 of 32 GiB, with accumulation and checkpointing as the study says; here the step has 16 posts."""
-    found = at_full_size("llava")
-    plan = found.plan(32 * GIB)
+def test_llava_fits_the_papers_gpu() -> None:
+    """The paper trained on a V100 of 32 GiB, with gradient accumulation and checkpointing; this step has 16 posts."""
+    footprint = at_full_size("llava")
+    plan = footprint.plan(32 * GIB)
     assert plan == BatchPlan(
-        2, 8, gradient_checkpointing=False, bytes=found.step_bytes(2, gradient_checkpointing=False)
+        2, 8, gradient_checkpointing=False, bytes=footprint.step_bytes(2, gradient_checkpointing=False)
     )
-    assert found.plan(16 * GIB) == BatchPlan(
-        2, 8, gradient_checkpointing=True, bytes=found.step_bytes(2, gradient_checkpointing=True)
+    assert footprint.plan(16 * GIB) == BatchPlan(
+        2, 8, gradient_checkpointing=True, bytes=footprint.step_bytes(2, gradient_checkpointing=True)
     )
-    assert found.plan(14 * GIB) is None
+    assert footprint.plan(14 * GIB) is None
 
 
 # What is shown
 
 
-def test_the_tables_say_it_all() -> None:
-    found = made_up()
+def test_tables_show_every_figure() -> None:
+    footprint = example()
     shown = {
-        title: {row[0]: [str(cell).strip() for cell in row[1:]] for row in rows} for title, _, rows in tables(found)
+        title: {row[0]: [str(cell).strip() for cell in row[1:]] for row in rows}
+        for title, _, rows in footprint_tables(footprint)
     }
     assert shown["Parameters"]["base"] == ["5,000,000,000"]
     assert shown["Parameters"]["trained in all"] == ["1,000,003"]
@@ -343,22 +345,25 @@ def test_the_tables_say_it_all() -> None:
     assert shown["Computation"]["encoding, once, 2,592 posts"] == ["5.00 GFLOP", "", "12.96 TFLOP"]
 
 
-def test_altered_views_of_the_train_part_are_encoded_and_cached_too() -> None:
-    found = made_up(settings=replace(LORA, augment="image", num_augmented_views=2))
-    assert found.encoded == sum(POSTS.values()) + 2 * POSTS["train"] == 5702
-    rows = {title: {row[0]: row for row in rows} for title, _, rows in tables(found)}
+def test_augmented_views_are_counted() -> None:
+    footprint = example(settings=replace(LORA, augment="image", num_augmented_views=2))
+    assert footprint.num_encoded == sum(POSTS.values()) + 2 * POSTS["train"] == 5702
+    rows = {title: {row[0]: row for row in rows} for title, _, rows in footprint_tables(footprint)}
     assert str(rows["Cache"]["in all"][2]).strip() == "5.57 MiB"
     assert rows["Computation"].keys() >= {"training", "encoding, once, 5,702 posts"}
 
 
-def test_the_verdict_is_a_line() -> None:
-    assert verdict(made_up(), 32) == (
-        "It fits 32 GiB, 10% left free, with batch_size: 4, accumulation: 4, checkpointing: false, and takes 28.00 GiB"
-    )
-    assert verdict(made_up(), 8) == "It does not fit 8 GiB, 10% left free: the least it takes is 13.00 GiB"
+def test_verdict_names_the_plan() -> None:
+    fits = verdict(example(), 32)
+    assert "fits 32 GiB" in fits
+    assert "batch_size: 4, gradient_accumulation_steps: 4, gradient_checkpointing: false" in fits
+    assert "28.00 GiB" in fits
+    too_large = verdict(example(), 8)
+    assert "does not fit 8 GiB" in too_large
+    assert "13.00 GiB" in too_large
 
 
-def test_known_good_settings_stand_beside_each_other() -> None:
-    _, columns, rows = sizes(model_class("clip"), [replace(LORA, rank=1, alpha=1), HEAD])
+def test_initial_trials_table_counts_parameters() -> None:
+    _, columns, rows = initial_trials_table(model_class("clip"), [replace(LORA, rank=1, alpha=1), HEAD])
     assert columns == ("rank", "alpha", "dropout", "adapter", "head")
     assert [tuple(row) for row in rows] == [(1, 1, 0.0, "61,440", "5,123"), (0, 16, 0.0, "0", "5,123")]

@@ -11,7 +11,7 @@ from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
 from src.models.catalog import model_class
-from src.sizing.footprint import footprint
+from src.sizing.footprint import measure_footprint
 from src.training.adapter import fresh_adapter
 from src.training.cache import FeatureStore
 from src.training.dataset import LabelledFeatures
@@ -56,11 +56,11 @@ def test_where_not_even_one_post_fits_the_remedies_are_named() -> None:
 
 def test_what_is_found_at_full_size_is_what_the_dry_run_plans() -> None:
     """The rehearsal's memory is a fixed part and one for each post too."""
-    found = footprint(model_class("tinyllava"), SETTINGS, {"train": 1})
+    footprint = measure_footprint(model_class("tinyllava"), SETTINGS, {"train": 1})
     for gib in (6, 10, 20, 80):
         room = gib * 2**30 * 0.9
-        plan = next(plan for plan in found.plans() if plan.bytes <= room and not plan.gradient_checkpointing)
-        assert largest_that_fits(16, room, lambda posts: found.step_bytes(posts, False)) == plan.micro_batch
+        plan = next(plan for plan in footprint.plans() if plan.bytes <= room and not plan.gradient_checkpointing)
+        assert largest_that_fits(16, room, lambda posts: footprint.step_bytes(posts, False)) == plan.micro_batch
 
 
 def data_of(model: ToneModel, posts: list[Post], cache: object) -> LabelledFeatures:
