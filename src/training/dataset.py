@@ -18,31 +18,33 @@ from src.training.cache import FeatureTable
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Posts that carry a label, and their features; and those of altered views of them, a table for each number."""
+    """Labelled posts with their features, and with the features of their augmented views."""
 
     posts: Sequence[Post]
     features: FeatureTable
+    # One table for each augmented view, in the order of the posts.
     views: tuple[FeatureTable, ...] = ()
 
     def drawn(self, seed: int) -> "LabelledFeatures":
-        """The same posts, each as it is or as one of its views; all are equally likely."""
+        """Return the posts, each drawn from the original and its views with equal probability."""
         if not self.views:
             return self
-        chance, tables = random.Random(seed), (self.features, *self.views)
+        rng = random.Random(seed)
+        tables = (self.features, *self.views)
         return LabelledFeatures(
-            self.posts, FeatureTable([chance.choice(tables).rows[row] for row in range(len(self.posts))])
+            self.posts, FeatureTable([rng.choice(tables).rows[row] for row in range(len(self.posts))])
         )
 
     def labels(self, indices: Sequence[int]) -> Tensor:
-        """labels_B, as numbers into `TONES`."""
+        """Return labels_B, as indices into `TONES`."""
         return torch.tensor([TONES.index(self.posts[index].label) for index in indices])
 
     def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
-        """The features of these posts as one batch on `device`."""
+        """Return the features of these posts as one batch on `device`."""
         return {name: value.to(device) for name, value in collate([self.features[index] for index in indices]).items()}
 
 
 def pooled(data: LabelledFeatures) -> NDArray[np.float64]:
-    """features_ND of posts that were encoded by a model with nothing trainable on it, whatever precision it has."""
+    """Return pooled features_ND of posts that a model without trainable weights has encoded."""
     rows = [data.features[index][POOLED] for index in range(len(data.posts))]
     return torch.stack(rows).double().numpy()

@@ -1,4 +1,4 @@
-"""What a training minimises."""
+"""The training loss: cross-entropy or focal loss, weighted by tone."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,16 +13,17 @@ from src.core.training_config import TrainingConfig
 
 @dataclass(frozen=True)
 class Loss:
-    """Mean loss of a batch, in nats, as the settings ask for it; `weights_K` is what a post of each tone counts."""
+    """The mean loss of a batch, in nats."""
 
     settings: TrainingConfig
+    # The weight of a post by its tone.
     weights_K: Tensor
 
     @classmethod
     def of(cls, settings: TrainingConfig, labels_N: Tensor) -> Self:
-        """The loss for training on posts with these labels.
+        """Return the loss for training on posts with these labels.
 
-        Balanced weights are N / (K * posts of the tone), so that all tones count alike and a post counts 1 on average
+        Balanced weights are N / (K * posts of the tone): all tones weigh alike, and a post weighs 1 on average
         (G. King and L. Zeng, Logistic Regression in Rare Events Data, 2001; scikit-learn's "balanced").
         """
         counts_K = torch.bincount(labels_N, minlength=len(TONES)).clamp(min=1)
@@ -30,14 +31,14 @@ class Loss:
         return cls(settings, balanced_K if settings.class_weights == "balanced" else torch.ones(len(TONES)))
 
     def __call__(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
-        """Cross-entropy with label smoothing (C. Szegedy et al., CVPR 2016, section 7), weighted by tone.
+        """Return cross-entropy with label smoothing (C. Szegedy et al., CVPR 2016, section 7), weighted by tone.
 
-        With `loss: focal` each post's is scaled by (1 - p)**gamma, p being the probability of its label: the posts that
-        the model is sure of already count less (T.-Y. Lin et al., Focal Loss for Dense Object Detection, ICCV 2017,
+        `loss: focal` scales a post's loss by (1 - p)**gamma, where p is the probability of its label. Posts that the
+        model predicts confidently then weigh less (T.-Y. Lin et al., Focal Loss for Dense Object Detection, ICCV 2017,
         equation 4).
         """
-        each_B = cross_entropy(logits_BK, labels_B, label_smoothing=self.settings.label_smoothing, reduction="none")
+        losses_B = cross_entropy(logits_BK, labels_B, label_smoothing=self.settings.label_smoothing, reduction="none")
         if self.settings.loss == "focal":
-            sure_B = logits_BK.softmax(dim=-1).gather(1, labels_B[:, None])[:, 0]
-            each_B = each_B * (1 - sure_B) ** self.settings.focal_gamma
-        return (each_B * self.weights_K.to(labels_B.device)[labels_B]).mean()
+            confidence_B = logits_BK.softmax(dim=-1).gather(1, labels_B[:, None])[:, 0]
+            losses_B = losses_B * (1 - confidence_B) ** self.settings.focal_gamma
+        return (losses_B * self.weights_K.to(labels_B.device)[labels_B]).mean()

@@ -69,7 +69,7 @@ def test_a_system_judges_validation_and_test(said: dict[str, str], system: Path)
     for row in (*test, *val):
         assert row.actual == labels[row.id]
         assert row.negative + row.neutral + row.positive == as_written(1)
-    assert read_json(system / "metrics.json") == scores(test).summary()
+    assert read_json(system / "metrics.json") == as_written(scores(test).summary())
 
 
 @pytest.mark.parametrize("system", [BASELINE / "tfidf", PROBE])

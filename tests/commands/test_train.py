@@ -22,11 +22,11 @@ EPOCHS = 6
 SLOWLY = """
 import time
 from src.training import trainer
-validate = trainer._validate
+train_epoch = trainer.Trainer.train_epoch
 def slow(*args):
     time.sleep(0.3)
-    return validate(*args)
-trainer._validate = slow
+    return train_epoch(*args)
+trainer.Trainer.train_epoch = slow
 """
 
 
@@ -67,7 +67,7 @@ def killed(process: Running, after: Path | None) -> None:
     assert process.wait()[0] == -signal.SIGKILL
 
 
-def test_a_killed_training_goes_on_to_the_same_end(repository: Path, warm_python: WarmPython) -> None:
+def test_killed_training_resumes_to_same_result(repository: Path, warm_python: WarmPython) -> None:
     before = len(runs())
     warm_python.run(repository, *COMMAND)
     whole = trained()
@@ -92,9 +92,7 @@ def test_a_killed_training_goes_on_to_the_same_end(repository: Path, warm_python
     assert {point.step for point in history} == set(range(1, EPOCHS + 1))
 
 
-def test_one_that_was_killed_before_its_first_epoch_leaves_no_running_run(
-    repository: Path, warm_python: WarmPython
-) -> None:
+def test_kill_before_first_epoch_ends_its_run(repository: Path, warm_python: WarmPython) -> None:
     before = len(runs())
     process = warm_python.start(repository, *COMMAND, before=SLOWLY.replace("0.3", "60"))
     limit_s = time.monotonic() + 60
@@ -107,7 +105,7 @@ def test_one_that_was_killed_before_its_first_epoch_leaves_no_running_run(
     assert runs()[1].data.tags["state"] == "abandoned"
 
 
-def test_a_model_is_trained_by_one_process_at_a_time(repository: Path, warm_python: WarmPython) -> None:
+def test_one_process_trains_a_model(repository: Path, warm_python: WarmPython) -> None:
     process = warm_python.start(repository, *COMMAND, before=SLOWLY)
     limit_s = time.monotonic() + 60
     while not KEPT.exists() and time.monotonic() < limit_s:
