@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
-from src.core.files import read_json, read_table
+from src.core.config import load_params
+from src.core.files import read_table
+from src.core.outputs import BestTrial, SearchSummary
+from src.core.paths import BEST_FILE, SEARCH_FILE, stage_folder
 from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand
 
 pytestmark = pytest.mark.slow
+BEST = stage_folder("tune", "clip") / BEST_FILE
 
 
 def edit_tune(**changes: Any) -> None:
@@ -146,7 +150,7 @@ def test_misuse_is_one_line(repository: Path, warm: WarmCommand, words: list[str
 def test_time_budget_ends_search(repository: Path, warm: WarmCommand) -> None:
     an_hour_later = "if len(calls) == 2: import time; now = time.time; time.time = lambda: now() + 3600"
     output = warm.run("--trials", "500", "--time-budget", "30m", fault=an_hour_later)
-    assert read_json(Path("outputs/tune/clip/best.json"))["trials"] == 2
+    assert BestTrial.read(BEST).trials == 2
     assert "best of 2 trials" in output
 
 
@@ -177,4 +181,15 @@ def test_word_settings_are_searched(repository: Path, warm: WarmCommand) -> None
     assert "clip: best of 2 trials is trial " in output and "0 trials pruned, 0 failed" in output
     settings = [run.data.params for run in trial_runs().values()]
     assert {params["curriculum"] for params in settings} == {"none", "loss"}
-    assert read_json(Path("outputs/tune/clip/best.json"))["params"] in (all_first, all_last)
+    assert BestTrial.read(BEST).params in (all_first, all_last)
+
+
+def test_search_runs_without_click(repository: Path) -> None:
+    from src.pipeline.tune import run_search
+    from src.search.session import SearchResources
+
+    result = run_search(load_params(), "clip", SearchResources(), total=1)
+    best = BestTrial.read(BEST)
+    assert (result.best.number, best.best_trial, best.trials) == (0, 0, 1)
+    assert best.params == result.best.params
+    assert SearchSummary.read(BEST.with_name(SEARCH_FILE)).finished == 1

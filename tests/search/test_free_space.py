@@ -1,4 +1,4 @@
-"""Disks that are full, fill up, or may not be written: real ones of a few megabytes."""
+"""Covers: real disks of a few megabytes that are full, fill up, or are read-only."""
 
 import os
 import subprocess
@@ -96,18 +96,18 @@ def test_a_read_only_disk_is_refused(make_disk: MakeDisk, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "message"),
     [
         ("rw", "error: mlruns has 2.0 MiB left, and the search needs 64.0: "),
         ("ro", "error: nothing can be written in mlruns: Read-only file system\n"),
     ],
 )
 def test_full_disk_stops_before_first_trial(
-    option: str, said: str, repository: Path, warm: WarmCommand, make_disk: MakeDisk
+    option: str, message: str, repository: Path, warm: WarmCommand, make_disk: MakeDisk
 ) -> None:
     disk = make_disk(repository / "mlruns", "2m")
     disk.set(option)
-    assert warm.run("--trials", "1", code=1).startswith(said)
+    assert warm.run("--trials", "1", code=1).startswith(message)
     assert not (repository / "outputs" / "studies.db").exists()
 
 
@@ -115,14 +115,14 @@ WEIGHTS = b"0" * 700_000
 
 
 class Keeping(InProcess):
-    """Trials whose adapters take some room."""
+    """Trials whose adapters take some space."""
 
     def run_one(self) -> TrialResult:
         return replace(super().run_one(), adapter={"settings.json": b"{}", "head.safetensors": WEIGHTS})
 
 
 def search(disk: Disk, total: int, during: Callable[[int], None] = nothing) -> Study:
-    """Run trials of a study that keeps all it has on one disk."""
+    """Run trials of a study that keeps everything on one disk."""
     study = open_study(f"sqlite:///{disk.folder}/studies.db", plan("clip"))
     worker = Keeping(LightWorker(study, epoch_s=0, during=during))
     StudyRunner(study, LocalWorkerPool(worker), PendingAdapters(disk.folder / "trials"), StopSignal()).run(total)
@@ -134,7 +134,7 @@ def fill_in_the_third(disk: Disk) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize(
-    ("size", "during", "kind", "said", "more_room"),
+    ("size", "during", "kind", "message", "more_room"),
     [
         ("8m", fill_in_the_third, UserError, r"^the storage of studies .*/studies\.db fails: .* is full$", Disk.empty),
         ("2m", lambda disk: nothing, OSError, "No space left on device", lambda disk: disk.set("size=8m")),
@@ -145,13 +145,13 @@ def test_search_resumes_after_full_disk(
     size: str,
     during: Callable[[Disk], Callable[[int], None]],
     kind: type[Exception],
-    said: str,
+    message: str,
     more_room: Callable[[Disk], None],
     make_disk: MakeDisk,
     tmp_path: Path,
 ) -> None:
     disk = make_disk(tmp_path / "disk", size)
-    with pytest.raises(kind, match=said):
+    with pytest.raises(kind, match=message):
         search(disk, 6, during(disk))
     assert adapters(disk) == {"0": len(WEIGHTS), "1": len(WEIGHTS)}
     more_room(disk)
@@ -176,15 +176,15 @@ def test_command_resumes_after_full_disk(repository: Path, warm: WarmCommand, ma
     disk = make_disk(repository / "disk", "4m")
     environment = {"MVSA_STORAGE": "sqlite:///disk/studies.db"}
     fault = "if len(calls) == 2: open('disk/filling', 'wb').write(bytes(2**23))"
-    said = warm.run("--trials", "2", code=1, environment=environment, fault=fault).splitlines()
-    assert "[1/2] trial 0 complete" in said[0]
-    assert said[1:] == [
+    output = warm.run("--trials", "2", code=1, environment=environment, fault=fault).splitlines()
+    assert "[1/2] trial 0 complete" in output[0]
+    assert output[1:] == [
         "error: the storage of studies disk/studies.db fails: (sqlite3.OperationalError) database or disk is full"
     ]
     disk.empty()
-    said = warm.run("--trials", "2", environment=environment).splitlines()
-    assert said[0] == "Trial 1 was interrupted: its settings are run again"
-    assert "[2/2] trial 2 complete" in said[1]
+    output = warm.run("--trials", "2", environment=environment).splitlines()
+    assert output[0] == "Trial 1 was interrupted: its settings are run again"
+    assert "[2/2] trial 2 complete" in output[1]
     assert {number: run.data.tags["state"] for number, run in trial_runs().items()} == {
         0: "complete",
         1: "interrupted",

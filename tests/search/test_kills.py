@@ -1,4 +1,4 @@
-"""A search that is killed over and over ends as one that was never interrupted."""
+"""Covers: a search that is killed again and again ends like one that was never interrupted."""
 
 import random
 import shutil

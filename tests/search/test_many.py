@@ -1,4 +1,4 @@
-"""Many workers on one study, in processes of Ray's that are killed."""
+"""Covers: many workers on one study, in processes of Ray's that are killed."""
 
 import errno
 import os
@@ -37,8 +37,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def shares() -> Iterator[Cluster]:
-    with cluster(None, 4, 0, None) as found:
-        yield found
+    with cluster(None, 4, 0, None) as shares:
+        yield shares
 
 
 def search(shares: Cluster, url: str, plan: StudyPlan, size: int, total: int, folder: Path) -> None:
@@ -49,7 +49,7 @@ def search(shares: Cluster, url: str, plan: StudyPlan, size: int, total: int, fo
 
 
 class Killer(threading.Thread):
-    """Kills the process of the first trial, numbered `least` or higher, that has trained an epoch."""
+    """Kills the worker of the first trial numbered `least` or higher, after the trial's first epoch."""
 
     def __init__(self, study: Study, least: int) -> None:
         super().__init__(daemon=True)
@@ -113,7 +113,7 @@ def test_workers_wait_for_database_restart(shares: Cluster, postgres: Postgres, 
     trials = study.trials()
     assert len(study.finished()) == 8
     assert len({str(trial.params) for trial in study.finished()}) == 8
-    # One whose drawing was cut short may wait to be run again when all that were asked for are done.
+    # A trial whose drawing was cut short may still wait when all eight are done.
     assert all(trial.finished or trial.reason == "interrupted" or trial.state == "waiting" for trial in trials)
 
 
@@ -122,48 +122,47 @@ def test_worker_errors_are_raised_unchanged(shares: Cluster, error: Exception) -
     pool = RayWorkerPool(partial(Raising, error=error), 1, shares)
     pool.submit()
     with pytest.raises(type(error)) as raised:
-        heard(pool)
+        next_result(pool)
     assert (type(raised.value), str(raised.value)) == (type(error), str(error))
     pool.close()
 
 
 def test_worker_is_kept_until_replaced(shares: Cluster) -> None:
     pool = RayWorkerPool(Process, 1, shares)
-    output = []
+    process_ids = []
     for dismissed in (None, None, "worker-1"):
         if dismissed:
             pool.replace(dismissed)
         pool.submit()
-        output.append(heard(pool))
-    assert output[0] == output[1] != output[2]
+        process_ids.append(next_result(pool))
+    assert process_ids[0] == process_ids[1] != process_ids[2]
     pool.close()
 
 
-def heard(pool: WorkerPool[Any]) -> Any:
-    """What a pool says when it says something."""
-    while (news := pool.wait_any(1)) is None:
+def next_result(pool: WorkerPool[Any]) -> Any:
+    """Return the pool's next result."""
+    while (result := pool.wait_any(1)) is None:
         continue
-    assert not isinstance(news, WorkerDied)
-    return news
+    assert not isinstance(result, WorkerDied)
+    return result
 
 
 def test_missing_gpus_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     require_gpus(4, 0.5, 2, grows=False)
-    with pytest.raises(UserError, match="4 workers with 1 GPUs each need 4, and there are 2: fewer --workers, or less"):
+    with pytest.raises(UserError, match="need 4, and there are 2"):
         require_gpus(4, 1, 2, grows=False)
     with pytest.raises(UsageError, match="more than one GPU must be a whole number"):
         require_gpus(1, 1.5, 2, grows=True)
     require_gpus(4, 1, 2, grows=True)
-    assert caplog.messages == [
-        "4 workers with 1 GPUs each need 4, and there are 2: some wait until the cluster has more"
-    ]
+    (message,) = caplog.messages
+    assert "need 4, and there are 2" in message
 
 
 TRIALS = 3
 
 
 def test_stopped_ray_search_goes_on(repository: Path, warm: WarmCommand, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A process shows what it was started with, and so whose it is, however it has detached itself.
+    # The environment of a process shows who started it, even after it has detached itself.
     mark = str(uuid.uuid4())
     monkeypatch.setenv("MVSA_TEST", mark)
     edit_epochs(10)
@@ -207,16 +206,16 @@ def in_the_third_trial(study: Study) -> bool:
 
 
 def left_behind(mark: str) -> list[str]:
-    """What still runs some seconds later of all that was started with a mark; it is ended."""
-    found: list[Path] = []
+    """Return the processes with a mark that still run after some seconds, and kill them."""
+    marked: list[Path] = []
     for _ in range(50):
         others = (place for place in Path("/proc").glob("[0-9]*") if place.name != str(os.getpid()))
-        found = [place for place in others if bears(place, mark)]
-        if not found:
+        marked = [place for place in others if bears(place, mark)]
+        if not marked:
             return []
         time.sleep(0.1)
-    names = [(place / "cmdline").read_text() for place in found]
-    for place in found:
+    names = [(place / "cmdline").read_text() for place in marked]
+    for place in marked:
         os.kill(int(place.name), signal.SIGKILL)
     return names
 
@@ -229,7 +228,7 @@ def bears(place: Path, mark: str) -> bool:
 
 
 def agree(trial: TrialRecord, run: Any) -> None:
-    """The storage and MLflow say the same of a trial."""
+    """Check that the storage and MLflow agree about a trial."""
     assert run.info.status == {"complete": "FINISHED", "failed": "FAILED"}[trial.state]
     settings = {name: run.data.params[name] for name in trial.params}
     assert settings == {name: str(value) for name, value in trial.params.items()}

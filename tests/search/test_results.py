@@ -1,10 +1,11 @@
-"""What a study's run says of itself."""
+"""The results of a search: the summary in MLflow and the printed lines."""
 
 from dataclasses import replace
 from typing import Any
 
-from src.core.config import Range
-from src.search.results import study_summary
+from src.core.config import Range, TuneParams
+from src.core.outputs import SearchSummary
+from src.search.results import SearchResult, study_summary
 from src.search.trial import TrialRecord
 from tests.search.light import plan
 
@@ -27,12 +28,12 @@ def trial(number: int, value: float, **changes: Any) -> TrialRecord:
     return replace(TRIAL, number=number, value=value, **changes)
 
 
-def note(*trials: TrialRecord) -> str:
+def summary(*trials: TrialRecord) -> str:
     return study_summary("clip", plan("clip"), trials, lambda number: f"r{number}", "7")
 
 
 def test_summary_names_best_trial() -> None:
-    output = note(trial(0, 0.5), trial(1, 0.9, state="pruned"), trial(2, 0.75), trial(3, 0.75))
+    output = summary(trial(0, 0.5), trial(1, 0.9, state="pruned"), trial(2, 0.75), trial(3, 0.75))
     assert output.startswith("Best of 4 trials: **[trial 2](#/runs/r2)**, validation macro-F1 **0.7500**, 0.0000 above")
 
 
@@ -45,13 +46,13 @@ def _no_run(number: int) -> str:
 
 
 def test_single_trial_is_best() -> None:
-    assert note(trial(0, 0.5)).startswith(
+    assert summary(trial(0, 0.5)).startswith(
         "Best of 1 trials: **[trial 0](#/runs/r0)**, validation macro-F1 **0.5000**.\n"
     )
 
 
 def test_summary_lists_space_and_choice() -> None:
-    output = note(trial(0, 0.5))
+    output = summary(trial(0, 0.5))
     assert "| rank | 1, 2, 4, 8, 16 | 8 |" in output
     assert "| lr | 1e-05 to 0.01, on a log scale | 0.0003 |" in output
     choice = replace(plan("clip"), space={"loss": Range(choices=("cross_entropy", "focal"))})
@@ -59,6 +60,16 @@ def test_summary_lists_space_and_choice() -> None:
 
 
 def test_summary_links_trials_and_versions() -> None:
-    output = note(trial(0, 0.5))
+    output = summary(trial(0, 0.5))
     assert "(#/experiments/7/runs?" in output
     assert "(#/models/mvsa-clip)" in output
+
+
+def test_dvc_command_names_storage() -> None:
+    usual = TuneParams(trials=1, startup_trials=1, pruner="none", min_epochs=1, spaces={}, initial_trials={})
+    cost = SearchSummary(finished=1, pruned=0, failed=0, reasons={}, epochs=3, epochs_unpruned=3, importances={})
+    result = SearchResult("clip", plan("clip"), 1, [TRIAL], TRIAL, cost)
+    assert not any("dvc" in line for line in result.lines(usual))
+    assert "`MVSA_STORAGE=sqlite:///a.db dvc exp run`" in result.lines(usual, "sqlite:///a.db")[-1]
+    assert "`dvc exp run -S tune.trials=1`" in result.lines(replace(usual, trials=9))[-1]
+    assert "secret" not in str(result.lines(usual, "postgresql://me:secret@host/db"))

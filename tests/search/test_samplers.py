@@ -1,4 +1,4 @@
-"""Powers of two are stored as they are, and drawn on the scale of their exponents."""
+"""Powers of two in the storage, and their exponents in the samplers."""
 
 from pathlib import Path
 

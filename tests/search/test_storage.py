@@ -1,4 +1,4 @@
-"""Where studies are kept: a file, a server, a proxy before either; what is refused, waited for and held."""
+"""Storages: a file, a server, and a proxy in front of either; refusals, retries and locks."""
 
 import socket
 import subprocess
@@ -23,7 +23,7 @@ PASSWORD = "correct-horse"
 
 @pytest.fixture
 def running(postgres: Postgres) -> Iterator[Postgres]:
-    """The server, running again after a test that stops it."""
+    """The database server. It is started again after a test that stops it."""
     yield postgres
     postgres.start()
 
@@ -36,7 +36,7 @@ def nobody_listens() -> int:
 
 
 @pytest.mark.parametrize(
-    ("url", "kind", "said"),
+    ("url", "kind", "message"),
     [
         ("nonsense", UsageError, "--storage takes an SQLAlchemy URL or grpc://HOST:PORT: Could not parse"),
         ("postgres://u:{}@h/db", UsageError, "Can't load plugin: sqlalchemy.dialects:postgres"),
@@ -54,15 +54,15 @@ def nobody_listens() -> int:
         ("grpc://127.0.0.1:{port}", UserError, r"no storage proxy answers at 127\.0\.0\.1:\d+"),
     ],
 )
-def test_wrong_url_is_refused(url: str, kind: type[UserError], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_url_is_refused(url: str, kind: type[UserError], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_WAIT_FOR_PROXY_S", 0.2)
     given = url.format(PASSWORD, port=nobody_listens())
-    with pytest.raises(UserError, match=said) as refused:
+    with pytest.raises(UserError, match=message) as refused:
         open_study(given, plan("clip"))
     assert (type(refused.value), str(refused.value).count("\n")) == (kind, 0)
     assert not any(part in str(refused.value) for part in (PASSWORD, "correct", "horse"))
     if url.startswith("postgresql"):
-        with pytest.raises(UserError, match=said) as refused, postgres_lock(given, "clip"):
+        with pytest.raises(UserError, match=message) as refused, postgres_lock(given, "clip"):
             pass
         assert (type(refused.value), PASSWORD in str(refused.value)) == (kind, False)
 
@@ -98,7 +98,7 @@ class Start(Protocol):
 
 @pytest.fixture
 def start(repo_root: Path) -> Iterator[Start]:
-    """Starts Python processes in the repository's root, which end with the test."""
+    """Start Python processes in the repository's root, and end them with the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *words: object) -> "subprocess.Popen[str]":
@@ -123,7 +123,7 @@ def test_processes_share_a_study(storage: str, start: Start, tmp_path: Path, req
         workers = [start(WORK, address, 10, name) for name in ("left", "right")]
         assert [(worker.communicate()[1], worker.returncode) for worker in workers] == [("", 0)] * 2
     trials = study.trials()
-    assert len(trials) in (10, 11)  # who looked while the tenth was running began another
+    assert len(trials) in (10, 11)  # a worker that looked while the tenth trial ran began another one
     assert {(trial.state, trial.epochs) for trial in trials} == {("complete", 3)}
     assert {trial.attrs["worker"] for trial in trials} == {"left", "right"}
     assert len({str(trial.params) for trial in trials}) == len(trials)
@@ -152,7 +152,7 @@ def hold(url: str) -> None:
 
 
 def within_a_second(act: Callable[[], None]) -> None:
-    """The server notices that a process is gone when it next looks."""
+    """Retry: the server notices a lost connection after a moment."""
     for _ in range(20):
         try:
             return act()
@@ -175,7 +175,7 @@ def test_file_needs_no_postgres_lock(tmp_path: Path) -> None:
 
 
 class Storage:
-    """Fails some times as a server does that is started anew."""
+    """An operation that fails some times, like a server that restarts."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -192,7 +192,7 @@ class Storage:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was slept; nobody waits."""
+    """Record pauses, and return from them at once."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
@@ -224,7 +224,7 @@ def test_file_errors_are_final(clock: list[float]) -> None:
 
 
 class AnswersLost(RetryPolicy):
-    """Does everything twice, as where the answer to the first time never came."""
+    """Does everything twice, as if the first answer were lost."""
 
     def __call__(self, operation: Callable[[], T]) -> T:
         operation()

@@ -1,4 +1,4 @@
-"""Searches on real Optuna storages, resumed, interrupted and opened by several processes at once."""
+"""Studies in real Optuna storages: resumed, interrupted, and opened by several processes at once."""
 
 import math
 import signal
@@ -66,7 +66,7 @@ def report(trial: RunningTrial, epoch: int, value: float, *, last: bool = False)
 
 
 def train(study: Study, *scores: float) -> TrialRecord:
-    """A trial with these scores, as far as it gets."""
+    """Train a trial with these scores until it is pruned or ends."""
     trial = study.ask()
     if all(report(trial, epoch, value) for epoch, value in enumerate(scores, start=1)):
         study.tell(trial.number, max(scores))
@@ -159,7 +159,7 @@ def test_resumed_study_draws_the_same(reopen: Opener, url: str) -> None:
 def test_interruption_changes_no_other_trial(reopen: Opener, url: str) -> None:
     for total in (1, 4, 6):
         run(reopen(), total)
-        lost = reopen().ask()  # and never told
+        lost = reopen().ask()  # a lost trial
         again = reopen()
         assert [(trial.number, trial.reason) for trial in again.recover()] == [(lost.number, "interrupted")]
         assert again.recover() == []

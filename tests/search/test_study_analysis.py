@@ -1,4 +1,4 @@
-"""What a study tells, from studies that are made up here; how the pictures look is for eyes."""
+"""Importances and plots of a_study-up studies. How a plot looks is for eyes to judge."""
 
 import math
 import os
@@ -32,7 +32,7 @@ SPACE = {
 
 
 def trial(number: int, values: Sequence[float] | None, **more: Any) -> FrozenTrial:
-    """A trial at settings that its number draws: complete if it has values."""
+    """Return a trial whose settings are drawn with its number as the seed. With values it is complete."""
     draw = random.Random(number)
     params = {
         "rank": 2 ** draw.randint(0, 4),
@@ -57,16 +57,16 @@ def pruned(number: int, last: float) -> FrozenTrial:
 
 
 def scored(number: int) -> FrozenTrial:
-    """A complete trial whose score is that of its learning rate, and almost of nothing else."""
-    found = trial(number, [0.0])
-    score = 0.8 - 0.05 * (math.log10(found.params["lr"]) + 2.7) ** 2 + 0.01 * math.log2(found.params["rank"])
+    """Return a complete trial whose score depends on its learning rate, and on little else."""
+    params = trial(number, [0.0]).params
+    score = 0.8 - 0.05 * (math.log10(params["lr"]) + 2.7) ** 2 + 0.01 * math.log2(params["rank"])
     return trial(number, [score])
 
 
 def study(*trials: FrozenTrial, directions: Sequence[str] = ("maximize",)) -> optuna.Study:
-    made = optuna.create_study(directions=[StudyDirection[direction.upper()] for direction in directions])
-    made.add_trials(trials)
-    return made
+    a_study = optuna.create_study(directions=[StudyDirection[direction.upper()] for direction in directions])
+    a_study.add_trials(trials)
+    return a_study
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -76,40 +76,40 @@ def size(png: bytes) -> tuple[int, int]:
         return picture.size
 
 
-def drawn(monkeypatch: pytest.MonkeyPatch, made: optuna.Study) -> dict[str, Any]:
-    """The axes of each picture, by its name, before they become PNG."""
-    kept: dict[str, Any] = {}
+def drawn(monkeypatch: pytest.MonkeyPatch, a_study: optuna.Study) -> dict[str, Any]:
+    """Return the axes of each plot by its name, before they become PNG."""
+    axes_of: dict[str, Any] = {}
     monkeypatch.setattr(plot_search, "png_of", lambda figure: figure)
-    figures: Mapping[str, Any] = study_analysis.plots(made, SPACE)
+    figures: Mapping[str, Any] = study_analysis.plots(a_study, SPACE)
     for name, figure in figures.items():
         figure.canvas.draw()
-        kept[name] = figure.axes
-    return kept
+        axes_of[name] = figure.axes
+    return axes_of
 
 
 # Which settings matter
 
 
 def test_decisive_setting_comes_first() -> None:
-    found = study_analysis.importances(study(*map(scored, range(20))), SPACE)
-    assert next(iter(found)) == "lr" and found["lr"] > 0.5
-    assert set(found) == {"rank", "lr", "dropout", "target_projections"}
-    assert sum(found.values()) == pytest.approx(1)
+    shares = study_analysis.importances(study(*map(scored, range(20))), SPACE)
+    assert next(iter(shares)) == "lr" and shares["lr"] > 0.5
+    assert set(shares) == {"rank", "lr", "dropout", "target_projections"}
+    assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_importances_are_reproducible() -> None:
-    made = study(*map(scored, range(20)))
-    assert study_analysis.importances(made, SPACE) == study_analysis.importances(made, SPACE)
+    a_study = study(*map(scored, range(20)))
+    assert study_analysis.importances(a_study, SPACE) == study_analysis.importances(a_study, SPACE)
     code = (
         "import importlib.util, sys; from src.search import study_analysis\n"
-        f"spec = importlib.util.spec_from_file_location('told', {__file__!r})\n"
-        "told = importlib.util.module_from_spec(spec); spec.loader.exec_module(told)\n"
-        "print(list(study_analysis.importances(told.study(*map(told.scored, range(20))), told.SPACE).items()))"
+        f"spec = importlib.util.spec_from_file_location('this_module', {__file__!r})\n"
+        "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        "print(list(study_analysis.importances(module.study(*map(module.scored, range(20))), module.SPACE).items()))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "3"}
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == str(list(study_analysis.importances(made, SPACE).items())), done.stderr
+    assert done.stdout.strip() == str(list(study_analysis.importances(a_study, SPACE).items())), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -128,19 +128,19 @@ def test_no_importances_without_evidence(trials: list[FrozenTrial]) -> None:
 
 def test_importances_use_first_objective() -> None:
     trials = [trial(number, [scored(number).values[0], random.Random(number).random()]) for number in range(20)]
-    found = study_analysis.importances(study(*trials, directions=["maximize", "minimize"]), SPACE)
-    assert found == study_analysis.importances(study(*map(scored, range(20))), SPACE)
+    shares = study_analysis.importances(study(*trials, directions=["maximize", "minimize"]), SPACE)
+    assert shares == study_analysis.importances(study(*map(scored, range(20))), SPACE)
 
 
 # Pictures
 
 
 def test_long_search_has_all_plots() -> None:
-    made = study(*map(scored, range(12)), pruned(12, 0.3), infeasible(13), failed(14))
-    found = study_analysis.plots(made, SPACE)
-    assert list(found) == ["optimization_history", "slices", "importances"]
-    assert all(min(size(png)) > 200 for png in found.values())
-    assert study_analysis.plots(made, SPACE) == found
+    a_study = study(*map(scored, range(12)), pruned(12, 0.3), infeasible(13), failed(14))
+    pngs = study_analysis.plots(a_study, SPACE)
+    assert list(pngs) == ["optimization_history", "slices", "importances"]
+    assert all(min(size(png)) > 200 for png in pngs.values())
+    assert study_analysis.plots(a_study, SPACE) == pngs
 
 
 def test_short_search_has_fewer_plots() -> None:
@@ -154,9 +154,9 @@ def test_short_search_has_fewer_plots() -> None:
 def test_two_objectives_plot_pareto_front(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [(0.5, 100), (0.7, 400), (0.6, 900), (0.8, 1600)]
     trials = [trial(number, pair) for number, pair in enumerate(values)]
-    made = study(*trials, infeasible(4), failed(5), directions=["maximize", "minimize"])
-    assert list(study_analysis.plots(made, SPACE)) == ["pareto_front", "slices"]
-    (axes,) = drawn(monkeypatch, made)["pareto_front"]
+    a_study = study(*trials, infeasible(4), failed(5), directions=["maximize", "minimize"])
+    assert list(study_analysis.plots(a_study, SPACE)) == ["pareto_front", "slices"]
+    (axes,) = drawn(monkeypatch, a_study)["pareto_front"]
     front = axes.lines[0]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(100, 0.5), (400, 0.7), (1600, 0.8)]
     labels = axes.get_legend_handles_labels()[1]
@@ -164,8 +164,8 @@ def test_two_objectives_plot_pareto_front(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_history_plots_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = study(trial(0, [0.5]), pruned(1, 0.3), trial(2, [0.4]), trial(3, [0.6]), infeasible(4), failed(5))
-    (axes,) = drawn(monkeypatch, made)["optimization_history"]
+    a_study = study(trial(0, [0.5]), pruned(1, 0.3), trial(2, [0.4]), trial(3, [0.6]), infeasible(4), failed(5))
+    (axes,) = drawn(monkeypatch, a_study)["optimization_history"]
     best = axes.lines[0]
     assert list(zip(best.get_xdata(), best.get_ydata(), strict=True)) == [(0, 0.5), (2, 0.5), (3, 0.6), (5, 0.6)]
     places = {dots.get_label(): dots.get_offsets().tolist() for dots in axes.collections}
@@ -218,10 +218,10 @@ def test_axis_reaches_beyond_space(axis: SettingAxis) -> None:
 
 
 def test_plots_are_thread_safe() -> None:
-    made = study(*map(scored, range(12)))
+    a_study = study(*map(scored, range(12)))
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: study_analysis.plots(made, SPACE), range(2))
-    assert first == second == study_analysis.plots(made, SPACE)
+        first, second = pool.map(lambda _: study_analysis.plots(a_study, SPACE), range(2))
+    assert first == second == study_analysis.plots(a_study, SPACE)
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
