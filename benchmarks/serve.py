@@ -70,7 +70,7 @@ def _time_loops(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
     """Time three loops with the same weights. A single time is that of a batch."""
     from benchmarks.lib import transformers_server
     from src.registry.export import write_files
-    from src.registry.loading import answer, load_version
+    from src.registry.loading import compute_logits, load_version
     from src.registry.pyfunc import artifacts_in
 
     _, version = registry.version_at(registry.uri_of(model))
@@ -82,11 +82,11 @@ def _time_loops(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
         write_files(loaded, artifacts, exported, merge=False)
         baseline = transformers_server.load(exported)
         _require_golden_logits(baseline, exported)
-        answer(loaded.model, rows[:1])
+        compute_logits(loaded.model, rows[:1])
         return {
             "transformers loop": _timed(rows, 1, lambda row: baseline.answer([row])),
             f"transformers loop, batches of {BATCH_SIZE}": _timed(batches, 1, baseline.answer),
-            "project loop": _timed(rows, 1, lambda row: answer(loaded.model, [row])),
+            "project loop": _timed(rows, 1, lambda row: compute_logits(loaded.model, [row])),
         }
 
 

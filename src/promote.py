@@ -1,11 +1,11 @@
-"""Makes a registered version the champion, or takes that back.
+"""Make a registered version the champion, or go back to the champion before.
 
 python -m src.promote --model clip
 python -m src.promote --model clip --version 3
 python -m src.promote --model clip --rollback
 
-The first takes the best on validation, the second the one you name, the third the one that was champion before. The
-challenger is then the best of the others. No version is ever removed.
+The first command takes the best version on validation, the second the version with that number, and the third the
+previous champion. The best other version becomes the challenger. No version is removed.
 """
 
 import click
@@ -18,16 +18,16 @@ from src.models.catalog import MODELS
 
 @command(example="python -m src.promote --model clip --version 3")
 @model_option(MODELS)
-@click.option("--version", "number", type=click.IntRange(min=1), help="By hand, whatever its validation score.")
-@click.option("--rollback", is_flag=True, help="The champion before the present one; again goes back further.")
+@click.option("--version", "number", type=click.IntRange(min=1), help="Promote this version, whatever its score.")
+@click.option("--rollback", is_flag=True, help="Go back to the previous champion; a second rollback goes further back.")
 def main(model: str, number: int | None, rollback: bool) -> None:
-    """Make a version of MODEL the champion: the best by validation macro-F1, or the one named."""
+    """Make a version of MODEL the champion: the best by validation macro-F1, or the version with the given number."""
     if rollback and number:
-        raise UsageError("--rollback goes to the champion before: give it or --version, not both")
+        raise UsageError("--rollback goes to the previous champion: give it or --version, not both")
     from src.registry import promotion
 
     change = promotion.rollback(model) if rollback else promotion.promote(model, number)
-    _show(model)
+    _print_versions(model)
     if change is None:
         say(f"The champion of {model} stays as it is")
     else:
@@ -35,16 +35,21 @@ def main(model: str, number: int | None, rollback: bool) -> None:
         say(f"Version {change.version} of {model} is the champion now ({change.how}){before}")
 
 
-def _show(model: str) -> None:
+def _print_versions(model: str) -> None:
     from src.registry import promotion, registry
 
-    labels = {
-        found.number: label
-        for label in (registry.CHALLENGER, registry.CHAMPION)
-        if (found := registry.version_at_alias(model, label))
-    }
+    alias_of = {}
+    for alias in (registry.CHALLENGER, registry.CHAMPION):
+        aliased = registry.version_at_alias(model, alias)
+        if aliased:
+            alias_of[aliased.number] = alias
     rows = [
-        (version.number, promotion.score(version), labels.get(version.number, ""), version.tags.get("split_digest", ""))
+        (
+            version.number,
+            promotion.score(version),
+            alias_of.get(version.number, ""),
+            version.tags.get("split_digest", ""),
+        )
         for version in registry.versions(model)
     ]
     table(registry.registered_name(model), ["version", "validation macro-F1", "alias", "split"], rows)

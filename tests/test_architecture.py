@@ -42,6 +42,7 @@ DOORS = {
     "dvc": ["data"],
     "filelock": ["core"],
     "grpc": ["search"],
+    "huggingface_hub": ["registry"],
     "imagehash": ["data"],
     "jinja2": ["reporting"],
     "matplotlib": ["reporting"],

@@ -20,9 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.models.auto.processing_auto import AutoProcessor
 
-from src.core.config_parser import build
 from src.core.files import read_json
-from src.core.training_config import TrainingConfig
 from src.models.catalog import model_class
 from src.registry.contract import Contract, read_contract
 from src.registry.pyfunc import Row
@@ -107,7 +105,7 @@ def load(folder: Path) -> TransformersModel:
 
 
 def _head(contract: Contract, folder: Path) -> nn.Module | None:
-    settings = build(TrainingConfig, contract.settings, "the contract's settings")
+    settings = contract.settings
     if settings.readout == "verbalizer":
         return None
     weights = load_file(folder / "head.safetensors")

@@ -163,6 +163,16 @@ def read_trained(model: str) -> Trained:
 
 
 @dataclass(frozen=True)
+class RegisterOutput(StageOutput):
+    """The version that `register` found or made (`REGISTER_FILE` of stage `register`)."""
+
+    # The registered name, such as mvsa-clip.
+    name: str
+    # The digest of the adapter's files, by which every registry finds the version.
+    adapter_digest: str
+
+
+@dataclass(frozen=True)
 class ModalityOutput(StageOutput):
     """The content of modality.json: a tuned model on test posts with one half hidden or changed."""
 

@@ -58,6 +58,10 @@ PREDICTIONS_TABLE = "predictions.csv"
 VAL_PREDICTIONS_TABLE = "val_predictions.csv"
 OUT_OF_FOLD_TABLE = "out_of_fold.csv"
 
+# What `register` writes in its stage's folder.
+REGISTER_FILE = "version.json"
+CONTRACT_FOLDER = "contract"
+
 # What `encode` writes in its stage's folder.
 ENCODE_FILE = "encode.json"
 

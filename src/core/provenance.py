@@ -18,6 +18,10 @@ from src.core.training_config import TrainingConfig
 
 _log = logging.getLogger(__name__)
 
+# Tags of runs and versions (see `git_tags`).
+COMMIT_TAG = "git_commit"
+DIRTY_TAG = "git_dirty"
+
 
 def git_tags() -> dict[str, str]:
     """Return tags of the running code: its commit, and whether src/ differs from it. Empty without a repository."""
@@ -28,7 +32,7 @@ def git_tags() -> dict[str, str]:
             reason = (head.stderr or changes.stderr).strip().partition("\n")[0]
             _log.warning("runs will not name their commit: %s", reason)
         return {}
-    return {"git_commit": head.stdout.strip(), "git_dirty": str(bool(changes.stdout.strip())).lower()}
+    return {COMMIT_TAG: head.stdout.strip(), DIRTY_TAG: str(bool(changes.stdout.strip())).lower()}
 
 
 def data_revision() -> str:

@@ -1,7 +1,7 @@
-"""The contract of a registered version: what it is, what it was made from, and what it answers to eight posts.
+"""The contract of a registered version: its base, data and settings, its scores, and its logits for eight golden posts.
 
-It is a folder that travels with the version: contract.json, and the pictures of the golden posts beside it.
-docs/contract.md says what is compared when the version is loaded, and how much may differ.
+A contract is a folder that travels with the version: contract.json, and the images of the golden posts beside it.
+docs/contract.md says what is compared when a version is loaded, and by how much logits may differ.
 """
 
 import json
@@ -11,35 +11,37 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from src.core.config_parser import build
-from src.core.errors import UserError
+from src.core.errors import UsageError, UserError
 from src.core.files import write_bytes, write_json
 from src.core.labels import TONES
 from src.core.outputs import PretrainedWeights
 from src.core.records import Post
+from src.core.training_config import TrainingConfig
 
 CONTRACT_FILE = "contract.json"
-# What lies beside it for a model card: how the posts were divided, and what the version says of each test post.
-DIVISION_FILE = "division.json"
+# Files beside it, for the model card: the report of the split, and the version's prediction for each test post.
+SPLIT_REPORT_FILE = "split_report.json"
 TEST_FILE = "test.csv"
-FORMAT = 2
+FORMAT = 3
 NUM_GOLDEN = 8
-# How far a golden logit may be off: by `ABSOLUTE` and, on top of it, by a share of the largest golden logit. Where both
-# sides computed in float32, only the order of sums differs between machines and libraries; bfloat16 keeps 8 bits.
+HEADLINE_SCORES = ("accuracy", "macro_f1", "weighted_f1")
+# A golden logit may differ by `ABSOLUTE` plus the share `RELATIVE` of the largest golden logit. If both sides compute
+# in float32, only the order of sums differs between machines and libraries. bfloat16 keeps 8 bits.
 ABSOLUTE = {"float32": 1e-3, "bfloat16": 0.05}
 RELATIVE = {"float32": 1e-4, "bfloat16": 0.05}
 
 
 @dataclass(frozen=True)
 class GoldenPost:
-    """A validation post with the logits, in the order of the labels, that the version gave when it was registered.
+    """A validation post with the logits that the version gave when it was registered."""
 
-    `id` and `digest` are those of the table of posts, `image` is the name of a file beside the contract.
-    """
-
+    # Id and digest as in the table of posts.
     id: str
     digest: str
+    # The name of a file beside the contract.
     image: str
     caption: str
+    # In the order of the contract's labels.
     logits: tuple[float, ...]
 
 
@@ -53,70 +55,65 @@ class Search:
 
 @dataclass(frozen=True)
 class Contract:
-    """All that a registered version says of itself; the same training gives the same contract, wherever it runs.
+    """The record of a registered version.
 
-    What is of one place and time is a tag of the version: its run, and the git commit.
-
-    Attributes:
-        format: of this record, `FORMAT`.
-        model: the name in the catalog.
-        labels: the tones in the order of the logits.
-        prompt: the model's template for captions.
-        preprocessing: a digest that changes when the same post would become other inputs.
-        dtype: the precision in which the golden logits were computed, float32 or bfloat16.
-        checkpoint: the base.
-        libraries: versions by name.
-        adapted_modules: full names of the modules that carry an adapter.
-        settings: how the adapter was trained.
-        data_digest, split_digest: of the posts and of their division, as the split stage reported them.
-        data_revision: the MD5 by which data.dvc knew the posts; empty if there was no data.dvc.
-        code: the digest of the code that trained it.
-        search: with which trial's settings.
-        validation, test: scores on these parts, shares between 0 and 1.
-        golden: a few posts with the logits they must be given.
+    Equal trainings give equal contracts on every machine. Facts of one place and time, such as the run and the git
+    commit, are tags of the version.
     """
 
+    # The format of this record, `FORMAT`.
     format: int
+    # The name in the catalog.
     model: str
+    # The tones in the order of the logits.
     labels: tuple[str, ...]
+    # The model's template for captions.
     prompt: str
+    # A digest that changes if the same post would become other inputs.
     preprocessing: str
+    # The precision in which the golden logits were computed: float32 or bfloat16.
     dtype: str
     checkpoint: PretrainedWeights
+    # Versions of libraries by name.
     libraries: dict[str, str]
+    # Full names of the modules with an adapter.
     adapted_modules: tuple[str, ...]
-    settings: dict[str, int | float | str | bool]
+    settings: TrainingConfig
+    # Digests of the posts and of the split, from the report of stage `split`.
     data_digest: str
     split_digest: str
+    # The MD5 of data/ in data.dvc; empty without data.dvc.
     data_revision: str
+    # The digest of the code that trained the adapter.
     code: str
     search: Search
+    # Scores on the parts, between 0 and 1, by the names of `Scores.summary`.
     validation: dict[str, float]
     test: dict[str, float]
     golden: tuple[GoldenPost, ...]
 
     def tolerance(self, dtype: str) -> float:
-        """How far a golden logit may be off where it is computed in `dtype`: the coarser precision decides."""
+        """Return how much a golden logit may differ if it is computed in `dtype`; the coarser precision decides."""
         coarser = "bfloat16" if "bfloat16" in (self.dtype, dtype) else "float32"
         largest = max(abs(logit) for post in self.golden for logit in post.logits)
         return ABSOLUTE[coarser] + RELATIVE[coarser] * largest
 
 
 def choose_golden(posts: Sequence[Post]) -> list[Post]:
-    """Eight posts, the tones in turn; always the same ones of the same posts, whatever their order.
+    """Choose up to eight posts, the tones in turn. The choice does not depend on the order of `posts`.
 
-    They are those of the least digests, hence as good as drawn by lot. Fewer posts are all taken.
+    The posts with the smallest digests are taken, which amounts to a random choice.
     """
     by_tone: dict[str, list[Post]] = defaultdict(list)
-    for post in sorted(posts, key=lambda each: each.digest):
+    for post in sorted(posts, key=lambda post: post.digest):
         by_tone[post.label].append(post)
-    ranked = [(rank, TONES.index(tone), post) for tone, found in by_tone.items() for rank, post in enumerate(found)]
-    return [post for _, _, post in sorted(ranked, key=lambda each: each[:2])[:NUM_GOLDEN]]
+    ranked = [(rank, TONES.index(tone), post) for tone, group in by_tone.items() for rank, post in enumerate(group)]
+    return [post for _, _, post in sorted(ranked, key=lambda entry: entry[:2])[:NUM_GOLDEN]]
 
 
-def write_contract(folder: Path, contract: Contract, pictures: Mapping[str, bytes]) -> None:
-    """Write a contract, and the pictures of its golden posts by the names that it gives them."""
-    for name, content in pictures.items():
+def write_contract(folder: Path, contract: Contract, images: Mapping[str, bytes]) -> None:
+    """Write a contract and the images of its golden posts, by their file names."""
+    for name, content in images.items():
         write_bytes(folder / name, content)
     write_json(folder / CONTRACT_FILE, asdict(contract))
 
@@ -125,25 +122,37 @@ def read_contract(folder: Path) -> Contract:
     """Read a contract.
 
     Raises:
-        UserError: it is missing, damaged, of another format, or a golden post's picture is missing.
+        UserError: the contract is missing, damaged or of another format, lacks a key, or the image of a golden post is
+            missing.
     """
     path = folder / CONTRACT_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: the version has no contract, register it anew") from None
+        raise UserError(f"{path} is missing: the version has no contract, register it again") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} is of another format than {FORMAT}: load it with the code that it came with")
-    contract = build(Contract, content, str(path))
+        raise UserError(f"{path} has another format than {FORMAT}: load the version with its own code")
+    try:
+        contract = build(Contract, content, str(path))
+    except UsageError as error:
+        raise UserError(f"{error}; register the version again") from error
+    _require_complete(contract, folder)
+    return contract
+
+
+def _require_complete(contract: Contract, folder: Path) -> None:
+    missing = sorted(set(HEADLINE_SCORES) - (contract.validation.keys() & contract.test.keys()))
+    path = folder / CONTRACT_FILE
+    if missing:
+        raise UserError(f"{path} lacks the scores {', '.join(missing)}: register the version again")
     if not contract.golden:
-        raise UserError(f"{path} has no golden posts: nothing would tell whether the version answers as it did")
+        raise UserError(f"{path} has no golden posts, so the version's answers cannot be checked")
     for post in contract.golden:
         if Path(post.image).name != post.image or not (folder / post.image).is_file():
-            raise UserError(f"{folder / post.image} is missing: the picture of golden post {post.id}")
+            raise UserError(f"{folder / post.image} is missing: the image of golden post {post.id}")
         if len(post.logits) != len(contract.labels):
             raise UserError(
                 f"{path}: golden post {post.id} has {len(post.logits)} logits for {len(contract.labels)} labels"
             )
-    return contract

@@ -1,73 +1,96 @@
-"""A version as files in the Hub's layout, which plain transformers and peft load without this repository."""
+"""Export of a version as a folder in the Hub's layout, which transformers and peft load without this repository."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from src.core.errors import UserError
-from src.core.files import read_json, write_json
+from src.core.files import atomic_folder, read_json, write_json, write_text
+from src.core.provenance import COMMIT_TAG
 from src.data.images import open_image
-from src.modeling.transformers_usage import TransformersUsage
-from src.registry.contract import write_contract
-from src.registry.loading import LoadedVersion
+from src.registry import registry
+from src.registry.contract import Contract, write_contract
+from src.registry.loading import LoadedVersion, load_version
+from src.registry.model_card import LoadingSnippet, code_of, dtype_of, model_card, read_card_inputs
+from src.registry.pyfunc import artifacts_in
+from src.registry.registry import Version
 from src.training.adapter import ADAPTER_FILE, HEAD_FILE, ClassifierHead
+
+CARD_FILE = "README.md"
+BASE_FOLDER = "base"
+CONFIG_FILE = "adapter_config.json"
+# The prefix of the base's weights in peft's file.
+_PEFT_PREFIX = "base_model.model"
 
 
 @dataclass(frozen=True)
-class LoadingSnippet:
-    """All of what a model card says of loading and asking.
+class ExportedVersion:
+    """A finished export."""
 
-    Attributes:
-        loader: the class of transformers whose `from_pretrained` loads the model, or its base.
-        source: the arguments of that.
-        is_adapter: whether peft then puts an adapter on.
-        usage: how the model is asked.
-        layers: those of the classifier, as calls of `torch.nn`; none where the readout is the model's own.
-        has_head: whether there are weights of the readout to load.
+    version: Version
+    # The largest difference of golden logits that the card's code gave, and the largest that the contract allows.
+    difference: float
+    allowed: float
+    # Whether the golden posts in the folder come from MVSA-Single.
+    holds_mvsa_posts: bool
+
+
+def export_version(address: str, folder: Path, *, merge: bool) -> ExportedVersion:
+    """Write a registered version as a folder, and check the code of its model card.
+
+    The code runs in a process of its own. The folder gets its name only if the golden posts get their logits.
+
+    Args:
+        address: the version's address in the registry.
+        folder: the folder to write; it must be new or empty.
+        merge: whether the adapter is merged into the base's weights, in float32.
+
+    Raises:
+        UserError: the folder is not empty, the version cannot be loaded or exported, or the exported files give other
+            logits.
     """
-
-    loader: str
-    source: str
-    is_adapter: bool
-    usage: TransformersUsage
-    layers: tuple[str, ...]
-    has_head: bool
-
-
-BASE_FOLDER = "base"
-
-
-CONFIG_FILE = "adapter_config.json"
-
-
-# What peft's file of weights calls the base.
-_WRAPPER = "base_model.model"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: give another folder, or remove it")
+    _, version = registry.version_at(address)
+    with TemporaryDirectory() as download_folder, atomic_folder(folder) as temporary:
+        artifacts = artifacts_in(registry.download(version, Path(download_folder)))
+        inputs = read_card_inputs(Path(artifacts.get("contract", "")), version.tags.get(COMMIT_TAG, ""))
+        loaded = load_version(artifacts, "cpu")
+        snippet = write_files(loaded, artifacts, temporary, merge)
+        card = model_card(version.name, version.number, loaded.contract, snippet, inputs, merged=merge)
+        write_text(temporary / CARD_FILE, card)
+        difference, allowed = _check_card_code(loaded.contract, temporary, merge)
+    return ExportedVersion(version, difference, allowed, inputs.is_mvsa)
 
 
 def write_files(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Path, merge: bool) -> LoadingSnippet:
-    """Write all but the model card; returns what that must say of loading and asking.
+    """Write all files but the model card, and return the parts of the card's code that load them.
 
     Args:
-        loaded: the version; if it is to be merged, in float32, and it is of no further use then.
-        artifacts: its files, by name.
-        folder: is made.
-        merge: whether the adapter is worked into the base's weights, or stays apart.
+        loaded: the version. With `merge` it must be in float32, and it cannot be used afterwards.
+        artifacts: the paths of the version's files by name.
+        folder: the folder to write to.
+        merge: whether the adapter is merged into the base's weights.
 
     Raises:
-        UserError: the model's file does not say how plain transformers computes it, or the adapter cannot be merged, or
-            there is no adapter and yet something of the base was trained, which only merged weights can hold.
+        UserError: the model does not implement `transformers_usage`; the adapter cannot be merged; or parts of the base
+            were trained without an adapter, which only merged weights can hold.
     """
-    usage, readout = loaded.model.transformers_usage(), loaded.adapter.readout
+    usage = loaded.model.transformers_usage()
+    readout = loaded.adapter.readout
     layers = tuple(f"nn.{layer!r}" for layer in readout) if isinstance(readout, ClassifierHead) else ()
     has_head = bool(layers) or any("head[" in line for line in usage.lines)
     usage.processor.save_pretrained(folder)
-    _write_golden(loaded, Path(artifacts["contract"]), folder)
+    _write_golden_posts(loaded, Path(artifacts["contract"]), folder)
     if has_head:
         _write_head(readout, folder)
     source = _write_merged(loaded, folder) if merge else _write_adapter(loaded, artifacts, folder)
@@ -75,15 +98,18 @@ def write_files(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Pat
     return LoadingSnippet(type(loaded.model.backbone).__name__, source, is_adapter, usage, layers, has_head)
 
 
-def _write_golden(loaded: LoadedVersion, contract: Path, folder: Path) -> None:
-    """The contract, with the golden posts as the model reads them: pictures decoded once for all, captions cut."""
-    at_least, posts, pictures = loaded.model.image_resizer().min_decoded_side, [], {}
-    for place, post in enumerate(loaded.contract.golden):
-        name, content = f"golden-{place}.png", BytesIO()
-        open_image(contract / post.image, at_least=at_least).save(content, "PNG")
-        pictures[name] = content.getvalue()
+def _write_golden_posts(loaded: LoadedVersion, contract_folder: Path, folder: Path) -> None:
+    """Write the contract with the golden posts as the model reads them: images decoded and resized, captions cut."""
+    at_least = loaded.model.image_resizer().min_decoded_side
+    posts = []
+    images = {}
+    for index, post in enumerate(loaded.contract.golden):
+        name = f"golden-{index}.png"
+        content = BytesIO()
+        open_image(contract_folder / post.image, at_least=at_least).save(content, "PNG")
+        images[name] = content.getvalue()
         posts.append(replace(post, image=name, caption=loaded.model.strip_special_tokens(post.caption)))
-    write_contract(folder, replace(loaded.contract, golden=tuple(posts)), pictures)
+    write_contract(folder, replace(loaded.contract, golden=tuple(posts)), images)
 
 
 def _write_head(readout: nn.Module, folder: Path) -> None:
@@ -92,15 +118,20 @@ def _write_head(readout: nn.Module, folder: Path) -> None:
 
 
 def _write_merged(loaded: LoadedVersion, folder: Path) -> str:
+    """Write the merged weights, and return the arguments of `from_pretrained`."""
     backbone: Any = loaded.adapter.merge()
     backbone.save_pretrained(folder)
     return '".", dtype="float32"'
 
 
 def _write_adapter(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Path) -> str:
-    weights, parts = loaded.contract.checkpoint, loaded.adapter.parts()
+    """Write the adapter and a local base, and return the arguments of `from_pretrained` for the base."""
+    weights = loaded.contract.checkpoint
+    parts = loaded.adapter.parts()
     if parts and loaded.adapter.peft is None:
-        raise UserError("parts of the base were trained as a whole, and no adapter: export it with --merge")
+        raise UserError(
+            "parts of the base were trained as a whole, without an adapter: export the version with --merge"
+        )
     base, revision = weights.source, weights.revision or None
     if "base" in artifacts:
         base, revision = BASE_FOLDER, None
@@ -113,6 +144,36 @@ def _write_adapter(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: 
 
 def _write_peft(adapter: Path, folder: Path, base: Mapping[str, str | None], parts: Mapping[str, Tensor]) -> None:
     write_json(folder / CONFIG_FILE, {**read_json(adapter / CONFIG_FILE), **base})
-    # As peft itself keeps weights of the base that were trained: beside the adapter's, by their full names.
-    state = load_file(adapter / ADAPTER_FILE) | {f"{_WRAPPER}.{name}": weight for name, weight in parts.items()}
+    # peft keeps trained weights of the base in the adapter's file, by their full names.
+    state = load_file(adapter / ADAPTER_FILE) | {f"{_PEFT_PREFIX}.{name}": weight for name, weight in parts.items()}
     save_file(state, folder / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def _check_card_code(contract: Contract, folder: Path, merge: bool) -> tuple[float, float]:
+    """Run the card's code; return the largest difference of golden logits, and the largest allowed one."""
+    logits = _run_card_code(folder, code_of((folder / CARD_FILE).read_text(encoding="utf-8")))
+    allowed = contract.tolerance(dtype_of(contract, merged=merge))
+    differences = [
+        abs(recorded - computed)
+        for post, row in zip(contract.golden, logits, strict=True)
+        for recorded, computed in zip(post.logits, row, strict=True)
+    ]
+    # The negation also catches NaN.
+    if not all(difference <= allowed for difference in differences):
+        raise UserError(
+            f"golden logits of the {'merged' if merge else 'exported'} weights are off by {max(differences):.2g}, and "
+            f"{allowed:.2g} is allowed: the export was removed"
+        )
+    return max(differences), allowed
+
+
+def _run_card_code(folder: Path, code: str) -> list[list[float]]:
+    """Run a card's code in its folder, isolated from this repository, and return the logits that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, encoding="utf-8", check=False
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise UserError(f"the model card's code does not run, and the export was removed: {reason}")
+    # A line is a label and its logits.
+    return [[float(logit) for logit in line.split()[1:]] for line in done.stdout.splitlines()]

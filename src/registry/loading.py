@@ -1,4 +1,4 @@
-"""A trained adapter on its base, as a registered version has it: loaded from files alone, and held to its contract."""
+"""Load a registered version from its files, and check that it keeps its contract."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,87 +20,86 @@ from src.training import adapter as adapter_module
 from src.training.inference import logits_of
 from src.training.workspace import load_model
 
-# What an adapter's weights are before its first step, when it changes nothing: LoRA's second matrix, and IA3's scales.
-_UNTRAINED = {".lora_B.": 0.0, ".ia3_l.": 1.0}
+# The initial value of LoRA's second matrix and of IA3's scales: with it an adapter does not change the base.
+_INITIAL_VALUES = {".lora_B.": 0.0, ".ia3_l.": 1.0}
 
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """A version that holds its contract.
+    """A version that keeps its contract."""
 
-    Attributes:
-        adapter: as it is on its base.
-        contract: what it was held to.
-        off: by how much its logits for the golden posts differ, at most.
-        allowed: by how much they may.
-        remarks: what differs from where it was registered and need not matter, a line each.
-    """
-
+    # Attached to its base.
     adapter: adapter_module.Adapter
     contract: Contract
-    off: float
+    # The largest difference between computed and recorded golden logits, and the largest that the contract allows.
+    difference: float
     allowed: float
-    remarks: list[str]
+    # Differences of libraries and preprocessing that are not errors, a line each.
+    warnings: list[str]
 
     @property
     def model(self) -> ToneModel:
-        """The base with its adapter on."""
+        """The base with the adapter attached."""
         return self.adapter.model
 
 
 def load_version(artifacts: Mapping[str, str], device: str | None = None) -> LoadedVersion:
-    """Load a version from its artifacts: `contract`, `adapter` and, where the base travels with it, `base`.
+    """Load a version from its artifacts, and check it against its contract.
 
-    It comes onto `device`, or the best there is.
+    Args:
+        artifacts: the paths of `contract`, `adapter` and, if the version carries its base, `base`.
+        device: the device for the model, such as cpu; the best available one by default.
 
     Raises:
-        UserError: a file is missing or damaged, the base is another, the adapter's weights are not exactly those it has
-            to have, one of its modules was never trained, or a golden post gets other logits.
+        UserError: a file is missing or damaged; the base has another revision; a weight of the adapter is missing,
+            unexpected or was never trained; or the logits of a golden post differ by more than the contract allows.
     """
     folder = Path(artifacts.get("contract", ""))
     contract = read_contract(folder)
+    if "adapter" not in artifacts:
+        raise UserError("the version has no adapter: register it again")
     adapter = load_adapter(contract.model, _base(contract, artifacts), Path(artifacts["adapter"]), device)
-    _require_same(contract, adapter)
+    _require_equal_facts(contract, adapter)
     rows = [((folder / post.image).read_bytes(), post.caption) for post in contract.golden]
-    off = _difference(contract, answer(adapter.model, rows))
+    difference = _largest_difference(contract, compute_logits(adapter.model, rows))
     allowed = contract.tolerance(dtype_of(adapter.model))
-    remarks = _remarks(contract, adapter.model)
-    if not off <= allowed:  # nor if it is no number
-        because = f" ({'; '.join(remarks)})" if remarks else ""
+    warnings = _compatibility_warnings(contract, adapter.model)
+    # The negation also catches NaN.
+    if not difference <= allowed:
+        causes = f" ({'; '.join(warnings)})" if warnings else ""
         raise UserError(
-            f"golden logits are off by {off:.2g}, and {allowed:.2g} is allowed: the version does not answer as it did "
-            f"when it was registered{because}"
+            f"golden logits are off by {difference:.2g}, and {allowed:.2g} is allowed: the version does not answer as "
+            f"it did when it was registered{causes}"
         )
-    return LoadedVersion(adapter, contract, off, allowed, remarks)
+    return LoadedVersion(adapter, contract, difference, allowed, warnings)
 
 
 def load_adapter(
     name: str, checkpoint: PretrainedWeights, folder: Path, device: str | None = None
 ) -> adapter_module.Adapter:
-    """A saved adapter on a base that is loaded for it.
+    """Load a base and attach a saved adapter.
 
     Raises:
-        UserError: as `load` does; or the base is of another revision, or a module of the adapter was never trained.
+        UserError: the adapter's files are missing, damaged or do not fit; the base has another revision; or a module of
+            the adapter was never trained.
     """
     model = load_model(name, checkpoint, device)
     if model.checkpoint.revision != checkpoint.revision:
-        raise _another_base(checkpoint, model.checkpoint.revision)
+        raise _revision_error(checkpoint, model.checkpoint.revision)
     adapter = adapter_module.load(model, folder)
-    untrained = _untrained(adapter)
+    untrained = _untrained_weights(adapter)
     if untrained:
         raise UserError(
-            f"{folder} was never trained: all of {untrained[0]} is what it began with ({len(untrained)} such)"
+            f"{folder} was never trained: all of {untrained[0]} has its initial value ({len(untrained)} such weights)"
         )
     return adapter
 
 
-def answer(model: ToneModel, rows: Sequence[tuple[bytes, str]], first: int = 1) -> Tensor:
-    """logits_BK, float32, of posts given as the bytes of their pictures and their captions.
-
-    Pictures are decoded as they were for training.
+def compute_logits(model: ToneModel, rows: Sequence[tuple[bytes, str]], first: int = 1) -> Tensor:
+    """Compute logits_BK in float32 for posts given as image bytes and caption. Images are decoded as for training.
 
     Raises:
-        UnreadableImage: a picture cannot be used; the message has its post's number, counted from `first`.
+        UnreadableImage: an image cannot be used; the message has the number of its post, counted from `first`.
     """
     at_least = model.image_resizer().min_decoded_side
     images = [_decoded(image, at_least, number) for number, (image, _) in enumerate(rows, start=first)]
@@ -115,62 +114,63 @@ def _decoded(image: bytes, at_least: int, number: int) -> Image:
 
 
 def dtype_of(model: ToneModel) -> str:
-    """The precision of the base's weights, such as float32."""
+    """Return the precision of the base's weights, such as float32."""
     return str(model.backbone.dtype).removeprefix("torch.")
 
 
 def _base(contract: Contract, artifacts: Mapping[str, str]) -> PretrainedWeights:
-    """Where the base is: in the Hub, or in the version's own folder, whose digest is its revision."""
+    """Return the version's base: in the Hub, or in the version's own folder, whose digest is the revision."""
     checkpoint = contract.checkpoint
     if "base" not in artifacts:
         return checkpoint
-    found = folder_digest(Path(artifacts["base"]))
-    if found != checkpoint.revision:
-        raise _another_base(checkpoint, found)
+    digest = folder_digest(Path(artifacts["base"]))
+    if digest != checkpoint.revision:
+        raise _revision_error(checkpoint, digest)
     return replace(checkpoint, source=artifacts["base"])
 
 
-def _another_base(checkpoint: PretrainedWeights, found: str) -> UserError:
+def _revision_error(checkpoint: PretrainedWeights, revision: str) -> UserError:
     return UserError(
-        f"the base {checkpoint.source} is at {found}, and the adapter was trained on {checkpoint.revision}"
+        f"the base {checkpoint.source} is at {revision}, and the adapter was trained on {checkpoint.revision}"
     )
 
 
-def _untrained(adapter: adapter_module.Adapter) -> list[str]:
-    """Names of the adapter's weights that are what they were before any training."""
+def _untrained_weights(adapter: adapter_module.Adapter) -> list[str]:
+    """Return the names of the adapter's weights that still have their initial value."""
     weights = {} if adapter.peft is None else dict(adapter.peft.named_parameters())
     return [
         name
         for name, weight in weights.items()
-        for part, start in _UNTRAINED.items()
+        for part, start in _INITIAL_VALUES.items()
         if part in name and bool((weight == start).all())
     ]
 
 
-def _require_same(contract: Contract, adapter: adapter_module.Adapter) -> None:
-    pairs = {
+def _require_equal_facts(contract: Contract, adapter: adapter_module.Adapter) -> None:
+    facts = {
         "the order of the labels": (list(contract.labels), list(TONES)),
         "the prompt": (contract.prompt, adapter.model.spec.prompt),
         "the list of adapted modules": (sorted(contract.adapted_modules), sorted(adapter.modules())),
     }
-    for what, (recorded, found) in pairs.items():
-        if recorded != found:
-            raise UserError(f"{what} is {str(found)[:200]}, and the contract says {str(recorded)[:200]}")
+    for name, (recorded, present) in facts.items():
+        if recorded != present:
+            raise UserError(f"{name} is {str(present)[:200]}, and the contract says {str(recorded)[:200]}")
 
 
-def _difference(contract: Contract, logits_BK: Tensor) -> float:
+def _largest_difference(contract: Contract, logits_BK: Tensor) -> float:
     golden_BK = torch.tensor([post.logits for post in contract.golden])
     return float((logits_BK - golden_BK).abs().max())
 
 
-def _remarks(contract: Contract, model: ToneModel) -> list[str]:
-    versions = {name: (recorded, _version_of(name)) for name, recorded in contract.libraries.items()}
-    found = [f"{name} is {here}, was {recorded}" for name, (recorded, here) in versions.items() if here != recorded]
+def _compatibility_warnings(contract: Contract, model: ToneModel) -> list[str]:
+    warnings = []
+    for name, recorded in contract.libraries.items():
+        installed = _version_of(name)
+        if installed != recorded:
+            warnings.append(f"{name} is {installed}, was {recorded}")
     if model.preprocessing_digest() != contract.preprocessing:
-        found.append(
-            "the preprocessing gives other inputs, or is described in other words, than when it was registered"
-        )
-    return found
+        warnings.append("the preprocessing, or its description, has changed since the version was registered")
+    return warnings
 
 
 def _version_of(library: str) -> str:

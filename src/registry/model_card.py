@@ -1,24 +1,31 @@
 """The model card of an exported version (M. Mitchell et al., Model Cards for Model Reporting, FAT* 2019), in Markdown.
 
-Its front matter is the Hub's: huggingface.co/docs/hub/model-cards.
+The front matter is that of the Hub: huggingface.co/docs/hub/model-cards.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from src.core.data_outputs import SplitReport
+from src.core.errors import UserError
+from src.core.files import read_table
 from src.core.labels import TONES
-from src.core.records import Interval, Scores
-from src.registry.contract import Contract
-from src.registry.export import LoadingSnippet
+from src.core.records import Interval, Prediction, Scores, read_predictions
+from src.evaluation.intervals import intervals, tone_intervals
+from src.evaluation.metrics import scores
+from src.modeling.transformers_usage import TransformersUsage
+from src.registry.contract import SPLIT_REPORT_FILE, TEST_FILE, Contract
 from src.reporting.pages import render_markdown
 
-# How many posts of MVSA-Single each protocol labels: by them it is known from posts that only have its layout.
+# The number of posts that each protocol labels in MVSA-Single. It tells the dataset from others in the same layout.
 MVSA_SINGLE = {"agreement": 2_592, "standard": 4_511}
 PROTOCOLS = {
-    "agreement": "the labels of text and picture are equal",
-    "standard": "a neutral label gives way to the other; opposite ones leave a post out",
+    "agreement": "posts whose text label and image label are equal",
+    "standard": "a neutral label yields to the other label, and posts with opposite labels are left out",
 }
 KINDS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rank-stabilised LoRA", "ia3": "IA3"}
 SHOWN = (
@@ -48,122 +55,196 @@ _CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a version scores on some posts.
+class LoadingSnippet:
+    """The parts of a model card's code that depend on the version."""
 
-    Attributes:
-        scores: all of them.
-        intervals: of accuracy, macro_f1, weighted_f1, and of f1_TONE for each tone.
-        num_groups: how many groups of near-duplicates the posts are.
-    """
+    # The class of transformers whose `from_pretrained` loads the model or its base.
+    loader: str
+    # The arguments of `from_pretrained`.
+    source: str
+    # Whether peft then attaches an adapter.
+    is_adapter: bool
+    usage: TransformersUsage
+    # The layers of the classifier as calls of `torch.nn`; empty for a verbalizer.
+    layers: tuple[str, ...]
+    # Whether the readout has weights to load.
+    has_head: bool
+
+
+@dataclass(frozen=True)
+class ScoredPosts:
+    """A version's scores on some posts, with 95% intervals."""
 
     scores: Scores
+    # Of accuracy, macro_f1, weighted_f1, and of f1_<tone> for each tone.
     intervals: Mapping[str, Interval]
+    # The number of groups of near-duplicates.
     num_groups: int
 
     @property
     def num_posts(self) -> int:
-        """How many posts."""
+        """The number of posts."""
         return sum(map(sum, self.scores.confusion))
 
 
 @dataclass(frozen=True)
 class CardInputs:
-    """What a version's scores rest on.
+    """The content of a model card that is not in the contract."""
 
-    Attributes:
-        division: the report of the split stage.
-        test: on the test part.
-        leak_free: on those test posts that have no near-duplicate in another part; None if there are none.
-        commit: of the code that trained the version; empty if it is unknown.
-    """
-
-    division: SplitReport
-    test: Measured
-    leak_free: Measured | None
+    # The report of stage `split`.
+    split: SplitReport
+    # Scores on all test posts, and on those without a near-duplicate in another part (None if there are no such posts).
+    test: ScoredPosts
+    leak_free: ScoredPosts | None
+    # The git commit that trained the version; empty if unknown.
     commit: str
+
+    @property
+    def num_posts(self) -> int:
+        """The number of posts in all parts."""
+        return sum(sum(counts.values()) for counts in self.split.parts.values())
+
+    @property
+    def is_mvsa(self) -> bool:
+        """Whether the posts are MVSA-Single, judged by their number."""
+        return self.num_posts == MVSA_SINGLE[self.split.protocol]
+
+
+def read_card_inputs(contract_folder: Path, commit: str) -> CardInputs:
+    """Read the files beside a contract, and score the version's test predictions.
+
+    Raises:
+        UserError: the version has no test predictions.
+    """
+    if not (contract_folder / TEST_FILE).is_file():
+        raise UserError("the version has no test predictions, which a model card needs: train and register it again")
+    split = SplitReport.read(contract_folder / SPLIT_REPORT_FILE)
+    rows = read_table(contract_folder / TEST_FILE)
+    predictions = read_predictions(contract_folder / TEST_FILE)
+    group_of = {row["id"]: row["group"] for row in rows}
+    leak_free_ids = {row["id"] for row in rows if row["leak_free"] == "1"}
+    leak_free = [prediction for prediction in predictions if prediction.id in leak_free_ids]
+    return CardInputs(
+        split=split,
+        test=_score(predictions, group_of, split.seed),
+        leak_free=_score(leak_free, group_of, split.seed) if leak_free else None,
+        commit=commit,
+    )
+
+
+def _score(predictions: Sequence[Prediction], group_of: Mapping[str, str], seed: int) -> ScoredPosts:
+    all_intervals = {**intervals(predictions, group_of, seed), **tone_intervals(predictions, group_of, seed)}
+    num_groups = len({group_of[prediction.id] for prediction in predictions})
+    return ScoredPosts(scores(predictions), all_intervals, num_groups)
 
 
 def model_card(
-    title: str, number: int, contract: Contract, snippet: LoadingSnippet, evidence: CardInputs, *, merged: bool
+    name: str, number: int, contract: Contract, snippet: LoadingSnippet, inputs: CardInputs, *, merged: bool
 ) -> str:
-    """The README.md of an exported folder.
+    """Return the README.md of an exported folder.
 
     Args:
-        title: the registered name, such as mvsa-clip.
-        number: of the version.
-        contract: the version's.
-        snippet: how the folder is loaded and asked.
-        evidence: behind its scores.
-        merged: whether the adapter is part of the base's weights.
+        name: the registered name, such as mvsa-clip.
+        number: the number of the version.
+        contract: the contract of the version.
+        snippet: the parts of the code that loads the folder.
+        inputs: split, scores and commit.
+        merged: whether the adapter is merged into the base's weights.
     """
-    settings, dtype = contract.settings, dtype_of(contract, merged=merged)
+    settings = asdict(contract.settings)
+    dtype = dtype_of(contract, merged=merged)
     return render_markdown(
         "card",
-        title=title,
+        front_matter=_front_matter(name, contract, inputs, merged=merged),
+        title=name,
         number=number,
         contract=contract,
         checkpoint=contract.checkpoint,
         snippet=snippet,
         merged=merged,
-        is_random=contract.checkpoint.scale == "tiny",
-        tags=_tags(contract),
+        is_random=contract.checkpoint.is_local,
         adapter=_adapter(contract),
         readout=_readout(contract),
         dtype=dtype,
         allowed=contract.tolerance(dtype),
-        dataset=_dataset(evidence.division),
-        commit=evidence.commit,
-        division=evidence.division,
-        protocol=PROTOCOLS[evidence.division.protocol],
-        total=_total(evidence.division),
+        dataset=_dataset(inputs),
+        commit=inputs.commit,
+        split=inputs.split,
+        protocol=PROTOCOLS[inputs.split.protocol],
+        total=inputs.num_posts,
         labels=list(TONES),
-        shown={name: settings[name] for name in SHOWN if settings[name] not in ("", 0)},
-        libraries=", ".join(f"{name} {version}" for name, version in contract.libraries.items()),
-        test=evidence.test,
-        leak_free=evidence.leak_free,
-        confusion=dict(zip(TONES, evidence.test.scores.confusion, strict=True)),
+        shown={setting: settings[setting] for setting in SHOWN if settings[setting] not in ("", 0)},
+        libraries=", ".join(f"{library} {version}" for library, version in contract.libraries.items()),
+        test=inputs.test,
+        leak_free=inputs.leak_free,
+        confusion=dict(zip(TONES, inputs.test.scores.confusion, strict=True)),
     )
 
 
+def _front_matter(name: str, contract: Contract, inputs: CardInputs, *, merged: bool) -> str:
+    """Return the front matter as YAML. A version with random weights names no base and no results."""
+    random = contract.checkpoint.is_local
+    dataset = _dataset(inputs)
+    test = inputs.test.scores
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Tone of a post",
+            dataset_type=dataset.lower(),
+            dataset_name=dataset,
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=label,
+            metric_value=round(value, 4),
+        )
+        for metric, label, value in (("accuracy", "Accuracy", test.accuracy), ("f1", "Macro-F1", test.macro_f1))
+    ]
+    data = ModelCardData(
+        language="en",
+        license="other",
+        license_name="research-use-only",
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="image-classification",
+        tags=_tags(contract),
+        metrics=["accuracy", "f1"],
+        base_model=None if random else contract.checkpoint.source,
+        base_model_relation=None if random else "finetune" if merged else "adapter",
+        model_name=None if random else name,
+        eval_results=None if random else results,
+    )
+    return str(data.to_yaml())
+
+
 def code_of(card: str) -> str:
-    """The Python that a card shows, to be run as it stands."""
+    """Return the Python code of a card."""
     return "\n".join(_CODE.findall(card))
 
 
 def dtype_of(contract: Contract, *, merged: bool) -> str:
-    """The precision that a card's code computes in: merged weights are float32, else it is the recorded logits' own."""
+    """Return the precision in which a card's code computes: float32 for merged weights, else the contract's."""
     return "float32" if merged else contract.dtype
 
 
-def _total(division: SplitReport) -> int:
-    return sum(sum(counts.values()) for counts in division.parts.values())
-
-
-def is_mvsa(division: SplitReport) -> bool:
-    """Whether it is a division of MVSA-Single, by the number of its posts."""
-    return _total(division) == MVSA_SINGLE[division.protocol]
-
-
-def _dataset(division: SplitReport) -> str:
-    return "MVSA-Single" if is_mvsa(division) else "Posts in MVSA's layout, and not the whole of MVSA-Single"
+def _dataset(inputs: CardInputs) -> str:
+    return "MVSA-Single" if inputs.is_mvsa else "Posts in MVSA's layout, and not the whole of MVSA-Single"
 
 
 def _tags(contract: Contract) -> list[str]:
-    kind = [str(contract.settings["adapter"])] if contract.settings["rank"] else []
-    random = ["random-weights"] if contract.checkpoint.scale == "tiny" else []
+    kind = [contract.settings.adapter] if contract.settings.rank else []
+    random = ["random-weights"] if contract.checkpoint.is_local else []
     return ["sentiment-analysis", "multimodal", "social-media", contract.model, *kind, *random]
 
 
 def _adapter(contract: Contract) -> str:
-    settings, modules = contract.settings, len(contract.adapted_modules)
-    if not settings["rank"]:
-        return "none: the head alone was trained"
-    size = "" if settings["adapter"] == "ia3" else f" of rank {settings['rank']}, alpha {settings['alpha']},"
-    return f"{KINDS[str(settings['adapter'])]}{size} on {modules} modules"
+    settings = contract.settings
+    if not settings.rank:
+        return "none: only the head was trained"
+    size = "" if settings.adapter == "ia3" else f" of rank {settings.rank}, alpha {settings.alpha},"
+    return f"{KINDS[settings.adapter]}{size} on {len(contract.adapted_modules)} modules"
 
 
 def _readout(contract: Contract) -> str:
-    if contract.settings["readout"] == "verbalizer":
-        return "the model's own words for the tones, untrained"
-    return f"a classifier on its pooled states: a norm, {contract.settings['head_layers']} hidden layers, three logits"
+    if contract.settings.readout == "verbalizer":
+        return "the verbalizer: the model's own logits for the words of the tones, not trained"
+    layers = contract.settings.head_layers
+    return f"a classifier head on the pooled states: a norm, {layers} hidden layers, three logits"

@@ -1,6 +1,6 @@
-"""Which version of a model is the champion, and which were before: by validation macro-F1, or by hand.
+"""Choice of a model's champion and challenger, by validation macro-F1 or by hand.
 
-Every change is kept as a tag of the registered model, so that it can be read and taken back. Test scores are not read.
+Every change of champion is a tag of the registered model, so it can be listed and undone. Test scores are not read.
 """
 
 import json
@@ -14,116 +14,123 @@ from src.registry import registry
 from src.registry.registry import CHALLENGER, CHAMPION, Version
 
 SCORE = "val_macro_f1"
-# Validation scores compare only between adapters judged on the same posts, over weights of the same kind.
-COMPARABLE = ("split_digest", "data_digest", "scale")
-_JUDGED = "judged_against"
-_CHANGE = "champion_change"
+# Validation scores of versions compare if these tags are equal: same posts, same split, weights of the same scale.
+COMPARABLE_TAGS = ("split_digest", "data_digest", "scale")
+# The number of the champion that a version was compared with when it was registered, or "none".
+_COMPARED_TAG = "compared_with"
+_CHANGE_TAG = "champion_change"
 How = Literal["validation", "by hand", "rollback"]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change of champion: to which version, from which (None: there was none), why, and when (UTC)."""
+    """A change of champion."""
 
     version: int
+    # The champion before, if there was one.
     before: int | None
     how: How
+    # The time in UTC, in ISO 8601.
     at: str
 
 
 def promote_if_better(model: str, version: Version) -> bool:
-    """Make a new version the champion, unless the present one is better on the same validation posts.
+    """Make a new version the champion, unless the present champion is better on the same validation posts.
 
-    A version is judged once: to register it again undoes no promotion by hand, and no rollback.
+    A version is compared once. Registering it again therefore undoes neither a promotion by hand nor a rollback.
 
     Returns:
-        Whether it is the champion now.
+        Whether the version is the champion now.
     """
     present = registry.version_at_alias(model)
-    if _JUDGED not in version.tags:
+    if _COMPARED_TAG not in version.tags:
         if present is None or not _comparable(present, version) or score(present) <= score(version):
             _set_champion(model, present, version, "validation")
-        registry.tag_version(version, _JUDGED, str(present.number) if present else "none")
-    _name_challenger(model)
+        registry.tag_version(version, _COMPARED_TAG, str(present.number) if present else "none")
+    _set_challenger(model)
     present = registry.version_at_alias(model)
     return present is not None and present.number == version.number
 
 
 def promote(model: str, number: int | None = None) -> Change | None:
-    """Make a version the champion: the one with this number, or the best on validation.
+    """Make a version the champion: the version with this number, or by default the best one on validation.
 
-    The best is looked for among those that compare with the newest version; of equals the newer one is better.
+    The best version is chosen among those that compare with the newest version. A tie goes to the newer version.
 
     Returns:
-        The change; None if that version is the champion already.
+        The change; None if the version is the champion already.
 
     Raises:
         UserError: there is no such version.
     """
-    known = registry.versions(model)
+    versions = registry.versions(model)
+    present = registry.version_at_alias(model)
     if number is None:
-        change = _set_champion(model, registry.version_at_alias(model), _best(model, known), "validation")
+        change = _set_champion(model, present, _best(model, versions), "validation")
     else:
-        change = _set_champion(model, registry.version_at_alias(model), _numbered(model, known, number), "by hand")
-    _name_challenger(model)
+        change = _set_champion(model, present, _numbered(model, versions, number), "by hand")
+    _set_challenger(model)
     return change
 
 
 def rollback(model: str) -> Change:
-    """Make the version champion again that was it before the present one; once more goes back once more.
+    """Make the previous champion the champion again. A second rollback goes back one champion further.
 
     Raises:
-        UserError: there was none before.
+        UserError: there is no previous champion.
     """
     present = registry.version_at_alias(model)
     if present is None:
-        raise UserError(f"no champion of {model} is registered: there is nothing to go back from")
-    known = {version.number: version for version in registry.versions(model)}
-    before = [number for number in _champion_history(model, present.number)[:-1] if number in known]
+        raise UserError(f"no champion of {model} is registered: there is nothing to roll back")
+    versions = {version.number: version for version in registry.versions(model)}
+    before = [number for number in _champion_history(model, present.number)[:-1] if number in versions]
     if not before:
-        raise UserError(f"no champion of {model} was there before version {present.number}")
-    change = _set_champion(model, present, known[before[-1]], "rollback")
-    _name_challenger(model)
+        raise UserError(f"{model} had no champion before version {present.number}")
+    change = _set_champion(model, present, versions[before[-1]], "rollback")
+    _set_challenger(model)
     assert change is not None
     return change
 
 
 def history(model: str) -> list[Change]:
-    """All changes of champion, the oldest first."""
+    """Return all changes of champion, the oldest first."""
     tags = registry.model_tags(model)
-    return [Change(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(f"{_CHANGE}.")]
+    return [Change(**json.loads(tags[key])) for key in sorted(tags) if key.startswith(f"{_CHANGE_TAG}.")]
 
 
 def score(version: Version) -> float:
-    """Validation macro-F1, between 0 and 1; below all others where the version does not say."""
+    """Return the validation macro-F1, between 0 and 1; -1 if the version does not have the tag."""
     return float(version.tags.get(SCORE, -1))
 
 
 def _champion_history(model: str, present: int) -> list[int]:
-    """The champions up to the present one, less those that a rollback has taken back."""
-    reigns: list[int] = []
+    """Return the champions up to the present one, without those that a rollback has undone."""
+    champions: list[int] = []
     for change in history(model):
         if change.how == "rollback":
-            del reigns[-1:]
+            del champions[-1:]
         else:
-            reigns.append(change.version)
-    # Somebody may have moved the alias in MLflow's own pages.
-    return reigns if reigns[-1:] == [present] else [*reigns, present]
+            champions.append(change.version)
+    # The alias may have been moved in MLflow's pages, which writes no tag.
+    return champions if champions[-1:] == [present] else [*champions, present]
 
 
 def _set_champion(model: str, present: Version | None, version: Version, how: How) -> Change | None:
     if present is not None and present.number == version.number:
         return None
     change = Change(
-        version.number, present.number if present else None, how, datetime.now(UTC).isoformat(timespec="seconds")
+        version=version.number,
+        before=present.number if present else None,
+        how=how,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     registry.set_alias(version.name, CHAMPION, version.number)
-    registry.tag_model(model, f"{_CHANGE}.{len(history(model)) + 1:04}", json.dumps(asdict(change)))
+    registry.tag_model(model, f"{_CHANGE_TAG}.{len(history(model)) + 1:04}", json.dumps(asdict(change)))
     return change
 
 
-def _name_challenger(model: str) -> None:
-    """The best of the other versions that compare with the champion, if there is one."""
+def _set_challenger(model: str) -> None:
+    """Make the best other version that compares with the champion the challenger; remove the alias if there is none."""
     champion = registry.version_at_alias(model)
     others = [
         version
@@ -137,17 +144,17 @@ def _name_challenger(model: str) -> None:
         registry.remove_alias(registry.registered_name(model), CHALLENGER)
 
 
-def _best(model: str, known: Sequence[Version]) -> Version:
-    if not known:
+def _best(model: str, versions: Sequence[Version]) -> Version:
+    if not versions:
         raise UserError(f"no version of {model} is registered: run `python -m src.register --model {model}`")
-    return max((version for version in known if _comparable(version, known[-1])), key=_rank)
+    return max((version for version in versions if _comparable(version, versions[-1])), key=_rank)
 
 
-def _numbered(model: str, known: Sequence[Version], number: int) -> Version:
-    for version in known:
+def _numbered(model: str, versions: Sequence[Version], number: int) -> Version:
+    for version in versions:
         if version.number == number:
             return version
-    numbers = ", ".join(str(version.number) for version in known) or "none"
+    numbers = ", ".join(str(version.number) for version in versions) or "none"
     raise UserError(f"{model} has no version {number}; registered: {numbers}")
 
 
@@ -156,4 +163,4 @@ def _rank(version: Version) -> tuple[float, int]:
 
 
 def _comparable(one: Version, other: Version) -> bool:
-    return all(one.tags.get(name) == other.tags.get(name) for name in COMPARABLE)
+    return all(one.tags.get(name) == other.tags.get(name) for name in COMPARABLE_TAGS)

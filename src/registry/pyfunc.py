@@ -1,4 +1,7 @@
-"""What a model version consists of, as MLflow saves and loads it: models from code, never a pickle."""
+"""Model versions as MLflow's pyfunc models: saved from code without pickles, and loaded as tables in, tables out.
+
+Clients send and get tables, so a request holds many posts. A request cannot name files or addresses to read.
+"""
 
 import binascii
 import re
@@ -21,14 +24,15 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 State = TypeVar("State")
-# A post: the bytes of its picture, and its caption. An answer: the tone, and its probabilities in the order of `TONES`.
+# The bytes of a post's image, and its caption.
 Row = tuple[bytes, str]
+# The predicted tone, and the probabilities in the order of `TONES`.
 Answer = tuple[str, float, float, float]
-# The parameter of a prediction that lets posts lack their captions.
+# The parameter of a prediction that allows empty captions.
 HALVES = "halves"
 
-# The code of a version begins with this name; a digest follows.
-_VENDORED = "mvsa_tuner"
+# The prefix of the package name of a version's code; a digest follows.
+_VENDORED_PREFIX = "mvsa_tuner"
 # The file that MLflow runs when it loads a version.
 _ENTRY_FILE = "model.py"
 _ENTRY = """from {name}.serve import load, predict
@@ -41,30 +45,29 @@ _DATA_URL = re.compile(r"\s*data:[^,]*;\s*base64\s*,", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ModelPackage:
-    """What travels with a version, so that it loads without this repository.
+    """The content of a version, with which it loads without this repository."""
 
-    `code` is the Python package that runs it, a copy of this project's: its module `serve` has the `load` and the
-    `predict` that `publish` calls. `artifacts` are the files and folders handed to `load` by name, `requirements` the
-    pip requirements, and `example` is a post to try it with.
-    """
-
+    # The Python package whose module `serve` has the functions `load` and `predict` for `set_pyfunc_model`.
     code: Path
+    # Files and folders by name, the argument of `load`.
     artifacts: Mapping[str, Path]
+    # In pip's format.
     requirements: Sequence[str]
+    # A post for MLflow's input example.
     example: Row
 
 
 def set_pyfunc_model(
     load: Callable[[Mapping[str, str]], State], predict: Callable[[State, list[Row], bool], list[Answer]]
 ) -> None:
-    """Make the file that calls this an MLflow model: tables of image and text in, tables of tones out.
+    """Make the file that calls this function an MLflow model: tables of image and text in, tables of tones out.
 
-    A `UserError` becomes an `MlflowException`, which programs that load a version know. MLflow's server answers one of
-    `predict` with status 400 and the message.
+    A `UserError` becomes an `MlflowException`, which programs that load a version expect. MLflow's server answers an
+    error of `predict` with status 400 and its message.
 
     Args:
-        load: makes what `predict` needs from the paths of the package's artifacts.
-        predict: answers posts, in their order; the last argument says whether a post may lack its caption.
+        load: returns the state for `predict`, given the paths of the package's artifacts.
+        predict: answers posts in their order; its last argument says whether captions may be empty.
     """
     import mlflow.models
     import pandas as pd
@@ -72,7 +75,7 @@ def set_pyfunc_model(
     from mlflow.pyfunc import PythonModel, PythonModelContext
 
     class ServingError(MlflowException):  # type: ignore[misc]
-        # MLflow's server puts a print of the whole table before the message of an error.
+        # MLflow's server would put a print of the whole table before the message of an error.
         @property
         def message(self) -> str:
             return str(self.args[0])
@@ -82,42 +85,42 @@ def set_pyfunc_model(
             pass
 
     @contextmanager
-    def refusing() -> Iterator[None]:
+    def user_errors_as_serving_errors() -> Iterator[None]:
         try:
             yield
-        except UserError as refusal:
-            raise ServingError(str(refusal), error_code=INVALID_PARAMETER_VALUE) from refusal
+        except UserError as error:
+            raise ServingError(str(error), error_code=INVALID_PARAMETER_VALUE) from error
 
-    class Published(PythonModel):  # type: ignore[misc]
+    class ToneClassifier(PythonModel):  # type: ignore[misc]
         def load_context(self, context: PythonModelContext) -> None:
-            with refusing():
+            with user_errors_as_serving_errors():
                 self.state = load(context.artifacts)
 
         def predict(
             self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
         ) -> pd.DataFrame:
-            with refusing():
-                return _answers(predict(self.state, _rows(model_input), bool((params or {}).get(HALVES))))
+            with user_errors_as_serving_errors():
+                return _answer_table(predict(self.state, _rows_of(model_input), bool((params or {}).get(HALVES))))
 
-    mlflow.models.set_model(Published())
+    mlflow.models.set_model(ToneClassifier())
 
 
 def save_package(folder: Path, package: ModelPackage, run_id: str, model_id: str) -> None:
-    """Write a package in the layout of MLflow's models, with its code under a name of its own."""
+    """Write a package in the layout of MLflow's models, with its code under a unique name (see `vendoring`)."""
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    with TemporaryDirectory() as place:
-        name = vendor(package.code, Path(place), _VENDORED)
-        entry = Path(place) / _ENTRY_FILE
+    with TemporaryDirectory() as temporary:
+        name = vendor(package.code, Path(temporary), _VENDORED_PREFIX)
+        entry = Path(temporary) / _ENTRY_FILE
         entry.write_text(_ENTRY.format(name=name), encoding="utf-8")
-        with _importable(Path(place), name):
+        with _importable(Path(temporary), name):
             mlflow.pyfunc.save_model(
                 path=str(folder),
                 python_model=str(entry),
-                code_paths=[str(Path(place) / name)],
+                code_paths=[str(Path(temporary) / name)],
                 artifacts={key: str(path) for key, path in package.artifacts.items()},
-                # Given, for else MLflow would find them out by running the model.
+                # Without this list MLflow would load the model in another process to infer the requirements.
                 pip_requirements=list(package.requirements),
                 signature=_signature(),
                 input_example=table_of([package.example]),
@@ -127,7 +130,7 @@ def save_package(folder: Path, package: ModelPackage, run_id: str, model_id: str
 
 @contextmanager
 def _importable(folder: Path, name: str) -> Iterator[None]:
-    """Let MLflow import a package from `folder`, as it does once on saving; none of its modules stays loaded."""
+    """Make a package in `folder` importable while MLflow saves it, and unload its modules afterwards."""
     before = set(sys.modules)
     sys.path.insert(0, str(folder))
     try:
@@ -140,10 +143,10 @@ def _importable(folder: Path, name: str) -> Iterator[None]:
 
 
 def artifacts_in(folder: Path) -> dict[str, str]:
-    """The paths of a saved package's artifacts by name, as `load` of `publish` is given them.
+    """Return the paths of a saved package's artifacts by name.
 
     Raises:
-        UserError: the folder holds no such package.
+        UserError: the folder is not a saved package.
     """
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
@@ -151,15 +154,15 @@ def artifacts_in(folder: Path) -> dict[str, str]:
     try:
         flavor = Model.load(str(folder)).flavors["python_function"]
         return {name: str(folder / entry["path"]) for name, entry in flavor["artifacts"].items()}
-    except (MlflowException, KeyError, OSError) as error:
+    except (MlflowException, KeyError, TypeError, OSError) as error:
         raise UserError(f"{folder} holds no model version: {' '.join(str(error).split())}") from error
 
 
 def code_package(folder: Path) -> str:
-    """The name of the package of code in a saved package's folder `code`.
+    """Return the name of the Python package in a saved package's folder `code`.
 
     Raises:
-        UserError: there is not exactly one.
+        UserError: the folder does not hold exactly one package.
     """
     names = sorted(path.parent.name for path in (folder / "code").glob("*/__init__.py"))
     if len(names) != 1:
@@ -168,7 +171,7 @@ def code_package(folder: Path) -> str:
 
 
 def table_of(rows: Sequence[Row]) -> "DataFrame":
-    """Posts as the table that a loaded version reads."""
+    """Return posts as the table that a loaded version reads."""
     from pandas import DataFrame
 
     return DataFrame(rows, columns=["image", "text"])
@@ -179,7 +182,7 @@ def _signature() -> "ModelSignature":
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
 
-    # As `binary`, MLflow would decode base64 in two of its four JSON formats alone, and read data: URLs as base64.
+    # For the type `binary` MLflow decodes base64 in only two of its four JSON formats, and misreads data: URLs.
     return ModelSignature(
         params=ParamSchema([ParamSpec(HALVES, "boolean", default=False)]),
         inputs=Schema([ColSpec(AnyType(), "image"), ColSpec("string", "text")]),
@@ -187,20 +190,20 @@ def _signature() -> "ModelSignature":
     )
 
 
-def _rows(table: "DataFrame") -> list[Row]:
+def _rows_of(table: "DataFrame") -> list[Row]:
     pairs = enumerate(zip(table["image"], table["text"], strict=True), start=1)
-    return [(_content(number, image), _text(number, text)) for number, (image, text) in pairs]
+    return [(_image_bytes(number, image), _text(number, text)) for number, (image, text) in pairs]
 
 
-def _content(number: int, image: object) -> bytes:
-    """The content of a picture: bytes as they are; a string is base64, by itself or in a data: URL."""
+def _image_bytes(number: int, image: object) -> bytes:
+    """Return the bytes of an image that is given as bytes or as base64, alone or in a data: URL."""
     if isinstance(image, bytes | bytearray):
         return bytes(image)
     if isinstance(image, str):
         url = _DATA_URL.match(image)
-        code = unquote(image[url.end() :]) if url else image
+        encoded = unquote(image[url.end() :]) if url else image
         try:
-            return b64decode("".join(code.split()), validate=True)
+            return b64decode("".join(encoded.split()), validate=True)
         except (binascii.Error, ValueError):
             pass
     raise UserError(f"post {number}: an image is bytes, or a string of base64, alone or in a data: URL")
@@ -212,7 +215,7 @@ def _text(number: int, text: object) -> str:
     return text
 
 
-def _answers(answers: Sequence[Answer]) -> "DataFrame":
+def _answer_table(answers: Sequence[Answer]) -> "DataFrame":
     from pandas import DataFrame
 
     return DataFrame(answers, columns=["label", *TONES])

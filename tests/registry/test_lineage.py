@@ -1,4 +1,4 @@
-"""The chain back to the raw data holds where all is as it was; where it is not, the command says at which link."""
+"""The lineage of a version: it holds in an unchanged repository, and the command names the first broken link."""
 
 import shutil
 from collections.abc import Callable
@@ -32,11 +32,11 @@ LINKS = [
 
 
 def kept() -> Any:
-    """The contract of the registered version, as it was written."""
+    """Return the contract that stage `register` wrote."""
     return read_json(Path("outputs/register") / MODEL / "contract" / "contract.json")
 
 
-def test_every_link_of_a_fresh_version_holds(repository: Path) -> None:
+def test_fresh_version_links_hold(repository: Path) -> None:
     said = run("lineage", ADDRESS).output
     lines = [line for line in said.splitlines() if line.rstrip().endswith("holds")]
     assert [line.strip().split("  ")[0] for line in lines] == LINKS
@@ -47,7 +47,7 @@ def test_every_link_of_a_fresh_version_holds(repository: Path) -> None:
     assert version.run_id in said and git("rev-parse", "HEAD")[:12] in said
 
 
-def test_a_repository_that_has_moved_on_without_touching_what_trains_still_holds(own: Path) -> None:
+def test_unrelated_commit_breaks_nothing(own: Path) -> None:
     (own / "src" / "reporting" / "more.py").write_text("MORE = 1\n")
     git("add", "-A")
     git("commit", "-qm", "more")
@@ -103,10 +103,10 @@ def change_checkpoint(own: Path) -> None:
         (other_history, "git commit, this repository does not know the commit"),
         (
             lambda own: (own / "data/data/1.jpg").write_bytes(b"JFIF"),
-            "data digest, data/data/1.jpg or its caption is not",
+            "data digest, data/data/1.jpg or its caption has changed",
         ),
         (lambda own: (own / "data/data/1.jpg").unlink(), "data digest, data/data/1.jpg cannot be read: No such file"),
-        (change_caption, "data digest, data/data/1.jpg or its caption is not what it was"),
+        (change_caption, "data digest, data/data/1.jpg or its caption has changed"),
         (change_label, "data digest, the labels of post"),
         (lambda own: shutil.rmtree(own / "outputs/prepare"), "data digest, outputs/prepare/posts.csv is missing"),
         (change_split, "split digest, outputs/split/split.csv:"),
@@ -114,14 +114,14 @@ def change_checkpoint(own: Path) -> None:
         (change_checkpoint, "checkpoint, outputs/encode/clip/checkpoint.json: other, not"),
     ],
 )
-def test_a_link_that_holds_no_more_is_named(spoil: Callable[[Path], object], message: str, own: Path) -> None:
+def test_broken_link_is_named(spoil: Callable[[Path], object], message: str, own: Path) -> None:
     spoil(own)
     said = run("lineage", ADDRESS, code=1).output
-    assert f"error: the chain is broken at 1 of 10 links: {message}" in said
+    assert f"broken at 1 of 10 links: {message}" in said
     assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 9
 
 
-def test_runs_that_mlflow_no_longer_has_break_the_chain_there(own: Path) -> None:
+def test_deleted_runs_break_links(own: Path) -> None:
     search, client = kept()["search"], open_store()
     (trial,) = registry.runs_tagged(MODEL, {"stage": "trial", **search})
     client.delete_run(trial.id)
@@ -138,14 +138,29 @@ def test_runs_that_mlflow_no_longer_has_break_the_chain_there(own: Path) -> None
     assert f"broken at 4 of 10 links: run, MLflow has no run {version.run_id}" in said
 
 
-def test_another_adapter_than_the_registered_one_breaks_the_chain_at_the_version(own: Path) -> None:
+def test_other_adapter_breaks_version_link(own: Path) -> None:
     _, version = registry.version_at(ADDRESS)
     registry.tag_version(version, ADAPTER_DIGEST, "other")
     assert "broken at 1 of 10 links: version, its adapter's files:" in run("lineage", ADDRESS, code=1).output
 
 
-def test_a_version_trained_with_uncommitted_code_says_so(own: Path) -> None:
+def test_uncommitted_code_breaks_commit_link(own: Path) -> None:
     _, version = registry.version_at(ADDRESS)
     registry.tag_version(version, "git_dirty", "true")
     said = run("lineage", ADDRESS, code=1).output
     assert "git commit, src/ had changes then that are in no commit" in said and "with changes" in said
+
+
+@pytest.mark.parametrize("command", ["lineage", "verify", "export"])
+def test_old_contract_is_one_line(command: str, own: Path, downloaded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = Path(shutil.copytree(downloaded, own / "version"))
+    path = version / "artifacts" / "contract" / "contract.json"
+    content = read_json(path)
+    del content["code"]
+    write_json(path, content)
+    monkeypatch.setattr(registry, "download", lambda *_: version)
+    words = {"verify": [str(version)], "export": [ADDRESS, "--out", "exported"], "lineage": [ADDRESS]}
+    said = run(command, *words[command], code=1).output
+    assert "code" in said and said.count("\n") == 1
+    write_json(path, {**content, "format": 1})
+    assert run(command, *words[command], code=1).output.count("\n") == 1

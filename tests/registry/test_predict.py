@@ -1,4 +1,4 @@
-"""The command that judges posts, on files as people have them: no row is lost, and none is written over."""
+"""The command `predict` on real files: every post gets a row, and no input file is overwritten."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ def predict(source: Path, *words: str, code: int = 0) -> str:
     return run("predict", "--model", MODEL, str(source), *words, code=code).output
 
 
-def test_each_row_is_answered_or_says_why_not(folder: Path) -> None:
+def test_every_post_gets_row(folder: Path) -> None:
     rows = [f"a.jpg,day {number},positive" for number in range(2, 40)]
     rows[20:20] = ["a.jpg," + "a" * 20_000 + ",neutral", "", "gone.jpg,so,", "a.jpg,so,happy"]
     (folder / "posts.csv").write_text("\n".join(["image_path,caption,label,place", *rows]))
@@ -39,9 +39,7 @@ def test_each_row_is_answered_or_says_why_not(folder: Path) -> None:
     assert sum(float(answers[40][tone]) for tone in TONES) == pytest.approx(1, abs=1e-4)
 
 
-def test_what_cannot_be_written_is_known_before_anything_is_loaded(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritable_output_fails_before_loading(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from src.registry import registry
 
     monkeypatch.setattr(registry, "load", lambda _: pytest.fail("a version was loaded"))
@@ -72,6 +70,6 @@ def test_what_cannot_be_written_is_known_before_anything_is_loaded(
         (["so", "--column", "words"], "--column"),
     ],
 )
-def test_what_makes_no_sense_is_one_line_and_exit_code_2(folder: Path, words: list[str], said: str) -> None:
+def test_misuse_exits_with_2(folder: Path, words: list[str], said: str) -> None:
     output = predict(folder / "a.jpg", *words, code=2)
     assert said in output and output.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The command `promote`, on a repository with a registered champion and a second version."""
+"""The command `promote`."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def champion() -> int:
     return found.number
 
 
-def test_validation_decides_unless_a_version_is_named_and_rollback_takes_it_back(second: int) -> None:
+def test_promotion_and_rollback(second: int) -> None:
     said = run("promote", "--model", MODEL).output
     assert f"The champion of {MODEL} stays as it is" in said and champion() == 1
     said = run("promote", "--model", MODEL, "--version", str(second)).output
@@ -47,11 +47,11 @@ def test_validation_decides_unless_a_version_is_named_and_rollback_takes_it_back
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--rollback"], 1, "no champion of clip was there before version 1"),
+        (["--rollback"], 1, "before version 1"),
         (["--version", "9"], 1, "clip has no version 9; registered: 1"),
         (["--rollback", "--version", "1"], 2, "give it or --version, not both"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(words: list[str], code: int, message: str, repository: Path) -> None:
+def test_impossible_promotion_is_one_line(words: list[str], code: int, message: str, repository: Path) -> None:
     said = run("promote", "--model", MODEL, *words, code=code).output
     assert said.startswith("error: ") and message in said and said.count("\n") == 1

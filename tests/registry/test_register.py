@@ -1,6 +1,7 @@
-"""What registering writes down, what it refuses, and that doing it again changes nothing."""
+"""Stage `register`: contract, version, and repeated registration."""
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def contract(repository: Path) -> Contract:
     return read_contract(OUTPUTS / "register" / MODEL / "contract")
 
 
-def test_the_contract_says_what_the_version_was_made_from(contract: Contract, repository: Path) -> None:
+def test_contract_records_training(contract: Contract, repository: Path) -> None:
     trained = read_json(OUTPUTS / "train" / MODEL / "train.json")
     best = read_json(OUTPUTS / "tune" / MODEL / "best.json")
     assert (contract.search.study, contract.search.trial) == (best["study"], best["best_trial"])
@@ -41,12 +42,10 @@ def test_the_contract_says_what_the_version_was_made_from(contract: Contract, re
     (version,) = registry.versions(MODEL)
     assert (version.tags["git_commit"], version.tags["git_dirty"]) == (git("rev-parse", "HEAD"), "false")
     assert {"torch", "peft", "transformers"} <= contract.libraries.keys()
-    assert contract.settings == read_json(OUTPUTS / "train" / MODEL / "adapter" / "settings.json")
+    assert asdict(contract.settings) == read_json(OUTPUTS / "train" / MODEL / "adapter" / "settings.json")
 
 
-def test_golden_posts_are_validation_posts_with_the_answers_of_the_training(
-    contract: Contract, repository: Path
-) -> None:
+def test_golden_posts_have_training_logits(contract: Contract, repository: Path) -> None:
     part_of = read_split(OUTPUTS / "split" / "split.csv")
     val = [post for post in read_posts(OUTPUTS / "prepare" / "posts.csv") if part_of.get(post.id) == "val"]
     assert [(post.id, post.caption) for post in contract.golden] == [
@@ -58,9 +57,9 @@ def test_golden_posts_are_validation_posts_with_the_answers_of_the_training(
         assert probabilities(post.logits) == pytest.approx([row.negative, row.neutral, row.positive], abs=1e-4)
 
 
-def test_beside_the_contract_lies_what_the_scores_rest_on(repository: Path) -> None:
+def test_contract_folder_has_test_predictions(repository: Path) -> None:
     folder = OUTPUTS / "register" / MODEL / "contract"
-    assert read_json(folder / "division.json") == read_json(OUTPUTS / "split" / "report.json")
+    assert read_json(folder / "split_report.json") == read_json(OUTPUTS / "split" / "report.json")
     assert read_predictions(folder / "test.csv") == read_predictions(OUTPUTS / "evaluate" / MODEL / "predictions.csv")
     group_of = read_groups(OUTPUTS / "split" / "groups.csv")
     unseen = leak_free(read_split(OUTPUTS / "split" / "split.csv"), group_of)
@@ -76,7 +75,7 @@ def probabilities(logits: tuple[float, ...]) -> list[float]:
     return [float(share) for share in torch.tensor(logits).softmax(dim=-1)]
 
 
-def test_registering_again_changes_nothing(own: Path) -> None:
+def test_second_registration_changes_nothing(own: Path) -> None:
     before, history = registry.versions(MODEL), promotion.history(MODEL)
     said = run("register", "--model", MODEL).output
     assert said == f"mvsa-{MODEL} version 1 is registered already and is the champion\n"
@@ -89,7 +88,7 @@ def untrain(state: "dict[str, Tensor]") -> None:
             weight.zero_()
 
 
-def test_an_adapter_that_was_never_trained_is_not_registered(own: Path) -> None:
+def test_untrained_adapter_is_not_registered(own: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     path = OUTPUTS / "train" / MODEL / "adapter" / "adapter_model.safetensors"
@@ -106,7 +105,7 @@ def edit(path: Path, **changes: Any) -> None:
     write_json(path, {**read_json(path), **changes})
 
 
-def test_an_adapter_is_registered_only_with_its_own_scores_and_posts(own: Path) -> None:
+def test_other_posts_or_scores_raise(own: Path) -> None:
     edit(OUTPUTS / "split" / "report.json", split_digest="other")
     assert "the posts are not those that clip was trained on" in run("register", "--model", MODEL, code=1).output
     edit(OUTPUTS / "evaluate" / MODEL / "evaluate.json", adapter_digest="other")
@@ -115,7 +114,7 @@ def test_an_adapter_is_registered_only_with_its_own_scores_and_posts(own: Path) 
     assert "outputs/evaluate/clip/metrics.json is missing" in run("register", "--model", MODEL, code=1).output
 
 
-def test_another_store_gets_version_and_run_from_the_files_alone(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_store_gets_run_from_files(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after `dvc pull` in another clone, where nothing is trained again."""
     address, written = f"models:/mvsa-{MODEL}@champion", OUTPUTS / "register" / MODEL
     before = {path: path.read_bytes() for path in sorted(written.rglob("*")) if path.is_file()}
@@ -134,7 +133,7 @@ def test_another_store_gets_version_and_run_from_the_files_alone(own: Path, monk
     assert "positive" in run("predict", "--model", MODEL, "data/data/1.jpg", "what a day").output
 
 
-def test_a_run_from_files_names_no_commit_if_other_code_has_trained(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_gives_no_commit(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(STORE, store_in(own / "other"))
     edit(OUTPUTS / "train" / MODEL / "train.json", code="other")
     run("register", "--model", MODEL)
@@ -144,7 +143,7 @@ def test_a_run_from_files_names_no_commit_if_other_code_has_trained(own: Path, m
     assert "broken at 1 of 10 links: git commit, no commit is known" in said
 
 
-def test_what_outputs_hold_is_what_answers(own: Path) -> None:
+def test_adapter_in_outputs_predicts(own: Path) -> None:
     """As after `dvc exp apply` of a training that is no champion."""
     from safetensors.torch import load_file, save_file
 

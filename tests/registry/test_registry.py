@@ -1,4 +1,4 @@
-"""A toy model registered, found, and loaded by a process that has never seen this repository."""
+"""Registration, search and loading of a toy model, in this process and in others."""
 
 import os
 import shutil
@@ -94,7 +94,7 @@ def version(store: Path, package: ModelPackage) -> Version:
     return made
 
 
-def test_a_version_says_where_it_is_from(version: Version) -> None:
+def test_version_links_its_run(version: Version) -> None:
     assert (version.name, version.number, version.created) == ("mvsa-toy", 1, True)
     assert version.tags == {"val_macro_f1": "0.5", "adapter_digest": "aaa"}
     assert version.uri == "models:/mvsa-toy/1"
@@ -105,7 +105,7 @@ def test_a_version_says_where_it_is_from(version: Version) -> None:
     assert [output.model_id for output in run.outputs.model_outputs] == [found.source.removeprefix("models:/")]
 
 
-def test_the_same_adapter_makes_no_new_version(version: Version, package: ModelPackage) -> None:
+def test_equal_adapter_makes_no_version(version: Version, package: ModelPackage) -> None:
     with Tracker("toy").run("register again") as run:
         again = register("toy", package, run_id=run.id, digest="aaa", tags={})
         other = register("toy", package, run_id=run.id, digest="bbb", tags={})
@@ -114,25 +114,25 @@ def test_the_same_adapter_makes_no_new_version(version: Version, package: ModelP
     assert len(open_store().search_logged_models([Tracker("toy")._experiment_id])) == 2
 
 
-def test_the_champion_is_where_the_alias_points(version: Version) -> None:
+def test_alias_points_at_champion(version: Version) -> None:
     assert version_at_alias("toy") == Version("mvsa-toy", version.number, False, version.tags, version.run_id)
     assert version_at_alias("toy", "challenger") is None
     assert version_at_alias("stranger") is None
 
 
-def test_a_version_is_found_by_alias_and_by_number(version: Version) -> None:
+def test_addresses_find_versions(version: Version) -> None:
     for address in ("models:/mvsa-toy@champion", "models:/mvsa-toy/1", version.uri):
         model, found = version_at(address)
         assert (model, found.number, found.run_id) == ("toy", 1, version.run_id)
-    assert [each.number for each in versions("toy")] == [1, 2]
+    assert [item.number for item in versions("toy")] == [1, 2]
     assert versions("stranger") == []
-    with pytest.raises(UsageError, match="mvsa-toy is no address of a version"):
+    with pytest.raises(UsageError, match="mvsa-toy"):
         version_at("mvsa-toy")
     with pytest.raises(UserError, match="toy has no version 99"):
         version_at("models:/mvsa-toy/99")
 
 
-def test_tags_and_aliases_come_and_go(version: Version) -> None:
+def test_tags_and_aliases_change(version: Version) -> None:
     set_alias(version.name, "other", version.number)
     tag_model("toy", "note.1", "first")
     tag_version(version, "checked", "yes")
@@ -144,7 +144,7 @@ def test_tags_and_aliases_come_and_go(version: Version) -> None:
     assert version_at_alias("toy", "other") is None
 
 
-def test_runs_are_read_and_found_by_their_tags(store: Path) -> None:
+def test_runs_are_found_by_tags(store: Path) -> None:
     tracker, tags = Tracker("mvsa-about"), {"stage": "train", ADAPTER_DIGEST: "a"}
     with tracker.run("train", tags=tags, params={"rank": 8}) as train:
         pass
@@ -160,14 +160,14 @@ def test_runs_are_read_and_found_by_their_tags(store: Path) -> None:
     assert run_record(train.id) is None and run_record("0" * 32) is None
 
 
-def test_a_downloaded_version_says_where_its_artifacts_are(version: Version, tmp_path: Path) -> None:
+def test_downloaded_version_lists_artifacts(version: Version, tmp_path: Path) -> None:
     found = artifacts_in(download(version, tmp_path))
     assert (Path(found["adapter"]) / "words.json").is_file()
     with pytest.raises(UserError, match="holds no model version"):
         artifacts_in(tmp_path / "nothing")
 
 
-def test_a_version_whose_files_are_gone_is_refused(store: Path, package: ModelPackage, tmp_path: Path) -> None:
+def test_version_without_files_raises(store: Path, package: ModelPackage, tmp_path: Path) -> None:
     with Tracker("vanished").run("register") as run:
         made = register("vanished", package, run_id=run.id, digest="aaa", tags={})
     shutil.rmtree(store / "vanished" / "models")
@@ -181,12 +181,12 @@ def test_nothing_is_pickled(version: Version, store: Path) -> None:
     assert not [name for name in names if name.endswith((".pkl", ".pyc"))]
 
 
-def test_a_loaded_version_predicts(version: Version) -> None:
+def test_loaded_version_predicts(version: Version) -> None:
     answers = predict(load(uri_of("toy")), POSTS)
     assert answers == [("positive", 0.0, 0.25, 0.75), ("negative", 1.0, 0.0, 0.04)]
 
 
-def test_versions_of_different_code_run_their_own_in_one_process(store: Path, tmp_path: Path) -> None:
+def test_versions_run_their_own_code(store: Path, tmp_path: Path) -> None:
     models = []
     for good in (0.5, 0.625):
         with Tracker("two").run("register") as run:
@@ -198,11 +198,19 @@ def test_versions_of_different_code_run_their_own_in_one_process(store: Path, tm
     ]
 
 
-def test_a_version_that_its_own_code_refuses_is_refused_in_one_line(store: Path, tmp_path: Path) -> None:
+def test_error_of_versions_code_is_one_line(store: Path, tmp_path: Path) -> None:
     with Tracker("mute").run("register") as run:
         made = register("mute", toy_package(tmp_path, words="{}"), run_id=run.id, digest="aaa", tags={})
-    with pytest.raises(UserError, match="models:/mvsa-mute/1 cannot be loaded: the toy has no words"):
+    with pytest.raises(UserError, match=r"mvsa-mute/1 .*the toy has no words"):
         load(made.uri)
+
+
+def test_crash_of_versions_code_is_one_line(store: Path, tmp_path: Path) -> None:
+    with Tracker("mute").run("register") as run:
+        made = register("mute", toy_package(tmp_path, words='{"negative":\n1'), run_id=run.id, digest="bbb", tags={})
+    with pytest.raises(UserError, match="JSONDecodeError") as raised:
+        load(made.uri)
+    assert "\n" not in str(raised.value)
 
 
 PICTURE = b64encode(b"JFIF").decode()
@@ -222,7 +230,7 @@ PICTURE = b64encode(b"JFIF").decode()
         {"dataframe_records": [{"image": f"{PICTURE[:3]}\n{PICTURE[3:]}\n", "text": "bad"}]},
     ],
 )
-def test_pictures_are_decoded_in_every_json_format_of_mlflow(version: Version, body: dict[str, Any]) -> None:
+def test_every_json_format_is_decoded(version: Version, body: dict[str, Any]) -> None:
     from mlflow.pyfunc.scoring_server import infer_and_parse_data
 
     model = load(uri_of("toy"))
@@ -242,12 +250,12 @@ def test_pictures_are_decoded_in_every_json_format_of_mlflow(version: Version, b
         {"image": b"JFIF", "text": None},
     ],
 )
-def test_what_is_no_post_is_refused_by_its_number(version: Version, row: dict[str, Any]) -> None:
+def test_invalid_post_raises_with_number(version: Version, row: dict[str, Any]) -> None:
     with pytest.raises(MlflowException, match=r"^post 2: an? (image is bytes|text is a string)"):
         load(uri_of("toy")).predict(DataFrame([{"image": b"JFIF", "text": "bad"}, row], dtype=object))
 
 
-def test_saving_leaves_no_module_of_the_copy_loaded(store: Path, tmp_path: Path) -> None:
+def test_saving_unloads_copied_modules(store: Path, tmp_path: Path) -> None:
     before, path = set(sys.modules), list(sys.path)
     with Tracker("tidy").run("register") as run:
         register("tidy", toy_package(tmp_path, 0.375), run_id=run.id, digest="aaa", tags={})
@@ -255,7 +263,7 @@ def test_saving_leaves_no_module_of_the_copy_loaded(store: Path, tmp_path: Path)
     assert sys.path == path
 
 
-def test_a_fresh_process_elsewhere_loads_and_predicts_in_silence(version: Version, tmp_path: Path) -> None:
+def test_fresh_process_loads_version(version: Version, tmp_path: Path) -> None:
     """Beside a package `src` of its own, which it has loaded."""
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "__init__.py").touch()
@@ -283,15 +291,15 @@ def test_a_fresh_process_elsewhere_loads_and_predicts_in_silence(version: Versio
         ),
         ("models:/mvsa-toy@challenger", "no challenger of toy is registered"),
         ("models:/mvsa-toy/99", "toy has no version 99"),
-        ("gibberish", "gibberish cannot be loaded"),
+        ("gibberish", "gibberish"),
     ],
 )
-def test_what_is_not_there_is_refused_in_one_line(version: Version, uri: str, message: str) -> None:
+def test_missing_version_raises(version: Version, uri: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as refusal:
         load(uri)
     assert "\n" not in str(refusal.value)
 
 
-def test_a_table_without_the_columns_is_refused(version: Version) -> None:
+def test_missing_column_raises(version: Version) -> None:
     with pytest.raises(Exception, match="Model is missing inputs \\['image'\\]"):
         load(uri_of("toy")).predict(DataFrame({"text": ["a good day"]}))

@@ -1,4 +1,4 @@
-"""A version behind MLflow's own server, asked over HTTP: posts it answers, and bad input that it outlives."""
+"""A version behind MLflow's server, asked over HTTP."""
 
 import base64
 import json
@@ -102,9 +102,7 @@ def posts(made: Path) -> list[tuple[bytes, str]]:
     return [((made / known[row.id].image).read_bytes(), known[row.id].caption) for row in measured]
 
 
-def test_one_post_and_many_get_the_tones_that_evaluate_measured(
-    server: str, made: Path, posts: list[tuple[bytes, str]]
-) -> None:
+def test_server_gives_evaluated_tones(server: str, made: Path, posts: list[tuple[bytes, str]]) -> None:
     measured = read_predictions(made / "outputs" / "evaluate" / "clip" / "predictions.csv")
     status, many = ask(server, records(*posts))
     assert status == 200
@@ -114,7 +112,7 @@ def test_one_post_and_many_get_the_tones_that_evaluate_measured(
         assert one["predictions"][0][tone] == pytest.approx(getattr(measured[0], tone), abs=1e-4)
 
 
-def test_all_json_formats_of_mlflow_get_the_same_answer(server: str, posts: list[tuple[bytes, str]]) -> None:
+def test_json_formats_get_equal_answers(server: str, posts: list[tuple[bytes, str]]) -> None:
     (picture, text), *_ = posts
     row = {"image": encoded(picture), "text": text}
     url = {"image": f"data:image/jpeg;base64,{encoded(picture)}", "text": text}
@@ -131,7 +129,7 @@ def test_all_json_formats_of_mlflow_get_the_same_answer(server: str, posts: list
     assert [ask(server, body) for body in bodies] == [expected] * len(bodies)
 
 
-def test_the_documented_evaluation_by_mlflow_gives_the_measured_accuracy(
+def test_documented_evaluation_gives_accuracy(
     repository: Path, repo_root: Path, posts: list[tuple[bytes, str]]
 ) -> None:
     import mlflow
@@ -156,7 +154,7 @@ def bomb() -> bytes:
     return content.getvalue()
 
 
-def test_bad_input_gets_one_line_and_the_server_lives_on(server: str, posts: list[tuple[bytes, str]]) -> None:
+def test_bad_input_gets_one_line(server: str, posts: list[tuple[bytes, str]]) -> None:
     picture, caption = posts[0]
     cases = [
         (records((b"no picture", caption)), "post 1 cannot be used: the image is no readable JPEG"),
@@ -186,21 +184,17 @@ def test_bad_input_gets_one_line_and_the_server_lives_on(server: str, posts: lis
         b"no JSON",
     ],
 )
-def test_what_is_no_table_of_posts_gets_a_4xx_and_nothing_is_read_or_fetched(
-    server: str, posts: list[tuple[bytes, str]], body: Any
-) -> None:
+def test_invalid_request_gets_4xx(server: str, posts: list[tuple[bytes, str]], body: Any) -> None:
     status, answer = ask(server, body)
     assert 400 <= status < 500, answer
     assert "root:" not in json.dumps(answer)
     assert ask(server, records(posts[0]))[0] == 200
 
 
-def test_in_python_the_same_is_refused_and_halves_are_let_through_on_request(
-    repository: Path, posts: list[tuple[bytes, str]]
-) -> None:
+def test_halves_allow_empty_caption(repository: Path, posts: list[tuple[bytes, str]]) -> None:
     loaded = registry.load(registry.uri_of("clip"))
     with pytest.raises(UserError, match="post 1: the text is empty"):
         registry.predict(loaded, [(posts[0][0], "")])
-    ((label, *chances),) = registry.predict(loaded, [(posts[0][0], "")], halves=True)
+    ((label, *probabilities),) = registry.predict(loaded, [(posts[0][0], "")], halves=True)
     assert label in TONES
-    assert sum(chances) == pytest.approx(1, abs=1e-4)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)

@@ -1,0 +1,233 @@
+"""Work of stage `register`: make the trained adapter a model version, with a contract that its loading can check."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from src.core.data_outputs import SplitReport
+from src.core.errors import UserError
+from src.core.files import read_json, write_table
+from src.core.labels import TONES
+from src.core.outputs import RegisterOutput, Trained, read_trained
+from src.core.paths import CONTRACT_FOLDER, GROUPS, REGISTER_FILE, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
+from src.core.provenance import COMMIT_TAG, DIRTY_TAG, code_digest, data_revision, git_tags
+from src.core.records import ADAPTER_DIGEST, Post, leak_free, read_groups, read_predictions, read_split
+from src.registry import registry
+from src.registry.contract import (
+    FORMAT,
+    SPLIT_REPORT_FILE,
+    TEST_FILE,
+    Contract,
+    GoldenPost,
+    Search,
+    choose_golden,
+    write_contract,
+)
+from src.registry.loading import compute_logits, dtype_of, load_adapter
+from src.registry.promotion import promote_if_better
+from src.registry.pyfunc import ModelPackage
+from src.registry.registry import RunRecord, Version
+from src.tracking.client import parts_read
+from src.tracking.run_logging import log_training, open_tracker, run_tags
+from src.training.adapter import Adapter
+from src.training.workspace import checkpoint_of, posts_by_part
+
+# The libraries that a served version imports. A version requires the releases that trained it.
+LIBRARIES = (
+    "mlflow",
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "tokenizers",
+    "pillow",
+    "numpy",
+    "pandas",
+    "pyyaml",
+)
+
+
+@dataclass(frozen=True)
+class Registration:
+    """The version of an adapter; `is_champion` tells whether it is the champion now."""
+
+    version: Version
+    is_champion: bool
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The training of a model, and its test scores by name."""
+
+    trained: Trained
+    test: dict[str, float]
+
+    @property
+    def model(self) -> str:
+        return self.trained.model
+
+
+def register_model(model: str, notice: str) -> Registration:
+    """Register the trained adapter, make it the champion if it is better, and write the outputs of the stage.
+
+    The contract is written even if a version with the same adapter is registered already, because DVC expects the
+    stage's outputs.
+
+    Args:
+        model: the name in the catalog.
+        notice: a sentence on the weights for descriptions in MLflow.
+
+    Raises:
+        UserError: an earlier stage has not run for the present posts and adapter, or the adapter was never trained.
+    """
+    subject = _read_subject(model)
+    digest = subject.trained.digest
+    package = _package(subject)
+    registered = registry.find_by_digest(model, digest)
+    if registered is None:
+        run = _training_run(subject, notice)
+        registered = registry.register(
+            model,
+            package,
+            run_id=run.id,
+            digest=digest,
+            tags=_tags(subject, run),
+            description=_description(subject, notice),
+        )
+    is_champion = promote_if_better(model, registered)
+    # The version's number is left out, because another registry gives it another number.
+    output = RegisterOutput(name=registered.name, adapter_digest=digest)
+    output.write(stage_folder("register", model) / REGISTER_FILE)
+    return Registration(registered, is_champion)
+
+
+def _read_subject(model: str) -> _Subject:
+    trained = read_trained(model)
+    folder = stage_folder("evaluate", model)
+    test = read_json(folder / "metrics.json")
+    evaluated = read_json(folder / "evaluate.json")
+    split = SplitReport.read(SPLIT_REPORT)
+    if evaluated[ADAPTER_DIGEST] != trained.digest:
+        raise UserError(f"this adapter of {model} has no test scores: run `python -m src.evaluate --model {model}`")
+    if (split.data_digest, split.split_digest) != (trained.facts["data_digest"], trained.facts["split_digest"]):
+        raise UserError(f"the posts are not those that {model} was trained on: run `dvc repro`")
+    return _Subject(trained, test)
+
+
+def _tags(subject: _Subject, run: RunRecord) -> dict[str, Any]:
+    scores = {f"val_{name}": value for name, value in subject.trained.validation.items()}
+    origin = {name: run.tags[name] for name in ("study", "trial", COMMIT_TAG, DIRTY_TAG) if name in run.tags}
+    return {**subject.trained.facts, **origin, **scores, "test_macro_f1": subject.test["macro_f1"]}
+
+
+def _training_run(subject: _Subject, notice: str) -> RunRecord:
+    """Return the run of the training. A store without it, as after `dvc pull`, gets a run from the files."""
+    tags = {"stage": "train", ADAPTER_DIGEST: subject.trained.digest}
+    runs = registry.runs_tagged(subject.model, tags)
+    if not runs:
+        _log_run(subject, notice)
+        runs = registry.runs_tagged(subject.model, tags)
+    return runs[0]
+
+
+def _log_run(subject: _Subject, notice: str) -> None:
+    trained = subject.trained
+    origin = {"study": trained.study, "trial": trained.trial, "logged_from": "files"}
+    tags = {**run_tags("train", trained.facts, notice), **origin}
+    if trained.code != code_digest(subject.model):
+        # Other code trained the adapter, so the present commit is not its commit.
+        tags = {name: value for name, value in tags.items() if name not in git_tags()}
+    with open_tracker(subject.model).run("train", tags=tags, params=trained.params) as run:
+        run.inputs(parts_read("train", "val"))
+        log_training(run, trained)
+
+
+def _package(subject: _Subject) -> ModelPackage:
+    """Write the contract, and return the content of the version."""
+    golden = choose_golden(posts_by_part()["val"])
+    contract_folder = stage_folder("register", subject.model) / CONTRACT_FOLDER
+    _write_contract(subject, golden, contract_folder)
+    artifacts = {"adapter": subject.trained.adapter, "contract": contract_folder}
+    if checkpoint_folder(subject.model).is_dir():
+        artifacts["base"] = checkpoint_folder(subject.model)
+    return ModelPackage(
+        code=Path("src"),
+        artifacts=artifacts,
+        requirements=[f"{name}=={release}" for name, release in _installed_libraries().items()],
+        example=(Path(golden[0].image).read_bytes(), golden[0].caption),
+    )
+
+
+def _write_contract(subject: _Subject, posts: Sequence[Post], folder: Path) -> None:
+    """Write the contract and the files for the model card.
+
+    The golden logits come from the adapter's files and not from the training's process, so they also check the files.
+    """
+    adapter = load_adapter(subject.model, checkpoint_of(subject.model), subject.trained.adapter)
+    rows = [(Path(post.image).read_bytes(), post.caption) for post in posts]
+    logits_BK = compute_logits(adapter.model, rows).tolist()
+    golden = []
+    images = {}
+    for index, (post, (image, caption), logits) in enumerate(zip(posts, rows, logits_BK, strict=True)):
+        name = f"golden-{index}{Path(post.image).suffix}"
+        golden.append(GoldenPost(post.id, post.digest, name, caption, tuple(logits)))
+        images[name] = image
+    write_contract(folder, _contract(subject, adapter, tuple(golden)), images)
+    _write_card_inputs(subject, folder)
+
+
+def _write_card_inputs(subject: _Subject, folder: Path) -> None:
+    """Write the report of the split, and the test predictions with each post's group and whether it is leak-free."""
+    SplitReport.read(SPLIT_REPORT).write(folder / SPLIT_REPORT_FILE)
+    predictions = read_predictions(stage_folder("evaluate", subject.model) / "predictions.csv")
+    group_of = read_groups(GROUPS)
+    leak_free_ids = leak_free(read_split(SPLIT), group_of)
+    rows = [
+        {**asdict(prediction), "group": group_of[prediction.id], "leak_free": int(prediction.id in leak_free_ids)}
+        for prediction in predictions
+    ]
+    write_table(folder / TEST_FILE, rows)
+
+
+def _contract(subject: _Subject, adapter: Adapter, golden: tuple[GoldenPost, ...]) -> Contract:
+    model = adapter.model
+    trained = subject.trained
+    return Contract(
+        format=FORMAT,
+        model=trained.model,
+        labels=TONES,
+        prompt=model.spec.prompt,
+        preprocessing=model.preprocessing_digest(),
+        dtype=dtype_of(model),
+        checkpoint=model.checkpoint,
+        libraries=_installed_libraries(),
+        adapted_modules=tuple(adapter.modules()),
+        settings=adapter.settings,
+        data_digest=trained.facts["data_digest"],
+        split_digest=trained.facts["split_digest"],
+        data_revision=data_revision(),
+        code=trained.code,
+        search=Search(trained.study, trained.trial),
+        validation=dict(trained.validation),
+        test=subject.test,
+        golden=golden,
+    )
+
+
+def _installed_libraries() -> dict[str, str]:
+    """Return versions by library, without local parts such as +cpu."""
+    return {name: version(name).partition("+")[0] for name in LIBRARIES}
+
+
+def _description(subject: _Subject, notice: str) -> str:
+    trained = subject.trained
+    facts = trained.facts
+    scores = trained.validation
+    return (
+        f"Tone of a post (negative, neutral, positive) by **{subject.model}** ({facts['checkpoint']} at "
+        f"`{facts['checkpoint_revision']}`) with a LoRA adapter: trial {trained.trial} of study "
+        f"`{trained.study}`.\n\n"
+        f"Validation macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}. {notice}"
+    )

@@ -1,0 +1,156 @@
+"""Predict the tones of a user's own posts with a registered version."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+
+from src.core.errors import UsageError, UserError
+from src.core.files import write_table
+from src.core.labels import TONES
+from src.core.outputs import read_trained
+from src.core.paths import stage_folder
+from src.core.records import Prediction
+from src.data.inputs import InputPost, Listing
+from src.registry import registry
+from src.registry.pyfunc import Answer, Row
+
+BATCH_SIZE = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedPost:
+    """A row of the table of predictions."""
+
+    id: str
+    text: str
+    # The half that the post lacks: image, text, or empty.
+    missing: str
+    # The reason why the post has no prediction, or why its label is ignored; empty without a problem.
+    problem: str = ""
+    # The predicted tone and the probabilities; empty and None for a post without a prediction.
+    tone: str = ""
+    negative: float | None = None
+    neutral: float | None = None
+    positive: float | None = None
+    # The label that came with the post, if any.
+    label: str = ""
+
+    def as_prediction(self) -> Prediction | None:
+        """Return the prediction for scoring; None without a prediction or a valid label."""
+        if self.label not in TONES or self.negative is None or self.neutral is None or self.positive is None:
+            return None
+        return Prediction(self.id, self.label, self.tone, self.negative, self.neutral, self.positive)
+
+
+@dataclass(frozen=True)
+class AnsweringVersion:
+    """The version that predicts: its address, and a warning if it is not the champion (empty if it is)."""
+
+    uri: str
+    warning: str = ""
+
+
+def answering_version(model: str, address: str | None = None) -> AnsweringVersion:
+    """Choose the version that predicts.
+
+    This is the version at `address`; by default the version of the adapter in outputs/; without one, the champion.
+
+    Raises:
+        UserError: the adapter in outputs/ is not registered.
+    """
+    if address:
+        return AnsweringVersion(address)
+    if not stage_folder("train", model).is_dir():
+        return AnsweringVersion(registry.uri_of(model))
+    trained = read_trained(model)
+    version = registry.find_by_digest(model, trained.digest)
+    if version is None:
+        remedy = f"run `python -m src.register --model {model}`, or name another with --version"
+        raise UserError(f"the adapter in {trained.adapter} is no registered version here: {remedy}")
+    champion = registry.version_at_alias(model)
+    if champion is None or champion.number == version.number:
+        return AnsweringVersion(version.uri)
+    hint = f"the champion is version {champion.number}: --version {registry.uri_of(model)}"
+    return AnsweringVersion(
+        version.uri, f"{version.name} version {version.number} answers, which outputs/ holds; {hint}"
+    )
+
+
+def predict_post(uri: str, image: Path, caption: str) -> PredictedPost:
+    """Predict the tone of one post.
+
+    Raises:
+        UserError: the image or the caption cannot be used, or the version cannot be loaded.
+    """
+    post = InputPost(str(image), image, caption)
+    try:
+        post.read()
+    except UserError as error:
+        raise UserError(f"{image} cannot be used: {error}") from error
+    (predicted,) = predict_posts(uri, [post])
+    if not predicted.tone:
+        raise UserError(f"{image} with this caption cannot be used: {predicted.problem}")
+    return predicted
+
+
+def predict_posts(uri: str, posts: Sequence[InputPost]) -> Iterator[PredictedPost]:
+    """Yield a row for each post, in their order. A post that cannot be used gets the reason in its row.
+
+    Raises:
+        UserError: the version cannot be loaded.
+    """
+    ask = partial(registry.predict, registry.load(uri), halves=True)
+    for start in range(0, len(posts), BATCH_SIZE):
+        batch = posts[start : start + BATCH_SIZE]
+        usable: dict[int, Row] = {}
+        outcomes: dict[int, Answer | str] = {}
+        for index, post in enumerate(batch):
+            try:
+                usable[index] = (post.read(), post.text)
+            except UserError as error:
+                outcomes[index] = str(error)
+        outcomes.update(zip(usable, _ask(ask, list(usable.values())), strict=True))
+        for index, post in enumerate(batch):
+            yield _predicted(post, outcomes[index])
+
+
+def write_predictions_table(path: Path, rows: Sequence[PredictedPost]) -> None:
+    """Write rows as CSV; a missing value is an empty cell."""
+    cells = [{name: "" if value is None else value for name, value in asdict(row).items()} for row in rows]
+    write_table(path, cells, [field.name for field in fields(PredictedPost)])
+
+
+def require_other_file(out: Path, listing: Listing) -> None:
+    """Check that the table of predictions does not replace a file that is read.
+
+    Raises:
+        UsageError: it would.
+    """
+    if out.exists() and any(path.is_file() and out.samefile(path) for path in listing.files):
+        raise UsageError(f"--out {out} would overwrite an input file: name another file")
+
+
+def _ask(ask: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Row]) -> list[Answer | str]:
+    """Ask a version for the tones of posts; a post that it rejects gets the reason instead.
+
+    A version rejects a whole call because of one post, so the halves of a rejected call are asked again.
+    """
+    if not rows:
+        return []
+    try:
+        return list(ask(rows))
+    except UserError as error:
+        if len(rows) == 1:
+            # The version numbers the posts of a call.
+            return [str(error).removeprefix("post 1").lstrip(": ")]
+    middle = len(rows) // 2
+    return _ask(ask, rows[:middle]) + _ask(ask, rows[middle:])
+
+
+def _predicted(post: InputPost, outcome: Answer | str) -> PredictedPost:
+    common = partial(PredictedPost, id=post.id, text=post.text, missing=post.missing, label=post.label)
+    if isinstance(outcome, str):
+        return common(problem=outcome)
+    tone, negative, neutral, positive = outcome
+    return common(problem=post.remark, tone=tone, negative=negative, neutral=neutral, positive=positive)
