@@ -114,7 +114,7 @@ def test_post_in_two_parts_is_refused(write: Write) -> None:
 
 def test_unlabelled_listed_posts_are_counted(write: Write) -> None:
     message = refused(write({**LISTS, "test": ["6", "7", "8", "99"]}))
-    assert "1 (99) of 13 posts" in message and "prepare.protocol" in message
+    assert "1 (99) of 10 posts" in message and "prepare.protocol" in message
 
 
 def test_part_without_tone_is_refused(write: Write) -> None:
