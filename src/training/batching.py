@@ -1,4 +1,4 @@
-"""Which posts go through a model together, and how their features become one batch."""
+"""Batches of posts: their order, padding and shares of several processes."""
 
 import math
 import random
@@ -16,7 +16,7 @@ BATCHES_A_BUCKET = 16
 
 
 def in_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches of post numbers, shortest captions first, so that hardly anything is padding."""
+    """Return batches of indices, shortest captions first, so that padding is rare."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     return chunk(order, batch_size)
 
@@ -24,29 +24,29 @@ def in_order(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 def shuffled(
     lengths: Sequence[int], batch_size: int, seed: int, balance: Sequence[Hashable] | None = None
 ) -> list[list[int]]:
-    """Batches of post numbers, of captions about equally long, in an order that the seed alone decides.
+    """Return batches of indices, with captions of similar length, in an order that the seed alone decides.
 
-    Each post comes once; with `balance`, a label of each post, as many posts are drawn with replacement, so that every
-    label is equally likely to come.
+    Each post comes once. With `balance`, the labels of the posts, as many posts are drawn with replacement, and every
+    label is equally likely.
     """
-    chance = random.Random(seed)
-    order = list(range(len(lengths))) if balance is None else _draw_balanced(balance, chance)
-    chance.shuffle(order)
+    rng = random.Random(seed)
+    order = list(range(len(lengths))) if balance is None else _draw_balanced(balance, rng)
+    rng.shuffle(order)
     buckets = chunk(order, batch_size * BATCHES_A_BUCKET)
     batches = [
         batch for bucket in buckets for batch in chunk(sorted(bucket, key=lambda index: lengths[index]), batch_size)
     ]
-    chance.shuffle(batches)
+    rng.shuffle(batches)
     return batches
 
 
-def _draw_balanced(labels: Sequence[Hashable], chance: random.Random) -> list[int]:
+def _draw_balanced(labels: Sequence[Hashable], rng: random.Random) -> list[int]:
     members = [[index for index, own in enumerate(labels) if own == label] for label in dict.fromkeys(labels)]
-    return [chance.choice(chance.choice(members)) for _ in labels]
+    return [rng.choice(rng.choice(members)) for _ in labels]
 
 
 def collate(rows: Sequence[Features]) -> Features:
-    """One batch: a leading B on every feature; what differs in length is padded with zeros at its end."""
+    """Stack rows into one batch with a leading B; features that differ in length are padded with zeros at the end."""
     return {name: _stack([row[name] for row in rows]) for name in rows[0]}
 
 
@@ -57,14 +57,14 @@ def _stack(values: Sequence[Tensor]) -> Tensor:
 
 
 def chunk(order: Sequence[int], size: int) -> list[list[int]]:
-    """The same in pieces of `size`, the last of which may be shorter."""
+    """Cut a sequence into pieces of `size`; the last one may be shorter."""
     return [list(order[start : start + size]) for start in range(0, len(order), size)]
 
 
 def shard_batches(batches: Sequence[list[int]], rank: int, num_processes: int) -> list[tuple[list[int], bool]]:
-    """The batches of one of several processes, and whether they count.
+    """Return the batches of one process, each with whether it counts.
 
-    All get equally many, for they run in step: where one has too few, it runs a post that does not count.
+    All processes get equally many, because they run in step. A process with too few runs a post that does not count.
     """
     own = batches[rank::num_processes]
     missing = math.ceil(len(batches) / num_processes) - len(own)

@@ -1,8 +1,8 @@
-"""The cache: what the frozen part makes of a post, computed once and read by every trial and epoch.
+"""The feature cache: the frozen segments' output of each post, computed once and read by every trial and epoch.
 
-A store holds the features of one boundary (checkpoint, preprocessing, frozen segments, precision), keyed by the digest
-of each post's content, so another split or more posts encode only what is new. Several processes may read one store,
-and fill it one after the other.
+A store holds the features of one boundary (checkpoint, preprocessing, frozen segments, precision). Rows are keyed by
+the digest of a post's content, so another split or more posts encode only new posts. Several processes may read one
+store at a time, and fill it one after the other.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where the frozen part of a model ends, and all else that its features depend on besides the posts."""
+    """The place where the frozen segments end, and everything else but the posts that features depend on."""
 
     model: str
     checkpoint: str
@@ -45,7 +45,7 @@ class Boundary:
 
     @classmethod
     def of(cls, model: ToneModel) -> "Boundary":
-        """The boundary of what is frozen in `model` now."""
+        """Return the boundary between the segments of `model` that are frozen now and the others."""
         return cls(
             model.spec.name,
             model.checkpoint.source,
@@ -58,12 +58,12 @@ class Boundary:
 
     @property
     def key(self) -> str:
-        """A digest of it all but the checkpoint's place: a revision is the same weights wherever they are."""
+        """Return a digest of everything but the checkpoint's source: one revision has the same weights everywhere."""
         facts = [self.revision, self.preprocessing, self.dtype, *self.segments, *self.features]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
     def lies_before(self, other: "Boundary") -> bool:
-        """Whether these features are on the way to the other's."""
+        """Return whether the other boundary's features can be computed from these."""
         same = ("model", "revision", "preprocessing", "dtype")
         alike = all(getattr(self, name) == getattr(other, name) for name in same)
         return alike and set(self.segments) < set(other.segments)
@@ -71,7 +71,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """The features of a sequence of posts, read from the store when asked for."""
+    """The features of a sequence of posts, read from the store on access."""
 
     rows: Sequence[tuple[Shard, int]]
 
@@ -79,12 +79,12 @@ class FeatureTable:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Features:
-        """One post's features, without a leading batch dimension, copied out of the memory map."""
+        """Return one post's features, without a batch dimension, copied out of the memory map."""
         shard, row = self.rows[index]
         return {name: array.read(row) for name, array in shard.arrays.items()}
 
     def lengths(self) -> list[int]:
-        """Tokens of each post, whatever is cached of it: batches are made by them."""
+        """Return the number of tokens of each post, which every boundary caches because batches are sorted by it."""
         return [int(shard.arrays[LENGTH].flat[row]) for shard, row in self.rows]
 
 
@@ -102,7 +102,7 @@ class FeatureStore:
 
     @classmethod
     def of(cls, root: Path, model: ToneModel) -> "FeatureStore":
-        """The store under `root` for what is frozen in `model` now."""
+        """Return the store under `root` for the segments of `model` that are frozen now."""
         boundary = Boundary.of(model)
         title = [segment.label for segment in join_layers(model.frozen_segments())] or ["inputs"]
         return cls(root / model.spec.name / "-".join([*title, boundary.key]), boundary)
@@ -110,9 +110,9 @@ class FeatureStore:
     def ensure(
         self, model: ToneModel, posts: Sequence[EncodablePost], batch_size: int, advance: Callable[[int], None]
     ) -> int:
-        """Encode the posts that are not in the store yet; returns how many that were.
+        """Encode the posts that are not in the store yet, and return their number.
 
-        Whatever of it is damaged is named in the log and encoded again.
+        Damaged shards are named in the log and encoded again.
 
         Raises:
             UserError: a post's picture cannot be read, or the disk has no room for what is missing.
@@ -121,7 +121,7 @@ class FeatureStore:
         if not self._missing(posts):
             return 0
         with lock(self.folder.with_name(f".{self.folder.name}.lock")):
-            self._open_new()  # what another process has encoded meanwhile
+            self._open_new()  # another process may have encoded posts while this one waited
             missing = self._missing(posts)
             for shard in self._shards(model, missing, batch_size, advance):
                 digests = [post.digest for post, _ in shard]
@@ -130,7 +130,7 @@ class FeatureStore:
         return len(missing)
 
     def verify(self, posts: Iterable[EncodablePost]) -> None:
-        """Read whatever holds these posts, once in the life of this object, and drop what is damaged."""
+        """Check the shards that hold these posts, once in the life of this object, and drop damaged ones."""
         holding = {id(shard): shard for shard, _ in (self._rows[post.digest] for post in posts if post.digest in self)}
         for shard in holding.values():
             if shard.folder not in self._verified:
@@ -144,11 +144,11 @@ class FeatureStore:
         return digest in self._rows
 
     def table(self, posts: Iterable[EncodablePost]) -> FeatureTable:
-        """The features of posts that `ensure` has seen, in their order."""
+        """Return the features of posts that `ensure` has encoded, in their order."""
         return FeatureTable([self._rows[post.digest] for post in posts])
 
     def num_bytes(self) -> int:
-        """What the store takes on disk."""
+        """Return the size of the store on disk."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def _missing(self, posts: Sequence[EncodablePost]) -> list[EncodablePost]:
@@ -186,7 +186,7 @@ class FeatureStore:
             yield from encode_posts(model, chunk, batch_size)
 
     def _earlier(self) -> list["FeatureStore"]:
-        """Stores of boundaries that lie before this one, the nearest first."""
+        """Return the stores of boundaries that lie before this one, the nearest first."""
         found = {path.parent: _read_boundary(path) for path in sorted(self.folder.parent.glob(f"*/{FACTS}"))}
         before = [(path, each) for path, each in found.items() if each and each.lies_before(self.boundary)]
         before.sort(key=lambda item: -len(item[1].segments))

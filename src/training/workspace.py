@@ -30,13 +30,13 @@ class Workspace:
     _stores: dict[Boundary, FeatureStore] = field(default_factory=dict, repr=False)
 
     def facts(self) -> dict[str, str]:
-        """What scores depend on besides the settings: the weights and the posts, for tags and names."""
+        """Return the weights and posts that scores depend on besides the settings, for tags and keys."""
         return facts_of(self.model.spec.name, self.model.checkpoint)
 
     def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = noop) -> LabelledFeatures:
-        """The posts of a part with the features that the model, as it is adapted now, reads.
+        """Return a part with the features that the model reads as it is adapted now.
 
-        They come from the cache; what is not there yet is encoded first.
+        Posts that the cache lacks are encoded first.
         """
         posts = self.parts[part]
         store = self.store()
@@ -46,14 +46,14 @@ class Workspace:
     def training(
         self, settings: TrainingConfig, batch_size: int = 32, advance: Callable[[int], None] = noop
     ) -> LabelledFeatures:
-        """The same of the train part, with the altered views of its posts that the settings ask for."""
+        """Return the train part like `data`, with the augmented views that the settings ask for."""
         data, rows = self.data("train", batch_size, advance), views_of(self.parts["train"], settings)
         store = self.store()
         store.ensure(self.model, [each for row in rows for each in row], batch_size, advance)
         return replace(data, views=tuple(store.table(row) for row in rows))
 
     def store(self) -> FeatureStore:
-        """The cache of what is frozen in the model now; opened, and hence checked, once."""
+        """Return the store of the segments that are frozen now. It is opened, and hence checked, once."""
         boundary = Boundary.of(self.model)
         if boundary not in self._stores:
             self._stores[boundary] = FeatureStore.of(self.cache, self.model)
@@ -85,7 +85,7 @@ def checkpoint_of(name: str) -> PretrainedWeights:
 
 
 def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
-    """What scores depend on besides the settings: the weights and the posts, for tags and names."""
+    """Return the weights and posts that scores depend on besides the settings, for tags and keys."""
     split = SplitReport.read(SPLIT_REPORT)
     return {
         "model": name,
@@ -106,7 +106,7 @@ def load_model(name: str, checkpoint: PretrainedWeights, device: str | None = No
 
 
 def posts_by_part() -> dict[str, list[Post]]:
-    """The labelled posts of each part, in the order of the table of posts."""
+    """Return the labelled posts of each part, in the order of the table of posts."""
     part_of = read_split(SPLIT)
     parts: dict[str, list[Post]] = {part: [] for part in dict.fromkeys(part_of.values())}
     for post in read_posts(POSTS):
