@@ -1,25 +1,31 @@
-"""HTML pages that stand alone (pictures are embedded, nothing is fetched when they are opened), and Markdown."""
+"""HTML pages that stand alone (images are embedded, nothing is loaded from elsewhere), and Markdown."""
 
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from src.core.format import points
+
 FOLDER = Path(__file__).parent / "templates"
 
 
 def render(template: str, **content: Any) -> str:
-    """Fill the template `<template>.html.jinja` of this folder; all text is escaped, a missing name is an error.
+    """Fill the template `<template>.html.jinja` of this folder. All text is escaped; a missing name is an error.
 
-    In the template, `picture` turns bytes into the address of an embedded picture (a PNG, or `picture("jpeg")`), and
-    `score` a share between 0 and 1 (or None) into four decimals (or a dash), `share` into percent, `points` a change of
-    one into points with a sign, and `sum_of` adds up the values of a mapping.
+    Templates have these filters:
+
+    - `embed`: bytes to the address of an embedded PNG, or of a JPEG by `embed("jpeg")`.
+    - `score`: a share between 0 and 1 to four decimals. None is a dash.
+    - `share`: a share to percent with one decimal, without the sign. None is a dash.
+    - `points`: a difference of shares to points with a sign. None is a dash.
+    - `sum_of`: a mapping to the sum of its values.
     """
     return _fill(f"{template}.html.jinja", content)
 
 
 def render_markdown(template: str, **content: Any) -> str:
-    """Fill the template `<template>.md.jinja` of this folder as `render` does; nothing is escaped."""
+    """Fill the template `<template>.md.jinja` of this folder as `render` does, but escape nothing."""
     return _fill(f"{template}.md.jinja", content)
 
 
@@ -32,15 +38,15 @@ def _fill(file: str, content: Mapping[str, Any]) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    pages.filters["picture"] = _picture
+    pages.filters["embed"] = _embed
     pages.filters["score"] = _score
     pages.filters["share"] = _share
-    pages.filters["points"] = _points
+    pages.filters["points"] = points
     pages.filters["sum_of"] = _sum_of
     return pages.get_template(file).render(**content)
 
 
-def _picture(content: bytes, kind: str = "png") -> str:
+def _embed(content: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
@@ -54,7 +60,3 @@ def _score(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _points(change: float | None) -> str:
-    return "-" if change is None else f"{100 * change:+z.1f}".replace("-", "\N{MINUS SIGN}")

@@ -1,11 +1,11 @@
-"""What the report says of how honest a search is: how far its best score holds elsewhere, and what it took."""
+"""The report's section on the reliability of a search: the winner on other seeds, and the cost of the trials."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from src.core.files import read_json
-from src.core.paths import stage_folder
+from src.core.estimates import Spread
+from src.core.outputs import RepeatOutput, SearchSummary
+from src.core.paths import REPEAT_JSON, SEARCH_FILE, stage_folder
 
 REPEAT_SCORES = {
     "val_macro_f1": "validation macro-F1",
@@ -13,127 +13,126 @@ REPEAT_SCORES = {
     "test_macro_f1": "test macro-F1",
     "test_accuracy": "test accuracy",
 }
-# By their file names in the folder of `tune`, which has those that its trials allow.
-PICTURES = {
+# Titles by file name in the folder of `tune`. A plot that the trials do not allow has no file.
+PLOTS = {
     "optimization_history": "The search, trial by trial",
     "pareto_front": "The search: score against size",
-    "slices": "Where the search has looked, over all that it could choose",
-    "importances": "How much of the difference between complete trials goes with each setting",
+    "slices": "Settings that the search tried, over all that it could choose",
+    "importances": "Share of the differences between complete trials that each setting explains",
 }
-Spread = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class SearchReliability:
-    """The section of one model.
+    """The section of one model."""
 
-    Attributes:
-        scores: for each figure the spreads of the winner, of the default and of the gain, and its interval, in words;
-            those of a default are missing where there is none.
-        sentences: what follows from them, and how the trials ended.
-        importances: shares by setting, the highest first; empty where the search says too little.
-        pictures: PNGs by their captions.
-    """
-
+    # By score: the formatted spreads of winner, default and gain, and the interval of the gain. Without a default,
+    # the winner alone.
     scores: Mapping[str, Mapping[str, str]]
+    # On the winner, the gain, and the trials.
     sentences: tuple[str, ...]
+    # Shares by setting, the highest first; empty if the trials tell too little.
     importances: Mapping[str, float]
-    pictures: Mapping[str, bytes]
+    # PNGs by title.
+    plots: Mapping[str, bytes]
 
 
 def search_reliability(model: str) -> SearchReliability:
-    """The section of a model, from what `tune` and `repeat` wrote.
+    """Build the section of a model from the outputs of `tune` and `repeat`.
 
     Raises:
-        UserError: one of them has not run.
+        UserError: one of these stages has not run.
     """
     folder = stage_folder("tune", model)
-    search, repeated = read_json(folder / "search.json"), read_json(stage_folder("repeat", model) / "repeat.json")
-    files = {caption: folder / f"{name}.png" for name, caption in PICTURES.items()}
+    search = SearchSummary.read(folder / SEARCH_FILE)
+    repeated = RepeatOutput.read(stage_folder("repeat", model) / REPEAT_JSON)
+    files = {title: folder / f"{name}.png" for name, title in PLOTS.items()}
     return SearchReliability(
-        scores={said: _row(repeated, figure) for figure, said in REPEAT_SCORES.items()},
+        scores={title: _row(repeated, name) for name, title in REPEAT_SCORES.items()},
         sentences=(*_on_other_seeds(repeated), *_on_trials(search)),
-        importances=search["importances"],
-        pictures={caption: path.read_bytes() for caption, path in files.items() if path.is_file()},
+        importances=search.importances,
+        plots={title: path.read_bytes() for title, path in files.items() if path.is_file()},
     )
 
 
-def _row(repeated: Mapping[str, Any], figure: str) -> dict[str, str]:
-    row = {name: _plus_minus(spreads[figure]) for name, spreads in repeated["scores"].items()}
-    if "default" not in row or repeated["winner_is_default"]:
+def _row(repeated: RepeatOutput, score: str) -> dict[str, str]:
+    row = {name: _plus_minus(spreads[score]) for name, spreads in repeated.scores.items()}
+    if "default" not in row or repeated.winner_is_default:
         return {"winner": row["winner"]}
-    gain = repeated["gain"][figure]
+    gain = repeated.gain[score]
     return {**row, "gain": _plus_minus(gain, "+z.4f"), "95% interval of the gain": _interval(gain) or "-"}
 
 
-def _on_other_seeds(repeated: Mapping[str, Any]) -> Iterator[str]:
-    """What the trainings on other seeds bear out."""
-    winner, flattery = repeated["scores"]["winner"]["val_macro_f1"], repeated["optimism"]
-    best = repeated["best_val_macro_f1"]
-    yield f"The best trial has a validation macro-F1 of {best:.4f}, on the one seed of the search."
-    if winner is not None:
-        verdict = f"{flattery:.4f} less: by so much choosing the best of many flatters it"
-        if flattery <= 0:
-            verdict = f"{abs(flattery):.4f} more: choosing the best of many has not flattered it"
-        yield f"On {winner['n']} other seeds its settings score {_plus_minus(winner)}, {verdict}."
+def _on_other_seeds(repeated: RepeatOutput) -> Iterator[str]:
+    """Yield how the winner scores on other seeds."""
+    winner = repeated.scores["winner"]["val_macro_f1"]
+    optimism = repeated.optimism
+    yield f"The best trial has a validation macro-F1 of {repeated.best_val_macro_f1:.4f}, on the search's one seed."
+    if winner is not None and optimism is not None:
+        verdict = f"{optimism:.4f} less: the optimism of choosing the best of many trials"
+        if optimism <= 0:
+            verdict = f"{abs(optimism):.4f} more: choosing the best of many trials caused no optimism"
+        yield f"On {winner.n} other seeds its settings score {_plus_minus(winner)}, {verdict}."
     yield from _on_gain(repeated)
-    drop = repeated["drop"]
+    drop = repeated.drop
     if drop is not None:
-        way = "falls" if drop["mean"] >= 0 else "rises"
-        yield f"From validation to test the winner's macro-F1 {way} by {_size(drop)}."
-    for which, why in repeated["failures"].items():
-        yield f"One training ({which}) failed and is left out: {why}."
-    yield "Seeds vary the training and not the posts: how another validation or test part would score stays open."
+        direction = "falls" if drop.mean >= 0 else "rises"
+        yield f"From validation to test, the winner's macro-F1 {direction} by {_size(drop)}."
+    for training, reason in repeated.failures.items():
+        yield f"One training ({training}) failed and is left out: {reason}."
+    yield "Seeds vary the training and not the posts. They do not show how another validation or test part would score."
 
 
-def _on_gain(repeated: Mapping[str, Any]) -> Iterator[str]:
-    gain = repeated["gain"]["test_macro_f1"]
-    if repeated["winner_is_default"]:
-        yield "The winner is the default itself, the first of the known-good settings: its gain is 0 by construction."
-    elif "default" not in repeated["scores"]:
-        yield "No settings were known to be good before the search, so there is nothing to compare its winner with."
+def _on_gain(repeated: RepeatOutput) -> Iterator[str]:
+    gain = repeated.gain["test_macro_f1"]
+    if repeated.winner_is_default:
+        yield "The winner is the default itself, the first of the initial trials: its gain is 0 by construction."
+    elif "default" not in repeated.scores:
+        yield "params.yaml has no initial trials, so there is no default to compare the winner with."
     elif gain is not None:
-        way = "above" if gain["mean"] >= 0 else "below"
+        direction = "above" if gain.mean >= 0 else "below"
         yield (
-            f"On test the winner's macro-F1 is {_size(gain)} {way} that of the default (the first "
-            f"of the known-good settings), on the same seeds and at an equal budget of epochs. {_verdict(gain)}"
+            f"On test, the winner's macro-F1 is {_size(gain)} {direction} that of the default (the first of the "
+            f"initial trials), on the same seeds and with the same number of epochs. {_verdict(gain)}"
         )
 
 
 def _verdict(gain: Spread) -> str:
-    """Whether a gain can be told from 0."""
-    if gain["n"] == 1:
-        return "One seed has no spread to judge that by."
-    if gain["low"] is None:
-        return f"It is the same on all {gain['n']} seeds, which leaves no spread to judge it by."
-    tells = "can" if gain["low"] > 0 or gain["high"] < 0 else "cannot"
-    return f"{gain['n']} seeds {tells} tell that from 0: the 95% interval of the mean gain is {_interval(gain)}."
+    """Return whether a gain differs from 0."""
+    if gain.n == 1:
+        return "One seed has no spread, so this may be chance."
+    if gain.low is None or gain.high is None:
+        return f"The gain is the same on all {gain.n} seeds, so it has no spread and no interval."
+    tells = "can" if gain.low > 0 or gain.high < 0 else "cannot"
+    return f"{gain.n} seeds {tells} tell the gain from 0: the 95% interval of its mean is {_interval(gain)}."
 
 
-def _on_trials(search: Mapping[str, Any]) -> Iterator[str]:
-    """How the trials ended, and what pruning has saved."""
-    reasons = "; ".join(f"{count} × {reason}" for reason, count in search["reasons"].items())
-    failed = f"{search['failed']} failed ({reasons})" if search["failed"] else "none failed"
-    yield f"Of the search's trials {search['finished']} finished, {search['pruned']} of them pruned, and {failed}."
-    epochs, unpruned = search["epochs"], search["epochs_unpruned"]
-    saved = 1 - epochs / unpruned if unpruned else 0.0
-    yield f"They trained {epochs:,} epochs; without pruning it would have been up to {unpruned:,}: {saved:.0%} saved."
+def _on_trials(search: SearchSummary) -> Iterator[str]:
+    """Yield the ends of the trials, and the epochs that pruning saved."""
+    reasons = "; ".join(f"{count} × {reason}" for reason, count in search.reasons.items())
+    failed = f"{search.failed} failed ({reasons})" if search.failed else "none failed"
+    yield f"{search.finished} trials finished, {search.pruned} of them pruned, and {failed}."
+    saved = 1 - search.epochs / search.epochs_unpruned if search.epochs_unpruned else 0.0
+    yield (
+        f"The trials trained {search.epochs:,} epochs. Without pruning they would have trained up to "
+        f"{search.epochs_unpruned:,}: {saved:.0%} saved."
+    )
 
 
 def _plus_minus(spread: Spread | None, form: str = ".4f") -> str:
-    """Mean and standard deviation in words."""
+    """Format mean and standard deviation."""
     if spread is None:
         return "-"
-    mean = format(spread["mean"], form)
-    return mean if spread["sd"] is None else f"{mean} ± {spread['sd']:.4f}"
+    mean = format(spread.mean, form)
+    return mean if spread.sd is None else f"{mean} ± {spread.sd:.4f}"
 
 
 def _size(spread: Spread) -> str:
-    """The same without a sign, where a word says which way."""
-    return _plus_minus({**spread, "mean": abs(spread["mean"])})
+    """Format like `_plus_minus` without a sign, for sentences in which a word gives the direction."""
+    return _plus_minus(replace(spread, mean=abs(spread.mean)))
 
 
 def _interval(spread: Spread | None) -> str:
-    if spread is None or spread["low"] is None:
+    if spread is None or spread.low is None or spread.high is None:
         return ""
-    return f"{spread['low']:+z.4f} to {spread['high']:+z.4f}"
+    return f"{spread.low:+z.4f} to {spread.high:+z.4f}"

@@ -1,0 +1,172 @@
+"""Work of stage `report`: one HTML page with the findings and every score."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from src.core.config import Params, notice_of
+from src.core.files import read_table, write_bytes, write_table, write_text
+from src.core.labels import TONES
+from src.core.outputs import BestTrial, ExplainedMistake, Trained
+from src.core.paper import RECIPES
+from src.core.paths import BEST_FILE, COMPARE, PLOTS_FOLDER, PREDICTIONS_TABLE, REPORT, REPORT_HTML, stage_folder
+from src.core.records import Scores, read_predictions
+from src.core.saliency import METHOD
+from src.core.training_config import display_value
+from src.evaluation.intervals import SCORES
+from src.evaluation.metrics import scores
+from src.reporting.findings import ReportInputs, SystemScores, alignments, read_report_inputs
+from src.reporting.pages import render
+from src.reporting.paper_table import SCORE_TITLES, paper_section
+from src.reporting.plot_evaluation import confusion_matrix, learning_curves, per_class_bars
+from src.reporting.search_section import SearchReliability, search_reliability
+
+TITLE = "Tone of social-media posts: LoRA-tuned vision-language models"
+# A part of the page, the command that writes it (for one of the models), and its file below outputs/.
+SOURCES = (
+    ("posts read and left out", "python -m src.prepare", "prepare/report.json"),
+    ("split, near-duplicates, leaks", "python -m src.split", "split/report.json, split/leaks.json"),
+    ("majority and TF-IDF", "python -m src.baseline", "baseline/<name>/metrics.json"),
+    ("zero-shot", "python -m src.zeroshot --model {model}", "zeroshot/<model>/metrics.json"),
+    ("probe", "python -m src.probe --model {model}", "probe/<model>/metrics.json"),
+    ("search, importances", "python -m src.tune --model {model}", "tune/<model>/search.json"),
+    ("learning curves", "python -m src.train --model {model}", "train/<model>/history.csv"),
+    ("tuned, confusion matrices", "python -m src.evaluate --model {model}", "evaluate/<model>/predictions.csv"),
+    ("other seeds, gain, optimism", "python -m src.repeat --model {model}", "repeat/<model>/repeat.json"),
+    ("text or image, alignment", "python -m src.modality --model {model}", "modality/<model>/modality.json"),
+    ("saliency maps", "python -m src.saliency --model {model}", "saliency/<model>/saliency.json"),
+    ("intervals, comparisons, calibration", "python -m src.compare", "compare/scores.csv, pairs.csv, calibration.csv"),
+    ("the paper's experiments", "python -m src.reproduce", "reproduce/recipes.csv, <recipe>.json"),
+    ("wrong labels, the best possible score", "python -m src.noise", "noise/noise.json, mislabelled.csv"),
+)
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The section of one model."""
+
+    trained: Trained
+    best: BestTrial
+    # The best trial's settings, formatted.
+    settings: str
+    # On the test part.
+    scores: Scores
+    search: SearchReliability
+    # PNGs by name: `confusion-before`, `confusion-after`, `learning-curves`.
+    plots: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The findings, and the table of scores."""
+
+    sentences: Sequence[str]
+    # A row for each system, by column; None without a score.
+    scores: Sequence[Mapping[str, str | float | None]]
+
+
+def run_report(params: Params) -> ReportResult:
+    """Write outputs/report/: a page that works offline, its plots, and the table of scores.
+
+    Raises:
+        UserError: a stage has not run.
+    """
+    inputs = read_report_inputs(params.models)
+    sections = {model: _model_section(model, inputs.trained[model]) for model in params.models}
+    plots = {name: _compare_plot(name) for name in ("intervals", "selective")}
+    plots |= {f"reliability-{model}": _compare_plot(f"reliability-{model}") for model in params.models}
+    plots["per-class-f1"] = _per_class_plot(sections)
+    own_plots = {f"{model}-{name}": png for model, section in sections.items() for name, png in section.plots.items()}
+    for name, png in {**plots, **own_plots}.items():
+        write_bytes(REPORT / f"{name}.png", png)
+    plots |= {
+        f"conditions-{model}": (stage_folder("modality", model) / "conditions.png").read_bytes()
+        for model in params.models
+    }
+    result = ReportResult(list(inputs.sentences()), [_score_columns(row) for row in inputs.score_rows()])
+    write_table(REPORT / "scores.csv", result.scores)
+    write_text(REPORT / REPORT_HTML, _page(params, inputs, sections, plots))
+    return result
+
+
+def _compare_plot(name: str) -> bytes:
+    return (COMPARE / PLOTS_FOLDER / f"{name}.png").read_bytes()
+
+
+def _model_section(model: str, trained: Trained) -> ModelSection:
+    rows = read_table(stage_folder("train", model) / "history.csv")
+    history = [{name: float(value) for name, value in row.items()} for row in rows]
+    before = scores(read_predictions(stage_folder("zeroshot", model) / PREDICTIONS_TABLE))
+    after = scores(read_predictions(stage_folder("evaluate", model) / PREDICTIONS_TABLE))
+    best = BestTrial.read(stage_folder("tune", model) / BEST_FILE)
+    return ModelSection(
+        trained=trained,
+        best=best,
+        settings=", ".join(f"{name} {display_value(value)}" for name, value in best.params.items()),
+        scores=after,
+        search=search_reliability(model),
+        plots={
+            "confusion-before": confusion_matrix(before.confusion, TONES, f"{model}, zero-shot"),
+            "confusion-after": confusion_matrix(after.confusion, TONES, f"{model}, tuned"),
+            "learning-curves": learning_curves(history, f"{model}, training"),
+        },
+    )
+
+
+def _per_class_plot(sections: Mapping[str, ModelSection]) -> bytes:
+    """Plot the F1 of each tone, beside the paper's for the same model if it reports them."""
+    names = {tone: f"f1_{tone}" for tone in TONES}
+    published = {recipe.model: recipe.published for recipe in RECIPES if set(names.values()) <= set(recipe.published)}
+    bars: dict[str, dict[str, float]] = {}
+    for model, section in sections.items():
+        bars[model] = {tone: section.scores.per_class[tone]["f1"] for tone in TONES}
+        if model in published:
+            bars[f"{model}, paper"] = {tone: published[model][name] for tone, name in names.items()}
+    return per_class_bars(bars, "F1", "F1 of each tone on the test part, tuned")
+
+
+def _score_columns(row: SystemScores) -> dict[str, str | float | None]:
+    columns: dict[str, str | float | None] = {"system": row.system}
+    names = ("accuracy", "macro_f1")
+    columns |= {name: row.all.scores()[name].value for name in names}
+    columns |= {f"leak-free {name}": row.clean.scores()[name].value if row.clean else None for name in names}
+    columns |= {f"paper {name}": getattr(row.paper, name) for name in names}
+    return columns
+
+
+def _heat_maps(model: str, mistakes: Sequence[ExplainedMistake]) -> list[tuple[ExplainedMistake, bytes]]:
+    """Return each mistake with the PNG of its saliency map."""
+    folder = stage_folder("saliency", model)
+    return [(mistake, (folder / mistake.png).read_bytes()) for mistake in mistakes]
+
+
+def _page(
+    params: Params, inputs: ReportInputs, sections: Mapping[str, ModelSection], plots: Mapping[str, bytes]
+) -> str:
+    rows = inputs.score_rows()
+    experiments = paper_section()
+    sources = [(part, stage_command.format(model=params.models[0]), file) for part, stage_command, file in SOURCES]
+    content: dict[str, Any] = {
+        "title": TITLE,
+        "notice": params.notice,
+        "scale": params.scale,
+        "findings": inputs.sentences(),
+        "inputs": inputs,
+        "scores": rows,
+        "score_names": SCORES,
+        "test_posts": rows[0].all.posts,
+        "clean_posts": rows[0].clean.posts if rows[0].clean else 0,
+        "plots": plots,
+        "alignments": alignments(params.models, params.seed),
+        "heat_maps": {model: _heat_maps(model, output.mistakes) for model, output in inputs.saliency.items()},
+        "method": METHOD,
+        "sections": sections,
+        "sources": [
+            (part, stage_command.format(model=params.models[0]), file) for part, stage_command, file in SOURCES
+        ],
+        "experiments": experiments,
+        # The weights that the experiments were run with.
+        "experiment_notices": [notice_of(scale) for scale in dict.fromkeys(row.scale for row in experiments.recipes)],
+        "experiment_scores": SCORE_TITLES,
+    }
+    return render("report/page", **content)
