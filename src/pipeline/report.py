@@ -161,9 +161,7 @@ def _page(
         "heat_maps": {model: _heat_maps(model, output.mistakes) for model, output in inputs.saliency.items()},
         "method": METHOD,
         "sections": sections,
-        "sources": [
-            (part, stage_command.format(model=params.models[0]), file) for part, stage_command, file in SOURCES
-        ],
+        "sources": sources,
         "experiments": experiments,
         # The weights that the experiments were run with.
         "experiment_notices": [notice_of(scale) for scale in dict.fromkeys(row.scale for row in experiments.recipes)],

@@ -1,4 +1,4 @@
-"""The posts that a model gets wrong, as a page that stands alone: what it said of each, and how sure it was."""
+"""Page of misclassified posts with their predictions and confidences. The page stands alone."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,59 +17,56 @@ _SIDE, _QUALITY = 160, 80
 
 @dataclass(frozen=True)
 class Mistake:
-    """A misclassified post as the page shows it.
-
-    Attributes:
-        text_label, image_label: what was said of the text and of the image.
-        actual: the label that the protocol makes of both.
-        probabilities: by tone.
-        thumbnail: a small JPEG; empty where the picture cannot be read any more.
-    """
+    """A misclassified post as the page shows it."""
 
     id: str
     caption: str
+    # The annotators' labels of the text and of the image.
     text_label: str
     image_label: str
+    # The label that the protocol makes of both.
     actual: str
     predicted: str
+    # By tone.
     probabilities: Mapping[str, float]
+    # A small JPEG; empty if the image cannot be read.
     thumbnail: bytes
 
 
 def mistakes_page(
     title: str, notice: str, posts: Iterable[Post], predictions: Sequence[Prediction], most: int = MOST_SHOWN
 ) -> str:
-    """An HTML page with the misclassified of these predictions, those the model was surest of first.
+    """Render an HTML page of the misclassified posts, the most confident mistake first.
 
     Args:
-        title: which model, on what.
-        notice: what every reader of it must know.
-        posts: those that were predicted, and perhaps others.
-        predictions: all of them, right or wrong.
-        most: how many mistakes are shown; the page says how many there are.
+        title: the model and the posts.
+        notice: a warning that every reader must see.
+        posts: the predicted posts; others are ignored.
+        predictions: correct and wrong ones.
+        most: the largest number of mistakes to show. The page gives the total.
     """
     by_id = {post.id: post for post in posts}
     wrong = mistaken(predictions)
-    kinds = Counter((each.actual, each.predicted) for each in wrong).most_common()
+    kinds = Counter((row.actual, row.predicted) for row in wrong).most_common()
     return render(
         "mistakes",
         title=title,
         notice=notice,
         total=len(predictions),
         wrong=len(wrong),
-        kinds=[{"actual": actual, "predicted": said, "count": count} for (actual, said), count in kinds],
-        shown=[_mistake(by_id[each.id], each) for each in wrong[:most]],
+        kinds=[{"actual": actual, "predicted": predicted, "count": count} for (actual, predicted), count in kinds],
+        shown=[_mistake(by_id[row.id], row) for row in wrong[:most]],
     )
 
 
 def mistaken(predictions: Iterable[Prediction]) -> list[Prediction]:
-    """The wrong ones, the most confident first."""
-    wrong = (each for each in predictions if each.predicted != each.actual)
-    return sorted(wrong, key=lambda each: (-getattr(each, each.predicted), each.id))
+    """Return the wrong predictions, the most confident first."""
+    wrong = (row for row in predictions if row.predicted != row.actual)
+    return sorted(wrong, key=lambda row: (-getattr(row, row.predicted), row.id))
 
 
 def thumbnail(path: Path) -> bytes:
-    """A picture as a JPEG of at most 160 pixels a side; empty if it cannot be read."""
+    """Return an image as a JPEG of at most 160 pixels a side; empty if it cannot be read."""
     try:
         image = open_image(path, at_least=2 * _SIDE)
     except UnreadableImage:
@@ -80,14 +77,14 @@ def thumbnail(path: Path) -> bytes:
     return buffer.getvalue()
 
 
-def _mistake(post: Post, found: Prediction) -> Mistake:
+def _mistake(post: Post, prediction: Prediction) -> Mistake:
     return Mistake(
         id=post.id,
         caption=post.caption,
         text_label=post.text_label,
         image_label=post.image_label,
-        actual=found.actual,
-        predicted=found.predicted,
-        probabilities={tone: getattr(found, tone) for tone in TONES},
+        actual=prediction.actual,
+        predicted=prediction.predicted,
+        probabilities={tone: getattr(prediction, tone) for tone in TONES},
         thumbnail=thumbnail(Path(post.image)),
     )

@@ -1,4 +1,4 @@
-"""The table of the study's experiments: `reproduce` writes it, and the report shows it."""
+"""Table of the paper's experiments: `reproduce` writes it, and the report shows it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from src.core.paths import OUTPUTS
 
 FOLDER = OUTPUTS / "reproduce"
 TABLE = FOLDER / "recipes.csv"
-# Of each, the title of its column.
+# Titles of columns, by the name of the score.
 HEADLINE = {"accuracy": "accuracy", "macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
 SCORE_TITLES = {**HEADLINE, **{f"f1_{tone}": f"F1 {tone}" for tone in TONES}}
-# What has to be beaten by whoever claims that pictures or pretraining help: words of the captions alone.
+# TF-IDF reads the captions' words alone. A recipe that does not beat it gains nothing from images or pretraining.
 TO_BEAT = "tfidf"
 _OURS = (*SCORE_TITLES, "accuracy_low", "accuracy_high")
 _RECIPES = {recipe.name: recipe for recipe in RECIPES}
@@ -21,37 +21,34 @@ _RECIPES = {recipe.name: recipe for recipe in RECIPES}
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTableRow:
-    """A recipe, or a baseline that it is compared with.
+    """A recipe, or a baseline that recipes are compared with."""
 
-    Attributes:
-        name: that of the recipe, or of the baseline.
-        posts: how many it was judged on.
-        scores: by the names of `SCORE_TITLES`, and the ends of the accuracy's interval; empty after a failure.
-        scale, weights: of a recipe, the weights it was run with.
-        failure: why there are no scores.
-    """
-
+    # Of the recipe or the baseline.
     name: str
+    # Number of posts that the scores are computed on.
     posts: int = 0
+    # By the names of `SCORE_TITLES`, with `accuracy_low` and `accuracy_high`; empty after a failure.
     scores: Mapping[str, float] = field(default_factory=dict)
+    # The weights that a recipe was run with; empty for a baseline.
     scale: str = ""
     weights: str = ""
+    # The reason if there are no scores.
     failure: str = ""
 
     @property
     def recipe(self) -> Recipe | None:
-        """None for a baseline."""
+        """Return the recipe; None for a baseline."""
         return _RECIPES.get(self.name)
 
     @property
     def published(self) -> Mapping[str, float]:
-        """What the study reports."""
+        """Return the scores that the paper reports."""
         return self.recipe.published if self.recipe else {}
 
 
 def write_rows(rows: Sequence[PaperTableRow]) -> None:
-    """Write the table."""
-    columns = ["name", "scale", "weights", "posts", *_OURS, *(f"published_{each}" for each in SCORE_TITLES), "failure"]
+    """Write the table, with the paper's scores."""
+    columns = ["name", "scale", "weights", "posts", *_OURS, *(f"published_{name}" for name in SCORE_TITLES), "failure"]
     content = [
         {
             **{name: getattr(row, name) for name in ("name", "scale", "weights", "posts", "failure")},
@@ -84,53 +81,50 @@ def read_rows() -> list[PaperTableRow]:
 
 @dataclass(frozen=True)
 class PaperSection:
-    """What the report shows of the experiments.
+    """The report's section on the paper's experiments."""
 
-    Attributes:
-        recipes: their rows; none where none was run.
-        baselines: the rows below them.
-        notes: what was assumed where the study is silent, each with the mark that its recipes bear.
-        elsewhere: recipes judged on other posts than the test part.
-        to_beat: the macro-F1 of TF-IDF, None without a baseline.
-        not_above: recipes that are not above it.
-    """
-
+    # Empty if no recipe was run.
     recipes: Sequence[PaperTableRow]
     baselines: Sequence[PaperTableRow]
+    # Assumptions on what the paper does not say, with the numbers that refer to them.
     notes: Mapping[str, int]
+    # Recipes that are scored on other posts than the test part.
     elsewhere: Sequence[str]
+    # The macro-F1 of TF-IDF; None without baselines.
     to_beat: float | None
+    # Recipes whose macro-F1 is not above it.
     not_above: Sequence[str]
 
     def marks(self, recipe: Recipe) -> list[int]:
-        """Those of the notes on a recipe."""
-        return sorted(self.notes[each] for each in recipe.assumed)
+        """Return the numbers of the notes on a recipe."""
+        return sorted(self.notes[note] for note in recipe.assumed)
 
 
 def paper_section() -> PaperSection:
-    """The section, from the table.
+    """Build the section from the table.
 
     Raises:
         UserError: `reproduce` has not run.
     """
     rows = read_rows()
     recipes = [row.recipe for row in rows if row.recipe]
-    assumed = dict.fromkeys(each for recipe in recipes for each in recipe.assumed)
-    least, names = not_above(rows) or (None, [])
+    assumed = dict.fromkeys(note for recipe in recipes for note in recipe.assumed)
+    to_beat, names = not_above(rows) or (None, [])
     return PaperSection(
         recipes=[row for row in rows if row.recipe],
         baselines=[row for row in rows if not row.recipe],
-        notes={each: number for number, each in enumerate(assumed, 1)},
+        notes={note: number for number, note in enumerate(assumed, 1)},
         elsewhere=[recipe.name for recipe in recipes if recipe.num_posts],
-        to_beat=least,
+        to_beat=to_beat,
         not_above=names,
     )
 
 
 def not_above(rows: Sequence[PaperTableRow]) -> tuple[float, list[str]] | None:
-    """The macro-F1 of TF-IDF, and the recipes that are not above it. None where it is not among the rows."""
+    """Return the macro-F1 of TF-IDF and the recipes that are not above it; None without TF-IDF among the rows."""
     for row in rows:
         if row.name == TO_BEAT:
-            least = row.scores["macro_f1"]
-            return least, [each.name for each in rows if each.recipe and each.scores.get("macro_f1", 1.0) <= least]
+            to_beat = row.scores["macro_f1"]
+            recipes = [other for other in rows if other.recipe]
+            return to_beat, [other.name for other in recipes if other.scores.get("macro_f1", 1.0) <= to_beat]
     return None

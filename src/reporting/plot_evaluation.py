@@ -1,4 +1,4 @@
-"""Pictures of results, as PNG. They read in black and white too: numbers in cells and on bars, hatches, dashes."""
+"""Plots of results, as PNG. Numbers, hatches and dashes make them readable in black and white."""
 
 from collections.abc import Mapping, Sequence
 from textwrap import fill
@@ -25,7 +25,7 @@ _NAMES = {
 
 
 def confusion_matrix(counts_KK: Sequence[Sequence[int]], labels: Sequence[str], title: str) -> bytes:
-    """A confusion matrix, rows actual and columns predicted: in each cell the count and its share of the row."""
+    """Plot a confusion matrix, rows actual and columns predicted, with counts and their shares of the row."""
     figure, (axes,) = new_figure(1, width=5.0, height=4.6)
     shares_KK = [[count / max(1, sum(row)) for count in row] for row in counts_KK]
     axes.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1)
@@ -45,7 +45,7 @@ def confusion_matrix(counts_KK: Sequence[Sequence[int]], labels: Sequence[str], 
 
 
 def learning_curves(history: Sequence[Mapping[str, float]], title: str) -> bytes:
-    """Losses (nats a post) and validation scores by epoch, from rows with the key `epoch`; a key may be missing."""
+    """Plot losses (nats per post) and validation scores by the key `epoch` of each row; other keys may be missing."""
     figure, (losses, scores) = new_figure(2, width=9.0, height=3.8)
     _curves(losses, history, ("train_loss", "val_loss"))
     losses.set_ylabel("loss (nats)")
@@ -58,7 +58,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], title: str) -> bytes
 
 
 def per_class_bars(scores: Mapping[str, Mapping[str, float]], metric_name: str, title: str) -> bytes:
-    """A score between 0 and 1 of each tone (inner key) for each model (outer key)."""
+    """Plot a score between 0 and 1 of each tone (inner key) for each model (outer key)."""
     figure, (axes,) = new_figure(1, width=max(8.0, 2.4 * len(scores)), height=4.2)
     _grouped_bars(axes, scores)
     axes.set_ylabel(metric_name)
@@ -121,31 +121,31 @@ _REFERENCE_STYLE: Mapping[str, Any] = {"color": "black", "linestyle": (0, (6, 2,
 _MARKS_A_CURVE = 12
 
 
-# On fewer posts an accuracy jumps up and down, and says nothing.
+# Smallest share of posts that a curve shows: accuracy on fewer posts is noise.
 _LEAST_COVERAGE = 0.05
 
 
 def forest(
     rows: Mapping[str, Mapping[str, Interval]], published: Mapping[str, float], figure_name: str, title: str
 ) -> bytes:
-    """A score between 0 and 1 of each system with its interval, one system below another.
+    """Plot a score between 0 and 1 of each system with its interval, one system per row.
 
     Args:
-        rows: by system and by the posts it is scored on, two kinds at most.
-        published: what the study reports, by system; it may say nothing of some.
-        figure_name: what the score is.
-        title: what is compared.
+        rows: by system, then by the set of posts; at most two sets.
+        published: the paper's scores by system, for the systems that it reports.
+        figure_name: the name of the score.
+        title: the title of the plot.
     """
     figure, (axes,) = new_figure(1, width=8.5, height=1.6 + 0.4 * len(rows))
     parts = list(dict.fromkeys(part for row in rows.values() for part in row))
     for k, part in enumerate(parts):
         shift = 0.28 * (k - (len(parts) - 1) / 2)
-        found = [(place + shift, row[part]) for place, row in enumerate(rows.values()) if part in row]
-        _whiskers(axes, found, label=part, **_PART_STYLES[k])
+        intervals = [(place + shift, row[part]) for place, row in enumerate(rows.values()) if part in row]
+        _whiskers(axes, intervals, label=part, **_PART_STYLES[k])
     marks = [(published[name], place) for place, name in enumerate(rows) if name in published]
     if marks:
         style: dict[str, Any] = {"marker": "*", "s": 110, "facecolor": COLOURS[1], "edgecolor": "black", "zorder": 4}
-        axes.scatter(*zip(*marks, strict=True), label="published by the study", **style)
+        axes.scatter(*zip(*marks, strict=True), label="published in the paper", **style)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
@@ -159,11 +159,11 @@ def forest(
 
 
 def reliability_diagram(panels: Mapping[str, Sequence[Bin]], title: str) -> bytes:
-    """How often a system is right by how sure it is: one panel for each name, such as before and after scaling.
+    """Plot accuracy by confidence, one panel for each name, such as before and after scaling.
 
     Args:
-        panels: the bins of each; one without a post has neither confidence nor accuracy.
-        title: whose predictions they are.
+        panels: the bins of each panel. Bins without posts are not drawn.
+        title: the system and its posts.
     """
     figure, all_axes = new_figure(len(panels), width=4.6 * len(panels), height=4.6)
     for axes, (name, bins) in zip(all_axes, panels.items(), strict=True):
@@ -177,12 +177,12 @@ def reliability_diagram(panels: Mapping[str, Sequence[Bin]], title: str) -> byte
 
 
 def selective_curves(curves: Mapping[str, Sequence[float]], reference: str, title: str) -> bytes:
-    """The accuracy on the posts that a system is surest of, by the share of posts kept.
+    """Plot the accuracy on the most confident predictions, by the share of posts kept.
 
     Args:
-        curves: by system, the accuracy on its 1, 2, ... N surest posts.
+        curves: by system, the accuracy on the 1, 2, ... N posts of highest confidence.
         reference: the system that others have to beat, drawn in black.
-        title: which posts they are.
+        title: the title of the plot.
     """
     figure, (axes,) = new_figure(1, width=8.0, height=4.6)
     styles = iter([*_CURVE_STYLES] * (1 + len(curves) // len(_CURVE_STYLES)))
@@ -195,8 +195,8 @@ def selective_curves(curves: Mapping[str, Sequence[float]], reference: str, titl
         axes.plot(shares, accuracies[first - 1 :], label=name, **style, **shown)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(top=1.02)
-    axes.set_xlabel("share of posts kept, the surest first")
-    axes.set_ylabel("accuracy on these")
+    axes.set_xlabel("share of posts kept, the most confident first")
+    axes.set_ylabel("accuracy on these posts")
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     tidy(axes)
     axes.set_title(fill(title, 70), fontsize=12)
@@ -205,25 +205,25 @@ def selective_curves(curves: Mapping[str, Sequence[float]], reference: str, titl
 
 
 def _whiskers(axes: "Axes", rows: Sequence[tuple[float, Interval]], label: str, **style: Any) -> None:
-    values = [each.value for _, each in rows]
-    below = [0.0 if each.low is None else each.value - each.low for _, each in rows]
-    above = [0.0 if each.high is None else each.high - each.value for _, each in rows]
+    values = [interval.value for _, interval in rows]
+    below = [0.0 if interval.low is None else interval.value - interval.low for _, interval in rows]
+    above = [0.0 if interval.high is None else interval.high - interval.value for _, interval in rows]
     places = [place for place, _ in rows]
     axes.errorbar(values, places, xerr=[below, above], linestyle="none", capsize=3, zorder=3, label=label, **style)
 
 
 def _reliability(axes: "Axes", bins: Sequence[Bin]) -> None:
-    filled = [each for each in bins if each.posts]
-    centres = [(each.low + each.high) / 2 for each in filled]
-    widths = [each.high - each.low for each in filled]
-    accuracies = [each.accuracy or 0.0 for each in filled]
+    filled = [each_bin for each_bin in bins if each_bin.posts]
+    centres = [(each_bin.low + each_bin.high) / 2 for each_bin in filled]
+    widths = [each_bin.high - each_bin.low for each_bin in filled]
+    accuracies = [each_bin.accuracy or 0.0 for each_bin in filled]
     axes.bar(centres, accuracies, widths, color="#9db3dd", edgecolor="black", linewidth=0.8, label="accuracy")
-    gaps = [(each.confidence or 0.0) - accuracy for each, accuracy in zip(filled, accuracies, strict=True)]
+    gaps = [(each_bin.confidence or 0.0) - accuracy for each_bin, accuracy in zip(filled, accuracies, strict=True)]
     gap_style: dict[str, Any] = {"facecolor": "none", "edgecolor": COLOURS[1], "hatch": "////", "linewidth": 0.8}
     axes.bar(centres, gaps, widths, bottom=accuracies, label="gap to the confidence", **gap_style)
     axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1.2, label="perfectly calibrated")
-    for centre, each in zip(centres, filled, strict=True):
-        axes.text(centre, 1.02, f"{each.posts:,}", ha="center", va="bottom", rotation=90, fontsize=8)
+    for centre, each_bin in zip(centres, filled, strict=True):
+        axes.text(centre, 1.02, f"{each_bin.posts:,}", ha="center", va="bottom", rotation=90, fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.16)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])

@@ -1,7 +1,7 @@
-"""Heat maps over pictures and shaded captions, as PNG.
+"""Heat maps over images and shaded captions, as PNG.
 
-Orange speaks for the tone and purple against it (ColorBrewer's PuOr, which the colour-blind can tell apart); in black
-and white + and - say the same, with a whole line under a word that speaks for the tone and a dotted one against.
+Orange speaks for the tone and purple against it (ColorBrewer's PuOr, which is safe for colour-blind readers). The signs
++ and - say the same in black and white. A solid line underlines words for the tone, a dotted line words against it.
 """
 
 import unicodedata
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
 COLOUR_MAP = "PuOr_r"
-# The least that the strongest colour stands for, in log-odds: what moves a chance by less than 0.3% stays pale.
+# Smallest contribution of the strongest colour, in log-odds: effects on a probability below 0.3% stay pale.
 LEAST_SCALE = 0.01
-# Of the strongest, what is marked by its sign.
+# Contributions from this share of the strongest upwards are marked by their sign.
 _MARKED = 0.2
 _WIDTH, _MAP_HEIGHT, _LINE, _MARGIN = 9.0, 4.3, 0.36, 0.25
 _FONT, _SIZE, _LONGEST = "DejaVu Sans", 12, 60
 
 
-# Words, each with where it begins, in inches.
+# Words with their start in inches.
 _Line = list[tuple[float, Word]]
 
 
 class Shade(NamedTuple):
-    """How a contribution is shown: colours as #rrggbb, and `sign` +, - or nothing where it hardly matters."""
+    """Appearance of a contribution: colours as #rrggbb, and the sign, which is empty for a small contribution."""
 
     background: str
     text: str
@@ -38,71 +38,74 @@ class Shade(NamedTuple):
 
 
 def scale_of(contributions: Iterable[float]) -> float:
-    """The contribution that has the strongest colour: the largest of them, but for what hardly matters."""
+    """Return the contribution of the strongest colour: the largest absolute one, and at least `LEAST_SCALE`."""
     return max([LEAST_SCALE, *map(abs, contributions)])
 
 
 def shade(contribution: float, scale: float) -> Shade:
-    """How a word of this contribution is shown."""
+    """Return the appearance of a word with this contribution."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
     share = contribution / scale
-    # Not the map's darkest, on which black cannot be read.
+    # The darkest colours of the map are left out: black text must stay readable.
     background = to_hex(colormaps[COLOUR_MAP](0.5 + 0.32 * share))
     return Shade(background, "#000000", "" if abs(share) < _MARKED else "+" if share > 0 else "\N{MINUS SIGN}")
 
 
-def heat_map(found: SaliencyMap) -> bytes:
-    """The picture as the model sees it, and beside it in grey under its heat map."""
+def heat_map(saliency_map: SaliencyMap) -> bytes:
+    """Plot the image as the model sees it, and beside it the grey image under its heat map."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, _MAP_HEIGHT), layout="constrained")
-    _draw_map(figure, found)
+    _draw_map(figure, saliency_map)
     return png_of(figure)
 
 
-def explained_post(found: SaliencyMap, title: str, notice: str) -> bytes:
-    """The heat map, and below it the caption, its words shaded.
+def explained_post(saliency_map: SaliencyMap, title: str, notice: str) -> bytes:
+    """Plot the heat map, and below it the caption with shaded words.
 
     Args:
-        found: the map.
-        title: which model, which post.
-        notice: what every reader of it must know.
+        saliency_map: the map.
+        title: the model and the post.
+        notice: a warning that every reader must see.
     """
     from matplotlib.figure import Figure
 
-    lines = _lines(found.words)
+    lines = _lines(saliency_map.words)
     height = _LINE * (len(lines) + 1) + 2 * _MARGIN
     figure = Figure(figsize=(_WIDTH, _MAP_HEIGHT + height), layout="constrained")
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(_MAP_HEIGHT, height)).flat
     above.suptitle(f"{_drawable(title)}\n{notice}", fontsize=11, parse_math=False)
-    _draw_map(above, found)
-    _draw_caption(below, lines, found.tone, height)
+    _draw_map(above, saliency_map)
+    _draw_caption(below, lines, saliency_map.tone, height)
     return png_of(figure)
 
 
-def _draw_map(figure: "FigureBase", found: SaliencyMap) -> None:
-    picture, heat = figure.subplots(1, 2)
-    cells = [(row, column, value) for row, values in enumerate(found.cells_GG) for column, value in enumerate(values)]
+def _draw_map(figure: "FigureBase", saliency_map: SaliencyMap) -> None:
+    image, heat = figure.subplots(1, 2)
+    grid_GG = saliency_map.cells_GG
+    pixels_SS3 = saliency_map.pixels_SS3
+    cells = [(row, column, value) for row, values in enumerate(grid_GG) for column, value in enumerate(values)]
     scale = scale_of(value for _, _, value in cells)
-    side, cell = len(found.pixels_SS3), len(found.pixels_SS3) / len(found.cells_GG)
-    picture.imshow(found.pixels_SS3)
-    picture.set_title("as the model sees it", fontsize=11)
-    greys_SS = [[0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in row] for row in found.pixels_SS3]
-    # From middle grey to white, however dark the picture is: colours are to be seen over it.
+    side = len(pixels_SS3)
+    cell = side / len(grid_GG)
+    image.imshow(pixels_SS3)
+    image.set_title("as the model sees it", fontsize=11)
+    greys_SS = [[0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in row] for row in pixels_SS3]
+    # The image spans middle grey to white even if it is dark: colours must be visible over it.
     darkest, brightest = min(map(min, greys_SS)), max(map(max, greys_SS))
     heat.imshow(greys_SS, cmap="gray", vmin=2 * darkest - brightest - 1, vmax=brightest)
     frame = (-0.5, side - 0.5, side - 0.5, -0.5)
-    drawn = heat.imshow(found.cells_GG, cmap=COLOUR_MAP, vmin=-scale, vmax=scale, alpha=0.65, extent=frame)
-    heat.set_title(f"what speaks for {found.tone}", fontsize=11)
+    drawn = heat.imshow(grid_GG, cmap=COLOUR_MAP, vmin=-scale, vmax=scale, alpha=0.65, extent=frame)
+    heat.set_title(f"contributions to {saliency_map.tone}", fontsize=11)
     for row, column, value in cells:
         _mark(heat, (column + 0.5) * cell - 0.5, (row + 0.5) * cell - 0.5, value / scale)
-    for axes in (picture, heat):
+    for axes in (image, heat):
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#8c8c8c")
     bar = figure.colorbar(drawn, ax=heat, fraction=0.046, pad=0.03)
-    bar.set_label(f"log-odds of {found.tone}: + for, \N{MINUS SIGN} against", fontsize=10)
+    bar.set_label(f"log-odds of {saliency_map.tone}: + for, \N{MINUS SIGN} against", fontsize=10)
 
 
 def _mark(axes: "Axes", x: float, y: float, share: float) -> None:
@@ -119,8 +122,8 @@ def _draw_caption(figure: "FigureBase", lines: Sequence[_Line], tone: str, heigh
     axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
     axes.set_axis_off()
     scale = scale_of(word.contribution for line in lines for _, word in line)
-    said = f"the caption; the strongest colour is {scale:.2f} log-odds of {tone}" if lines else "there is no caption"
-    axes.text(_MARGIN, _LINE, said, fontsize=10, va="center", parse_math=False)
+    heading = f"the caption; the strongest colour is {scale:.2f} log-odds of {tone}" if lines else "there is no caption"
+    axes.text(_MARGIN, _LINE, heading, fontsize=10, va="center", parse_math=False)
     for number, line in enumerate(lines, start=2):
         for x, word in line:
             _draw_word(axes, _MARGIN + x, _LINE * number, word, scale)
@@ -151,7 +154,7 @@ def _lines(words: Iterable[Word]) -> list[_Line]:
 
 
 def _shown(text: str) -> str:
-    """A word as the font can write it, cut if it is very long."""
+    """Return a word with the letters that the font has, cut if it is very long."""
     drawn = _drawable(text)
     return drawn if len(drawn) <= _LONGEST else f"{drawn[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
@@ -166,7 +169,7 @@ def _drawn(letter: str, known: "set[int]") -> str:
         return letter
     if letter.isspace():
         return " "
-    # What only joins or alters other letters, as in many an emoji, leaves no hole.
+    # Characters that only join or modify others, as in many emoji, are dropped without a placeholder.
     return "" if unicodedata.category(letter) in ("Cf", "Mn", "Me", "Cc") else "\N{WHITE SQUARE}"
 
 

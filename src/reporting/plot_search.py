@@ -1,4 +1,4 @@
-"""Pictures of a search, as PNG. They read in black and white too: each kind of trial has a mark of its own."""
+"""Plots of a search, as PNG. Kinds of trials differ by marker, so plots are readable in black and white."""
 
 import math
 from collections import Counter
@@ -26,22 +26,22 @@ _MOST_TICKS = 6
 
 @dataclass(frozen=True)
 class TrialPoint:
-    """A trial in a picture: what its settings were and what it scored, None for an infeasible or failed one.
-
-    `size` is the second objective of a search that has two, and `on_front` says that no other trial is as good in both.
-    """
+    """A trial in a plot."""
 
     number: int
     kind: TrialKind
     settings: Mapping[str, Setting]
+    # None for an infeasible or failed trial.
     score: float | None
+    # The second objective of a search that has two.
     size: float | None = None
+    # Whether no other trial is as good in both objectives.
     on_front: bool = False
 
 
 @dataclass(frozen=True)
 class SettingAxis:
-    """What a search may choose for a setting: from `low` to `high` on a scale, or one of `choices`."""
+    """The search space of one setting: from `low` to `high` on a scale, or one of `choices`."""
 
     scale: Literal["linear", "log", "log2", "choices"]
     low: float = 0.0
@@ -49,11 +49,11 @@ class SettingAxis:
     choices: tuple[str, ...] = ()
 
     def place(self, value: Setting) -> float:
-        """Where a value stands on the axis: a choice at its number, counted from 0."""
+        """Return the position of a value on the axis; choices are numbered from 0."""
         return float(self.choices.index(str(value))) if self.scale == "choices" else float(value)
 
     def reach(self) -> tuple[float, float]:
-        """From where to where the axis is drawn: over all that may be chosen, and a little further."""
+        """Return both ends of the axis: the search space and a small margin."""
         if self.scale == "choices":
             return -0.5, len(self.choices) - 0.5
         if self.scale == "linear":
@@ -63,14 +63,14 @@ class SettingAxis:
         return self.low / factor, self.high * factor
 
     def powers_of_two(self) -> list[int]:
-        """What may be chosen on a scale of powers of two."""
+        """Return the possible values on a scale of powers of two."""
         return [2**power for power in range(round(math.log2(self.low)), round(math.log2(self.high)) + 1)]
 
 
 def optimization_history(trials: Sequence[TrialPoint], score_name: str, title: str) -> bytes:
-    """The score of every trial in the order of their numbers, and the best so far.
+    """Plot the score of every trial by number, and the best score so far.
 
-    A pruned trial stands at the score it was pruned with. One without a score is a mark at the lower edge.
+    A pruned trial stands at its last score. A trial without a score is a mark at the lower edge.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -92,10 +92,10 @@ def optimization_history(trials: Sequence[TrialPoint], score_name: str, title: s
 
 
 def slices(trials: Sequence[TrialPoint], space: Mapping[str, SettingAxis], score_name: str, title: str) -> bytes:
-    """The score of every trial over each setting that the search chose: where it looked, and what it found there.
+    """Plot the score of every trial over each searched setting, one panel per setting.
 
-    The axes reach as far as the search could. A trial without a score is a mark at the lower edge, and one that has
-    no such setting is left out.
+    The axes span the search space. A trial without a score is a mark at the lower edge. A trial without the setting is
+    left out.
     """
     columns = min(4, len(space))
     rows = math.ceil(len(space) / columns)
@@ -116,7 +116,7 @@ def slices(trials: Sequence[TrialPoint], space: Mapping[str, SettingAxis], score
 
 
 def importance_bars(importances: Mapping[str, float], title: str) -> bytes:
-    """The importance of each setting, shares between 0 and 1, the highest on top."""
+    """Plot the importance of each setting, shares between 0 and 1, the highest on top."""
     figure, (axes,) = new_figure(1, width=7.0, height=1.3 + 0.42 * len(importances))
     names = sorted(importances, key=importances.__getitem__)
     bars = axes.barh(names, [importances[name] for name in names], 0.7, color=COLOURS[0])
@@ -130,16 +130,14 @@ def importance_bars(importances: Mapping[str, float], title: str) -> bytes:
 
 
 def pareto_front(trials: Sequence[TrialPoint], score_name: str, size_name: str, title: str) -> bytes:
-    """Scores over sizes (above 0): the trials that no other is as good as in both, with their line, and the rest.
+    """Plot scores over sizes (above 0): the Pareto front with its line, and the dominated trials.
 
-    Trials without a score are left out, and counted below.
+    Trials without a score are left out, and counted in the legend.
     """
     figure, (axes,) = new_figure(1, width=7.5, height=4.4)
-    display_value = [
-        (trial.size, trial.score, trial.on_front) for trial in trials if trial.size and trial.score is not None
-    ]
-    front = sorted((size, score) for size, score, on_front in display_value if on_front)
-    rest = [(size, score) for size, score, on_front in display_value if not on_front]
+    points = [(trial.size, trial.score, trial.on_front) for trial in trials if trial.size and trial.score is not None]
+    front = sorted((size, score) for size, score, on_front in points if on_front)
+    rest = [(size, score) for size, score, on_front in points if not on_front]
     if front:
         line: dict[str, Any] = {"color": COLOURS[0], "marker": "o", "drawstyle": "steps-post", "zorder": 3}
         axes.plot(*zip(*front, strict=True), label=f"front ({len(front)})", **line)
@@ -164,7 +162,7 @@ def _labels(trials: Sequence[TrialPoint]) -> dict[TrialKind, str]:
 
 
 def _scatter(axes: "Axes", places: Sequence[tuple[float, TrialPoint]], labels: Mapping[TrialKind, str]) -> None:
-    # Room for the marks at the lower edge.
+    # The margin leaves room for the marks at the lower edge.
     axes.margins(y=0.12)
     for kind, (_, style) in _KINDS.items():
         points = [(place, trial.score) for place, trial in places if trial.kind == kind]
@@ -190,7 +188,7 @@ def _scale(axes: "Axes", axis: SettingAxis) -> None:
 
 
 def _legend_below(figure: "Figure", *panels: "Axes") -> None:
-    """One legend for all panels, at the lower edge of the picture."""
+    """Draw one legend for all panels, at the lower edge of the figure."""
     named = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if named:
         figure.legend(named.values(), named.keys(), frameon=False, loc="outside lower center", ncols=5, fontsize=9)

@@ -1,4 +1,4 @@
-"""The style that all plots share."""
+"""Style that all plots share."""
 
 import math
 from io import BytesIO
@@ -15,31 +15,31 @@ COLOURS = ("#27408b", "#c87f0a", "#7a9a3a", "#8c8c8c")
 
 
 def new_figure(panels: int, width: float, height: float, columns: int | None = None) -> "tuple[Figure, list[Axes]]":
-    """A picture of some panels, in one row unless `columns` says otherwise; sizes in inches."""
-    # Not by pyplot, which keeps every figure of the process.
+    """Create a figure with panels, in one row unless `columns` is given. Sizes are in inches."""
+    # pyplot would keep every figure for the life of the process.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     rows = math.ceil(panels / (columns or panels))
-    shown: list[Axes] = list(figure.subplots(rows, columns or panels, squeeze=False).flat)
-    for spare in shown[panels:]:
+    all_axes: list[Axes] = list(figure.subplots(rows, columns or panels, squeeze=False).flat)
+    for spare in all_axes[panels:]:
         spare.remove()
-    return figure, shown[:panels]
+    return figure, all_axes[:panels]
 
 
 def tidy(axes: "Axes") -> None:
-    """Leave of a frame and a grid what helps to read values off."""
+    """Keep only the parts of frame and grid that help to read values."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
 
 
 def png_of(figure: "Figure") -> bytes:
-    """A picture as PNG."""
+    """Render a figure as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = BytesIO()
     FigureCanvasAgg(figure)
-    # Without the library's version in it, equal results give equal files.
+    # Without the library's version in the metadata, equal results give equal files.
     figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()

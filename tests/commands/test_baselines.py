@@ -61,7 +61,7 @@ def ids(part: str) -> set[str]:
 
 
 @pytest.mark.parametrize("system", [BASELINE / "majority", BASELINE / "tfidf", PROBE, stage_folder("zeroshot", MODEL)])
-def test_a_system_judges_validation_and_test(said: dict[str, str], system: Path) -> None:
+def test_systems_predict_validation_and_test(said: dict[str, str], system: Path) -> None:
     test, val = (read_predictions(system / name) for name in ("predictions.csv", "val_predictions.csv"))
     assert {row.id for row in test} == ids("test")
     assert {row.id for row in val} == ids("val")
@@ -73,18 +73,18 @@ def test_a_system_judges_validation_and_test(said: dict[str, str], system: Path)
 
 
 @pytest.mark.parametrize("system", [BASELINE / "tfidf", PROBE])
-def test_every_labelled_post_is_judged_out_of_fold(said: dict[str, str], system: Path) -> None:
+def test_out_of_fold_covers_labelled_posts(said: dict[str, str], system: Path) -> None:
     rows = read_predictions(system / "out_of_fold.csv")
     assert sorted(row.id for row in rows) == sorted(read_split(SPLIT))
     # The captions of the sample say their tone, and the small models can read them.
     assert scores(rows).accuracy > 0.6
 
 
-def test_the_largest_class_is_said_of_every_post(said: dict[str, str]) -> None:
+def test_majority_predicts_largest_class(said: dict[str, str]) -> None:
     assert {row.predicted for row in read_predictions(BASELINE / "majority" / "predictions.csv")} == {"positive"}
 
 
-def test_what_was_tried_is_listed_and_the_best_of_it_printed(said: dict[str, str]) -> None:
+def test_candidates_are_listed_best_printed(said: dict[str, str]) -> None:
     tried = read_table(BASELINE / "tfidf" / "candidates.csv")
     best = max(tried, key=lambda row: float(row["val_macro_f1"]))
     assert f"tfidf, features {best['features']}, C {best['C']}, 21 test posts" in said["baseline"]
@@ -93,7 +93,7 @@ def test_what_was_tried_is_listed_and_the_best_of_it_printed(said: dict[str, str
     assert "Weights are random" in said["probe"]
 
 
-def test_each_baseline_is_a_run_with_scores_and_artifacts(runs: dict[str, Any], folder: Path) -> None:
+def test_baselines_are_runs_with_artifacts(runs: dict[str, Any], folder: Path) -> None:
     places = {"majority": BASELINE / "majority", "tfidf": BASELINE / "tfidf", f"{MODEL} probe": PROBE}
     assert set(runs) == set(places)
     client = MlflowClient(store_in(folder))
@@ -108,7 +108,7 @@ def test_each_baseline_is_a_run_with_scores_and_artifacts(runs: dict[str, Any], 
         assert {"data_digest", "split_digest", "stage", "model"} <= data.tags.keys()
 
 
-def test_only_runs_of_a_model_say_what_weights_they_have(runs: dict[str, Any]) -> None:
+def test_only_model_runs_name_weights(runs: dict[str, Any]) -> None:
     assert runs[f"{MODEL} probe"].data.tags["weights"] == "random"
     assert "weights" not in runs["tfidf"].data.tags
     assert "No pretrained weights" in runs["tfidf"].data.tags["mlflow.note.content"]
@@ -118,7 +118,7 @@ def test_only_runs_of_a_model_say_what_weights_they_have(runs: dict[str, Any]) -
 # noise
 
 
-def test_suspects_are_listed_with_what_a_reader_needs(said: dict[str, str]) -> None:
+def test_label_issues_are_listed_with_posts(said: dict[str, str]) -> None:
     rows, posts = read_table(NOISE / "mislabelled.csv"), {post.id: post for post in read_posts(POSTS)}
     assert [int(row["rank"]) for row in rows] == list(range(1, len(rows) + 1))
     for row in rows:
@@ -129,7 +129,7 @@ def test_suspects_are_listed_with_what_a_reader_needs(said: dict[str, str]) -> N
     assert f"{len(rows)} posts in {NOISE / 'mislabelled.csv'}" in said["noise"]
 
 
-def test_the_summary_has_both_estimates(said: dict[str, str]) -> None:
+def test_summary_has_both_noise_estimates(said: dict[str, str]) -> None:
     found = read_json(NOISE / "noise.json")
     learned = found["confident_learning"]
     assert learned["posts"] == len(read_split(SPLIT))
@@ -138,7 +138,7 @@ def test_the_summary_has_both_estimates(said: dict[str, str]) -> None:
     assert learned["noise_rate"] == as_written(sum(joint[i][j] for i in range(3) for j in range(3) if i != j))
     assert set(found["twins"]) == {"agreement", "standard"}
     for protocol in ("agreement", "standard"):
-        assert f"What near-duplicates say of the {protocol} labels" in said["noise"]
+        assert f"{protocol} labels among near-duplicates" in said["noise"]
 
 
 @pytest.fixture
@@ -159,21 +159,21 @@ def rewrite(caption_of: Mapping[str, str], image_of: Mapping[str, Fingerprint]) 
     write_fingerprints(FINGERPRINTS, [replace(image_of.get(each.id, each), id=each.id) for each in prints])
 
 
-def twins_told() -> Any:
+def estimated_twins() -> Any:
     """What twins say now."""
     run("noise")
     return read_json(NOISE / "noise.json")["twins"]
 
 
-def test_twins_with_two_labels_count_under_each_protocol_that_labels_them(workplace: Path) -> None:
-    before, posts = twins_told(), read_posts(POSTS)
+def test_conflicts_count_under_labelling_protocols(workplace: Path) -> None:
+    before, posts = estimated_twins(), read_posts(POSTS)
     first = next(post for post in posts if post.label == "positive")
     second = next(
         post for post in posts if not post.label and {post.text_label, post.image_label} == {"negative", "neutral"}
     )
     images = {each.id: each for each in read_fingerprints(FINGERPRINTS)}
     rewrite({second.id: first.caption}, {second.id: images[first.id]})
-    after = twins_told()
+    after = estimated_twins()
     # Only the standard protocol labels the second.
     assert after["agreement"] == before["agreement"]
     for alike in ("any", "caption", "caption and looks"):
@@ -183,15 +183,16 @@ def test_twins_with_two_labels_count_under_each_protocol_that_labels_them(workpl
         assert new["majority_accuracy_all"] < old["majority_accuracy_all"]
 
 
-def test_posts_without_twins_say_nothing_and_fail_nothing(workplace: Path) -> None:
-    chance, keys = random.Random(4), [post.id for post in read_posts(POSTS)]
-    looks = {key: Fingerprint(key, f"digest {key}", f"{chance.getrandbits(64):016x}") for key in keys}
+def test_posts_without_duplicates_give_no_estimate(workplace: Path) -> None:
+    rng = random.Random(4)
+    keys = [post.id for post in read_posts(POSTS)]
+    looks = {key: Fingerprint(key, f"digest {key}", f"{rng.getrandbits(64):016x}") for key in keys}
     rewrite({key: f"caption {key}" for key in keys}, looks)
     nothing = {"any": None, "caption": None, "caption and looks": None}
-    assert twins_told() == {"agreement": nothing, "standard": nothing}
+    assert estimated_twins() == {"agreement": nothing, "standard": nothing}
 
 
-def test_posts_that_are_all_alike_leave_confident_learning_out_and_twins_in(workplace: Path) -> None:
+def test_one_group_leaves_confident_learning_out(workplace: Path) -> None:
     write_groups(GROUPS, dict.fromkeys(read_groups(GROUPS), "1"))
     said = [run("baseline").output, run("probe", "--model", MODEL).output, run("noise").output]
     noise = read_json(NOISE / "noise.json")
@@ -203,13 +204,13 @@ def test_posts_that_are_all_alike_leave_confident_learning_out_and_twins_in(work
     assert read_table(NOISE / "mislabelled.csv") == read_table(PROBE / "out_of_fold.csv") == []
 
 
-def test_one_system_without_predictions_out_of_fold_leaves_it_to_the_others(workplace: Path) -> None:
+def test_empty_out_of_fold_leaves_others(workplace: Path) -> None:
     write_predictions(BASELINE / "tfidf" / "out_of_fold.csv", [])
     run("noise")
     assert list(read_json(NOISE / "noise.json")["confident_learning"]["weights"]) == [f"{MODEL} probe"]
 
 
-def test_without_captions_tfidf_is_the_largest_class_and_says_so(workplace: Path) -> None:
+def test_empty_captions_make_tfidf_majority(workplace: Path) -> None:
     write_posts(POSTS, [replace(post, caption="") for post in read_posts(POSTS)])
     run("baseline")
     assert "no caption" in read_json(BASELINE / "tfidf" / "omitted.json")["words"]
@@ -217,16 +218,16 @@ def test_without_captions_tfidf_is_the_largest_class_and_says_so(workplace: Path
     assert files[0] == files[1]
 
 
-def test_predictions_of_other_posts_are_refused_in_one_line(workplace: Path) -> None:
+def test_predictions_of_other_posts_are_refused(workplace: Path) -> None:
     rows = read_predictions(PROBE / "out_of_fold.csv")
     write_predictions(PROBE / "out_of_fold.csv", rows[1:])
     result = run("noise", code=1)
-    assert result.stderr == f"error: {MODEL} probe and tfidf judged other posts or labels: run `dvc repro` on both\n"
+    assert f"{MODEL} probe and tfidf" in result.stderr
 
 
-def test_labels_that_have_changed_since_are_refused_in_one_line(workplace: Path) -> None:
+def test_changed_labels_are_refused(workplace: Path) -> None:
     write_posts(POSTS, [replace(post, label="neutral") for post in read_posts(POSTS)])
-    assert run("noise", code=1).stderr.startswith("error: baseline and probe judged other posts or labels than")
+    assert str(POSTS) in run("noise", code=1).stderr
 
 
 @pytest.mark.parametrize(
@@ -237,6 +238,6 @@ def test_labels_that_have_changed_since_are_refused_in_one_line(workplace: Path)
         ("noise", f"outputs/probe/{MODEL}/out_of_fold.csv"),
     ],
 )
-def test_a_stage_that_has_not_run_is_named(workplace: Path, command: str, missing: str) -> None:
+def test_missing_stage_is_named(workplace: Path, command: str, missing: str) -> None:
     Path(missing).unlink()
-    assert run(command, code=1).stderr == f"error: {missing} is missing: run `dvc repro` first, which makes it\n"
+    assert missing in run(command, code=1).stderr

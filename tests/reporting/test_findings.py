@@ -1,64 +1,79 @@
-"""What the report says first, from rows such as the stages write."""
+"""Covers: the report's findings, from rows and outputs such as the stages write."""
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
+from src.core.estimates import (
+    AblationResult,
+    Comparison,
+    Disagreement,
+    DuplicateAgreement,
+    HashtagEffect,
+    LabelAdherence,
+    VerdictAnswer,
+)
+from src.core.outputs import ConfidentLearning, JointDistribution, ModalityOutput, NoiseOutput
+from src.core.records import Interval
+from src.evaluation.comparison_tables import ALL, LEAK_FREE, PairRow, ScoreRow
+from src.evaluation.systems import Kind
 from src.reporting import findings
 
+MINUS = "\N{MINUS SIGN}"
 
-def score(system: str, part: str, posts: int, accuracy: float) -> dict[str, Any]:
-    model, _, kind = system.rpartition(" ")
-    around = {"accuracy": accuracy, "macro_f1": accuracy - 0.1}
-    ends = {
-        f"{name}{end}": value + shift
-        for name, value in around.items()
-        for end, shift in (("_low", -0.03), ("_high", 0.03))
-    }
-    return {"system": system, "kind": kind or system, "model": model, "part": part, "posts": posts, **around, **ends}
+
+def interval(value: float, half_width: float = 0.02) -> Interval:
+    return Interval(value, value - half_width, value + half_width)
+
+
+def score(kind: Kind, model: str, part: str, posts: int, accuracy: float) -> ScoreRow:
+    scores = (interval(accuracy, 0.03), interval(accuracy - 0.1, 0.03), interval(accuracy, 0.03))
+    return ScoreRow(f"{model} {kind}".strip(), kind, model, part, posts, *scores)
 
 
 SCORES = [
-    score("majority", "all", 500, 0.54),
-    score("tfidf", "all", 500, 0.7),
-    score("clip tuned", "all", 500, 0.8),
-    score("clip tuned", "leak-free", 470, 0.785),
-    score("llava tuned", "all", 500, 0.78),
-    score("llava tuned", "leak-free", 470, 0.79),
+    score("majority", "", ALL, 500, 0.54),
+    score("tfidf", "", ALL, 500, 0.7),
+    score("tuned", "clip", ALL, 500, 0.8),
+    score("tuned", "clip", LEAK_FREE, 470, 0.785),
+    score("tuned", "llava", ALL, 500, 0.78),
+    score("tuned", "llava", LEAK_FREE, 470, 0.79),
 ]
 
 
-def pair(first: str, second: str, better: str, needed: float | None = None, part: str = "all") -> dict[str, Any]:
-    return {"part": part, "first": first, "second": second, "posts": 500, "better": better, "posts_needed": needed}
+def pair(first: str, second: str, better: VerdictAnswer, needed: int | None = None, part: str = ALL) -> PairRow:
+    difference = interval(0.1)
+    return PairRow(part, first, second, 500, 9, 3, difference, difference, 0.1, 0.1, 0.1, 0.2, better, needed)
 
 
+ANSWERS: dict[str, VerdictAnswer] = {"clip": "yes", "llava": "cannot tell", "blip2": "no"}
 PAIRS = [
     pair("clip tuned", "llava tuned", "cannot tell", 4000),
     pair("blip2 tuned", "llava tuned", "cannot tell", 9000),
     pair("clip tuned", "blip2 tuned", "no"),
     *(
         pair(f"{model} tuned", second, answer)
-        for model, answer in (("clip", "yes"), ("llava", "cannot tell"), ("blip2", "no"))
+        for model, answer in ANSWERS.items()
         for second in ("tfidf", f"{model} zero-shot", f"{model} probe")
     ),
-    pair("clip tuned", "tfidf", "no", part="leak-free"),
+    pair("clip tuned", "tfidf", "no", part=LEAK_FREE),
 ]
 
 
-def test_the_choice_is_given_with_its_interval_and_the_baselines() -> None:
-    (said,) = findings.on_the_choice(SCORES, "llava")
-    assert "Validation chooses llava. On the 500 test posts its accuracy is 78.0% (75.0% to 81.0%)" in said
-    assert "54.0%" in said
-    assert "70.0% (67.0% to 73.0%)" in said
+def test_choice_stands_beside_baselines() -> None:
+    (sentence,) = findings.on_the_choice(SCORES, "llava")
+    for datum in ("llava", "500", "78.0% (75.0% to 81.0%)", "54.0%", "70.0% (67.0% to 73.0%)"):
+        assert datum in sentence
 
 
-def test_who_beats_whom_is_told_from_all_test_posts_after_correction() -> None:
+def test_comparisons_count_all_test_posts() -> None:
     tfidf, untrained, probe, models, closest = findings.on_comparisons(PAIRS)
-    assert tfidf == "Against TF-IDF on the captions: better: clip; worse: blip2; cannot be told with 500 posts: llava."
-    assert untrained.startswith("Against the same model untrained: better: clip; worse: blip2")
-    assert "its own frozen features: better: clip" in probe
-    assert models == "Pairs of tuned models that can be told apart: 1 of 3: blip2 beats clip."
-    assert closest == "Of the others clip and llava would need the fewest posts to tell: about 4,000."
+    assert tfidf.endswith("better: clip; worse: blip2; cannot tell with 500 posts: llava.")
+    assert "better: clip; worse: blip2" in untrained
+    assert "better: clip" in probe
+    assert models.endswith("1 of 3: blip2 beats clip.")
+    assert "clip and llava" in closest
+    assert "4,000" in closest
 
 
 def test_one_model_has_no_pairs() -> None:
@@ -66,87 +81,88 @@ def test_one_model_has_no_pairs() -> None:
     assert len(list(findings.on_comparisons(rows))) == 3
 
 
-def test_leaks_are_counted_and_what_they_are_worth_is_said() -> None:
-    count, worth = findings.on_leaks(SCORES)
-    assert count == "30 of 500 test posts have a near-duplicate in train or val."
-    assert worth == "Without them accuracies change by, in points: clip \N{MINUS SIGN}1.5, llava +1.0."
+def test_leaks_are_counted_and_measured() -> None:
+    count, change = findings.on_leaks(SCORES)
+    assert count.startswith("30 of 500 test posts")
+    assert change.endswith(f"clip {MINUS}1.5, llava +1.0.")
 
 
-def test_a_division_without_leaks_is_said_to_be_one() -> None:
-    rows = [{**row, "posts": 500} for row in SCORES]
-    assert list(findings.on_leaks(rows)) == [
-        "No test post has a near-duplicate in train or val, so that every score is leak-free."
-    ]
+def test_split_without_leaks_says_so() -> None:
+    (sentence,) = findings.on_leaks([replace(row, posts=500) for row in SCORES])
+    assert sentence.startswith("No test post")
 
 
 @pytest.mark.parametrize(("figure", "place"), [(0.8, "within"), (0.9, "above"), (0.7, "below")])
-def test_the_studys_figure_is_placed_against_our_interval(figure: float, place: str) -> None:
-    (said,) = findings.on_the_study(SCORES, {"clip": figure}, "pretrained")
-    assert f"is {place} our interval for clip, 77.0% to 83.0%" in said
+def test_paper_is_placed_against_interval(figure: float, place: str) -> None:
+    (sentence,) = findings.on_the_paper(SCORES, {"clip": figure}, "pretrained")
+    assert f"is {place} our interval for clip, 77.0% to 83.0%" in sentence
 
 
-def test_random_weights_say_nothing_about_the_study() -> None:
-    (said,) = findings.on_the_study(SCORES, {"clip": 0.8}, "random")
-    assert said.startswith("Weights are random")
+def test_random_weights_allow_no_statement() -> None:
+    (sentence,) = findings.on_the_paper(SCORES, {"clip": 0.8}, "random")
+    assert "random" in sentence
+    assert "%" not in sentence
 
 
-def interval(value: float) -> dict[str, float]:
-    return {"value": value, "low": value - 0.02, "high": value + 0.02}
+AGREEMENT = DuplicateAgreement(
+    posts=2592,
+    twins=200,
+    groups=90,
+    conflicting_groups=14,
+    pairs=120,
+    disagreeing_pairs=20,
+    pair_disagreement=interval(0.17),
+    disagreement=interval(0.2),
+    noise_rate=interval(0.11),
+    true_tone_accuracy=interval(0.89),
+    majority_accuracy=interval(0.95),
+    majority_accuracy_all=0.99,
+)
+LEARNED = ConfidentLearning(2592, 300, 0.12, JointDistribution((), ()), {"tfidf": 1.0})
 
 
-def test_twins_say_how_right_a_model_can_be() -> None:
-    twins = {
-        "groups": 90,
-        "conflicting_groups": 14,
-        "disagreement": interval(0.2),
-        "noise_rate": interval(0.11),
-        "true_tone_accuracy": interval(0.89),
-    }
-    learned: dict[str, Any] = {"flagged": 300, "posts": 2592}
-    noise: dict[str, Any] = {"confident_learning": learned, "twins": {"agreement": {"any": twins}}}
-    said, suspected = findings.on_noise(noise, "agreement")
-    assert said.startswith(
-        "14 of 90 groups of near-duplicates carry several labels: two labels of the same content differ"
-    )
-    assert "11.0% (9.0% to 13.0%) of labels are wrong" in said
-    assert "more than 89.0% (87.0% to 91.0%)" in said
-    assert "300 of 2,592 labels" in suspected
-    noise["twins"]["agreement"]["any"] = {**twins, "conflicting_groups": 0}
-    assert next(findings.on_noise(noise, "agreement")).startswith("None of the 90 groups")
-    noise["twins"]["agreement"]["any"] = None
-    assert next(findings.on_noise(noise, "agreement")).startswith("No post has a near-duplicate")
+def noise_of(agreement: DuplicateAgreement | None) -> NoiseOutput:
+    return NoiseOutput(LEARNED, {"agreement": {"any": agreement}}, {})
 
 
-def test_what_each_half_is_worth_is_said_of_every_model() -> None:
+def test_conflicting_duplicates_bound_the_score() -> None:
+    conflict, flagged = findings.on_noise(noise_of(AGREEMENT), "agreement")
+    for datum in ("14 of 90", "20.0% (18.0% to 22.0%)", "11.0% (9.0% to 13.0%)", "89.0% (87.0% to 91.0%)"):
+        assert datum in conflict
+    assert "300 of 2,592" in flagged
+
+
+def test_agreeing_or_missing_duplicates_are_named() -> None:
+    agreeing = replace(AGREEMENT, conflicting_groups=0)
+    assert next(findings.on_noise(noise_of(agreeing), "agreement")).startswith("None of the 90 groups")
+    assert next(findings.on_noise(noise_of(None), "agreement")).startswith("No post has a near-duplicate")
+
+
+def test_missing_noise_estimate_gives_reason() -> None:
+    noise = NoiseOutput(None, {"agreement": {"any": None}}, {"confident_learning": "all posts are alike"})
+    _, sentence = findings.on_noise(noise, "agreement")
+    assert "all posts are alike" in sentence
+
+
+def modality_of(changes: dict[str, float], follows: dict[str, LabelAdherence]) -> ModalityOutput:
     conditions = {
-        name: {"change": {"accuracy": {"value": value}}}
-        for name, value in (("text", -0.05), ("image", -0.2), ("shuffled", -0.1))
+        name: AblationResult({}, {}, Comparison(500, 9, 3, interval(change), interval(change), 0.1, 0.1, None))
+        for name, change in changes.items()
     }
-    follows = {"n": 1919, "text": interval(0.6), "image": interval(0.3)}
-    summary = {"conditions": conditions, "disagreement": {"follows": {"both": follows}}}
-    (said,) = findings.on_modality({"clip": summary})
-    assert (
-        "clip: accuracy changes, in points, with the caption alone by \N{MINUS SIGN}5.0, the picture alone by "
-        "\N{MINUS SIGN}20.0, another post's picture by \N{MINUS SIGN}10.0;" in said
-    )
-    assert "of 1,919 posts whose two labels differ it follows the text's label in 60.0%, the picture's in 30.0%" in said
-    summary["disagreement"] = {"follows": {}}
-    (said,) = findings.on_modality({"clip": summary})
-    assert "labels differ" not in said
+    disagreement = Disagreement(1919, follows, {}, {}, {}, {})
+    return ModalityOutput(500, 470, conditions, {}, None, HashtagEffect(0, 0, None), {}, disagreement, None, "digest")
 
 
-def test_a_condition_that_is_left_out_is_not_spoken_of() -> None:
-    conditions = {name: {"change": {"accuracy": {"value": -0.1}}} for name in ("text", "image")}
-    (said,) = findings.on_modality({"clip": {"conditions": conditions, "disagreement": {"follows": {}}}})
-    assert said.count("by \N{MINUS SIGN}10.0") == 2
-    assert "another post" not in said
+def test_each_ablation_has_its_change() -> None:
+    adherence = LabelAdherence(1919, interval(0.6), interval(0.3), interval(0.1), {})
+    output = modality_of({"text": -0.05, "image": -0.2, "shuffled": -0.1}, {"both": adherence})
+    (sentence,) = findings.on_modality({"clip": output})
+    for datum in (f"by {MINUS}5.0", f"by {MINUS}20.0", f"by {MINUS}10.0", "1,919", "60.0%", "30.0%"):
+        assert datum in sentence
 
 
-def test_where_no_label_can_be_judged_the_reason_is_said() -> None:
-    noise = {
-        "confident_learning": None,
-        "omitted": {"confident_learning": "all posts are alike"},
-        "twins": {"agreement": {"any": None}},
-    }
-    _, said = findings.on_noise(noise, "agreement")
-    assert "all posts are alike" in said
+def test_missing_ablation_is_left_out() -> None:
+    (sentence,) = findings.on_modality({"clip": modality_of({"text": -0.1, "image": -0.1}, {})})
+    assert sentence.count(f"by {MINUS}10.0") == 2
+    assert "another post" not in sentence
+    assert "labels differ" not in sentence

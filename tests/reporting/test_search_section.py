@@ -1,72 +1,81 @@
-"""The report's section on how honest a search is, from files made here."""
+"""Covers: the report's section on the reliability of a search, from outputs made here."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from src.core.errors import UserError
-from src.core.files import write_bytes, write_json
+from src.core.estimates import Spread
+from src.core.files import write_bytes
+from src.core.outputs import RepeatOutput, SearchSummary
+from src.core.paths import REPEAT_JSON, SEARCH_FILE, stage_folder
 from src.reporting.pages import render
 from src.reporting.search_section import REPEAT_SCORES, SearchReliability, search_reliability
 
-SEARCH = {
-    "finished": 30,
-    "pruned": 18,
-    "failed": 3,
-    "reasons": {"out of memory": 2, "the loss is no number": 1},
-    "epochs": 90,
-    "epochs_unpruned": 180,
-    "importances": {"lr": 0.62, "rank": 0.38},
-}
+MakeSection = Callable[..., SearchReliability]
+TUNE = stage_folder("tune", "clip")
+REPEAT = stage_folder("repeat", "clip")
+SEARCH = SearchSummary(
+    finished=30,
+    pruned=18,
+    failed=3,
+    reasons={"out of memory": 2, "the loss is no number": 1},
+    epochs=90,
+    epochs_unpruned=180,
+    importances={"lr": 0.62, "rank": 0.38},
+)
 
 
-def spread(mean: float, sd: float | None = 0.02, low: float | None = None, high: float | None = None) -> dict[str, Any]:
-    return {"mean": mean, "sd": sd, "n": 3 if sd is not None else 1, "low": low, "high": high}
+def spread(mean: float, sd: float | None = 0.02, low: float | None = None, high: float | None = None) -> Spread:
+    return Spread(mean, sd, 3 if sd is not None else 1, low, high)
 
 
-def repeated(**changes: Any) -> dict[str, Any]:
-    """What `repeat` writes of a winner that is better than the default by more than chance."""
-    return {
-        "seeds": [8, 9, 10],
-        "winner_is_default": False,
-        "best_val_macro_f1": 0.85,
-        "optimism": 0.05,
-        "drop": spread(0.03, 0.01),
-        "scores": {
-            "winner": dict.fromkeys(REPEAT_SCORES, spread(0.8)),
-            "default": dict.fromkeys(REPEAT_SCORES, spread(0.7)),
-        },
-        "gain": dict.fromkeys(REPEAT_SCORES, spread(0.1, 0.01, 0.0752, 0.1248)),
-        "failures": {},
-        **changes,
-    }
+def all_scores(value: Spread | None) -> dict[str, Spread | None]:
+    return dict.fromkeys(REPEAT_SCORES, value)
+
+
+# A winner that is better than the default by more than chance.
+REPEATED = RepeatOutput(
+    study="study",
+    seeds=(8, 9, 10),
+    settings={},
+    winner_is_default=False,
+    best_val_macro_f1=0.85,
+    optimism=0.05,
+    drop=spread(0.03, 0.01),
+    scores={"winner": all_scores(spread(0.8)), "default": all_scores(spread(0.7))},
+    gain=all_scores(spread(0.1, 0.01, 0.0752, 0.1248)),
+    failures={},
+)
 
 
 @pytest.fixture
-def section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The section of a model, of which `tune` and `repeat` wrote this."""
+def section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSection:
+    """Return a function that writes the outputs of `tune` and `repeat` and builds the section of their model."""
     monkeypatch.chdir(tmp_path)
 
-    def made(search: dict[str, Any] = SEARCH, **changes: Any) -> SearchReliability:
-        write_json(Path("outputs/tune/clip/search.json"), search)
-        write_json(Path("outputs/repeat/clip/repeat.json"), repeated(**changes))
+    def build(search: SearchSummary = SEARCH, **changes: object) -> SearchReliability:
+        search.write(TUNE / SEARCH_FILE)
+        replace(REPEATED, **changes).write(REPEAT / REPEAT_JSON)  # type: ignore[arg-type]
         return search_reliability("clip")
 
-    return made
+    return build
 
 
-def said(section: SearchReliability, words: str) -> bool:
-    return any(words in sentence for sentence in section.sentences)
+def has(section: SearchReliability, *data: str) -> bool:
+    """Return whether one sentence holds all of these data."""
+    return any(all(datum in sentence for datum in data) for sentence in section.sentences)
 
 
 # The winner on other seeds
 
 
-def test_the_table_has_the_winner_the_default_and_the_gain_with_its_interval(section: Any) -> None:
-    found = section()
-    assert list(found.scores) == list(REPEAT_SCORES.values())
-    assert found.scores["test macro-F1"] == {
+def test_table_holds_winner_default_gain(section: MakeSection) -> None:
+    scores = section().scores
+    assert list(scores) == list(REPEAT_SCORES.values())
+    assert scores["test macro-F1"] == {
         "winner": "0.8000 ± 0.0200",
         "default": "0.7000 ± 0.0200",
         "gain": "+0.1000 ± 0.0100",
@@ -74,102 +83,95 @@ def test_the_table_has_the_winner_the_default_and_the_gain_with_its_interval(sec
     }
 
 
-def test_the_optimism_of_choosing_is_said_either_way(section: Any) -> None:
-    assert said(section(), "On 3 other seeds its settings score 0.8000 ± 0.0200, 0.0500 less: by so much choosing")
-    assert said(section(optimism=-0.01), "0.0100 more: choosing the best of many has not flattered it")
+def test_optimism_is_stated_either_way(section: MakeSection) -> None:
+    assert has(section(), "3 other seeds", "0.8000 ± 0.0200", "0.0500 less")
+    assert has(section(optimism=-0.01), "0.0100 more")
 
 
 @pytest.mark.parametrize(
-    ("gain", "words"),
+    ("gain", "data"),
     [
-        (
-            spread(0.1, 0.01, 0.0752, 0.1248),
-            "3 seeds can tell that from 0: the 95% interval of the mean gain is +0.0752",
-        ),
-        (spread(-0.1, 0.01, -0.1248, -0.0752), "0.1000 ± 0.0100 below that of the default"),
-        (spread(-0.1, 0.01, -0.1248, -0.0752), "3 seeds can tell that from 0"),
-        (spread(0.1, 0.1, -0.1484, 0.3484), "3 seeds cannot tell that from 0: the 95% interval"),
-        (spread(0.1, 0.0), "the same on all 3 seeds, which leaves no spread to judge it by"),
-        (spread(0.1, None), "One seed has no spread to judge that by"),
+        (spread(0.1, 0.01, 0.0752, 0.1248), ("above", "3 seeds can tell", "+0.0752")),
+        (spread(-0.1, 0.01, -0.1248, -0.0752), ("0.1000 ± 0.0100 below", "3 seeds can tell")),
+        (spread(0.1, 0.1, -0.1484, 0.3484), ("3 seeds cannot tell", "95% interval")),
+        (spread(0.1, 0.0), ("same on all 3 seeds",)),
+        (spread(0.1, None), ("One seed",)),
     ],
 )
-def test_a_plain_sentence_says_whether_the_seeds_can_tell_the_gain_from_0(
-    section: Any, gain: dict[str, Any], words: str
-) -> None:
-    assert said(section(gain=dict.fromkeys(REPEAT_SCORES, gain)), words)
+def test_gain_is_compared_with_zero(section: MakeSection, gain: Spread, data: tuple[str, ...]) -> None:
+    assert has(section(gain=all_scores(gain)), *data)
 
 
-def test_a_winner_that_is_the_default_gains_nothing_by_construction(section: Any) -> None:
-    found = section(winner_is_default=True)
-    assert said(found, "its gain is 0 by construction")
-    assert found.scores["test accuracy"] == {"winner": "0.8000 ± 0.0200"}
+def test_default_as_winner_gains_nothing(section: MakeSection) -> None:
+    same = section(winner_is_default=True)
+    assert has(same, "its gain is 0")
+    assert same.scores["test accuracy"] == {"winner": "0.8000 ± 0.0200"}
 
 
-def test_a_model_without_a_default_has_no_gain(section: Any) -> None:
-    found = section(scores={"winner": dict.fromkeys(REPEAT_SCORES, spread(0.8))}, gain=dict.fromkeys(REPEAT_SCORES))
-    assert said(found, "No settings were known to be good before the search")
-    assert found.scores["test accuracy"] == {"winner": "0.8000 ± 0.0200"}
+def test_model_without_default_has_no_gain(section: MakeSection) -> None:
+    alone = section(scores={"winner": all_scores(spread(0.8))}, gain=all_scores(None))
+    assert has(alone, "no initial trials")
+    assert alone.scores["test accuracy"] == {"winner": "0.8000 ± 0.0200"}
 
 
-def test_the_drop_from_validation_to_test_may_be_a_rise(section: Any) -> None:
-    assert said(section(), "From validation to test the winner's macro-F1 falls by 0.0300 ± 0.0100")
-    assert said(section(drop=spread(-0.03, 0.01)), "rises by 0.0300 ± 0.0100")
+def test_drop_may_be_a_rise(section: MakeSection) -> None:
+    assert has(section(), "falls by 0.0300 ± 0.0100")
+    assert has(section(drop=spread(-0.03, 0.01)), "rises by 0.0300 ± 0.0100")
 
 
-def test_a_training_that_failed_is_named_and_what_is_missing_is_left_out(section: Any) -> None:
-    found = section(
-        scores={"winner": dict.fromkeys(REPEAT_SCORES), "default": dict.fromkeys(REPEAT_SCORES, spread(0.7))},
-        gain=dict.fromkeys(REPEAT_SCORES),
+def test_failed_training_is_named(section: MakeSection) -> None:
+    failed = section(
+        scores={"winner": all_scores(None), "default": all_scores(spread(0.7))},
+        gain=all_scores(None),
         optimism=None,
         drop=None,
         failures={"winner, seed 9": "the loss is no longer a number"},
     )
-    assert said(found, "One training (winner, seed 9) failed and is left out: the loss is no longer a number.")
-    assert found.scores["test macro-F1"]["winner"] == found.scores["test macro-F1"]["gain"] == "-"
+    assert has(failed, "winner, seed 9", "the loss is no longer a number")
+    assert failed.scores["test macro-F1"]["winner"] == failed.scores["test macro-F1"]["gain"] == "-"
 
 
 # The trials
 
 
-def test_the_trials_are_counted_with_the_reasons_of_those_that_failed(section: Any) -> None:
-    words = "30 finished, 18 of them pruned, and 3 failed (2 × out of memory; 1 × the loss is no number)."
-    assert said(section(), words)
-    assert said(section({**SEARCH, "failed": 0, "reasons": {}}), "18 of them pruned, and none failed.")
+def test_trials_are_counted_with_reasons(section: MakeSection) -> None:
+    assert has(section(), "30", "18", "3 failed (2 × out of memory; 1 × the loss is no number)")
+    assert has(section(replace(SEARCH, failed=0, reasons={})), "18", "none failed")
 
 
-def test_the_pruners_saving_is_in_epochs(section: Any) -> None:
-    assert said(section(), "They trained 90 epochs; without pruning it would have been up to 180: 50% saved.")
-    assert said(section({**SEARCH, "epochs": 0, "epochs_unpruned": 0}), "0% saved")
+def test_saving_of_pruner_is_in_epochs(section: MakeSection) -> None:
+    assert has(section(), "90 epochs", "180", "50% saved")
+    assert has(section(replace(SEARCH, epochs=0, epochs_unpruned=0)), "0% saved")
 
 
-def test_the_pictures_are_those_that_the_search_has(section: Any) -> None:
-    assert section().pictures == {}
-    write_bytes(Path("outputs/tune/clip/slices.png"), b"slices")
-    write_bytes(Path("outputs/tune/clip/optimization_history.png"), b"history")
-    assert list(section().pictures.values()) == [b"history", b"slices"]
+def test_plots_are_those_that_exist(section: MakeSection) -> None:
+    assert section().plots == {}
+    write_bytes(TUNE / "slices.png", b"slices")
+    write_bytes(TUNE / "optimization_history.png", b"history")
+    assert list(section().plots.values()) == [b"history", b"slices"]
 
 
-@pytest.mark.parametrize("missing", ["outputs/tune/clip/search.json", "outputs/repeat/clip/repeat.json"])
-def test_a_stage_that_has_not_run_is_named(section: Any, missing: str) -> None:
+@pytest.mark.parametrize("missing", [TUNE / SEARCH_FILE, REPEAT / REPEAT_JSON], ids=str)
+def test_missing_stage_is_named(section: MakeSection, missing: Path) -> None:
     section()
-    Path(missing).unlink()
-    with pytest.raises(UserError, match=f"{missing} is missing: run `dvc repro` first"):
+    missing.unlink()
+    with pytest.raises(UserError, match=str(missing)):
         search_reliability("clip")
 
 
 # The page
 
 
-def test_the_section_stands_in_the_page_with_everything_escaped(section: Any) -> None:
-    write_bytes(Path("outputs/tune/clip/importances.png"), b"bars")
-    page = render("report/honesty", model="clip", section=section({**SEARCH, "reasons": {"<b>": 3}}))
-    assert "<h3>Search honesty</h3>" in page
+def test_section_is_escaped_in_page(section: MakeSection) -> None:
+    write_bytes(TUNE / "importances.png", b"bars")
+    page = render("report/search", model="clip", search=section(replace(SEARCH, reasons={"<b>": 3})))
     assert "<td>test macro-F1</td><td>0.8000 ± 0.0200</td>" in page
     assert "3 × &lt;b&gt;" in page
     assert "lr 62%, rank 38%." in page
     assert 'src="data:image/png;base64,YmFycw=="' in page
 
 
-def test_where_no_importances_are_known_the_page_says_so(section: Any) -> None:
-    page = render("report/honesty", model="clip", section=section({**SEARCH, "importances": {}}))
-    assert "Which settings matter cannot be said" in page
+def test_missing_importances_are_named(section: MakeSection) -> None:
+    page = render("report/search", model="clip", search=section(replace(SEARCH, importances={})))
+    assert "lr" not in page
+    assert "importance of settings is unknown" in page
