@@ -8,10 +8,21 @@ from typing import Any
 
 from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
-from src.core.files import read_json, write_table
+from src.core.files import write_table
 from src.core.labels import TONES
-from src.core.outputs import RegisterOutput, Trained, read_trained
-from src.core.paths import CONTRACT_FOLDER, GROUPS, REGISTER_FILE, SPLIT, SPLIT_REPORT, checkpoint_folder, stage_folder
+from src.core.outputs import EvaluateOutput, MetricsOutput, RegisterOutput, Trained, read_trained
+from src.core.paths import (
+    CONTRACT_FOLDER,
+    EVALUATE_JSON,
+    GROUPS,
+    METRICS_JSON,
+    PREDICTIONS_FILE,
+    REGISTER_FILE,
+    SPLIT,
+    SPLIT_REPORT,
+    checkpoint_folder,
+    stage_folder,
+)
 from src.core.provenance import COMMIT_TAG, DIRTY_TAG, code_digest, data_revision, git_tags
 from src.core.records import ADAPTER_DIGEST, Post, leak_free, read_groups, read_predictions, read_split
 from src.registry import registry
@@ -106,14 +117,14 @@ def register_model(model: str, notice: str) -> Registration:
 def _read_subject(model: str) -> _Subject:
     trained = read_trained(model)
     folder = stage_folder("evaluate", model)
-    test = read_json(folder / "metrics.json")
-    evaluated = read_json(folder / "evaluate.json")
+    test = MetricsOutput.read(folder / METRICS_JSON)
+    evaluated = EvaluateOutput.read(folder / EVALUATE_JSON)
     split = SplitReport.read(SPLIT_REPORT)
-    if evaluated[ADAPTER_DIGEST] != trained.digest:
+    if evaluated.adapter_digest != trained.digest:
         raise UserError(f"this adapter of {model} has no test scores: run `python -m src.evaluate --model {model}`")
     if (split.data_digest, split.split_digest) != (trained.facts["data_digest"], trained.facts["split_digest"]):
         raise UserError(f"the posts are not those that {model} was trained on: run `dvc repro`")
-    return _Subject(trained, test)
+    return _Subject(trained, asdict(test))
 
 
 def _tags(subject: _Subject, run: RunRecord) -> dict[str, Any]:
@@ -181,7 +192,7 @@ def _write_contract(subject: _Subject, posts: Sequence[Post], folder: Path) -> N
 def _write_card_inputs(subject: _Subject, folder: Path) -> None:
     """Write the report of the split, and the test predictions with each post's group and whether it is leak-free."""
     SplitReport.read(SPLIT_REPORT).write(folder / SPLIT_REPORT_FILE)
-    predictions = read_predictions(stage_folder("evaluate", subject.model) / "predictions.csv")
+    predictions = read_predictions(stage_folder("evaluate", subject.model) / PREDICTIONS_FILE)
     group_of = read_groups(GROUPS)
     leak_free_ids = leak_free(read_split(SPLIT), group_of)
     rows = [
