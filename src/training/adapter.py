@@ -1,8 +1,6 @@
 """Adapters and classifier heads on a frozen base: attach, save, load, merge, detach."""
 
-import os
 import re
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +25,7 @@ from torch import Tensor, nn
 
 from src.core.config_parser import build
 from src.core.errors import UsageError, UserError, unknown
-from src.core.files import read_json, write_json
+from src.core.files import atomic_folder, read_json, write_json
 from src.core.labels import TONES
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
@@ -38,7 +36,7 @@ from src.training.sharding import fill, full_tensor, put_back
 
 
 class ClassifierHead(nn.Sequential):
-    """Layer norm, then 0 to 2 hidden layers (GELU), then one logit a tone; dropout before every linear layer.
+    """A head: layer norm, 0 to 2 hidden layers (GELU), and one logit a tone. Dropout precedes every linear layer.
 
     The norm makes one learning rate fit the pooled states of all models, whose scales differ by orders of magnitude.
     """
@@ -52,54 +50,52 @@ class ClassifierHead(nn.Sequential):
         super().__init__(*layers, nn.Dropout(settings.dropout), nn.Linear(width, len(TONES)))
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """logits_BK."""
+        """Return logits_BK, in the order of `TONES`."""
         logits_BK: Tensor = super().forward(pooled_BD)  # type: ignore[no-untyped-call]
         return logits_BK
 
 
-ADAPTER_FILE = "adapter_model.safetensors"  # peft's own name, so that PeftModel.from_pretrained finds it
-
-
+# The name is peft's own: `PeftModel.from_pretrained` looks for it.
+ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
-
-
 PARTS_FILE = "parts.safetensors"
-
-
 SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What is on a model now: peft's adapter (None where there is none), the readout, and parts that train as a whole.
-
-    `originals` are the base's own weights of those parts, by name.
-    """
+    """All that is attached to a model: the adapter, the readout, and the segments of the base that train as a whole."""
 
     model: ToneModel
     settings: TrainingConfig
+    # None if the rank is 0: the base has no adapter then.
     peft: PeftModel | None
+    # The base's own weights of the segments that train as a whole, by name. `detach` puts them back.
     originals: Mapping[str, Tensor]
 
     @property
     def readout(self) -> nn.Module:
-        """The model's readout."""
+        """Return the model's readout."""
         assert self.model.readout is not None
         return self.model.readout
 
     def modules(self) -> list[str]:
-        """Full names of the backbone's modules that carry an adapter."""
+        """Return the full names of the backbone's modules that carry an adapter."""
         return [] if self.peft is None else list(self.peft.targeted_module_names)
 
     def parts(self) -> dict[str, Tensor]:
-        """The weights of the base that train as a whole, by name."""
+        """Return the weights of the base that train as a whole, by name.
+
+        All processes must call it at once if the weights are sharded.
+        """
         weights = dict(self.model.backbone.named_parameters())
         return {name: full_tensor(weights[name].detach()) for name in self.originals}
 
     def save(self, folder: Path, write: bool = True) -> None:
-        """Write the adapter in peft's layout, head and parts as safetensors, and the settings; all of it or nothing.
+        """Write the adapter in peft's layout, the readout and whole segments as safetensors, and the settings.
 
-        Of several processes all must call it, to gather what is sharded, and one with `write`.
+        The folder is written whole or not at all. All processes must call this method, because sharded weights are
+        gathered from all. One process sets `write`.
         """
         weights = {} if self.peft is None else dict(self.peft.named_parameters())
         trained = {name: full_tensor(weight.detach()) for name, weight in weights.items() if weight.requires_grad}
@@ -111,23 +107,19 @@ class Adapter:
     def _write(
         self, folder: Path, trained: Mapping[str, Tensor], parts: dict[str, Tensor], head: dict[str, Tensor]
     ) -> None:
-        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        if self.peft is not None:
-            self.peft.save_pretrained(str(temporary), state_dict=trained)
-        if parts:
-            save_file(parts, temporary / PARTS_FILE)
-        save_file(head, temporary / HEAD_FILE)
-        write_json(temporary / SETTINGS_FILE, asdict(self.settings))
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        with atomic_folder(folder) as temporary:
+            if self.peft is not None:
+                self.peft.save_pretrained(str(temporary), state_dict=trained)
+            if parts:
+                save_file(parts, temporary / PARTS_FILE)
+            save_file(head, temporary / HEAD_FILE)
+            write_json(temporary / SETTINGS_FILE, asdict(self.settings))
 
     def merge(self) -> nn.Module:
-        """Work the adapter into the base's weights; returns the base, which needs peft no more.
+        """Merge the adapter into the base's weights, and return the base, which no longer needs peft.
 
         Raises:
-            UserError: peft cannot merge this kind of adapter, or a merged weight is no number.
+            UserError: peft cannot merge this kind of adapter, or a merged weight is not finite.
         """
         if self.peft is not None:
             try:
@@ -137,7 +129,7 @@ class Adapter:
         return self.model.backbone  # type: ignore[no-any-return]
 
     def detach(self) -> None:
-        """Leave the base bit for bit what it was; a base that was sharded stays so, and is not to be used again."""
+        """Make the base bit for bit what it was. A sharded base stays sharded, and must not be used again."""
         self.model.readout = None
         if self.peft is not None:
             self.peft.unload()
@@ -150,15 +142,19 @@ class Adapter:
 
 
 def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Adapter:
-    """A fresh adapter and readout; the same seed and settings make the same weights, whatever was on before."""
+    """Attach a new adapter and readout. Their weights depend on the seed and settings alone.
+
+    Raises:
+        UsageError: the settings name a segment or layers that the model lacks, or leave nothing to adapt.
+    """
     torch.manual_seed(seed)
-    # What may be refused comes first, while nothing is on.
+    # Checks that may raise come first: the model is still unchanged here.
     wholes = _prefixes(model, settings.unfreeze.split())
     readout = model.verbalizer_readout() if settings.readout == "verbalizer" else None
     peft = None
     if settings.rank:
         with warnings.catch_warnings():
-            # peft 0.21 asks for a name that transformers 5.23 has begun to rename.
+            # peft 0.21 reads an attribute that transformers 5.23 deprecates.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             peft = get_peft_model(model.backbone, _config(model, settings))
         _use_fast_dropout(peft)
@@ -170,7 +166,7 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
 
 @contextmanager
 def fresh_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Iterator[Adapter]:
-    """A fresh adapter for as long as the context lasts."""
+    """Attach a new adapter for as long as the context lasts."""
     adapter = attach_adapter(model, settings, seed)
     try:
         yield adapter
@@ -179,11 +175,11 @@ def fresh_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Iter
 
 
 def load(model: ToneModel, folder: Path) -> Adapter:
-    """Put a saved adapter and readout on.
+    """Attach a saved adapter and readout, and set the model to evaluation.
 
     Raises:
-        UserError: a file is missing or damaged, or its weights are not exactly those that the settings call for;
-            nothing is left on the model then.
+        UserError: a file is missing or damaged, or its weights are not exactly those that the settings require.
+            The model is left without an adapter then.
     """
     settings = build(TrainingConfig, read_json(folder / SETTINGS_FILE), str(folder / SETTINGS_FILE))
     adapter = attach_adapter(model, settings, seed=0)
@@ -203,7 +199,7 @@ def load(model: ToneModel, folder: Path) -> Adapter:
 
 @contextmanager
 def saved_adapter(model: ToneModel, folder: Path) -> Iterator[Adapter]:
-    """A saved adapter for as long as the context lasts; raises as `load` does."""
+    """Attach a saved adapter for as long as the context lasts. Errors are those of `load`."""
     adapter = load(model, folder)
     try:
         yield adapter
@@ -212,34 +208,35 @@ def saved_adapter(model: ToneModel, folder: Path) -> Iterator[Adapter]:
 
 
 def trainable_state(model: ToneModel) -> dict[str, Tensor]:
-    """A copy of all that is trained, whole, on the CPU."""
+    """Return copies of all trainable weights by name, unsharded, on the CPU."""
     trained = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
     return {name: full_tensor(weight).cpu().clone() for name, weight in trained.items()}
 
 
 def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put copies of weights back by their names."""
+    """Copy weights into those of a module that have the same names."""
     weights = dict(module.named_parameters())
     for name, copy in state.items():
         fill(weights[name], copy)
 
 
 def _prefixes(model: ToneModel, segments: Sequence[str]) -> tuple[str, ...]:
-    """What the names of the weights of some segments begin with."""
+    """Return the prefixes of the names of the weights of some segments."""
     known = [segment.name for segment in model.segments if segment.modules]
     for name in segments:
         if name not in known:
             raise unknown("part of the model", name, set(known))
-    return tuple(prefix for each in model.segments if each.name in segments for prefix in each.modules)
+    return tuple(prefix for segment in model.segments if segment.name in segments for prefix in segment.modules)
 
 
 def _unfreeze(model: ToneModel, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Make weights of the base trainable, in float32; returns what they were."""
+    """Make weights of the base trainable, in float32, and return the original weights by name."""
     originals = {}
     for name, weight in model.backbone.named_parameters():
         if name.startswith(prefixes) and not weight.requires_grad:
-            # A copy, for float() gives the same memory where the weights are float32 already.
-            originals[name], weight.data = weight.data, weight.data.float().clone()
+            originals[name] = weight.data
+            # The clone is needed because float() returns the same memory if the weights are float32 already.
+            weight.data = weight.data.float().clone()
             weight.requires_grad_(True)
     return originals
 
@@ -263,12 +260,12 @@ def _use_fast_dropout(peft: PeftModel) -> None:
     for layer in peft.modules():
         if isinstance(layer, LoraLayer):
             for name, dropout in layer.lora_dropout.items():
-                if isinstance(dropout, nn.Dropout):  # none stands where nothing is dropped
+                if isinstance(dropout, nn.Dropout):  # peft puts an identity here if the rate is 0
                     layer.lora_dropout[name] = Dropout(dropout.p)
 
 
 def _target_modules(model: ToneModel, settings: TrainingConfig) -> str | list[str]:
-    """What takes adapters, as peft wants it: a pattern where all that can does, else names."""
+    """Return the modules to adapt in peft's form: a pattern if no segment or layer is left out, else names."""
     pattern = model.spec.target_modules(settings.target_projections)
     left_out = _left_out(model, settings)
     if not left_out:
@@ -283,15 +280,16 @@ def _target_modules(model: ToneModel, settings: TrainingConfig) -> str | list[st
 
 
 def _left_out(model: ToneModel, settings: TrainingConfig) -> tuple[str, ...]:
-    """What the names of weights begin with that take no adapter: other segments, and layers that are too low."""
+    """Return the prefixes of the names of weights without an adapter: other segments, and layers that are too low."""
     adapter_segments = settings.adapter_segments.split()
     _prefixes(model, adapter_segments)
     left_out = [segment for segment in model.segments if adapter_segments and segment.name not in adapter_segments]
-    return tuple(prefix for each in left_out + _low_layers(model, settings.adapter_layers) for prefix in each.modules)
+    left_out += _low_layers(model, settings.adapter_layers)
+    return tuple(prefix for segment in left_out for prefix in segment.modules)
 
 
 def _low_layers(model: ToneModel, adapter_layers: str) -> list[Segment]:
-    """The layers below the adapted ones of each stack."""
+    """Return the layers below the adapted ones in each stack."""
     if adapter_layers == "all":
         return []
     last = adapter_layers.removeprefix("last-")
@@ -300,7 +298,11 @@ def _low_layers(model: ToneModel, adapter_layers: str) -> list[Segment]:
     for name, depth in depths.items():
         if not 0 < kept[name] <= depth:
             raise UsageError(f"adapt_layers {adapter_layers}: {name} of {model.spec.name} has {depth} layers")
-    return [each for each in model.segments if each.layers and each.layers[1] <= depths[each.name] - kept[each.name]]
+    return [
+        segment
+        for segment in model.segments
+        if segment.layers and segment.layers[1] <= depths[segment.name] - kept[segment.name]
+    ]
 
 
 def _read(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -310,8 +312,9 @@ def _read(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    shapes, found = ({name: weight.shape for name, weight in each.items()} for each in (wanted, state))
-    stray = sorted(name for name in shapes.keys() | found.keys() if shapes.get(name) != found.get(name))
+    wanted_shapes = {name: weight.shape for name, weight in wanted.items()}
+    shapes = {name: weight.shape for name, weight in state.items()}
+    stray = sorted(name for name in wanted_shapes.keys() | shapes.keys() if wanted_shapes.get(name) != shapes.get(name))
     if stray:
         raise UserError(
             f"{path} does not fit: {len(stray)} weights missing, unexpected or misshapen, such as {stray[0]}"

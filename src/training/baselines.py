@@ -1,7 +1,7 @@
-"""What a tuned model has to beat: the largest class, a bag of words of the captions, and a head on frozen features.
+"""Baselines for a tuned model: the largest class, TF-IDF of the captions, and a linear probe of frozen features.
 
-Each is a classifier of scikit-learn, fitted on train. Where there is something to choose, validation macro-F1 chooses
-it, as it does for everything else here. Nothing is drawn by lot but the folds: the same posts give the same classifier.
+A baseline is a classifier of scikit-learn that is fitted on train. Validation macro-F1 chooses its settings. Only the
+folds are random: the same posts give the same classifier.
 """
 
 import re
@@ -27,8 +27,9 @@ from src.core.labels import TONES
 from src.core.records import Post, Prediction, Scores, write_predictions
 from src.evaluation.metrics import scores
 
-# The inverse strength of the L2 penalty. TF-IDF rows have length 1, of which beyond 100 hardly anything is penalised;
-# standardised features are as long as they are wide, and mostly wider than there are posts.
+# Candidates for the inverse strength of the L2 penalty. TF-IDF rows have norm 1, and above 100 the penalty hardly acts.
+# Standardised features have a norm that grows with their width, and mostly more columns than there are posts. They
+# need a stronger penalty.
 TFIDF_C = (1.0, 10.0, 100.0)
 PROBE_C = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 NUM_FOLDS = 5
@@ -38,35 +39,33 @@ _WORD = re.compile(r"\w\w")
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled posts, and what a classifier reads of each, in the same order: captions, or features_ND."""
+    """Labelled posts with a classifier's inputs."""
 
     posts: Sequence[Post]
+    # Captions or features_ND, in the order of the posts.
     inputs: Any
 
     def labels(self) -> list[str]:
-        """The tone of each post."""
+        """Return the labels in the order of the posts."""
         return [post.label for post in self.posts]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A classifier that may be chosen, not fitted yet, and what tells it from the others."""
+    """A classifier to choose from, with its settings."""
 
+    # The settings in which the candidates of a baseline differ.
     settings: Mapping[str, str | float]
     classifier: Any
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The classifier that validation has chosen, fitted on train.
+    """The classifier that validation has chosen, fitted on train, with its predictions for val and test."""
 
-    Attributes:
-        chosen: its settings, and the classifier.
-        tried: a row for each candidate: settings, validation accuracy and macro-F1 (shares).
-        val, test: what it says of these parts.
-    """
-
+    # The settings and the fitted classifier.
     chosen: Candidate
+    # A row for every candidate: settings, validation accuracy and macro-F1 (shares).
     tried: Sequence[Mapping[str, str | float]]
     val: list[Prediction]
     test: list[Prediction]
@@ -77,16 +76,16 @@ class Fitted:
 
 
 def majority(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post]) -> Fitted:
-    """Always the largest class of train; the probabilities are the classes' shares there."""
+    """Fit a classifier that always predicts the largest class of train. Its probabilities are the classes' shares."""
     return _fit([Candidate({}, DummyClassifier(strategy="prior"))], *map(captions, (train, val, test)))
 
 
 def tfidf(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post]) -> Fitted:
-    """Logistic regression on TF-IDF of the captions: of words alone, or of words and of characters too.
+    """Fit logistic regression on TF-IDF of the captions, with words alone or with words and characters.
 
-    Words are runs of two letters or digits and more, single and in pairs. Characters are runs of 2 to 5 within a word,
-    which also know its inflections, and what a hashtag of several words is made of. Captions without a word have
-    characters alone. With nothing in any caption, logistic regression is left with the tones' shares, as `majority` is.
+    Words are runs of at least two letters or digits, single and in pairs. Characters are runs of 2 to 5 within a word:
+    they match inflections, and the words that a hashtag joins. If no caption of train has a word, characters are used
+    alone. If all its captions are empty, the result is that of `majority`.
     """
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
@@ -104,60 +103,70 @@ def tfidf(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post]) -> F
 
 
 def probe(train: Examples, val: Examples, test: Examples) -> Fitted:
-    """A linear probe: logistic regression (L-BFGS) on features_ND of a frozen model.
+    """Fit a linear probe: logistic regression (L-BFGS) on features_ND of a frozen model.
 
     After A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, section
-    3.2 and appendix A.3. Unlike there features are standardised, so that one short list of C suits all models.
+    3.2 and appendix A.3. Unlike in that paper, features are standardised: one short list of C suits all models.
     """
     return _fit([Candidate({"C": c}, make_pipeline(StandardScaler(), _logistic(c))) for c in PROBE_C], train, val, test)
 
 
 def out_of_fold(classifier: Any, data: Examples, group_of: Mapping[str, str], seed: int) -> list[Prediction]:
-    """What classifiers that have not seen a post, nor a near-duplicate of it, say of it; in the order of the posts.
+    """Predict every post with a classifier that has seen neither the post nor a near-duplicate of it.
 
-    Each is the given one, fitted anew on four of five folds, which have the tones in about the same shares and near-
-    duplicates in one fold. Its settings stay: that validation has chosen them is all they know of the posts.
+    Clones of the classifier are fitted on four of five folds. Folds have about equal shares of the tones, and a group
+    of near-duplicates lies in one fold. The settings stay as validation has chosen them: only they depend on the posts.
 
     Args:
         classifier: such as `Fitted.chosen.classifier`.
         data: posts of whatever parts.
-        group_of: the group of near-duplicates of each post, by id.
-        seed: which of the many possible folds; the same whatever the order of the posts.
+        group_of: the group of near-duplicates by the id of a post.
+        seed: decides the folds, which do not depend on the order of the posts.
+
+    Returns:
+        the predictions in the order of the posts.
 
     Raises:
-        InfeasibleAnalysis: too few posts are left beside near-duplicates to fit a classifier.
+        InfeasibleAnalysis: too few posts are left without near-duplicates to fit a classifier.
     """
-    labels, groups = np.array(data.labels()), [group_of[post.id] for post in data.posts]
-    # Of fewer groups, or of fewer posts of the rarest tone, there are fewer folds.
+    labels = np.array(data.labels())
+    groups = [group_of[post.id] for post in data.posts]
+    # A fold needs a group, and scikit-learn warns if the rarest tone has fewer posts than there are folds.
     num_folds = min(NUM_FOLDS, len(set(groups)), max(2, min(Counter(data.labels()).values())))
     if num_folds == 1:
-        raise InfeasibleAnalysis("all posts are near-duplicates of each other, so that none can be judged unseen")
-    found_NK = np.zeros((len(labels), len(TONES)))
+        raise InfeasibleAnalysis(
+            "all posts are near-duplicates of each other: no classifier can be fitted without them"
+        )
+    probabilities_NK = np.zeros((len(labels), len(TONES)))
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     for seen, unseen in folds.split(labels, labels, groups):
         if not len(unseen):
             continue
         fitted = _fitted_on(clone(classifier), _rows(data.inputs, seen), labels[seen])
-        found_NK[unseen] = _probabilities(fitted, _rows(data.inputs, unseen))
-    return _predictions(data.posts, found_NK)
+        probabilities_NK[unseen] = _probabilities(fitted, _rows(data.inputs, unseen))
+    return _predictions(data.posts, probabilities_NK)
 
 
 def _fitted_on(classifier: Any, inputs: Any, labels: NDArray[Any]) -> Any:
     try:
         return classifier.fit(inputs, labels)
     except ValueError as error:
-        posts, tones = f"{len(labels):,} posts", len(set(labels))
+        posts = f"{len(labels):,} posts"
+        tones = len(set(labels))
         raise InfeasibleAnalysis(
-            f"of {posts} of {tones} tones beside near-duplicates no classifier can be made"
+            f"no classifier can be fitted on {posts} of {tones} tones, which are left without near-duplicates"
         ) from error
 
 
 def write_out_of_fold(
     folder: Path, classifier: Any, data: Examples, group_of: Mapping[str, str], seed: int
 ) -> dict[str, str]:
-    """Write out_of_fold.csv, and return why it has no rows, if it has none, as {"out_of_fold": reason}.
+    """Write the predictions of `out_of_fold` to out_of_fold.csv.
 
-    The other arguments are those of `out_of_fold`.
+    The arguments after `folder` are those of `out_of_fold`.
+
+    Returns:
+        {"out_of_fold": reason} if the analysis is infeasible and the file has no rows, else an empty dictionary.
     """
     predictions: list[Prediction] = []
     omitted = {}
@@ -170,12 +179,12 @@ def write_out_of_fold(
 
 
 def captions(posts: Sequence[Post]) -> Examples:
-    """Posts of which their captions are read."""
+    """Return posts with their captions as inputs."""
     return Examples(posts, [post.caption for post in posts])
 
 
 def together(parts: Sequence[Examples]) -> Examples:
-    """Several parts as one, of which features_ND are read."""
+    """Join several parts whose inputs are features_ND."""
     return Examples([post for part in parts for post in part.posts], np.concatenate([part.inputs for part in parts]))
 
 
@@ -184,24 +193,27 @@ def _logistic(c: float) -> LogisticRegression:
 
 
 def _fit(candidates: Sequence[Candidate], train: Examples, val: Examples, test: Examples) -> Fitted:
-    """Fit each, and take the best on validation; of equal ones the first, which is the plainest."""
-    found: list[tuple[Scores, Candidate, list[Prediction]]] = []
+    """Fit all candidates on train, and choose by validation macro-F1. The first, plainest one wins a tie."""
+    results: list[tuple[Scores, Candidate, list[Prediction]]] = []
     for candidate in candidates:
         fitted = clone(candidate.classifier).fit(train.inputs, train.labels())
-        judged = _predictions(val.posts, _probabilities(fitted, val.inputs))
-        found.append((scores(judged), Candidate(candidate.settings, fitted), judged))
-    _, chosen, judged = max(found, key=lambda each: each[0].macro_f1)
-    tried = [
-        {**each.settings, "val_accuracy": result.accuracy, "val_macro_f1": result.macro_f1} for result, each, _ in found
+        predictions = _predictions(val.posts, _probabilities(fitted, val.inputs))
+        results.append((scores(predictions), Candidate(candidate.settings, fitted), predictions))
+    _, chosen, val_predictions = max(results, key=lambda result: result[0].macro_f1)
+    rows = [
+        {**candidate.settings, "val_accuracy": val_scores.accuracy, "val_macro_f1": val_scores.macro_f1}
+        for val_scores, candidate, _ in results
     ]
-    return Fitted(chosen, tried, judged, _predictions(test.posts, _probabilities(chosen.classifier, test.inputs)))
+    test_predictions = _predictions(test.posts, _probabilities(chosen.classifier, test.inputs))
+    return Fitted(chosen, rows, val_predictions, test_predictions)
 
 
 def _probabilities(fitted: Any, inputs: Any) -> NDArray[np.float64]:
-    """probabilities_NK in the order of `TONES`; a tone that the classifier has not seen has 0."""
-    found = np.zeros((len(inputs), len(TONES)))
-    found[:, [TONES.index(tone) for tone in fitted.classes_]] = fitted.predict_proba(inputs)
-    return found
+    """Return probabilities_NK in the order of `TONES`. A tone that the classifier has not seen has 0."""
+    probabilities_NK = np.zeros((len(inputs), len(TONES)))
+    columns = [TONES.index(tone) for tone in fitted.classes_]
+    probabilities_NK[:, columns] = fitted.predict_proba(inputs)
+    return probabilities_NK
 
 
 def _predictions(posts: Sequence[Post], probabilities_NK: NDArray[np.float64]) -> list[Prediction]:

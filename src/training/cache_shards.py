@@ -1,8 +1,8 @@
-"""The files of the cache: a shard holds the features of some posts, is there whole or not at all, and is checked.
+"""Shards, the files of the cache. A shard holds the features of some posts, and exists whole or not at all.
 
-A shard is a folder with an index and, for each feature, one array of all posts' rows behind each other and the offsets
-of each post in it. It is named by the digest of its index, which has the size and checksum of every other file: what
-has been changed, cut or mixed up is found out before it is used.
+A shard is a folder with an index and two arrays for a feature: the concatenated rows of all posts, and the offsets of
+the posts in them. The shard's name is the digest of its index, and the index has the size and checksum of every other
+file. A reader therefore detects a changed, cut or swapped file before it uses the features.
 """
 
 import hashlib
@@ -26,19 +26,22 @@ _CHUNK_BYTES = 1 << 24
 
 
 class Damaged(Exception):
-    """A shard is not what was written; the message says in which respect."""
+    """An error of a shard that differs from what was written. The message says how."""
 
 
 @dataclass(frozen=True)
 class Array:
-    """One feature of all posts of a shard; without `offsets`, each post has one number."""
+    """One feature of all posts of a shard."""
 
+    # The concatenated rows of all posts, memory-mapped.
     flat: Any
+    # Where the rows of a post begin, and the total. None if the feature is one number a post.
     offsets: Any
+    # The type of the tensors. It differs from that of `flat` for bfloat16, which numpy lacks.
     dtype: torch.dtype
 
     def read(self, row: int) -> Tensor:
-        """A copy of what one post has."""
+        """Return a copy of the feature of one post, on the CPU."""
         part = self.flat[row] if self.offsets is None else self.flat[self.offsets[row] : self.offsets[row + 1]]
         tensor = torch.from_numpy(np.array(part))
         return tensor.view(self.dtype) if self.dtype is torch.bfloat16 else tensor
@@ -46,15 +49,18 @@ class Array:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that is open for reading, memory-mapped: processes that read it share one copy in memory."""
+    """A shard that is open for reading. It is memory-mapped: processes that read it share one copy in memory."""
 
     folder: Path
+    # Digests of the posts, in the order of the rows.
     posts: tuple[str, ...]
+    # The features by name.
     arrays: Mapping[str, Array]
+    # CRC-32 by the name of a file.
     checksums: Mapping[str, int]
 
     def verify(self) -> None:
-        """Read every file and compare.
+        """Read every file, and compare its checksum with that of the index.
 
         Raises:
             Damaged: a file's content is not what was written.
@@ -65,7 +71,8 @@ class Shard:
 
 
 def write(parent: Path, digests: Sequence[str], features: Sequence[Features]) -> Path:
-    """Write the features of posts; returns the new shard. A killed process leaves nothing that counts."""
+    """Write the features of posts to a shard, and return its folder. A killed process leaves no shard."""
+    # `atomic_folder` does not fit: the name depends on the content, and an existing shard is kept.
     temporary = parent / f".{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same id
     temporary.mkdir(parents=True)
@@ -83,10 +90,10 @@ def write(parent: Path, digests: Sequence[str], features: Sequence[Features]) ->
 
 
 def open_shard(folder: Path) -> Shard:
-    """Open a shard; its index and the sizes of its files are checked, their content by `Shard.verify`.
+    """Open a shard, and check its index and the sizes of its files. `Shard.verify` checks their content.
 
     Raises:
-        Damaged: it is not whole.
+        Damaged: the index was changed or cannot be read, or a file is missing or cut.
     """
     try:
         index = (folder / INDEX).read_bytes()
@@ -102,13 +109,13 @@ def open_shard(folder: Path) -> Shard:
     try:
         arrays = {name: _open_array(folder, name, kind) for name, kind in content["features"].items()}
     except (OSError, ValueError) as error:
-        raise Damaged("an array's head has other content than was written") from error
+        raise Damaged("an array's header has other content than was written") from error
     checksums = {name: checksum for name, (_, checksum) in content["files"].items()}
     return Shard(folder, tuple(content["posts"]), arrays, checksums)
 
 
 def num_bytes(features: Features) -> int:
-    """What the features of one post take on disk."""
+    """Return the size in bytes of the features of one post."""
     return sum(value.nbytes for value in features.values())
 
 
@@ -128,7 +135,7 @@ def _open_array(folder: Path, name: str, kind: Mapping[str, Any]) -> Array:
 
 
 def _as_numpy(tensor: Tensor) -> Any:
-    # numpy knows no bfloat16: its bits are kept as integers.
+    # numpy has no bfloat16: the array has the bits as integers.
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).cpu().numpy()
 
 

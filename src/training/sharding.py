@@ -1,8 +1,9 @@
-"""Weights that are sharded over the processes of a training: each holds a part, and a layer is whole only as it runs.
+"""Weights that are sharded over the processes of a training.
 
-What is sharded stays so, and runs only in all processes at once. This is PyTorch's own `fully_shard` rather than
-accelerate's `prepare`, which shards nothing for CPU processes (accelerate 1.15, `AcceleratorState`), and would take the
-last layer of a stack for one that is called, where it is run in parts (`src/modeling/last_layer.py`).
+Every process holds a shard of a weight, and a layer is gathered only while it runs. A sharded model stays sharded, and
+all processes must run it at once. The code uses PyTorch's `fully_shard` rather than accelerate's `prepare`, for two
+reasons. `prepare` shards nothing for CPU processes (accelerate 1.15, `AcceleratorState`). It also expects that every
+layer of a stack is called, but `src/modeling/last_layer.py` runs the last one in parts.
 """
 
 import warnings
@@ -19,27 +20,27 @@ from src.modeling.base import ToneModel
 
 
 def shard(model: ToneModel, device: torch.device, num_processes: int) -> None:
-    """Shard over all processes what a step runs; what is frozen and cached is not run, and stays where it is."""
-    # Nothing here changes its input in place, which is what PyTorch warns of where a layer returns a view.
+    """Shard the weights that a step runs over all processes. Weights of frozen, cached segments stay as they are."""
+    # PyTorch warns that a returned view must not be changed in place. No module of the models does that.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     mesh = init_device_mesh(device.type, (num_processes,))
-    at_rest = _unused_parameters(model)
+    unused = _unused_parameters(model)
     for unit in [*_layers(model), model]:
-        fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=at_rest)
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=unused)
         assert isinstance(unit, FSDPModule)
-        # Gradients are summed, for each process weighs its posts by the whole batch. Unless it is told to, PyTorch
-        # would divide by this factor in an operation that NCCL alone has.
+        # Gradients are summed, not averaged, because every process weighs its posts by the size of the whole batch.
+        # Without the forced sum, PyTorch would divide by the factor in an operation that only NCCL has.
         unit.set_force_sum_reduction_for_comms(True)
         unit.set_gradient_divide_factor(1.0)
 
 
 def full_tensor(weight: Tensor) -> Tensor:
-    """All of a weight. Of a sharded one all processes must ask at once."""
+    """Return a weight unsharded. All processes must call it at once if the weight is sharded."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def distributed_like(values: Tensor, weight: Tensor) -> Tensor:
-    """Values, which all processes have, on the device of a weight and sharded as it is."""
+    """Return values, which all processes have, on the device of a weight and sharded like it."""
     values = values.to(weight.device)
     if isinstance(weight, DTensor):
         return distribute_tensor(values, weight.device_mesh, weight.placements, src_data_rank=None)
@@ -53,28 +54,31 @@ def fill(weight: Tensor, values: Tensor) -> None:
 
 
 def gathered(optimizer: Optimizer) -> dict[str, Tensor]:
-    """An optimiser's moments and counts of steps, whole, on the CPU, named PLACE/NAME by the weight's place.
+    """Return an optimiser's moments and counts of steps, unsharded, on the CPU.
 
-    Of sharded ones all processes must ask at once.
+    A key is PLACE/NAME, with the weight's place in the optimiser. All processes must call it at once if the weights
+    are sharded.
     """
     state = optimizer.state_dict()["state"]
     return {
-        f"{place}/{name}": full_tensor(value).cpu() for place, each in state.items() for name, value in each.items()
+        f"{place}/{name}": full_tensor(value).cpu()
+        for place, moments in state.items()
+        for name, value in moments.items()
     }
 
 
 def scatter(optimizer: Optimizer, moments: Mapping[str, Tensor], weights: Sequence[Tensor]) -> None:
-    """Put them back, each sharded as its weight is; a count of steps is every process's own."""
+    """Put the result of `gathered` back. Moments are sharded like their weights, and counts of steps are not."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         place, _, name = key.partition("/")
-        whole_or_part = distributed_like(value, weights[int(place)]) if value.ndim else value
-        state.setdefault(int(place), {})[name] = whole_or_part
+        moment = distributed_like(value, weights[int(place)]) if value.ndim else value
+        state.setdefault(int(place), {})[name] = moment
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def put_back(weight: Tensor, original: Tensor) -> None:
-    """Make a weight again what it was, down to its memory. One that is sharded has only its values back."""
+    """Give a weight its original memory back. A sharded weight gets only the values back."""
     if isinstance(weight, DTensor):
         fill(weight, original)
     else:
@@ -82,17 +86,18 @@ def put_back(weight: Tensor, original: Tensor) -> None:
 
 
 def _unused_parameters(model: ToneModel) -> set[nn.Parameter]:
-    """The weights that only the frozen segments use, or nothing does."""
+    """Return the weights that no segment uses except frozen ones."""
     frozen = model.frozen_segments()
-    runs = tuple(prefix for each in model.segments if each not in frozen for prefix in each.modules)
-    # Tied weights have several names.
+    prefixes = tuple(prefix for segment in model.segments if segment not in frozen for prefix in segment.modules)
+    # Tied weights have several names, and one name in a segment that runs is enough.
     names = model.backbone.named_parameters(remove_duplicate=False)
-    return set(model.backbone.parameters()) - {weight for name, weight in names if name.startswith(runs)}
+    return set(model.backbone.parameters()) - {weight for name, weight in names if name.startswith(prefixes)}
 
 
 def _layers(model: ToneModel) -> Iterator[nn.Module]:
-    """The layers that a step calls: all that it runs but the last of each stack."""
-    frozen, last = model.frozen_segments(), {segment.name: segment for segment in model.segments}
+    """Yield the layers that a step calls: all layers that it runs, except the last of every stack."""
+    frozen = model.frozen_segments()
+    last = {segment.name: segment for segment in model.segments}
     for segment in model.segments:
         if segment.layers and segment not in frozen and segment is not last[segment.name]:
             yield from (model.backbone.get_submodule(name[:-1]) for name in segment.modules if name.endswith("."))
