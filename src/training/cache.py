@@ -25,6 +25,9 @@ from src.training.cache_encoder import encode_further, encode_posts
 from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, write
 
 FACTS = "boundary.json"
+# The posts are written in shards because a shard is written whole or not at all: an interrupted encoding loses at most
+# one shard, and a damaged file costs the encoding of one shard. Few large shards would lose more. Many small ones would
+# open more files. The limit in bytes bounds the memory in which a shard is collected, as features differ in size.
 POSTS_A_SHARD = 512
 BYTES_A_SHARD = 1 << 28
 
@@ -115,7 +118,7 @@ class FeatureStore:
         Damaged shards are named in the log and encoded again.
 
         Raises:
-            UserError: a post's picture cannot be read, or the disk has no room for what is missing.
+            UserError: A post's image cannot be read, or the disk has no room for the missing posts.
         """
         self.verify(posts)
         if not self._missing(posts):
@@ -131,6 +134,8 @@ class FeatureStore:
 
     def verify(self, posts: Iterable[EncodablePost]) -> None:
         """Check the shards that hold these posts, once in the life of this object, and drop damaged ones."""
+        # A check reads every byte of a shard. Every trial asks for the same posts, and no shard changes after it is
+        # written, so that one check is enough. A shard that this object wrote needs no check.
         holding = {id(shard): shard for shard, _ in (self._rows[post.digest] for post in posts if post.digest in self)}
         for shard in holding.values():
             if shard.folder not in self._verified:
@@ -174,6 +179,8 @@ class FeatureStore:
     def _batches(
         self, model: ToneModel, posts: Sequence[EncodablePost], batch_size: int
     ) -> Iterator[list[tuple[EncodablePost, Features]]]:
+        # The features of an earlier boundary have already passed the first segments, so that only the segments in
+        # between run. The nearest boundary comes first because it leaves the fewest segments.
         rest = posts
         for source in self._earlier():
             source.verify(rest)
@@ -187,20 +194,23 @@ class FeatureStore:
 
     def _earlier(self) -> list["FeatureStore"]:
         """Return the stores of boundaries that lie before this one, the nearest first."""
-        found = {path.parent: _read_boundary(path) for path in sorted(self.folder.parent.glob(f"*/{FACTS}"))}
-        before = [(path, each) for path, each in found.items() if each and each.lies_before(self.boundary)]
-        before.sort(key=lambda item: -len(item[1].segments))
-        return [FeatureStore(path, each) for path, each in before]
+        boundaries = {path.parent: _read_boundary(path) for path in sorted(self.folder.parent.glob(f"*/{FACTS}"))}
+        earlier = [(path, other) for path, other in boundaries.items() if other and other.lies_before(self.boundary)]
+        earlier.sort(key=lambda item: -len(item[1].segments))
+        return [FeatureStore(path, other) for path, other in earlier]
 
     def _begin(self, batch: Sequence[tuple[EncodablePost, Features]], num_posts: int) -> None:
-        """Say what the folder is for, if the disk has room for all posts; `batch` is the first of them."""
+        """Write the boundary of the folder, after a check that the disk has room for all posts.
+
+        `batch` has the first encoded posts: their mean size predicts the size of all.
+        """
         needed = sum(num_bytes(features) for _, features in batch) / len(batch) * num_posts
         require_free_space(self.folder, math.ceil(needed), f"the cache of {num_posts:,} posts")
         write_json(self.folder / FACTS, asdict(self.boundary))
 
     def _discard_if_foreign(self) -> None:
-        found = _read_boundary(self.folder / FACTS)
-        if any(self.folder.glob("shard-*")) and (found is None or found.key != self.boundary.key):
+        recorded = _read_boundary(self.folder / FACTS)
+        if any(self.folder.glob("shard-*")) and (recorded is None or recorded.key != self.boundary.key):
             _discard(self.folder, "it does not say that it is of this boundary")
 
     def _open_new(self) -> None:
@@ -215,14 +225,14 @@ class FeatureStore:
         self._shards_open[shard.folder.name] = shard
         self._rows |= {digest: (shard, row) for row, digest in enumerate(shard.posts)}
 
-    def _drop(self, shard: Shard, why: str) -> None:
-        _discard(shard.folder, why)
+    def _drop(self, shard: Shard, reason: str) -> None:
+        _discard(shard.folder, reason)
         del self._shards_open[shard.folder.name]
         self._rows = {digest: row for digest, row in self._rows.items() if row[0] is not shard}
 
 
-def _discard(folder: Path, why: str) -> None:
-    _log.warning("%s is not used: %s; what it held is encoded again", folder, why)
+def _discard(folder: Path, reason: str) -> None:
+    _log.warning("%s is not used: %s; its posts are encoded again", folder, reason)
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,6 +1,6 @@
-"""Running the frozen part over posts: pictures are decoded by other processes while the model works.
+"""The encoding of posts by the frozen segments, while other processes decode images.
 
-What an earlier boundary has left in the cache stands in for pictures and captions, so that no segment runs twice.
+The input is images and captions, or the cached features of an earlier boundary, so that no segment runs twice.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,21 +16,24 @@ from src.modeling.base import Features, ToneModel
 from src.modeling.segments import LENGTH, per_token_features
 from src.training.batching import collate, in_order
 
-# One decodes and resizes some 110 pictures of MVSA a second, so that many more would wait for the model.
+# One process decodes and resizes about 110 images of MVSA a second, so that more processes would wait for the model.
 MOST_WORKERS = 16
-# Of fewer batches the last is decoded here by the time that other processes have started.
+# With fewer batches, this process has decoded all images by the time that other processes would have started.
 FEWEST_BATCHES = 4
 
 
 def encode_posts(
     model: ToneModel, posts: Sequence[EncodablePost], batch_size: int
 ) -> Iterator[list[tuple[EncodablePost, Features]]]:
-    """The frozen part's features of posts, a batch at a time, captions of about equal length together.
+    """Yield posts with their features from the frozen segments, a batch at a time.
+
+    Captions of about equal length are in one batch.
 
     Raises:
-        UserError: a post's picture cannot be read.
+        UserError: A post's image cannot be read.
     """
-    images, captions = [post.image for post in posts], [post.caption for post in posts]
+    images = [post.image for post in posts]
+    captions = [post.caption for post in posts]
     for batch, inputs in read_inputs(model, images, captions, batch_size):
         yield _encode(model, [posts[index] for index in batch], inputs)
 
@@ -38,15 +41,15 @@ def encode_posts(
 def read_inputs(
     model: ToneModel, images: Sequence[Source], captions: Sequence[str], batch_size: int
 ) -> Iterator[tuple[list[int], Features]]:
-    """The model's inputs for pictures and their captions, a batch at a time, each with its places in the sequences.
+    """Yield the model's inputs for images and their captions, a batch at a time, with their indices in the sequences.
 
-    Captions of about equal length are together.
+    Captions of about equal length are in one batch.
 
     Raises:
-        UserError: a picture cannot be read.
+        UserError: An image cannot be read.
     """
     if not captions:
-        return  # tokenizers fail on none
+        return  # tokenizers fail on an empty list
     tokens = [torch.tensor(ids) for ids in model.token_ids(captions)]
     batches = in_order([len(row) for row in tokens], batch_size)
     for batch, pixels in zip(batches, _decoded(model, images, batches), strict=True):
@@ -63,17 +66,21 @@ def encode_further(
     read: Callable[[int], Features],
     batch_size: int,
 ) -> Iterator[list[tuple[EncodablePost, Features]]]:
-    """The same from features of an earlier boundary: `read` gives those of a post by its place."""
+    """Yield the same as `encode_posts`, from the features of an earlier boundary.
+
+    `read` returns the features of the post at an index, and `lengths` has the number of tokens of each post.
+    """
     for batch in in_order(lengths, batch_size):
         yield _encode(model, [posts[index] for index in batch], collate([read(index) for index in batch]))
 
 
 def _encode(model: ToneModel, posts: Sequence[EncodablePost], inputs: Features) -> list[tuple[EncodablePost, Features]]:
     model.eval()
-    found = model.encode({name: value.to(model.device) for name, value in inputs.items()})
+    encoded = model.encode({name: value.to(model.device) for name, value in inputs.items()})
     ragged = per_token_features(model.segments)
+    # The cache has no padding, because later batches pad the same posts to other lengths.
     padding_B = (inputs[LENGTH].max() - inputs[LENGTH]).tolist()
-    features = {name: value.cpu() for name, value in found.items()}
+    features = {name: value.cpu() for name, value in encoded.items()}
     return [
         (
             post,
@@ -86,8 +93,11 @@ def _encode(model: ToneModel, posts: Sequence[EncodablePost], inputs: Features) 
     ]
 
 
-class _Pictures(Dataset[Tensor | str]):
-    """Pictures as the model takes them, or, where one cannot be read, the words that say so."""
+class _Images(Dataset[Tensor | str]):
+    """Images as the model takes them, or the error's message for an image that cannot be read.
+
+    The message is returned because the loader would add the worker's traceback to a raised error.
+    """
 
     def __init__(self, model: ToneModel, images: Sequence[Source]) -> None:
         self.images = images
@@ -102,15 +112,16 @@ class _Pictures(Dataset[Tensor | str]):
 
 def _decoded(model: ToneModel, images: Sequence[Source], batches: list[list[int]]) -> Iterator[Tensor | str]:
     loader: DataLoader[Any] = DataLoader(
-        _Pictures(model, images),
+        _Images(model, images),
         batch_sampler=batches,
         num_workers=min(torch.get_num_threads(), MOST_WORKERS) if len(batches) >= FEWEST_BATCHES else 0,
         collate_fn=_stacked,
-        generator=torch.Generator(),  # else it draws from the process's own, and a cold cache would change a training
+        # Without it, the loader draws from the global generator, and a cold cache would change a training.
+        generator=torch.Generator(),
     )
     return iter(loader)
 
 
-def _stacked(pictures: Sequence[Tensor | str]) -> Tensor | str:
-    refused = [picture for picture in pictures if isinstance(picture, str)]
-    return refused[0] if refused else torch.stack([picture for picture in pictures if isinstance(picture, Tensor)])
+def _stacked(images: Sequence[Tensor | str]) -> Tensor | str:
+    errors = [image for image in images if isinstance(image, str)]
+    return errors[0] if errors else torch.stack([image for image in images if isinstance(image, Tensor)])

@@ -1,4 +1,4 @@
-"""What kind of failure ended a training, and giving back the memory that it held."""
+"""The kinds of failure that end a training, and the release of the memory that the training held."""
 
 import gc
 from dataclasses import dataclass
@@ -13,33 +13,31 @@ _GPU = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL error", "HIP error"
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a training failed.
+    """The reason of a training's failure, and its consequences for a study."""
 
-    Attributes:
-        cause: its kind; failures of one kind in a row mean that the next one would be another.
-        reason: one line.
-        unfit: whether the settings are to blame, so that a search should avoid their like.
-        fatal: whether the process can train no more.
-    """
-
+    # The kind of failure; several failures of one kind in a row predict that the next trial fails too.
     cause: str
+    # The error's message, in one line.
     reason: str
+    # Whether the settings caused the failure, so that the sampler should avoid similar settings.
     unfit: bool = False
+    # Whether this process can no longer train.
     fatal: bool = False
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an exception raised by a training says of it."""
-    said = str(error.args[0]) if error.args and isinstance(error, torch.AcceleratorError) else str(error)
-    reason = next((line.strip() for line in said.splitlines() if line.strip()), type(error).__name__)
+    """Return the failure that an exception of a training stands for."""
+    # `first_line` does not fit: a message may begin with an empty line, and that of a device's error is its argument.
+    message = str(error.args[0]) if error.args and isinstance(error, torch.AcceleratorError) else str(error)
+    reason = next((line.strip() for line in message.splitlines() if line.strip()), type(error).__name__)
     if isinstance(error, DivergenceError):
         return Failure("the loss is no number", reason, unfit=True)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _says(error, _NO_MEMORY):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _mentions(error, _NO_MEMORY):
         return Failure(
             "out of memory", f"out of memory: {reason}" if reason != "MemoryError" else "out of memory", True
         )
-    if isinstance(error, torch.AcceleratorError) or _says(error, _GPU):
-        # What comes after an error of the device fails as well: its context is gone.
+    if isinstance(error, torch.AcceleratorError) or _mentions(error, _GPU):
+        # The error destroys the process's context on the device: every later call fails too.
         return Failure("the GPU failed", reason, fatal=True)
     if isinstance(error, UserError):
         return Failure(reason, reason)
@@ -48,11 +46,12 @@ def failure_of(error: Exception) -> Failure:
 
 
 def release_memory() -> None:
-    """Return what a failed training held, to the allocator and to other processes on the GPU."""
+    """Free the memory that a failed training held, for the next training and for other processes on the GPU."""
+    # Objects of the failed training may refer to each other in cycles, which only the collector frees.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _says(error: Exception, words: tuple[str, ...]) -> bool:
+def _mentions(error: Exception, words: tuple[str, ...]) -> bool:
     return isinstance(error, RuntimeError) and any(word.lower() in str(error).lower() for word in words)

@@ -1,4 +1,4 @@
-"""Running a model over posts to see what it says of them."""
+"""Inference: logits, predictions and losses of posts, from cached features or from images and captions."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,26 +24,28 @@ def logits(
     data: LabelledFeatures,
     batch_size: int,
     on_batch: Callable[[], None] = noop,
-    parallel: DistributedContext = SINGLE_PROCESS,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> Tensor:
-    """logits_NK, float32 on the CPU, in the order of the posts; `on_batch` is called after every batch.
+    """Return logits_NK, float32 on the CPU, in the order of the posts.
 
-    Several processes run a share of the batches each, and all get the logits of all posts.
+    `on_batch` is called after every batch. With several processes, each one runs a share of the batches, and each one
+    gets the logits of all posts.
     """
     model.eval()
     result_NK = torch.zeros(len(data.posts), len(TONES))
     batches = in_order(data.features.lengths(), batch_size)
-    for indices, counts in shard_batches(batches, parallel.rank, parallel.num_processes):
-        found_BK = model(data.batch(indices, model.device)).float().cpu()
+    for indices, counts in shard_batches(batches, distributed.rank, distributed.num_processes):
+        logits_BK = model(data.batch(indices, model.device)).float().cpu()
+        # A process with too few batches repeats a post to stay in step; the sum below must not count that post twice.
         if counts:
-            result_NK[indices] = found_BK
+            result_NK[indices] = logits_BK
         on_batch()
-    return parallel.sum(result_NK)
+    return distributed.sum(result_NK)
 
 
 @torch.no_grad()
 def logits_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> Tensor:
-    """logits_BK, float32 on the CPU, of posts that are in no cache."""
+    """Return logits_BK, float32 on the CPU, of one batch of posts that are in no cache."""
     model.eval()
     inputs = collate(model.preprocess(images, captions))
     logits_BK: Tensor = model({name: value.to(model.device) for name, value in inputs.items()})
@@ -58,56 +60,59 @@ def logits_uncached(
     batch_size: int,
     advance: Callable[[int], None] = noop,
 ) -> Tensor:
-    """logits_NK, float32 on the CPU, of any number of posts that are in no cache, pictures decoded as for training.
+    """Return logits_NK, float32 on the CPU, of any number of posts that are in no cache.
+
+    Images are decoded as for training.
 
     Args:
-        model: with its readout on.
-        images: paths, or the content of files.
-        captions: one for each.
-        batch_size: posts at a time.
-        advance: called after every batch with the number of posts in it.
+        model: The model, with its readout attached.
+        images: Paths, or the content of files.
+        captions: One caption for each image.
+        batch_size: The number of posts in a batch.
+        advance: Called after every batch with the number of posts in it.
 
     Raises:
-        UserError: a picture cannot be read.
+        UserError: An image cannot be read.
     """
     model.eval()
     result_NK = torch.zeros(len(images), len(TONES))
     for indices, inputs in read_inputs(model, images, captions, batch_size):
-        found_BK = model({name: value.to(model.device) for name, value in inputs.items()})
-        result_NK[indices] = found_BK.float().cpu()
+        logits_BK = model({name: value.to(model.device) for name, value in inputs.items()})
+        result_NK[indices] = logits_BK.float().cpu()
         advance(len(indices))
     return result_NK
 
 
 @torch.no_grad()
 def alignments(model: ToneModel, data: LabelledFeatures, batch_size: int) -> list[float] | None:
-    """The cosine of each post's picture and bare caption in the space that the model has for both, in their order.
+    """Return the cosine similarity of each post's image and bare caption, in the order of the posts.
 
-    None where the model has no such space. It is the base's: no adapter may be on the model.
+    The similarity is that of the base, in its joint space of images and texts: the model must have no adapter.
+    The result is None if the model has no joint space.
     """
     assert not model.trainable_names(), "take the adapter off first"
     model.eval()
     cosine_N = torch.zeros(len(data.posts))
     for indices in in_order(data.features.lengths(), batch_size):
-        found_B = model.alignment(data.batch(indices, model.device))
-        if found_B is None:
+        cosine_B = model.alignment(data.batch(indices, model.device))
+        if cosine_B is None:
             return None
-        cosine_N[indices] = found_B.float().cpu()
+        cosine_N[indices] = cosine_B.float().cpu()
     return list(cosine_N.tolist())
 
 
 def predict(model: ToneModel, data: LabelledFeatures, batch_size: int) -> list[Prediction]:
-    """Run the model over posts, and return its predictions in their order."""
+    """Return the model's predictions in the order of the posts."""
     return predictions(data, logits(model, data, batch_size))
 
 
 def predictions(data: LabelledFeatures, logits_NK: Tensor) -> list[Prediction]:
-    """The tones with their probabilities."""
+    """Return the predicted tones, with the probabilities of all tones."""
     return predictions_of(data.posts, logits_NK)
 
 
 def predictions_of(posts: Sequence[Post], logits_NK: Tensor) -> list[Prediction]:
-    """The same of posts without their features; they need no label."""
+    """Return the same as `predictions` for posts without features; the posts need no label."""
     probabilities = logits_NK.softmax(dim=-1).tolist()
     return [
         Prediction(post.id, post.label, TONES[row.index(max(row))], *row)
@@ -116,10 +121,13 @@ def predictions_of(posts: Sequence[Post], logits_NK: Tensor) -> list[Prediction]
 
 
 def losses(data: LabelledFeatures, logits_NK: Tensor) -> Tensor:
-    """losses_N: cross-entropy in nats, without label smoothing, so that trials with different smoothing compare."""
+    """Return losses_N, the cross-entropy of each post in nats.
+
+    It has no label smoothing, so that trials with different smoothing are comparable.
+    """
     return cross_entropy(logits_NK, data.labels(range(len(data.posts))), reduction="none")
 
 
 def mean_loss(data: LabelledFeatures, logits_NK: Tensor) -> float:
-    """The mean of `losses`."""
+    """Return the mean of `losses`."""
     return float(losses(data, logits_NK).mean())

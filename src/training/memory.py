@@ -1,7 +1,7 @@
-"""Memory of a training: the micro-batch a GPU holds, freed memory on a CPU, gradient checkpointing.
+"""The memory of a training: the micro-batch that a GPU holds, freed memory on a CPU, gradient checkpointing.
 
-The batch of an optimiser step is the settings' own whatever comes out here; only the pieces in which it is computed
-differ, and with them the last digits of a gradient.
+The micro-batch does not change the batch of an optimiser step, which the settings give. It changes only the pieces in
+which the step is computed, and with them the last digits of a gradient.
 """
 
 import ctypes
@@ -19,7 +19,8 @@ from src.training.dataset import LabelledFeatures
 from src.training.distributed import SINGLE_PROCESS, DistributedContext
 from src.training.loss import Loss
 
-# Left free for what two small steps do not show: fragmentation, the optimiser's moments, other lengths.
+# This share stays free because two small steps do not show all needs: fragmentation, the optimiser's moments, other
+# lengths.
 FREE_SHARE = 0.1
 
 
@@ -28,38 +29,41 @@ def micro_batch(
     data: LabelledFeatures,
     settings: TrainingConfig,
     loss: Loss,
-    parallel: DistributedContext = SINGLE_PROCESS,
+    distributed: DistributedContext = SINGLE_PROCESS,
 ) -> int:
-    """How many posts of a step to compute at once: on a GPU as many as fit, elsewhere `settings.batch_size`.
+    """Return the number of posts of a step to compute at once.
 
-    Of several processes each computes a share of a step, and all take what fits in each.
+    On a GPU it is the largest number that fits, elsewhere `settings.batch_size`. With several processes, each one
+    computes a share of a step, and all use the smallest of their numbers.
 
     Raises:
-        UserError: not even one post fits.
+        UserError: Not even one post fits.
     """
-    effective = math.ceil(settings.batch_size * settings.gradient_accumulation_steps / parallel.num_processes)
+    effective = math.ceil(settings.batch_size * settings.gradient_accumulation_steps / distributed.num_processes)
     if model.device.type != "cuda" or effective == 1:
         return settings.batch_size
     free, _ = torch.cuda.mem_get_info(model.device)
     room = (free + torch.cuda.memory_reserved(model.device)) * (1 - FREE_SHARE)
+    # The measured steps draw dropout masks. They must not change the random numbers of the training.
     with torch.random.fork_rng(devices=[model.device]):
         fitting = largest_that_fits(effective, room, lambda posts: _peak(model, data, posts, loss))
-    return parallel.min(fitting)
+    return distributed.min(fitting)
 
 
 def largest_that_fits(effective: int, room: float, peak: Callable[[int], int]) -> int:
-    """The largest number that divides `effective` and whose peak of bytes is within `room`.
+    """Return the largest divisor of `effective` whose step needs at most `room` bytes.
 
-    A step's memory is a fixed part and a part for each post, so that two measured peaks, of one post and of two, tell
-    those of all other numbers.
+    `peak` measures the bytes of a step of some posts. A step needs a fixed number of bytes and a number for each post.
+    So two measured peaks, of one post and of two posts, give the peaks of all other numbers.
 
     Raises:
-        UserError: not even one post fits.
+        UserError: Not even one post fits.
     """
-    one, two = peak(1), peak(2)
-    each = max(0, two - one)
+    one = peak(1)
+    two = peak(2)
+    bytes_a_post = max(0, two - one)
     divisors = [posts for posts in range(1, effective + 1) if effective % posts == 0]
-    fitting = [posts for posts in divisors if one + (posts - 1) * each <= room]
+    fitting = [posts for posts in divisors if one + (posts - 1) * bytes_a_post <= room]
     if not fitting:
         raise UserError(
             f"a step of one post takes {one / 1e9:.1f} GB and {room / 1e9:.1f} GB are free: "
@@ -69,7 +73,7 @@ def largest_that_fits(effective: int, room: float, peak: Callable[[int], int]) -
 
 
 def _peak(model: ToneModel, data: LabelledFeatures, posts: int, loss: Loss) -> int:
-    """Bytes held at most while the longest posts go forward and back."""
+    """Return the peak of allocated bytes in a forward and backward pass over the longest posts."""
     lengths = data.features.lengths()
     longest = sorted(range(len(lengths)), key=lambda index: -lengths[index])[:posts]
     torch.cuda.reset_peak_memory_stats(model.device)
@@ -80,19 +84,19 @@ def _peak(model: ToneModel, data: LabelledFeatures, posts: int, loss: Loss) -> i
     return torch.cuda.max_memory_allocated(model.device)
 
 
-# Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
+# Options of `mallopt` in glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+# The largest C int, the type of `mallopt`'s values: no block is that large.
 _NEVER = 2**31 - 1
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Have a process that trains on the CPU keep what it frees, up to 2 GiB a block: the next step takes as much again.
+    """Let a process that trains on the CPU keep the memory that it frees, up to 2 GiB a block.
 
-    glibc gives large blocks back to the system at once, and the system hands them out again page by page, each filled
-    with zeros: a twentieth of a step's time (`docs/performance.md`). On other devices, and with another C library,
-    nothing is done.
+    The next step needs as much memory again. glibc returns large blocks to the system at once, and the system fills
+    each page with zeros when it hands it out again. That takes a twentieth of a step's time (`docs/performance.md`).
+    The function does nothing for other devices and other C libraries.
     """
     if device.type != "cpu" or sys.platform != "linux":
         return
@@ -103,13 +107,16 @@ def keep_freed_memory(device: torch.device) -> None:
 
 
 def set_checkpointing(backbone: Any, on: bool) -> None:
-    """Keep the activations of all layers or, if `on`, their inputs alone and run them again on the way back."""
-    # transformers 5.23 has renamed gradient_checkpointing to activation_checkpointing.
+    """Turn gradient checkpointing of a backbone on or off.
+
+    If it is on, the forward pass keeps only the inputs of each layer, and the backward pass computes the layer again.
+    """
+    # The methods are called activation_checkpointing_* from transformers 5.23 on, gradient_checkpointing_* before.
     kind = "activation" if hasattr(backbone, "activation_checkpointing_enable") else "gradient"
     if on:
         # The non-reentrant form reaches adapters inside a frozen base (transformers issue 42489).
         getattr(backbone, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-        # It needs no gradient at the embeddings, and transformers' hooks there would outlive the trial.
+        # This form needs no gradient at the embeddings, and transformers' hooks there would outlive the trial.
         backbone.disable_input_require_grads()
     else:
         getattr(backbone, f"{kind}_checkpointing_disable")()

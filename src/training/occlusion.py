@@ -1,9 +1,10 @@
-"""What a model's answer on a post rests on, by occlusion: parts are taken away, and the odds of a tone fall, or do not.
+"""Saliency maps by occlusion: parts of a post are removed, and the change of a tone's log-odds is their contribution.
 
-M. Zeiler, R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014 (section 4.2), by way of captum
-(N. Kokhlikyan et al., arXiv 2009.07896). It asks nothing of a model but its answers, so it is the same for all.
+Source: M. Zeiler and R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014 (section 4.2).
+captum implements it (N. Kokhlikyan et al., arXiv 2009.07896). The method uses only a model's logits, so that it is
+the same for all models.
 
-Letters of tensor shapes: B batch, G cells of a side of the grid, W words, S side of a picture in pixels, K tones.
+Letters of tensor shapes: B batch, G cells of a side of the grid, W words, S side of an image in pixels, K tones.
 """
 
 import re
@@ -25,73 +26,74 @@ from src.modeling.segments import LENGTH
 from src.training.batching import chunk, collate
 from src.training.callbacks import noop
 
-# A tweet has fewer. The words of a longer caption go in runs, so that it takes no longer.
+# A tweet has fewer words. A longer caption is occluded in groups of adjacent words, which bounds the time of a map.
 MOST_WORDS = 80
-# Maps of shuffled readouts. One alone may by chance look like the model's own, or like its opposite.
+# The number of shuffled readouts. The map of a single one may resemble the model's own map, or its opposite, by chance.
 SHUFFLES = 10
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A post as parts that are there or not: cells of a grid over its picture, and the words of its caption.
-
-    Attributes:
-        pixels_3SS: the picture as the model sees it, uint8.
-        caption: the whole caption.
-        words: the caption without what space it begins with, in pieces: words, each with the space behind it.
-        advance: called with the number of posts that went through the model.
-    """
+    """A post in parts that can be removed: the cells of a grid over its image, and the words of its caption."""
 
     model: ToneModel
+    # The image as the model gets it, uint8.
     pixels_3SS: Tensor
+    # The whole caption.
     caption: str
+    # The caption in pieces, as `split_words` returns them.
     words: list[str]
+    # Called with the number of posts that went through the model.
     advance: Callable[[int], None] = noop
 
     @classmethod
     def of(cls, model: ToneModel, image: Image, caption: str, advance: Callable[[int], None] = noop) -> "Parts":
-        """The parts of a post as the model reads it."""
+        """Return the parts of a post as the model gets it."""
         (pixels_3SS,) = model.image_resizer()([image])
         return cls(model, pixels_3SS, caption, split_words(caption), advance)
 
     @torch.no_grad()
     def log_odds(self, cells_BGG: Tensor, words_BW: Tensor) -> Tensor:
-        """log(p / (1 - p)) of each tone, float64[B, K], of the post without the parts that are 0."""
+        """Return log(p / (1 - p)) of each tone, float64[B, K], for the post without the parts that are 0."""
         kept_B1SS = interpolate(cells_BGG[:, None], size=self.pixels_3SS.shape[1:]) > 0
-        ids = self.model.token_ids([self._left(words_W) for words_W in words_BW.tolist()])
+        ids = self.model.token_ids([self._remaining_caption(words_W) for words_W in words_BW.tolist()])
         tokens = collate([{"tokens": torch.tensor(row), LENGTH: torch.tensor(len(row))} for row in ids])
         inputs = {"pixels": torch.where(kept_B1SS, self.pixels_3SS, self._mean_311()), **tokens}
         logits_BK: Tensor = self.model({name: value.to(self.model.device) for name, value in inputs.items()})
         logits_BK = logits_BK.double().cpu()
         self.advance(len(logits_BK))
+        # The log-odds are a logit minus the log-sum-exp of the others. 1 - p would round to 0 for a confident model.
         others_BK = [torch.cat([logits_BK[:, :k], logits_BK[:, k + 1 :]], 1).logsumexp(1) for k in range(len(TONES))]
         return logits_BK - torch.stack(others_BK, dim=1)
 
     def _mean_311(self) -> Tensor:
-        """What fills a cell that is gone.
+        """Return the colour of a removed cell: the image's mean colour.
 
-        An even grey would itself be a thing to see in a dark picture or a bright one; with its mean colour a picture
-        stays as dark and as warm as it is, so that a map shows what is in a place.
+        A fixed grey would be a visible object in a dark or a bright image. The mean colour keeps the image's brightness
+        and tint, so that a map shows the effect of a cell's content alone.
         """
         return self.pixels_3SS.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
 
-    def _left(self, words_W: Sequence[float]) -> str:
-        """The caption without the words that are 0."""
-        kept = [word for word, there in zip(self.words, words_W, strict=True) if there]
+    def _remaining_caption(self, words_W: Sequence[float]) -> str:
+        """Return the caption without the words that are 0."""
+        kept = [word for word, is_kept in zip(self.words, words_W, strict=True) if is_kept]
         return self.caption if len(kept) == len(self.words) else "".join(kept).strip()
 
 
 def split_words(caption: str) -> list[str]:
-    """What a caption is taken apart into: pieces between spaces, or runs of them where it has over `MOST_WORDS`."""
+    """Return the pieces of a caption: its words, each with the space behind it, without the leading space.
+
+    A caption of more than `MOST_WORDS` words is cut into groups of adjacent words.
+    """
     words = re.findall(r"\S+\s*", caption)
-    run = -(-len(words) // MOST_WORDS)
-    return ["".join(words[place] for place in places) for places in chunk(range(len(words)), run or 1)]
+    words_a_piece = -(-len(words) // MOST_WORDS)
+    return ["".join(words[index] for index in indices) for indices in chunk(range(len(words)), words_a_piece or 1)]
 
 
 def num_passes(caption: str, sanity: bool = False) -> int:
-    """How many posts go through a model for one map, and for its sanity check if asked."""
+    """Return the number of posts that go through a model for one map, with its sanity check if `sanity`."""
     words = len(split_words(caption))
-    # Whole and without either half; then, for each half, whole and without each of its parts.
+    # The post whole, without its image, and without its caption; then, for each of both, whole and without each part.
     passes = 3 + (1 + (GRID - WINDOW + 1) ** 2) + (1 + words if words else 0)
     return passes * (1 + SHUFFLES) if sanity else passes
 
@@ -105,32 +107,33 @@ def saliency_map(
     advance: Callable[[int], None] = noop,
     window: int = WINDOW,
 ) -> SaliencyMap:
-    """How much each part of a post speaks for a tone, as `METHOD` says.
+    """Return the contribution of each part of a post to a tone, as `METHOD` describes.
 
     Args:
-        model: with its adapter and readout on.
-        image: the post's picture.
-        caption: the post's caption; it may be empty.
-        batch_size: how many posts go through the model at once.
-        tone: one of `TONES`; empty: the likeliest.
-        advance: called with the number of posts that went through the model; `num_passes` says how many there are.
-        window: how many cells of the grid, down and across, are taken away together.
+        model: The model, with its adapter and readout attached.
+        image: The post's image.
+        caption: The post's caption, which may be empty.
+        batch_size: The number of posts that go through the model at once.
+        tone: One of `TONES`; if empty, the most probable tone.
+        advance: Called with the number of posts that went through the model; `num_passes` returns their sum.
+        window: The side of the square of cells that are removed together.
     """
     model.eval()
     parts = Parts.of(model, image, caption, advance)
-    cells_GG, words_W = torch.ones(GRID, GRID), torch.ones(len(parts.words))
+    cells_GG = torch.ones(GRID, GRID)
+    words_W = torch.ones(len(parts.words))
     odds_3K = parts.log_odds(
         torch.stack([cells_GG, 0 * cells_GG, cells_GG]), torch.stack([words_W, words_W, 0 * words_W])
     )
     k = TONES.index(tone) if tone else int(odds_3K[0].argmax())
-    whole, no_picture, no_caption = odds_3K[:, k].tolist()
+    whole, without_image, without_caption = odds_3K[:, k].tolist()
     return SaliencyMap(
         tone=TONES[k],
         probabilities=dict(zip(TONES, odds_3K[0].sigmoid().tolist(), strict=True)),
         words=_occluded_words(parts, k, batch_size),
         cells_GG=_occluded_cells(parts, k, batch_size, window),
-        image=whole - no_picture,
-        caption=whole - no_caption,
+        image=whole - without_image,
+        caption=whole - without_caption,
         pixels_SS3=parts.pixels_3SS.permute(1, 2, 0).tolist(),
         num_passes=num_passes(caption),
     )
@@ -142,14 +145,14 @@ def _occluded_cells(parts: Parts, k: int, batch_size: int, window: int) -> list[
     def log_odds(cells_BGG: Tensor) -> Tensor:
         return parts.log_odds(cells_BGG, words_1W.expand(len(cells_BGG), -1))[:, k]
 
-    found_1GG: Tensor = Occlusion(log_odds).attribute(
+    contributions_1GG: Tensor = Occlusion(log_odds).attribute(
         torch.ones(1, GRID, GRID),
         sliding_window_shapes=(window, window),
         strides=1,
         baselines=0,
         perturbations_per_eval=batch_size,
     )
-    return found_1GG[0].tolist()
+    return contributions_1GG[0].tolist()
 
 
 def _occluded_words(parts: Parts, k: int, batch_size: int) -> list[Word]:
@@ -160,36 +163,41 @@ def _occluded_words(parts: Parts, k: int, batch_size: int) -> list[Word]:
     def log_odds(words_BW: Tensor) -> Tensor:
         return parts.log_odds(cells_1GG.expand(len(words_BW), -1, -1), words_BW)[:, k]
 
-    found_1W: Tensor = FeatureAblation(log_odds).attribute(
+    contributions_1W: Tensor = FeatureAblation(log_odds).attribute(
         torch.ones(1, len(parts.words)), baselines=0, perturbations_per_eval=batch_size
     )
-    return [Word(text.strip(), value) for text, value in zip(parts.words, found_1W[0].tolist(), strict=True)]
+    contributions_W = contributions_1W[0].tolist()
+    return [Word(text.strip(), value) for text, value in zip(parts.words, contributions_W, strict=True)]
 
 
 def sanity_check(own: SaliencyMap, shuffled_map: Callable[[], SaliencyMap], readout: nn.Module) -> SanityCheck:
-    """How much a map is like those of the same model with its readout's weights shuffled.
+    """Return the rank correlations of a map with the maps of the same model whose readout's weights are shuffled.
 
-    J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (section 3.1: the first step of the cascade). The
-    readout is a trained classifier, or, with readout `verbalizer`, the rows of the vocabulary's head that belong to the
-    tones' words: these are not trained here, but are as much of the model as any weights.
+    Source: J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (section 3.1: the first step of the
+    cascade). A head is a trained classifier. A verbalizer is the rows of the language model's head that belong to the
+    tones' words: they are not trained here, but are weights of the model like any others.
 
     Args:
-        own: the map of the model as it is.
-        shuffled_map: makes the map of the same post and tone again.
-        readout: the model's; it is what it was when this returns.
+        own: The map of the model with its own readout.
+        shuffled_map: Returns a new map of the same post and tone.
+        readout: The model's readout, whose weights are restored at the end.
     """
-    found = []
+    correlations = []
     for seed in range(SHUFFLES):
         with shuffled(readout, seed):
             other = shuffled_map()
+        # A constant map has no rank correlation.
         if len(set(own.contributions())) > 1 and len(set(other.contributions())) > 1:
-            found.append(float(spearmanr(own.contributions(), other.contributions()).statistic))
-    return SanityCheck(found)
+            correlations.append(float(spearmanr(own.contributions(), other.contributions()).statistic))
+    return SanityCheck(correlations)
 
 
 @contextmanager
 def shuffled(module: nn.Module, seed: int) -> Iterator[None]:
-    """Each tensor's values in another order for as long as the context lasts: it says nothing, on the same scale."""
+    """Shuffle the values of each tensor of a module while the context lasts.
+
+    The weights lose what they have learned, and keep their scale.
+    """
     generator = torch.Generator().manual_seed(seed)
     weights = [*module.parameters(), *module.buffers()]
     originals = [weight.data for weight in weights]

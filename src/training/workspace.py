@@ -1,4 +1,4 @@
-"""What the stages that run a model need at hand: its base in memory, the posts by part, and their cached features."""
+"""The workspace of a stage that runs a model: its base in memory, the posts by part, and their cached features."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,14 +46,18 @@ class Workspace:
     def training(
         self, settings: TrainingConfig, batch_size: int = 32, advance: Callable[[int], None] = noop
     ) -> LabelledFeatures:
-        """Return the train part like `data`, with the augmented views that the settings ask for."""
-        data, rows = self.data("train", batch_size, advance), views_of(self.parts["train"], settings)
+        """Return the train part as `data` does, with the augmented views that the settings ask for."""
+        data = self.data("train", batch_size, advance)
+        views = views_of(self.parts["train"], settings)
         store = self.store()
-        store.ensure(self.model, [each for row in rows for each in row], batch_size, advance)
-        return replace(data, views=tuple(store.table(row) for row in rows))
+        store.ensure(self.model, [post for view in views for post in view], batch_size, advance)
+        return replace(data, views=tuple(store.table(view) for view in views))
 
     def store(self) -> FeatureStore:
-        """Return the store of the segments that are frozen now. It is opened, and hence checked, once."""
+        """Return the store of the segments that are frozen now.
+
+        Each store is opened once, so that its shards are verified once even if trials alternate between boundaries.
+        """
         boundary = Boundary.of(self.model)
         if boundary not in self._stores:
             self._stores[boundary] = FeatureStore.of(self.cache, self.model)
@@ -61,25 +65,25 @@ class Workspace:
 
 
 def views_of(posts: Sequence[Post], settings: TrainingConfig) -> list[list[AugmentedPost]]:
-    """The altered views of posts that the settings ask for: a list of all posts' for each number."""
+    """Return the augmented views that the settings ask for: for each view, a list with all posts."""
     numbers = range(1, settings.num_augmented_views + 1) if settings.augment else ()
     return [[augmented(post, settings.augment, number) for post in posts] for number in numbers]
 
 
 def open_workspace(name: str) -> Workspace:
-    """The workspace of one model, from what `prepare`, `split` and `encode` wrote.
+    """Return the workspace of one model, from the outputs of `prepare`, `split` and `encode`.
 
     Raises:
-        UserError: one of them has not run.
+        UserError: One of these stages has not run.
     """
     return Workspace(load_model(name, checkpoint_of(name)), posts_by_part())
 
 
 def checkpoint_of(name: str) -> PretrainedWeights:
-    """Which weights `encode` found for a model.
+    """Return the pretrained weights that `encode` recorded for a model.
 
     Raises:
-        UserError: it has not run.
+        UserError: `encode` has not run.
     """
     return PretrainedWeights.read(checkpoint_file(name))
 
@@ -99,10 +103,14 @@ def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
 
 
 def load_model(name: str, checkpoint: PretrainedWeights, device: str | None = None) -> ToneModel:
-    """A model on a device, or the best there is: bfloat16 on a GPU, float32 on a CPU, where bfloat16 is slow."""
-    where = torch.device(device) if device else loading_device()
-    dtype = torch.bfloat16 if (where if device else own_device()).type == "cuda" else torch.float32
-    return model_class(name).load(checkpoint, where, dtype)
+    """Return a model with its weights on `device`, or on the best device if there is no `device`.
+
+    The precision is bfloat16 on a GPU, and float32 on a CPU, where bfloat16 is slow.
+    """
+    target = torch.device(device) if device else loading_device()
+    # The loading device may differ from the one that computes, which decides the precision.
+    dtype = torch.bfloat16 if (target if device else own_device()).type == "cuda" else torch.float32
+    return model_class(name).load(checkpoint, target, dtype)
 
 
 def posts_by_part() -> dict[str, list[Post]]:
