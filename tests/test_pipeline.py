@@ -41,9 +41,9 @@ def code_of(stage: str, name: str) -> set[str]:
 
 
 def dependency_of(name: str) -> str:
-    """The entry for a file in dvc.yaml: its folder, but for commands and models, which are listed one by one."""
+    """The entry for a file in dvc.yaml: its folder, but for commands, stages and models, which are listed one by one."""
     folder = name.rpartition("/")[0]
-    return name if folder in {"src", "src/models"} else folder
+    return name if folder in {"src", "src/models", "src/pipeline"} else folder
 
 
 def needed(stage: str) -> set[str]:
