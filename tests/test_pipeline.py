@@ -41,7 +41,7 @@ def code_of(stage: str, name: str) -> set[str]:
 
 
 def dependency_of(name: str) -> str:
-    """The entry for a file in dvc.yaml: its folder, but for commands, stages and models, which are listed one by one."""
+    """The entry for a file in dvc.yaml: commands, stages and models one by one, other code by its folder."""
     folder = name.rpartition("/")[0]
     return name if folder in {"src", "src/models", "src/pipeline"} else folder
 

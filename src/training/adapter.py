@@ -297,7 +297,7 @@ def _low_layers(model: ToneModel, adapter_layers: str) -> list[Segment]:
     kept = {name: depth // 2 if last == "half" else int(last) for name, depth in depths.items()}
     for name, depth in depths.items():
         if not 0 < kept[name] <= depth:
-            raise UsageError(f"adapt_layers {adapter_layers}: {name} of {model.spec.name} has {depth} layers")
+            raise UsageError(f"adapter_layers {adapter_layers}: {name} of {model.spec.name} has {depth} layers")
     return [
         segment
         for segment in model.segments

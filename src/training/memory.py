@@ -67,7 +67,7 @@ def largest_that_fits(effective: int, room: float, peak: Callable[[int], int]) -
     if not fitting:
         raise UserError(
             f"a step of one post takes {one / 1e9:.1f} GB and {room / 1e9:.1f} GB are free: "
-            "set checkpointing, a lower rank or adapt_layers"
+            "set checkpointing, a lower rank or adapter_layers"
         )
     return fitting[-1]
 

@@ -152,7 +152,7 @@ def test_an_adapter_on_some_layers_comes_back(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"adapter_layers": "last-4"}, "adapt_layers last-4: language of llava has 3 layers"),
+        ({"adapter_layers": "last-4"}, "adapter_layers last-4: language of llava has 3 layers"),
         ({"adapter_segments": "vision"}, "llava has nothing to adapt in vision"),
         ({"adapter_segments": "towers"}, "unknown part of the model 'towers'; known: connector, language, vision"),
     ],
@@ -170,7 +170,7 @@ def test_what_cannot_be_adapted_is_refused_in_one_line_and_leaves_nothing(
 
 @pytest.mark.parametrize("adapter_layers", ["none", "last-0", "last--1", "last-", "first-2", "last-2 "])
 def test_a_senseless_choice_of_layers_is_refused(adapter_layers: str) -> None:
-    with pytest.raises(ValueError, match="adapt_layers must be all, last-half or last-K"):
+    with pytest.raises(ValueError, match="adapter_layers must be all, last-half or last-K"):
         replace(LORA, adapter_layers=adapter_layers)
 
 
