@@ -43,7 +43,7 @@ def code_of(stage: str, name: str) -> set[str]:
 def dependency_of(name: str) -> str:
     """The entry for a file in dvc.yaml: commands, stages and models one by one, other code by its folder."""
     folder = name.rpartition("/")[0]
-    return name if folder in {"src", "src/models", "src/pipeline"} else folder
+    return name if not name.endswith("/") and folder in {"src", "src/models", "src/pipeline"} else folder
 
 
 def needed(stage: str) -> set[str]:
@@ -52,7 +52,7 @@ def needed(stage: str) -> set[str]:
     if "src/training/workspace.py" in names:
         for model in MODELS:
             names |= code_of(stage, f"src/models/{model}.py") - {f"src/models/{model}.py"}
-        names.add(f"src/models/{ITEM}.py")
+        names.add(f"src/models/{ITEM}.py" if "matrix" in STAGES[stage] else "src/models/")
     return {dependency_of(name) for name in names}
 
 
