@@ -192,7 +192,9 @@ def test_posts_without_duplicates_give_no_estimate(workplace: Path) -> None:
     assert estimated_twins() == {"agreement": nothing, "standard": nothing}
 
 
-def test_one_group_leaves_confident_learning_out(workplace: Path) -> None:
+def test_one_group_leaves_confident_learning_out(folder: Path, workplace: Path) -> None:
+    for name in ("data", "outputs/encode", "outputs/cache"):  # which `probe` reads
+        (workplace / name).symlink_to(folder / name)
     write_groups(GROUPS, dict.fromkeys(read_groups(GROUPS), "1"))
     said = [run("baseline").output, run("probe", "--model", MODEL).output, run("noise").output]
     noise = read_json(NOISE / "noise.json")
