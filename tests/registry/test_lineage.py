@@ -98,7 +98,7 @@ def change_checkpoint(own: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (change_code, "git commit, 1 files have changed since, such as src/training/loss.py: git checkout"),
+        (change_code, "git commit, 1 files have changed since, such as src/training/loss.py"),
         (add_code, "git commit, 1 files have changed since, such as src/models/fifth.py"),
         (other_history, "git commit, this repository does not know the commit"),
         (
