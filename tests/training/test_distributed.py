@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from src.core.errors import UsageError
 from src.core.files import read_json, write_json
-from src.core.outputs import adapter_digest
+from src.core.outputs import BestTrial, adapter_digest
 from src.core.paths import CACHE, PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file, checkpoint_folder, stage_folder
 from src.core.records import ADAPTER_DIGEST, Post, read_predictions, write_posts, write_split
 from src.modeling.base import ToneModel
@@ -262,8 +262,7 @@ def workplace(
     shutil.copytree(model.checkpoint.source, folder / checkpoint_folder(MODEL))
     checkpoint = {**asdict(model.checkpoint), "source": str(checkpoint_folder(MODEL))}
     write_json(folder / checkpoint_file(MODEL), checkpoint)
-    best = {"study": "a study", "best_trial": 0, "params": CHOSEN}
-    write_json(folder / stage_folder("tune", MODEL) / "best.json", best)
+    BestTrial("a study", 1, 0, 0, 0.9, dict(CHOSEN)).write(folder / stage_folder("tune", MODEL) / "best.json")
     return folder
 
 
