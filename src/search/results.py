@@ -57,17 +57,18 @@ class SearchResult:
                 lines.append(f"On the front: trial {trial.number}, macro-F1 {trial.value:.4f}, {size}")
         lines.append(f"Look: `make ui`, experiment mvsa-{self.model}. Table: {folder / TRIALS_FILE}")
         command = self._dvc_command(usual, storage)
-        if command != "dvc exp run":
+        if command:
             lines.append(f"To train and register it: `{command}` (no trial is run again)")
         return lines
 
     def _dvc_command(self, usual: TuneParams, storage: str | None) -> str:
+        """Return the command that trains the best trial, or nothing if `dvc repro` would."""
         searched = {"trials": self.total, "sampler": self.plan.sampler, "pruner": self.plan.pruner}
-        words = ["dvc exp run"]
-        words += [f"-S tune.{name}={value}" for name, value in searched.items() if value != getattr(usual, name)]
-        if storage:
-            words.insert(0, f"MVSA_STORAGE={shlex.quote(without_password(storage, storage))}")
-        return " ".join(words)
+        settings = [f"-S tune.{name}={value}" for name, value in searched.items() if value != getattr(usual, name)]
+        variable = [f"MVSA_STORAGE={shlex.quote(without_password(storage, storage))}"] if storage else []
+        if not variable and not settings:
+            return ""
+        return " ".join([*variable, "dvc", "exp", "run", *settings])
 
 
 def conclude(model: str, study: Study, sync: MlflowSync, parent: Run, total: int) -> SearchResult:
