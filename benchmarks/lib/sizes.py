@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from src.core.errors import UserError
-from src.core.files import folder_digest
 from src.core.outputs import PretrainedWeights
 from src.modeling import tiny
 from src.modeling.base import ToneModel
@@ -163,7 +162,7 @@ def _medium(name: str, size: str, source: Path, folder: Path) -> PretrainedWeigh
     config = kind_of_config.from_dict(_merged(small, changes))
     side = config.vision_config.image_size
     tiny.save(folder, lambda: _built(name, config), tokenizer, _with_side(image_processor, side))
-    return PretrainedWeights(str(folder), folder_digest(folder), "tiny")
+    return PretrainedWeights.of_folder(folder, "tiny")
 
 
 def _full(name: str, tokenizer: Any) -> Any:

@@ -3,12 +3,12 @@
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from src.core.config_parser import build, load_yaml, require
-from src.core.errors import UsageError, UserError
+from src.core.errors import UsageError, UserError, unknown
 from src.core.paper import ALL, Recipe, recipes_of
 from src.core.paths import PARAMS
 from src.core.training_config import Setting, TrainingConfig
@@ -19,6 +19,28 @@ Objective = Literal["macro_f1", "parameters"]
 Scale = Literal["tiny", "full"]
 # NumPy's generators take no more than 2**32 - 1, and the seeds of trials are counted on from this one.
 MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointParams:
+    """Section `checkpoints.<model>`: pretrained weights in place of the published ones. An empty section has none."""
+
+    # An id of the Hub, and a commit, tag or branch of it.
+    hub: str | None = None
+    revision: str | None = None
+    # A local folder in the layout of the Hub.
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        require("" not in (self.hub, self.revision, self.folder), "hub, revision and folder must not be empty")
+        require(self.hub is None or self.folder is None, "give either hub or folder")
+        require(self.hub is None or self.revision is not None, "hub needs a revision: a commit, tag or branch of it")
+        require(self.revision is None or self.hub is not None, "revision belongs to hub: name the id")
+
+    @property
+    def source(self) -> str | None:
+        """Return the id or the folder, or None for an empty section."""
+        return self.hub or self.folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +236,7 @@ class SaliencyParams:
 class Params:
     """The whole of params.yaml."""
 
-    # tiny builds small random weights locally; full takes the pretrained ones of the Hub.
+    # tiny builds small random weights locally; full takes pretrained ones.
     scale: Scale
     seed: int
     # Names in the catalog (src/models/catalog.py).
@@ -229,8 +251,14 @@ class Params:
     evaluate: EvaluateParams
     saliency: SaliencyParams
     reproduce: ReproduceParams = ReproduceParams()
+    # By model; a model without an entry has the published checkpoint of its file in src/models/.
+    checkpoints: dict[str, CheckpointParams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for model in self.checkpoints:
+            known = {*self.models, *self.training} - {"common"}
+            if model not in known:
+                raise ValueError(f"checkpoints: {unknown('model', model, known)}")
         require(0 <= self.seed <= MAX_SEED, f"seed must lie from 0 to {MAX_SEED}")
         for model in self.models:
             self.training_config(model)
@@ -258,6 +286,11 @@ class Params:
             raise UsageError(f"training of {model}: curriculum agreement tells no posts apart under protocol agreement")
         return settings
 
+    def checkpoint(self, model: str) -> CheckpointParams | None:
+        """Return the checkpoint that takes the place of a model's published one, or None if there is none."""
+        given = self.checkpoints.get(model)
+        return given if given and given.source else None
+
     def recipes(self) -> tuple[Recipe, ...]:
         """Return the experiments of the paper that `dvc repro` runs."""
         return recipes_of(self.reproduce.recipes, self.models)
@@ -277,7 +310,7 @@ def notice_of(scale: str) -> str:
     """Return the sentence on the weights that stands beside every score at a scale."""
     if scale == "tiny":
         return "Weights are random (scale: tiny): scores show that the machine works, and nothing else."
-    return "Weights are the pretrained ones of the Hub (scale: full)."
+    return "Weights are pretrained (scale: full)."
 
 
 def load_params(path: Path = PARAMS) -> Params:

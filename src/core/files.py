@@ -14,6 +14,8 @@ from typing import Any
 from src.core.errors import UsageError, UserError
 from src.core.training_config import TrainingConfig
 
+# Bytes of a file that are read at a time.
+_BLOCK = 1 << 20
 # Decimals of a measured number in a file. Later ones depend on the order in which a machine adds.
 DECIMALS = 6
 
@@ -156,10 +158,20 @@ def _read(path: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """Return 12 hexadecimal digits of the SHA-256 over the names and contents of a folder's files."""
+    """Return 12 hexadecimal digits of the SHA-256 over the names and contents of a folder's files.
+
+    Hidden files and folders are left out: tools keep times and locks there, such as the Hub's in `.cache`.
+    """
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        digest.update(name.as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            # Weights may be larger than the memory.
+            while block := file.read(_BLOCK):
+                digest.update(block)
     return digest.hexdigest()[:12]
 
 

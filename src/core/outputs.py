@@ -85,10 +85,17 @@ class PretrainedWeights(StageOutput):
     revision: str
     # The scale in params.yaml that the weights belong to: full or tiny.
     scale: str
+    # Whether the source is a folder.
+    is_local: bool = False
+
+    @classmethod
+    def of_folder(cls, folder: Path, scale: str) -> Self:
+        """Return the weights in a folder, as it is now."""
+        return cls(str(folder), folder_digest(folder), scale, is_local=True)
 
     @property
-    def is_local(self) -> bool:
-        """Return whether the weights are tiny random ones in a local folder."""
+    def is_random(self) -> bool:
+        """Return whether the weights are tiny random ones."""
         return self.scale == "tiny"
 
 

@@ -125,7 +125,7 @@ def run_recipes(params: Params, recipes: Sequence[Recipe]) -> list[ExperimentRes
 def _run_model(
     params: Params, model: str, recipes: Sequence[Recipe], parts: dict[str, list[Post]], bar: Progress
 ) -> Iterator[ExperimentResult]:
-    checkpoint = _checkpoint(params.scale, model, parts["train"])
+    checkpoint = _checkpoint(params, model, parts["train"])
     facts = facts_of(model, checkpoint)
     experiments = [PlannedExperiment.of(params, recipe, facts) for recipe in recipes]
     # The base is loaded only if a recipe has no stored result.
@@ -147,13 +147,14 @@ def _run_model(
         bar.advance()
 
 
-def _checkpoint(scale: str, model: str, train: Sequence[Post]) -> PretrainedWeights:
+def _checkpoint(params: Params, model: str, train: Sequence[Post]) -> PretrainedWeights:
     """Return the checkpoint of `encode` if it has this scale. Resolve one as `encode` does otherwise."""
     if checkpoint_file(model).is_file():
         encoded = checkpoint_of(model)
-        if encoded.scale == scale:
+        if encoded.scale == params.scale:
             return encoded
-    return resolve_checkpoint(model, scale, CHECKPOINTS / model, [post.caption for post in train])
+    captions = [post.caption for post in train]
+    return resolve_checkpoint(model, params.scale, CHECKPOINTS / model, captions, params.checkpoint(model))
 
 
 def _run(params: Params, experiment: PlannedExperiment, workspace: Workspace | None) -> ExperimentResult:

@@ -12,7 +12,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from src.core.errors import UserError, first_line
+from src.core.files import folder_digest
 from src.core.outputs import PretrainedWeights
 from src.modeling.segments import POOLED, Segment, cached_names, frozen_segments, join_layers, pending_segments
 from src.modeling.transformers_usage import TransformersUsage
@@ -100,6 +101,9 @@ class ToneModel(nn.Module, ABC):
     """A vision-language model that scores the three tones of a post."""
 
     spec: ClassVar[Spec]
+    # The architectures that a part of a checkpoint may have: values of `model_type` by the part's key in config.json.
+    # All other parts have one architecture, which is also transformers' default for these.
+    part_types: ClassVar[Mapping[str, Sequence[str]]] = {}
     # The steps of the forward pass, in order.
     segments: tuple[Segment, ...]
     # The pretrained model of transformers. Only a training makes weights of it trainable.
@@ -126,14 +130,15 @@ class ToneModel(nn.Module, ABC):
         """Load weights, tokenizer and image processor, from the Hub or from a local folder.
 
         Raises:
-            UserError: the checkpoint does not exist, or its weights do not fit the architecture.
+            UserError: the checkpoint does not exist, a folder has changed since it was resolved, or the weights do not
+                fit the architecture.
         """
-        if checkpoint.is_local and not Path(checkpoint.source).is_dir():
-            # transformers would take the folder's name for a Hub id and request it from the Hub.
-            raise UserError(f"{checkpoint.source} cannot be loaded: there is no such folder")
+        if checkpoint.is_local:
+            _require_unchanged(checkpoint)
         revision = {} if checkpoint.is_local else {"revision": checkpoint.revision}
         hide_progress_bars_in_logs()
         try:
+            processors = cls.load_processors(checkpoint.source, **revision)
             backbone, info = cls.architecture().from_pretrained(
                 checkpoint.source,
                 dtype=dtype,
@@ -142,12 +147,13 @@ class ToneModel(nn.Module, ABC):
                 ignore_mismatched_sizes=True,  # reported like missing keys, and refused below
                 **revision,
             )
-            processors = cls.load_processors(checkpoint.source, **revision)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{checkpoint.source} cannot be loaded: {first_line(error)}") from error
         _require_complete(checkpoint, info)
-        commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
-        return cls(backbone, *processors, PretrainedWeights(checkpoint.source, commit, checkpoint.scale)).to(device)
+        if not checkpoint.is_local:
+            commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
+            checkpoint = replace(checkpoint, revision=commit)
+        return cls(backbone, *processors, checkpoint).to(device)
 
     @classmethod
     @abstractmethod
@@ -293,6 +299,24 @@ def hide_progress_bars_in_logs() -> None:
     """Turn off transformers' progress bars unless stderr is a terminal: in a log each bar takes hundreds of lines."""
     if not sys.stderr.isatty():
         disable_progress_bar()
+
+
+def _require_unchanged(checkpoint: PretrainedWeights) -> None:
+    """Raise UserError unless a local checkpoint's files are those that were resolved.
+
+    All bytes are read, because sizes and times do not identify a file. Loading reads the same bytes, so this about
+    doubles its time, and nothing later could tell which weights a score belongs to.
+    """
+    folder = Path(checkpoint.source)
+    if not folder.is_dir():
+        # transformers would take the folder's name for a Hub id and request it from the Hub.
+        raise UserError(f"{folder} cannot be loaded: there is no such folder")
+    digest = folder_digest(folder)
+    if digest != checkpoint.revision:
+        raise UserError(
+            f"{folder} has changed: its files have the digest {digest}, and {checkpoint.revision} is recorded. Restore "
+            "them, or run stage `encode` again"
+        )
 
 
 def _require_complete(checkpoint: PretrainedWeights, loading_info: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ Such a model is a CLIP vision tower, a two-layer connector and a Llama language 
 H. Liu et al., Improved Baselines with Visual Instruction Tuning (LLaVA-1.5), CVPR 2024.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +33,10 @@ ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\."
 class LlavaFormat(LanguageToneModel):
     """A model in LLaVA's format. A model file adds its `spec` and the shapes of its language model, full and tiny."""
 
+    part_types: ClassVar[Mapping[str, Sequence[str]]] = {
+        "text_config": ("llama",),
+        "vision_config": ("clip_vision_model",),
+    }
     # Arguments of LlamaConfig: at the published size, and for the tiny checkpoint.
     published_language: ClassVar[dict[str, Any]]
     tiny_language: ClassVar[dict[str, Any]]

@@ -5,7 +5,7 @@ ICML 2023.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +44,9 @@ class Model(LanguageToneModel):
         ),
         tokens=TokenCounts(prefix=0, prompt=27, caption=51),
     )
+
+    # BLIP-2 also exists with Flan-T5.
+    part_types: ClassVar[Mapping[str, Sequence[str]]] = {"text_config": ("opt",)}
 
     @classmethod
     def architecture(cls) -> Any:

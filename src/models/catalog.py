@@ -5,9 +5,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.core.errors import unknown
-from src.core.files import folder_digest
+from src.core.config import CheckpointParams
+from src.core.errors import UsageError, unknown
 from src.core.outputs import PretrainedWeights
+from src.core.paths import PARAMS
 
 if TYPE_CHECKING:
     from src.modeling.base import ToneModel
@@ -32,17 +33,32 @@ def model_class(name: str) -> "type[ToneModel]":
     return model_type
 
 
-def resolve_checkpoint(name: str, scale: str, folder: Path, captions: Sequence[str]) -> PretrainedWeights:
-    """Return the checkpoint of a model: the pinned one of the Hub, or a tiny one that is written to `folder`.
+def resolve_checkpoint(
+    name: str, scale: str, folder: Path, captions: Sequence[str], given: CheckpointParams | None = None
+) -> PretrainedWeights:
+    """Return the checkpoint of a model: the published or the given one, or a tiny one that is written to `folder`.
 
     Args:
         name: the model's name in the catalog.
         scale: `full` or `tiny`, as in params.yaml.
         folder: the folder for a tiny checkpoint; an existing one is replaced.
         captions: the texts that the tokenizer of a tiny checkpoint is trained on.
+        given: the checkpoint that params.yaml gives in place of the published one; None for the published one.
+
+    Raises:
+        UsageError: a checkpoint is given, and the scale is tiny.
+        UserError: the given checkpoint is missing, or is not of the model's architecture.
     """
     model_type = model_class(name)
-    if scale == "full":
-        return PretrainedWeights(model_type.spec.checkpoint, model_type.spec.revision, scale)
-    model_type.make_tiny(folder, captions)
-    return PretrainedWeights(str(folder), folder_digest(folder), scale)
+    if scale == "tiny":
+        if given:
+            raise UsageError(
+                f"checkpoints.{name} in {PARAMS} needs scale: full, and the scale is tiny: change one of the two"
+            )
+        model_type.make_tiny(folder, captions)
+        return PretrainedWeights.of_folder(folder, scale)
+    if given:
+        from src.modeling.checkpoints import resolve_given
+
+        return resolve_given(model_type, given)
+    return PretrainedWeights(model_type.spec.checkpoint, model_type.spec.revision, scale)

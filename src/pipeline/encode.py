@@ -45,7 +45,7 @@ def encode_model(params: Params, model: str) -> EncodeResult:
     """
     parts = posts_by_part()
     captions = [post.caption for post in parts["train"]]
-    checkpoint = resolve_checkpoint(model, params.scale, checkpoint_folder(model), captions)
+    checkpoint = resolve_checkpoint(model, params.scale, checkpoint_folder(model), captions, params.checkpoint(model))
     workspace = Workspace(load_model(model, checkpoint), parts)
     posts = [post for part in parts.values() for post in part]
     settings = params.training_config(model)

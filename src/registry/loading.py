@@ -10,7 +10,6 @@ from PIL.Image import Image
 from torch import Tensor
 
 from src.core.errors import UserError
-from src.core.files import folder_digest
 from src.core.labels import TONES
 from src.core.outputs import PretrainedWeights
 from src.data.images import UnreadableImage, open_image
@@ -85,7 +84,10 @@ def load_adapter(
     """
     model = load_model(name, checkpoint, device)
     if model.checkpoint.revision != checkpoint.revision:
-        raise _revision_error(checkpoint, model.checkpoint.revision)
+        raise UserError(
+            f"the base {checkpoint.source} is at {model.checkpoint.revision}, and the adapter was trained on "
+            f"{checkpoint.revision}"
+        )
     adapter = adapter_module.load(model, folder)
     untrained = _untrained_weights(adapter)
     if untrained:
@@ -120,19 +122,9 @@ def dtype_of(model: ToneModel) -> str:
 
 def _base(contract: Contract, artifacts: Mapping[str, str]) -> PretrainedWeights:
     """Return the version's base: in the Hub, or in the version's own folder, whose digest is the revision."""
-    checkpoint = contract.checkpoint
     if "base" not in artifacts:
-        return checkpoint
-    digest = folder_digest(Path(artifacts["base"]))
-    if digest != checkpoint.revision:
-        raise _revision_error(checkpoint, digest)
-    return replace(checkpoint, source=artifacts["base"])
-
-
-def _revision_error(checkpoint: PretrainedWeights, revision: str) -> UserError:
-    return UserError(
-        f"the base {checkpoint.source} is at {revision}, and the adapter was trained on {checkpoint.revision}"
-    )
+        return contract.checkpoint
+    return replace(contract.checkpoint, source=artifacts["base"], is_local=True)
 
 
 def _untrained_weights(adapter: adapter_module.Adapter) -> list[str]:

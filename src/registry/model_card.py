@@ -162,7 +162,7 @@ def model_card(
         checkpoint=contract.checkpoint,
         snippet=snippet,
         merged=merged,
-        is_random=contract.checkpoint.is_local,
+        is_random=contract.checkpoint.is_random,
         adapter=_adapter(contract),
         readout=_readout(contract),
         dtype=dtype,
@@ -183,7 +183,7 @@ def model_card(
 
 def _front_matter(name: str, contract: Contract, inputs: CardInputs, *, merged: bool) -> str:
     """Return the front matter as YAML. A version with random weights names no base and no results."""
-    random = contract.checkpoint.is_local
+    random = contract.checkpoint.is_random
     dataset = _dataset(inputs)
     test = inputs.test.scores
     results = [
@@ -231,7 +231,7 @@ def _dataset(inputs: CardInputs) -> str:
 
 def _tags(contract: Contract) -> list[str]:
     kind = [contract.settings.adapter] if contract.settings.rank else []
-    random = ["random-weights"] if contract.checkpoint.is_local else []
+    random = ["random-weights"] if contract.checkpoint.is_random else []
     return ["sentiment-analysis", "multimodal", "social-media", contract.model, *kind, *random]
 
 

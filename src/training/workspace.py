@@ -94,7 +94,7 @@ def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
     return {
         "model": name,
         "scale": checkpoint.scale,
-        "weights": "random" if checkpoint.is_local else "pretrained",
+        "weights": "random" if checkpoint.is_random else "pretrained",
         "checkpoint": checkpoint.source,
         "checkpoint_revision": checkpoint.revision,
         "data_digest": split.data_digest,

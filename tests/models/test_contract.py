@@ -130,7 +130,7 @@ def test_load_keeps_every_weight(model: ToneModel, tmp_path: Path) -> None:
 
 def test_loaded_model_knows_its_checkpoint(model: ToneModel) -> None:
     folder = Path(model.checkpoint.source)
-    assert model.checkpoint == PretrainedWeights(str(folder), folder_digest(folder), "tiny")
+    assert model.checkpoint == PretrainedWeights(str(folder), folder_digest(folder), "tiny", is_local=True)
     assert model.checkpoint.is_local
 
 
@@ -168,7 +168,7 @@ def test_weights_that_do_not_fit(
     tamper(state)
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(UserError, match=f"tampered: {fault}") as error:
-        type(model).load(PretrainedWeights(str(folder), "x", "tiny"), CPU, torch.float32)
+        type(model).load(PretrainedWeights.of_folder(folder, "tiny"), CPU, torch.float32)
     assert "\n" not in str(error.value)
 
 
@@ -177,13 +177,13 @@ def test_damaged_weights_raise_user_error(model: ToneModel, tmp_path: Path) -> N
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged cannot be loaded: ") as error:
-        type(model).load(PretrainedWeights(str(folder), "x", "tiny"), CPU, torch.float32)
+        type(model).load(PretrainedWeights.of_folder(folder, "tiny"), CPU, torch.float32)
     assert "\n" not in str(error.value)
 
 
 def test_missing_checkpoint_raises_user_error(model: ToneModel, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none cannot be loaded: ") as error:
-        type(model).load(PretrainedWeights(str(tmp_path / "none"), "x", "tiny"), CPU, torch.float32)
+        type(model).load(PretrainedWeights(str(tmp_path / "none"), "x", "tiny", is_local=True), CPU, torch.float32)
     assert "\n" not in str(error.value)
 
 

@@ -127,7 +127,7 @@ def test_published_weight_names_load_completely(
     assert SOURCES[name] <= state.keys()
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     # `load` raises an error for missing and for unexpected names.
-    loaded = type(model).load(PretrainedWeights(str(folder), "x", "tiny"), CPU, torch.float32)
+    loaded = type(model).load(PretrainedWeights.of_folder(folder, "tiny"), CPU, torch.float32)
     expected = model.backbone.state_dict()
     actual = loaded.backbone.state_dict()
     assert actual.keys() == expected.keys()

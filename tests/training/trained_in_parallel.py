@@ -135,7 +135,7 @@ def main(folder: Path) -> None:
     with open_distributed() as distributed:
         for name, case in CASES.items():
             for sharded in (False, True):
-                checkpoint = PretrainedWeights(str(folder / "checkpoints" / case.model), "", "tiny")
+                checkpoint = PretrainedWeights.of_folder(folder / "checkpoints" / case.model, "tiny")
                 model = model_class(case.model).load(checkpoint, torch.device("cpu"), case.dtype)
                 way = f"{name}, {'sharded' if sharded else 'data-parallel'}"
                 found = train(model, case, posts, folder, way, replace(distributed, sharded=sharded))
