@@ -1,6 +1,8 @@
+import random
 import warnings
 
 import pytest
+from sklearn.metrics import classification_report
 
 from src.core.records import Prediction
 from src.evaluation.metrics import report, scores
@@ -10,9 +12,15 @@ def said(actual: str, predicted: str) -> Prediction:
     return Prediction("1", actual, predicted, 0.2, 0.3, 0.5)
 
 
+def cells(report: str) -> list[list[str]]:
+    """The cells of a report. scikit-learn writes some supports as 3.0."""
+    return [[cell.removesuffix(".0") for cell in line.split()] for line in report.splitlines()]
+
+
 # Rows actual, columns predicted, both negative, neutral, positive.
 CONFUSION = [[3, 1, 0], [1, 1, 2], [0, 2, 10]]
 TONES = ("negative", "neutral", "positive")
+SEEDS = range(20)
 
 
 def predictions_of(confusion: list[list[int]]) -> list[Prediction]:
@@ -79,3 +87,22 @@ def test_the_report_names_every_tone() -> None:
     lines = report(predictions_of(CONFUSION)).splitlines()
     assert [line.split()[0] for line in lines[2:5]] == list(TONES)
     assert lines[4].split()[1:] == ["0.8333", "0.8333", "0.8333", "12"]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_scores_and_report_equal_those_of_scikit_learn(seed: int) -> None:
+    chance = random.Random(seed)
+    # Some draws lack a tone among labels or predictions.
+    actual = chance.choices(TONES, weights=[1, seed % 3, 2], k=seed + 2)
+    predicted = chance.choices(TONES, weights=[seed % 2, 1, 2], k=seed + 2)
+    rows = [said(*pair) for pair in zip(actual, predicted, strict=True)]
+    options = {"labels": list(TONES), "zero_division": 0}
+    expected = classification_report(actual, predicted, output_dict=True, **options)
+    found = scores(rows)
+    assert found.macro_f1 == pytest.approx(expected["macro avg"]["f1-score"])
+    assert found.weighted_f1 == pytest.approx(expected["weighted avg"]["f1-score"])
+    for tone in TONES:
+        assert list(found.per_class[tone].values()) == pytest.approx(list(expected[tone].values()))
+    if "accuracy" in expected:
+        assert found.accuracy == pytest.approx(expected["accuracy"])
+        assert cells(report(rows)) == cells(classification_report(actual, predicted, digits=4, **options))
