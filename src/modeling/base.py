@@ -86,6 +86,19 @@ class ImageResizer:
     image_processor: Any
 
     @property
+    def side(self) -> int:
+        """Return S, the side of a resized image in pixels.
+
+        Raises:
+            UserError: the image processor keeps an image's proportions, so no side is common to all images.
+        """
+        processor = self.image_processor
+        size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+        if not size["height"] or size["height"] != size["width"]:
+            raise UserError(f"the image processor makes no squares, but {dict(size)}: set its crop_size")
+        return int(size["height"])
+
+    @property
     def min_decoded_side(self) -> int:
         """Return the shorter side, in pixels, that a decoded image must have before it is resized."""
         size = self.image_processor.size

@@ -141,9 +141,13 @@ class LanguageToneModel(ToneModel):
             UserError: a tone's word is not one token of its own.
         """
         prompt = self.spec.prompt.format(caption="")
-        stem, *answers = self.tokenizer([prompt, *(f"{prompt} {tone}" for tone in TONES)])["input_ids"]
+        # A prompt that ends with a line's end leaves no space before the answer.
+        space = "" if prompt[-1].isspace() else " "
+        stem, *answers = self.tokenizer([prompt, *(f"{prompt}{space}{tone}" for tone in TONES)])["input_ids"]
         words = [ids[len(stem) :] for ids in answers]
-        if any(len(word) != 1 for word in words) or len({word[0] for word in words}) != len(TONES):
+        # A tokenizer that joins the answer to the prompt's end would change the prompt's own tokens.
+        follow = all(ids[: len(stem)] == stem and len(word) == 1 for ids, word in zip(answers, words, strict=True))
+        if not follow or len({word[0] for word in words}) != len(TONES):
             raise UserError(
                 f"{self.checkpoint.source}: its tokenizer does not give each tone's word one token: {words}; "
                 "train with readout: head"

@@ -1,16 +1,18 @@
 """The common part of checkpoints in transformers' LLaVA format.
 
-Such a model is a CLIP vision tower, a two-layer connector and a Llama language model.
+Such a model is a vision tower (CLIP, SigLIP or DINOv2), a two-layer connector and a language model (Llama, Mistral or
+Qwen2).
 
 H. Liu et al., Improved Baselines with Visual Instruction Tuning (LLaVA-1.5), CVPR 2024.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -19,14 +21,27 @@ from transformers.models.llava.configuration_llava import LlavaConfig
 from transformers.models.llava.modeling_llava import LlavaForConditionalGeneration
 from transformers.models.llava.processing_llava import LlavaProcessor
 
+from src.core.errors import UserError, first_line
+from src.core.outputs import PretrainedWeights
 from src.modeling import tiny
 from src.modeling.base import Features
-from src.modeling.language import CUT, PROMPTED, LanguageToneModel, VerbalizerReadout, language_stack
+from src.modeling.language import (
+    CUT,
+    MAX_CAPTION_TOKENS,
+    PROMPTED,
+    LanguageToneModel,
+    VerbalizerReadout,
+    language_stack,
+)
 from src.modeling.last_layer import LayerParts
 from src.modeling.segments import Segment
 from src.modeling.transformers_usage import TransformersUsage
 
 IMAGE_TOKEN = "<image>"
+# The vision towers by `model_type`, and the number of class tokens that stand before the patches of each.
+CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1}
+# The image processors of these towers by name, without torchvision.
+IMAGE_PROCESSORS = ("CLIPImageProcessorPil", "SiglipImageProcessorPil", "BitImageProcessorPil")
 ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\."
 
 
@@ -48,7 +63,7 @@ class LlavaFormat(LanguageToneModel):
 
     @classmethod
     def build_segments(cls, config: LlavaConfig) -> tuple[Segment, ...]:
-        """Return the vision tower, the connector, and Llama layer by layer."""
+        """Return the vision tower, the connector, and the language model layer by layer."""
         depth = config.text_config.num_hidden_layers
         return (
             Segment("vision", ("pixels",), "vision", ("model.vision_tower",)),
@@ -84,24 +99,74 @@ class LlavaFormat(LanguageToneModel):
         )
 
     @classmethod
+    def load(cls, checkpoint: PretrainedWeights, device: torch.device, dtype: torch.dtype) -> Self:
+        """Load a checkpoint as `ToneModel.load` does, and check that its parts belong together.
+
+        Raises:
+            UserError: as `ToneModel.load`; the tokenizer has no token for the image; or the language model's attention
+                is narrower than a prompt.
+        """
+        model = super().load(checkpoint, device, dtype)
+        model.require_fitting_parts()
+        return model
+
+    @classmethod
     def load_processors(cls, source: str, **revision: str) -> tuple[Any, Any]:
-        """Load the Llama tokenizer with an image token, and CLIP's image processor."""
+        """Load the tokenizer, and the image processor that preprocessor_config.json names.
+
+        Raises:
+            UserError: the image processor is none of `IMAGE_PROCESSORS`. LLaVA-NeXT's cuts an image into several.
+        """
         tokenizer = AutoTokenizer.from_pretrained(source, **revision)
-        return tokenizer, CLIPImageProcessorPil.from_pretrained(source, **revision)
+        try:
+            image_processor = AutoImageProcessor.from_pretrained(source, backend="pil", **revision)
+        except ValueError as error:
+            raise UserError(f"{source}: its image processor is unknown: {first_line(error)}") from error
+        name = type(image_processor).__name__
+        if name not in IMAGE_PROCESSORS:
+            raise UserError(
+                f"{source}: its image processor is {name.removesuffix('Pil')}, and must be "
+                f"{' or '.join(known.removesuffix('Pil') for known in IMAGE_PROCESSORS)}"
+            )
+        return tokenizer, image_processor
+
+    def require_fitting_parts(self) -> None:
+        """Check that the tokenizer knows the image token, and that attention reaches over the longest prompt.
+
+        Layers run without a mask, so they attend to all positions before. Mistral attends to a sliding window, and
+        Qwen2 does so on request.
+
+        Raises:
+            UserError: one of the two does not hold.
+        """
+        source, config = self.checkpoint.source, self.backbone.config
+        ids = self.tokenizer(IMAGE_TOKEN, add_special_tokens=False)["input_ids"]
+        if ids != [config.image_token_index]:
+            raise UserError(
+                f"{source}: its tokenizer reads {IMAGE_TOKEN} as the tokens {ids}, and config.json names token "
+                f"{config.image_token_index} (image_token_index)"
+            )
+        window = getattr(config.text_config, "sliding_window", None)
+        longest = len(self.prefix_ids()) + self._num_image_tokens() + len(self.token_ids([""])[0]) + MAX_CAPTION_TOKENS
+        if window is not None and window < longest:
+            raise UserError(
+                f"{source}: its text_config has a sliding_window of {window} tokens, and a prompt may have {longest}: "
+                "only attention to the whole prompt is computed"
+            )
 
     @property
     def decoder(self) -> Any:
-        """Return the Llama language model without its head."""
+        """Return the language model without its head."""
         return self.backbone.model.language_model
 
     @property
     def final_norm(self) -> nn.Module:
-        """Return Llama's last norm."""
+        """Return the language model's last norm."""
         norm: nn.Module = self.decoder.norm
         return norm
 
     def layer_parts(self, layer: Any) -> LayerParts:
-        """Return the parts of a Llama layer."""
+        """Return the parts of a layer. Llama, Mistral and Qwen2 name them alike."""
         return LayerParts.of(
             layer.input_layernorm, layer.self_attn, "o_proj", layer.post_attention_layernorm, layer.mlp
         )
@@ -114,12 +179,12 @@ class LlavaFormat(LanguageToneModel):
 
     @property
     def vocabulary_head(self) -> nn.Linear:
-        """Return the Llama language model's head."""
+        """Return the language model's head."""
         head: nn.Linear = self.backbone.lm_head
         return head
 
     def prefix_ids(self) -> list[int]:
-        """Return the begin token and `USER: `."""
+        """Return the tokens before the image: the begin token if the tokenizer adds one, and `USER: `."""
         ids: list[int] = self.tokenizer(self.spec.prompt.format(caption=""))["input_ids"]
         return ids[: self._image_position(ids)]
 
@@ -141,9 +206,17 @@ class LlavaFormat(LanguageToneModel):
         config = self.backbone.config
         tower = self.backbone.model.vision_tower
         states = tower(pixel_values=self.normalize(pixels_B3SS), output_hidden_states=True).hidden_states
-        selected_BPD: Tensor = states[config.vision_feature_layer]
-        # "default" drops the class token, which stands first.
+        layers = config.vision_feature_layer
+        selected_BPD = torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+        # "default" drops the first token. That is the class token, except in SigLIP, which has none.
         return selected_BPD[:, 1:] if config.vision_feature_select_strategy == "default" else selected_BPD
+
+    def _num_image_tokens(self) -> int:
+        side = self.image_resizer().side
+        config = self.backbone.config
+        num_patches = (side // config.vision_config.patch_size) ** 2
+        num_class_tokens = CLASS_TOKENS[config.vision_config.model_type]
+        return num_patches + num_class_tokens - (config.vision_feature_select_strategy == "default")
 
     def transformers_usage(self) -> TransformersUsage:
         """Return the lines that read LLaVA's own forward pass at the last position."""
@@ -157,7 +230,7 @@ class LlavaFormat(LanguageToneModel):
             patch_size=config.vision_config.patch_size,
             vision_feature_select_strategy=config.vision_feature_select_strategy,
             image_token=IMAGE_TOKEN,
-            num_additional_image_tokens=1,  # the class token
+            num_additional_image_tokens=CLASS_TOKENS[config.vision_config.model_type],
         )
         return TransformersUsage(processor, PROMPTED, (line,), (CUT,))
 

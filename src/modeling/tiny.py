@@ -30,11 +30,19 @@ INIT_STD = WIDTH**-0.5
 
 
 def train_tokenizer(corpus: Sequence[str], begin: str, end: str, pad: str, extra: Sequence[str] = ()) -> Any:
-    """Train a byte-level BPE tokenizer in which every tone's word is one token, as in the full-size tokenizers."""
+    """Train a byte-level BPE tokenizer in which every tone's word is one token, as in the full-size tokenizers.
+
+    Args:
+        corpus: the texts to train on.
+        begin: the token before every text; empty for none.
+        end: the token that ends a text.
+        pad: the token for padding.
+        extra: other special tokens.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    specials = list(dict.fromkeys([pad, begin, *extra, end]))
+    specials = list(dict.fromkeys(token for token in (pad, begin, *extra, end) if token))
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=specials,
@@ -43,10 +51,11 @@ def train_tokenizer(corpus: Sequence[str], begin: str, end: str, pad: str, extra
     )
     words = [f" {tone}" for tone in TONES] * len(corpus)
     tokenizer.train_from_iterator([*corpus, *words], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
-    )
-    return TokenizersBackend(tokenizer_object=tokenizer, bos_token=begin, eos_token=end, pad_token=pad)
+    if begin:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]
+        )
+    return TokenizersBackend(tokenizer_object=tokenizer, bos_token=begin or None, eos_token=end, pad_token=pad)
 
 
 def save(folder: Path, make_backbone: Callable[[], Any], tokenizer: Any, image_processor: Any) -> None:
