@@ -56,7 +56,7 @@ lock: ## Choose anew the newest versions that pyproject.toml allows, and write r
 	$(PYTHON) -m venv "$$folder" && \
 	"$$folder/bin/python" -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 		extras = project["optional-dependencies"]; \
-		print(*project["dependencies"], *extras["dev"], *extras["cluster"], sep="\n")' > "$$folder/wanted.txt" && \
+		print(*project["dependencies"], *extras["dev"], *extras["cluster"], *extras["smol"], sep="\n")' > "$$folder/wanted.txt" && \
 	"$$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$$folder/wanted.txt" && \
 	"$$folder/bin/python" -m pip freeze --all --exclude pip > "$$folder/found.txt" && \
 	{ sed -n '/^#/p' requirements.lock; sed 's/+cpu$$//' "$$folder/found.txt"; } > "$$folder/new.lock" && \

@@ -48,6 +48,7 @@ DOORS = {
     "matplotlib": ["reporting"],
     "mlflow": ["registry", "tracking"],
     "numpy": ["data", "evaluation", "training"],
+    "onnx": ["modeling"],
     "optuna": ["search"],
     "pandas": ["registry"],
     "peft": ["training"],

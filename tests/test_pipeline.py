@@ -95,8 +95,8 @@ def test_a_models_own_file_is_a_dependency_of_its_own_stages_alone() -> None:
         assert not own, f"{stage} names {own}: write src/models/{ITEM}.py in a matrix stage"
 
 
-def test_the_pipeline_runs_every_model_of_the_catalog() -> None:
+def test_the_pipeline_runs_the_papers_models() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert params.models == MODELS
+    assert params.models == tuple(model for model in MODELS if model != "smol")
     for model in MODELS:
         assert params.space_of(model)

@@ -24,7 +24,7 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
 WORKFLOWS = sorted((ROOT / ".github").rglob("*.yml"))
 EXTRAS = PROJECT["optional-dependencies"]
-DIRECT = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["cluster"])]
+DIRECT = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["cluster"], *EXTRAS["smol"])]
 # The extras of direct dependencies, as in psycopg[binary].
 REQUESTED_EXTRAS = {canonicalize_name(wanted.name): ["", *wanted.extras] for wanted in DIRECT}
 

@@ -117,7 +117,7 @@ class Sized:
             return load_model(self.name, self.checkpoint)
         kind = model_class(self.name)
         processors = kind.load_processors(self.checkpoint.source)
-        side = kind.published_config().vision_config.image_size
+        side = kind.image_side(kind.published_config())
         model = kind(_full(self.name, processors[0]), processors[0], _with_side(processors[1], side), self.checkpoint)
         return model.to(GPU)
 

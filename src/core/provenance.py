@@ -79,8 +79,10 @@ _ROOT = Path(__file__).parents[2]
 
 # Modules that train an adapter and score it.
 _TRAINING = ("src/training/trainer.py", "src/training/workspace.py")
-# Modules that no score depends on: a line for another model, and records of what other stages write.
-_IRRELEVANT = frozenset({"src/models/catalog.py", "src/core/outputs.py", "src/core/data_outputs.py"})
+# Modules that no score depends on: a line for another model, records of what other stages write, and what is printed.
+_IRRELEVANT = frozenset(
+    {"src/models/catalog.py", "src/core/outputs.py", "src/core/data_outputs.py", "src/cli/output.py"}
+)
 
 
 @cache

@@ -56,7 +56,8 @@ class Spec:
 
     # The model's name in the catalog.
     name: str
-    # The Hub id of the checkpoint, and its pinned commit.
+    # The Hub id of the checkpoint, and its pinned commit; or the name of one that the model's file builds, and its
+    # pinned digest.
     checkpoint: str
     revision: str
     # A regular expression for the full names of the attention modules that take adapters, up to the projection.
@@ -68,6 +69,10 @@ class Spec:
     tokens: TokenCounts
     # The module of each projection.
     projections: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in "qkvo"})
+    # The segments that the checkpoint has no trained weights for. A training has to learn them.
+    untrained_segments: tuple[str, ...] = ()
+    # How a checkpoint that is not on the Hub is made, from what and under which licences: a clause for a model card.
+    origin: str = ""
 
     def target_modules(self, target_projections: str = "") -> str:
         """Return a regular expression for the full names of the modules to adapt.
@@ -182,6 +187,16 @@ class ToneModel(nn.Module, ABC):
     @abstractmethod
     def published_config(cls) -> Any:
         """Return the configuration of `spec.checkpoint`, built without the Hub."""
+
+    @classmethod
+    def image_side(cls, config: Any) -> int:
+        """Return S, the side of a resized image in pixels, of a model with this configuration."""
+        return int(config.vision_config.image_size)
+
+    @classmethod
+    def published_checkpoint(cls) -> PretrainedWeights:
+        """Return the checkpoint that `spec` names. It is not loaded."""
+        return PretrainedWeights(cls.spec.checkpoint, cls.spec.revision, "full")
 
     @classmethod
     @abstractmethod

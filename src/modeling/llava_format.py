@@ -6,6 +6,7 @@ Qwen2).
 H. Liu et al., Improved Baselines with Visual Instruction Tuning (LLaVA-1.5), CVPR 2024.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -49,8 +50,8 @@ class LlavaFormat(LanguageToneModel):
     """A model in LLaVA's format. A model file adds its `spec` and the shapes of its language model, full and tiny."""
 
     part_types: ClassVar[Mapping[str, Sequence[str]]] = {
-        "text_config": ("llama",),
-        "vision_config": ("clip_vision_model",),
+        "text_config": ("llama", "mistral", "qwen2"),
+        "vision_config": tuple(CLASS_TOKENS),
     }
     # Arguments of LlamaConfig: at the published size, and for the tiny checkpoint.
     published_language: ClassVar[dict[str, Any]]
@@ -97,6 +98,14 @@ class LlavaFormat(LanguageToneModel):
             vision_feature_layer=-2,
             vision_feature_select_strategy="default",
         )
+
+    @classmethod
+    def image_side(cls, config: LlavaConfig) -> int:
+        """Return S. DINOv2 interpolates its positions, and its own configuration has the side of other images."""
+        vision = config.vision_config
+        if vision.model_type == "dinov2":
+            return math.isqrt(config.image_seq_length) * int(vision.patch_size)
+        return super().image_side(config)
 
     @classmethod
     def load(cls, checkpoint: PretrainedWeights, device: torch.device, dtype: torch.dtype) -> Self:
@@ -214,9 +223,9 @@ class LlavaFormat(LanguageToneModel):
     def _num_image_tokens(self) -> int:
         side = self.image_resizer().side
         config = self.backbone.config
-        num_patches = (side // config.vision_config.patch_size) ** 2
-        num_class_tokens = CLASS_TOKENS[config.vision_config.model_type]
-        return num_patches + num_class_tokens - (config.vision_feature_select_strategy == "default")
+        num_patches: int = (side // config.vision_config.patch_size) ** 2
+        num_dropped = int(config.vision_feature_select_strategy == "default")
+        return num_patches + CLASS_TOKENS[config.vision_config.model_type] - num_dropped
 
     def transformers_usage(self) -> TransformersUsage:
         """Return the lines that read LLaVA's own forward pass at the last position."""
@@ -238,11 +247,14 @@ class LlavaFormat(LanguageToneModel):
         return ids.index(self.backbone.config.image_token_index)
 
     @classmethod
-    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
-        """Write a small LLaVA whose Llama part has the shape of `tiny_language`."""
-        prompts = [cls.spec.prompt.format(caption=caption) for caption in captions]
-        tokenizer = tiny.train_tokenizer(prompts, "<s>", "</s>", "<pad>", extra=[IMAGE_TOKEN])
-        vision = CLIPVisionConfig(
+    def tiny_tokenizer(cls, prompts: Sequence[str]) -> Any:
+        """Train the tokenizer of a small checkpoint."""
+        return tiny.train_tokenizer(prompts, "<s>", "</s>", "<pad>", extra=[IMAGE_TOKEN])
+
+    @classmethod
+    def tiny_vision(cls) -> Any:
+        """Return the configuration of the vision tower of a small checkpoint."""
+        return CLIPVisionConfig(
             hidden_size=tiny.WIDTH,
             intermediate_size=2 * tiny.WIDTH,
             num_hidden_layers=tiny.LAYERS,
@@ -251,6 +263,11 @@ class LlavaFormat(LanguageToneModel):
             patch_size=tiny.PATCH_SIDE,
             initializer_range=tiny.INIT_STD,
         )
+
+    @classmethod
+    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
+        """Write a small LLaVA whose language model is a Llama of the shape of `tiny_language`."""
+        tokenizer = cls.tiny_tokenizer([cls.spec.prompt.format(caption=caption) for caption in captions])
         language = LlamaConfig(
             **cls.tiny_language,
             vocab_size=len(tokenizer),
@@ -260,7 +277,7 @@ class LlavaFormat(LanguageToneModel):
             initializer_range=tiny.INIT_STD,
         )
         config = LlavaConfig(
-            vision_config=vision,
+            vision_config=cls.tiny_vision(),
             text_config=language,
             image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
             image_seq_length=(tiny.IMAGE_SIDE // tiny.PATCH_SIDE) ** 2,

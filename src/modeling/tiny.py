@@ -29,7 +29,13 @@ HEADS = 4
 INIT_STD = WIDTH**-0.5
 
 
-def train_tokenizer(corpus: Sequence[str], begin: str, end: str, pad: str, extra: Sequence[str] = ()) -> Any:
+# The tones' words as they follow a prompt that ends without a space.
+ANSWERS = tuple(f" {tone}" for tone in TONES)
+
+
+def train_tokenizer(
+    corpus: Sequence[str], begin: str, end: str, pad: str, extra: Sequence[str] = (), answers: Sequence[str] = ANSWERS
+) -> Any:
     """Train a byte-level BPE tokenizer in which every tone's word is one token, as in the full-size tokenizers.
 
     Args:
@@ -38,6 +44,7 @@ def train_tokenizer(corpus: Sequence[str], begin: str, end: str, pad: str, extra
         end: the token that ends a text.
         pad: the token for padding.
         extra: other special tokens.
+        answers: the tones' words, as they follow the prompt.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -49,8 +56,7 @@ def train_tokenizer(corpus: Sequence[str], begin: str, end: str, pad: str, extra
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    words = [f" {tone}" for tone in TONES] * len(corpus)
-    tokenizer.train_from_iterator([*corpus, *words], trainer)
+    tokenizer.train_from_iterator([*corpus, *[*answers] * len(corpus)], trainer)
     if begin:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]

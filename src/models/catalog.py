@@ -18,6 +18,7 @@ MODELS = (
     "blip2",
     "llava",
     "tinyllava",
+    "smol",
 )
 
 
@@ -47,7 +48,8 @@ def resolve_checkpoint(
 
     Raises:
         UsageError: a checkpoint is given, and the scale is tiny.
-        UserError: the given checkpoint is missing, or is not of the model's architecture.
+        UserError: the given checkpoint is missing, or is not of the model's architecture; or the published one cannot
+            be built.
     """
     model_type = model_class(name)
     if scale == "tiny":
@@ -61,4 +63,4 @@ def resolve_checkpoint(
         from src.modeling.checkpoints import resolve_given
 
         return resolve_given(model_type, given)
-    return PretrainedWeights(model_type.spec.checkpoint, model_type.spec.revision, scale)
+    return model_type.published_checkpoint()

@@ -75,7 +75,7 @@ def blank_inputs(model: ToneModel, caption_tokens: int | None = None) -> Feature
         model: a model on the meta device.
         caption_tokens: the length of the caption; None for a long one (`TokenCounts.caption`).
     """
-    side = model.backbone.config.vision_config.image_size
+    side = model.image_side(model.backbone.config)
     num_words = model.spec.tokens.caption if caption_tokens is None else caption_tokens
     (tokens,) = model.token_ids([" ".join(["a"] * num_words)])
     return {

@@ -33,7 +33,7 @@ def digest(model: str) -> str:
         ("core/training_config.py", set(MODELS)),
         ("modeling/segments.py", set(MODELS)),
         ("models/blip2.py", {"blip2"}),
-        ("modeling/llava_format.py", {"llava", "tinyllava"}),
+        ("modeling/llava_format.py", {"llava", "tinyllava", "smol"}),
         ("models/catalog.py", set()),
         ("core/outputs.py", set()),
         ("core/data_outputs.py", set()),

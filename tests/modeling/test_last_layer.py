@@ -34,7 +34,7 @@ def case(model: ToneModel) -> LayerCase:
     )
 
 
-@pytest.mark.parametrize("name", ["clip", "blip2", "llava", "tinyllava"])
+@pytest.mark.parametrize("name", ["clip", "blip2", "llava", "tinyllava", "smol"])
 def test_forward_at_equals_the_whole_layer(name: str, tiny_model: Callable[[str], ToneModel]) -> None:
     whole, at, width = case(tiny_model(name))
     torch.manual_seed(1)

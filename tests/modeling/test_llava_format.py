@@ -121,7 +121,7 @@ def test_pairs_agree_with_transformers(language: str, tower: str, posts: list[Po
 
 # llava-hf/llava-interleave-qwen-0.5b-hf, as transformers' convert_llava_weights_to_hf.py writes it: the configurations
 # of Qwen1.5-0.5B-Chat and of SigLIP so400m with a patch of 14, and an image token behind Qwen's own.
-INTERLEAVE = {
+INTERLEAVE: dict[str, Any] = {
     "architectures": ["LlavaForConditionalGeneration"],
     "ignore_index": -100,
     "model_type": "llava",

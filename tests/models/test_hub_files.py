@@ -29,9 +29,9 @@ from src.data.images import open_image
 from src.data.mvsa import decode_caption, survey
 from src.modeling.base import ToneModel
 from src.modeling.language import LanguageToneModel
-from src.models.catalog import MODELS, model_class, resolve_checkpoint
+from src.models.catalog import model_class, resolve_checkpoint
 from src.training.batching import collate
-from tests.hub import INDEX, fetch_models, other_requests, published_state, repository_folder, write_weights
+from tests.hub import HUB_MODELS, INDEX, fetch_models, other_requests, published_state, repository_folder, write_weights
 
 pytestmark = [pytest.mark.hub, pytest.mark.slow]
 
@@ -85,9 +85,9 @@ def write_checkpoint(name: str, hub_files: Path, root: Path) -> None:
 def hub_cache(hub_files: Path, repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Return the Hub's cache after all four models were loaded from a fake Hub, and the requests of that."""
     root, home = tmp_path_factory.mktemp("hub"), tmp_path_factory.mktemp("home")
-    for name in MODELS:
+    for name in HUB_MODELS:
         write_checkpoint(name, hub_files, root)
-    requests, threads = fetch_models(root, home, MODELS, repo_root)
+    requests, threads = fetch_models(root, home, HUB_MODELS, repo_root)
     assert set(threads) <= {"MainThread", "tqdm_monitor"}
     return home / "hub", requests
 
@@ -121,7 +121,7 @@ def load(hub_cache: tuple[Path, list[str]]) -> Iterator[Callable[[str], LoadedPa
         yield loaded
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=HUB_MODELS)
 def loaded(request: pytest.FixtureRequest, load: Callable[[str], LoadedPair]) -> LoadedPair:
     return load(request.param)
 
@@ -155,7 +155,7 @@ def count(model: ToneModel, text: str) -> int:
 
 
 def test_only_pinned_commits_were_requested(hub_cache: tuple[Path, list[str]]) -> None:
-    assert other_requests(hub_cache[1], MODELS) == []
+    assert other_requests(hub_cache[1], HUB_MODELS) == []
 
 
 @pytest.mark.parametrize("name", LANGUAGE)

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from src.core.outputs import PretrainedWeights
 from src.modeling.base import ToneModel
 from src.modeling.language import LanguageToneModel
-from src.models.catalog import MODELS, model_class
+from src.models.catalog import model_class
 from src.sizing.meta_model import META, MeasuredTokenizer, blank_inputs, build_on_meta
-from tests.hub import published_state
+from tests.hub import HUB_MODELS, published_state
 
 CPU = torch.device("cpu")
 
@@ -28,6 +28,7 @@ CPU = torch.device("cpu")
         ("blip2", 3_744_761_856, 224, 32),
         ("llava", 7_063_427_072, 336, 576),
         ("tinyllava", 1_410_113_536, 336, 576),
+        ("smol", 157_126_272, 112, 64),
     ],
 )
 def test_meta_model_has_published_size(name: str, parameters: int, side: int, num_image: int) -> None:
@@ -47,7 +48,7 @@ def test_meta_model_has_published_size(name: str, parameters: int, side: int, nu
 
 @pytest.mark.parametrize(
     ("name", "prefix", "prompt", "caption"),
-    [("clip", 0, 2, 46), ("blip2", 0, 27, 51), ("llava", 5, 35, 58), ("tinyllava", 5, 30, 58)],
+    [("clip", 0, 2, 46), ("blip2", 0, 27, 51), ("llava", 5, 35, 58), ("tinyllava", 5, 30, 58), ("smol", 3, 34, 55)],
 )
 def test_meta_model_reads_measured_lengths(name: str, prefix: int, prompt: int, caption: int) -> None:
     model = build_on_meta(model_class(name), torch.bfloat16)
@@ -117,7 +118,7 @@ SOURCES = {
 SOURCES["tinyllava"] = SOURCES["llava"]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", HUB_MODELS)
 def test_published_weight_names_load_completely(
     name: str, tiny_model: Callable[[str], ToneModel], tmp_path: Path
 ) -> None:

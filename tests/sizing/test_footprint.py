@@ -55,14 +55,18 @@ def test_adapters_have_the_papers_sizes(name: str, rank: int, adapter: dict[str,
     assert trained == adapter
 
 
-@pytest.mark.parametrize(("name", "width"), [("clip", 1024), ("blip2", 2560), ("llava", 4096), ("tinyllava", 2048)])
+@pytest.mark.parametrize(
+    ("name", "width"), [("clip", 1024), ("blip2", 2560), ("llava", 4096), ("tinyllava", 2048), ("smol", 576)]
+)
 def test_verbalizer_has_no_head_parameters(name: str, width: int) -> None:
     head = count_trained_parameters(model_class(name), replace(HEAD, head_layers=1, head_width=512))
     assert head == {"head": 2 * width + (width + 1) * 512 + (512 + 1) * 3}
     assert count_trained_parameters(model_class(name), replace(LORA, readout="verbalizer"))["head"] == 0
 
 
-@pytest.mark.parametrize(("name", "modules"), [("clip", 48), ("blip2", 64), ("llava", 128), ("tinyllava", 44)])
+@pytest.mark.parametrize(
+    ("name", "modules"), [("clip", 48), ("blip2", 64), ("llava", 128), ("tinyllava", 44), ("smol", 120)]
+)
 def test_footprint_counts_base_and_adapter(name: str, modules: int) -> None:
     footprint = at_full_size(name)
     assert len(footprint.adapted_modules) == modules

@@ -51,6 +51,10 @@ CASES: Mapping[str, Mapping[str, tuple[dict[str, Any], set[str]]]] = {
         "language model": ({}, {"image", *TEXT}),
         "last layer": ({"adapter_layers": "last-1"}, {"language.1"}),
     },
+    "smol": {
+        "words": ({"readout": "verbalizer"}, {"image", *TEXT}),
+        "connector": ({"rank": 0, "unfreeze": "connector"}, {"vision", *TEXT}),
+    },
 }
 EACH = [pytest.param(name, *CASES[name][case], id=f"{name}, {case}") for name in CASES for case in CASES[name]]
 
