@@ -251,6 +251,8 @@ class Params:
     evaluate: EvaluateParams
     saliency: SaliencyParams
     reproduce: ReproduceParams = ReproduceParams()
+    # By model: settings of the training of segments that its checkpoint has no trained weights for. Empty: none.
+    align: dict[str, dict[str, Setting | bool]] = field(default_factory=dict)
     # By model; a model without an entry has the published checkpoint of its file in src/models/.
     checkpoints: dict[str, CheckpointParams] = field(default_factory=dict)
 
@@ -261,6 +263,7 @@ class Params:
                 raise ValueError(f"checkpoints: {unknown('model', model, known)}")
         require(0 <= self.seed <= MAX_SEED, f"seed must lie from 0 to {MAX_SEED}")
         for model in self.models:
+            self.alignment_config(model)
             self.training_config(model)
             # A senseless value in a search space would otherwise fail a trial hours later.
             for settings in self._extreme_settings(model):
@@ -290,6 +293,16 @@ class Params:
         """Return the checkpoint that takes the place of a model's published one, or None if there is none."""
         given = self.checkpoints.get(model)
         return given if given and given.source else None
+
+    def alignment_config(self, model: str) -> TrainingConfig | None:
+        """Merge `training.common` and `align.<model>`; None if the section is empty, so that nothing is aligned."""
+        given = self.align.get(model)
+        if not given:
+            return None
+        settings = build(TrainingConfig, {**self.training.get("common", {}), **given}, f"align of {model}")
+        if settings.rank or not settings.unfreeze:
+            raise UsageError(f"align of {model}: rank must be 0, and unfreeze must name segments, such as connector")
+        return settings
 
     def recipes(self) -> tuple[Recipe, ...]:
         """Return the experiments of the paper that `dvc repro` runs."""

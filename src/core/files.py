@@ -157,6 +157,12 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def file_digest(path: Path) -> str:
+    """Return 12 hexadecimal digits of the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
 def folder_digest(folder: Path) -> str:
     """Return 12 hexadecimal digits of the SHA-256 over the names and contents of a folder's files.
 

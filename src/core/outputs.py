@@ -1,7 +1,7 @@
 """Outputs of stages as typed records."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -76,6 +76,17 @@ class SearchSummary(StageOutput):
 
 
 @dataclass(frozen=True)
+class AlignedWeights:
+    """Weights of whole segments, which take the place of a checkpoint's own."""
+
+    # A safetensors file with the weights by their full names, and its digest.
+    file: str
+    digest: str
+    # Names of the segments, such as connector.
+    segments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class PretrainedWeights(StageOutput):
     """The pretrained weights of a model, at one revision (`checkpoint_file` of stage `encode`)."""
 
@@ -87,6 +98,8 @@ class PretrainedWeights(StageOutput):
     scale: str
     # Whether the source is a folder.
     is_local: bool = False
+    # The weights that stage `align` has trained for segments that the source has no trained weights for.
+    aligned: AlignedWeights | None = None
 
     @classmethod
     def of_folder(cls, folder: Path, scale: str) -> Self:
@@ -97,6 +110,21 @@ class PretrainedWeights(StageOutput):
     def is_random(self) -> bool:
         """Return whether the weights are tiny random ones."""
         return self.scale == "tiny"
+
+
+@dataclass(frozen=True)
+class AlignOutput(StageOutput):
+    """The segments that `align` has trained (`ALIGN_JSON` of stage `align`)."""
+
+    # Names of segments, such as connector. Empty if the checkpoint lacks none; all other fields are then empty too.
+    segments: tuple[str, ...] = ()
+    # The revision of the checkpoint whose segments were trained.
+    revision: str = ""
+    # The digest of the trained weights (`ALIGNED_FILE`).
+    digest: str = ""
+    # The epoch whose weights they are, counted from 1, and its scores on the validation part.
+    best_epoch: int = 0
+    validation: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

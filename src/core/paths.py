@@ -62,6 +62,10 @@ OUT_OF_FOLD_TABLE = "out_of_fold.csv"
 REGISTER_FILE = "version.json"
 CONTRACT_FOLDER = "contract"
 
+# What `align` writes in its stage's folder, besides the history of the training.
+ALIGN_JSON = "align.json"
+ALIGNED_FILE = "aligned.safetensors"
+
 # What `encode` writes in its stage's folder.
 ENCODE_FILE = "encode.json"
 

@@ -22,7 +22,7 @@ class TrainingConfig:
 
     # head trains a classifier on pooled features; verbalizer scores the tones' own words, and has no weights.
     readout: Literal["head", "verbalizer"]
-    # The adapter's rank; 0 trains the head alone.
+    # The adapter's rank; 0 trains no adapter, but the head or the segments of `unfreeze` alone.
     rank: int
     # LoRA's scale: the adapter's output is multiplied by alpha / rank, with rslora by alpha / sqrt(rank).
     alpha: int
@@ -84,7 +84,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         require(self.rank >= 0, "rank must be 0 (head alone) or more")
-        require(self.rank > 0 or self.readout == "head", "rank 0 trains the head alone, so readout must be head")
+        trains = self.rank > 0 or self.readout == "head" or bool(self.unfreeze)
+        require(trains, "rank 0 and readout verbalizer train nothing: set readout to head, or unfreeze a segment")
         require(
             set(self.target_projections) <= set("qkvo"), "target_projections must be letters of q, k, v, o, such as qv"
         )

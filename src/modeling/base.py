@@ -19,12 +19,13 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL.Image import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.utils.logging import disable_progress_bar
 
 from src.core.errors import UserError, first_line
-from src.core.files import folder_digest
-from src.core.outputs import PretrainedWeights
+from src.core.files import file_digest, folder_digest
+from src.core.outputs import AlignedWeights, PretrainedWeights
 from src.modeling.segments import POOLED, Segment, cached_names, frozen_segments, join_layers, pending_segments
 from src.modeling.transformers_usage import TransformersUsage
 
@@ -148,8 +149,8 @@ class ToneModel(nn.Module, ABC):
         """Load weights, tokenizer and image processor, from the Hub or from a local folder.
 
         Raises:
-            UserError: the checkpoint does not exist, a folder has changed since it was resolved, or the weights do not
-                fit the architecture.
+            UserError: the checkpoint does not exist, a folder or the aligned weights have changed since they were
+                resolved, or the weights do not fit the architecture.
         """
         if checkpoint.is_local:
             _require_unchanged(checkpoint)
@@ -168,6 +169,8 @@ class ToneModel(nn.Module, ABC):
         except (OSError, SafetensorError) as error:
             raise UserError(f"{checkpoint.source} cannot be loaded: {first_line(error)}") from error
         _require_complete(checkpoint, info)
+        if checkpoint.aligned:
+            _load_aligned(backbone, checkpoint.aligned)
         if not checkpoint.is_local:
             commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
             checkpoint = replace(checkpoint, revision=commit)
@@ -345,6 +348,16 @@ def _require_unchanged(checkpoint: PretrainedWeights) -> None:
             f"{folder} has changed: its files have the digest {digest}, and {checkpoint.revision} is recorded. Restore "
             "them, or run stage `encode` again"
         )
+
+
+def _load_aligned(backbone: nn.Module, aligned: AlignedWeights) -> None:
+    """Put the weights that `align` has trained in the place of the checkpoint's."""
+    file = Path(aligned.file)
+    if not file.is_file() or file_digest(file) != aligned.digest:
+        raise UserError(f"{file} does not hold the aligned weights {aligned.digest}: run stages `align` and `encode`")
+    unexpected = backbone.load_state_dict(load_file(file), strict=False).unexpected_keys
+    if unexpected:
+        raise UserError(f"{file} does not fit: {len(unexpected)} unexpected keys, such as {unexpected[0]}")
 
 
 def _require_complete(checkpoint: PretrainedWeights, loading_info: Mapping[str, Any]) -> None:

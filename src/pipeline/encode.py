@@ -1,13 +1,21 @@
 """Work of stage `encode`: resolve a model's checkpoint, and cache the features of its frozen segments."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.cli.output import progress
 from src.core.config import Params
-from src.core.outputs import EncodeOutput, PretrainedWeights
-from src.core.paths import ENCODE_FILE, checkpoint_file, checkpoint_folder, stage_folder
+from src.core.errors import UserError
+from src.core.outputs import AlignedWeights, AlignOutput, EncodeOutput, PretrainedWeights
+from src.core.paths import (
+    ALIGN_JSON,
+    ALIGNED_FILE,
+    ENCODE_FILE,
+    checkpoint_file,
+    checkpoint_folder,
+    stage_folder,
+)
 from src.data.images import EncodablePost
 from src.models.catalog import resolve_checkpoint
 from src.training.adapter import fresh_adapter
@@ -46,6 +54,8 @@ def encode_model(params: Params, model: str) -> EncodeResult:
     parts = posts_by_part()
     captions = [post.caption for post in parts["train"]]
     checkpoint = resolve_checkpoint(model, params.scale, checkpoint_folder(model), captions, params.checkpoint(model))
+    if params.alignment_config(model):
+        checkpoint = replace(checkpoint, aligned=_aligned_weights(model, checkpoint.revision))
     workspace = Workspace(load_model(model, checkpoint), parts)
     posts = [post for part in parts.values() for post in part]
     settings = params.training_config(model)
@@ -62,6 +72,18 @@ def encode_model(params: Params, model: str) -> EncodeResult:
     output = EncodeOutput(posts=len(posts), caches=(adapted.folder.name, bare.folder.name))
     output.write(stage_folder("encode", model) / ENCODE_FILE)
     return EncodeResult(resolved, (adapted, bare))
+
+
+def _aligned_weights(model: str, revision: str) -> AlignedWeights:
+    """Return the weights that `align` has trained for a revision of the checkpoint."""
+    folder = stage_folder("align", model)
+    output = AlignOutput.read(folder / ALIGN_JSON)
+    if output.revision != revision:
+        raise UserError(
+            f"{folder} is of the checkpoint {output.revision}, and {revision} is the present one: "
+            f"run `python -m src.align --model {model}`"
+        )
+    return AlignedWeights(str(folder / ALIGNED_FILE), output.digest, output.segments)
 
 
 def _fill_cache(workspace: Workspace, posts: Sequence[EncodablePost], batch_size: int, unit: str) -> FilledCache:

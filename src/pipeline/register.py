@@ -163,6 +163,9 @@ def _package(subject: _Subject) -> ModelPackage:
     artifacts = {"adapter": subject.trained.adapter, "contract": contract_folder}
     if checkpoint_folder(subject.model).is_dir():
         artifacts["base"] = checkpoint_folder(subject.model)
+    aligned = checkpoint_of(subject.model).aligned
+    if aligned:
+        artifacts["aligned"] = Path(aligned.file)
     return ModelPackage(
         code=Path("src"),
         artifacts=artifacts,

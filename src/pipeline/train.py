@@ -1,9 +1,8 @@
 """Work of stage `train`: train the winner of the search, on one process or several, and log its run."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from src.cli.output import Progress, progress, say
+from src.cli.output import progress, say
 from src.core.config import Params
 from src.core.files import write_table
 from src.core.locks import try_lock
@@ -22,6 +21,7 @@ from src.core.provenance import code_digest, training_key
 from src.core.records import write_predictions
 from src.core.training_config import TrainingConfig
 from src.tracking.client import Run, parts_read
+from src.tracking.epoch_logger import EpochLogger
 from src.tracking.run_logging import log_training, open_tracker, run_tags
 from src.training.callbacks import NullCallback, TrainingCallback
 from src.training.checkpoint import TrainingCheckpoint
@@ -97,30 +97,13 @@ class WinnerTraining:
             return result, tuple(adapter.modules())
 
 
-@dataclass(frozen=True)
-class _EpochLogger:
-    """A callback that logs every epoch to the run and shows it on the bar."""
-
-    run: Run
-    bar: Progress
-
-    def on_step(self) -> None:
-        pass
-
-    def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        self.run.metrics({name: value for name, value in metrics.items() if name != "epoch"}, step=epoch)
-        self.bar.note(f"macro-F1 {metrics['val_macro_f1']:.4f}")
-        self.bar.advance()
-        return True
-
-
 def _train_and_log(training: WinnerTraining, notice: str) -> TrainOutput:
     with (
         _open_run(training, notice) as run,
         progress(training.config.epochs, f"{training.model}: training", "epochs") as bar,
     ):
         run.log_system_metrics()
-        result, modules = _train_or_resume(training, _EpochLogger(run, bar))
+        result, modules = _train_or_resume(training, EpochLogger(run, bar))
         _write(training, result, modules)
         trained = read_trained(training.model)
         log_training(run, trained)
@@ -129,7 +112,7 @@ def _train_and_log(training: WinnerTraining, notice: str) -> TrainOutput:
     return TrainOutput(trained, len(result.history))
 
 
-def _train_or_resume(training: WinnerTraining, callback: _EpochLogger) -> tuple[TrainingResult, tuple[str, ...]]:
+def _train_or_resume(training: WinnerTraining, callback: EpochLogger) -> tuple[TrainingResult, tuple[str, ...]]:
     """Train, or continue after the last epoch of a killed training."""
     state = training.checkpoint.load()
     if state:

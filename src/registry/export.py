@@ -126,8 +126,9 @@ def _write_merged(loaded: LoadedVersion, folder: Path) -> str:
 
 def _write_adapter(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Path) -> str:
     """Write the adapter and a local base, and return the arguments of `from_pretrained` for the base."""
-    weights = loaded.contract.checkpoint
-    parts = loaded.adapter.parts()
+    weights = loaded.model.checkpoint
+    aligned = load_file(weights.aligned.file) if weights.aligned else {}
+    parts = {**aligned, **loaded.adapter.parts()}
     if parts and loaded.adapter.peft is None:
         raise UserError(
             "parts of the base were trained as a whole, without an adapter: export the version with --merge"

@@ -46,7 +46,7 @@ def load_version(artifacts: Mapping[str, str], device: str | None = None) -> Loa
     """Load a version from its artifacts, and check it against its contract.
 
     Args:
-        artifacts: the paths of `contract`, `adapter` and, if the version carries its base, `base`.
+        artifacts: the paths of `contract`, `adapter` and, if the version carries them, `base` and `aligned`.
         device: the device for the model, such as cpu; the best available one by default.
 
     Raises:
@@ -121,10 +121,16 @@ def dtype_of(model: ToneModel) -> str:
 
 
 def _base(contract: Contract, artifacts: Mapping[str, str]) -> PretrainedWeights:
-    """Return the version's base: in the Hub, or in the version's own folder, whose digest is the revision."""
-    if "base" not in artifacts:
-        return contract.checkpoint
-    return replace(contract.checkpoint, source=artifacts["base"], is_local=True)
+    """Return the version's base: in the Hub, or in the version's own folder, whose digest is the revision.
+
+    Aligned weights always come with the version.
+    """
+    base = contract.checkpoint
+    if "base" in artifacts:
+        base = replace(base, source=artifacts["base"], is_local=True)
+    if base.aligned:
+        base = replace(base, aligned=replace(base.aligned, file=artifacts.get("aligned", "")))
+    return base
 
 
 def _untrained_weights(adapter: adapter_module.Adapter) -> list[str]:

@@ -45,6 +45,8 @@ class Boundary:
     dtype: str
     segments: tuple[str, ...]
     features: tuple[str, ...]
+    # The digest of the aligned weights, if a frozen segment has some: features below are the same without them.
+    aligned: str = ""
 
     @classmethod
     def of(cls, model: ToneModel) -> "Boundary":
@@ -57,19 +59,28 @@ class Boundary:
             str(model.backbone.dtype).removeprefix("torch."),
             tuple(segment.label for segment in model.frozen_segments()),
             model.cached_names(),
+            _aligned_digest(model),
         )
 
     @property
     def key(self) -> str:
         """Return a digest of everything but the checkpoint's source: one revision has the same weights everywhere."""
-        facts = [self.revision, self.preprocessing, self.dtype, *self.segments, *self.features]
+        facts = [self.revision, self.aligned, self.preprocessing, self.dtype, *self.segments, *self.features]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
     def lies_before(self, other: "Boundary") -> bool:
         """Return whether the other boundary's features can be computed from these."""
         same = ("model", "revision", "preprocessing", "dtype")
         alike = all(getattr(self, name) == getattr(other, name) for name in same)
-        return alike and set(self.segments) < set(other.segments)
+        return alike and self.aligned in ("", other.aligned) and set(self.segments) < set(other.segments)
+
+
+def _aligned_digest(model: ToneModel) -> str:
+    aligned = model.checkpoint.aligned
+    if aligned is None:
+        return ""
+    frozen = {segment.name for segment in model.frozen_segments()}
+    return "" if frozen.isdisjoint(aligned.segments) else aligned.digest
 
 
 @dataclass(frozen=True)

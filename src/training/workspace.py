@@ -97,6 +97,7 @@ def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
         "weights": "random" if checkpoint.is_random else "pretrained",
         "checkpoint": checkpoint.source,
         "checkpoint_revision": checkpoint.revision,
+        **({"aligned": checkpoint.aligned.digest} if checkpoint.aligned else {}),
         "data_digest": split.data_digest,
         "split_digest": split.split_digest,
     }
