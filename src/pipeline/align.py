@@ -8,12 +8,9 @@ its output is cached.
 
 from dataclasses import asdict
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from src.cli.output import progress
 from src.core.config import Params
-from src.core.files import atomic_file, file_digest, write_table
+from src.core.files import file_digest, write_table
 from src.core.locks import try_lock
 from src.core.outputs import AlignOutput
 from src.core.paths import ALIGN_JSON, ALIGNED_FILE, CHECKPOINTS, HISTORY_FILE, KEPT, UNFINISHED, stage_folder
@@ -67,18 +64,15 @@ def _train(
         run.inputs(parts_read("train", "val"))
         context = TrainingContext(params.seed, EpochLogger(run, bar), checkpoint=checkpoint)
         with trained_adapter(workspace, settings, context) as (adapter, result):
-            output = _write(workspace, settings, result, adapter.parts())
+            adapter.save_parts(stage_folder("align", model) / ALIGNED_FILE)
+        output = _write(workspace, settings, result)
         log_history(run, result.history, f"{model}, alignment")
         run.metrics({f"best_val_{name}": value for name, value in output.validation.items()})
     return output
 
 
-def _write(
-    workspace: Workspace, settings: TrainingConfig, result: TrainingResult, weights: dict[str, Tensor]
-) -> AlignOutput:
+def _write(workspace: Workspace, settings: TrainingConfig, result: TrainingResult) -> AlignOutput:
     folder = stage_folder("align", workspace.model.spec.name)
-    with atomic_file(folder / ALIGNED_FILE) as temporary:
-        save_file(weights, temporary)
     write_table(folder / HISTORY_FILE, result.history)
     output = AlignOutput(
         segments=tuple(settings.unfreeze.split()),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from src.core.config_parser import build
 from src.core.errors import UsageError, UserError, unknown
-from src.core.files import atomic_folder, read_json, write_json
+from src.core.files import atomic_file, atomic_folder, read_json, write_json
 from src.core.labels import TONES
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
@@ -90,6 +90,11 @@ class Adapter:
         """
         weights = dict(self.model.backbone.named_parameters())
         return {name: full_tensor(weights[name].detach()) for name in self.originals}
+
+    def save_parts(self, file: Path) -> None:
+        """Write the weights of the base that train as a whole as safetensors, by name."""
+        with atomic_file(file) as temporary:
+            save_file(self.parts(), temporary)
 
     def save(self, folder: Path, write: bool = True) -> None:
         """Write the adapter in peft's layout, the readout and whole segments as safetensors, and the settings.

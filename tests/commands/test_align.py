@@ -25,7 +25,13 @@ from tests.pipeline import run
 from tests.training.test_workspace import stages
 
 MODEL = "tinyllava"
-SETTINGS = {"rank": 0, "readout": "verbalizer", "unfreeze": "connector", "lr": 0.01, "epochs": 2}
+SETTINGS: dict[str, int | float | str | bool] = {
+    "rank": 0,
+    "readout": "verbalizer",
+    "unfreeze": "connector",
+    "lr": 0.01,
+    "epochs": 2,
+}
 FOLDER = stage_folder("align", MODEL)
 
 
