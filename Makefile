@@ -4,6 +4,7 @@
 #   make test ARGS="-k catalog"     ARGS is handed on
 #   make test JOBS=0 ARGS=--pdb     the tests in one process; JOBS is how many share them
 #   make ui PORT=5001
+#   make smol DATA=~/MVSA-Single SPLIT=predefined    real posts, with their published lists; without DATA the sample
 #   make PYTHON=python3.12 test     the Python that .venv is made with, 3.11 or newer
 
 PYTHON ?= python3
@@ -18,7 +19,13 @@ PIP := "$(VENV)/bin/python" -m pip --disable-pip-version-check $(if $(CI),--quie
 # The stages in dvc.yaml say `python`.
 RUN := PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH" "$(VENV)/bin/python" -m
 
-.PHONY: help repro test ui lint lock setup install
+# Settings of `make smol`, over those of params.yaml. Epochs and layers are those that two cores can afford.
+SPLIT ?= grouped
+SMOL := scale=full models=[smol] split.kind=$(SPLIT) reproduce.recipes=[] repeat.seeds=5 \
+	tune.trials=20 tune.startup_trials=8 tune.min_epochs=2 \
+	++training.smol.epochs=4 ++training.smol.adapter_layers=last-10
+
+.PHONY: help repro smol test ui lint lock setup install
 .DEFAULT_GOAL := help
 
 help: ## Say what the targets do
@@ -28,6 +35,11 @@ help: ## Say what the targets do
 repro: setup ## Run the pipeline: every stage whose inputs have changed
 	@[ -e .git ] || [ ! -d .dvc ] || $(RUN) dvc config --local core.no_scm true
 	@$(RUN) dvc repro $(ARGS)
+
+# Quoted for the shell, which would take the brackets of a list for a pattern.
+smol: setup ## Run the pipeline for smol, with pretrained weights
+	@[ -z "$(DATA)" ] || $(RUN) src.ingest "$(DATA)"
+	@$(RUN) dvc exp run $(patsubst %,-S '%',$(SMOL)) $(ARGS)
 
 # A file is run by one process, with its fixtures: the main job is done once. Files begin in their own order, in which
 # the longest come early and the quick ones of tests/ itself last, so that no process ends long before another.

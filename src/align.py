@@ -1,6 +1,6 @@
 """Stage `align`: train the segments that a model's checkpoint has no trained weights for.
 
-python -m src.align --model tinyllava
+python -m src.align --model smol
 """
 
 from src.cli.options import command, model_option
@@ -12,7 +12,7 @@ from src.modeling.hub import go_offline_if_hub_unreachable
 from src.models.catalog import MODELS
 
 
-@command(example="python -m src.align --model tinyllava")
+@command(example="python -m src.align --model smol")
 @model_option(MODELS)
 def main(model: str) -> None:
     """Train the segments that align.MODEL in params.yaml names, such as a connector, with all others frozen.
