@@ -49,6 +49,7 @@ MISLABELLED_TABLE = "mislabelled.csv"
 SCORES_TABLE = "scores.csv"
 PAIRS_TABLE = "pairs.csv"
 CALIBRATION_TABLE = "calibration.csv"
+SELECTIVE_TABLE = "selective.csv"
 PLOTS_FOLDER = "pictures"
 REPORT_HTML = "index.html"
 

@@ -14,6 +14,7 @@ from src.core.paths import (
     PAIRS_TABLE,
     PLOTS_FOLDER,
     SCORES_TABLE,
+    SELECTIVE_TABLE,
     SPLIT,
 )
 from src.core.records import Interval, leak_free, read_groups, read_split
@@ -76,7 +77,7 @@ def _write_tables(result: CompareResult) -> None:
     write_rows(COMPARE / PAIRS_TABLE, PairRow, comparison_tables.pair_rows(result.results))
     write_rows(COMPARE / CALIBRATION_TABLE, CalibrationRow, comparison_tables.calibration_rows(result.qualities))
     write_table(COMPARE / "reliability.csv", comparison_tables.reliability_rows(result.qualities))
-    write_table(COMPARE / "selective.csv", comparison_tables.selective_rows(result.qualities))
+    write_table(COMPARE / SELECTIVE_TABLE, comparison_tables.selective_rows(result.qualities))
     # Only `dvc metrics` reads this file. Its keys hold the models' names, so it has no dataclass.
     write_json(COMPARE / METRICS_JSON, comparison_tables.headline(result.systems, result.results, result.qualities))
 

@@ -259,6 +259,6 @@ def _accuracy_plot(model: str, output: ModalityOutput) -> bytes:
     rows = {}
     for name, result in output.conditions.items():
         rows[name] = {"all test posts": result.figures["accuracy"]}
-        if result.leak_free:
+        if result.leak_free and output.leak_free_posts < output.posts:
             rows[name]["leak-free"] = result.leak_free["accuracy"]
     return forest(rows, {}, "accuracy", f"{model}, tuned, on the test part: with a half hidden or changed")

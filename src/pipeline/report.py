@@ -7,16 +7,27 @@ from typing import Any
 from src.core.config import Params, notice_of
 from src.core.files import read_table, write_bytes, write_table, write_text
 from src.core.labels import TONES
-from src.core.outputs import BestTrial, ExplainedMistake, Trained
+from src.core.outputs import BestTrial, ExplainedMistake, ModalityOutput, Trained
 from src.core.paper import RECIPES
-from src.core.paths import BEST_FILE, COMPARE, PLOTS_FOLDER, PREDICTIONS_TABLE, REPORT, REPORT_HTML, stage_folder
+from src.core.paths import (
+    BEST_FILE,
+    COMPARE,
+    PLOTS_FOLDER,
+    PREDICTIONS_TABLE,
+    REPORT,
+    REPORT_HTML,
+    SELECTIVE_TABLE,
+    stage_folder,
+)
 from src.core.records import Scores, read_predictions
 from src.core.saliency import METHOD
 from src.core.training_config import display_value
 from src.evaluation.intervals import SCORES
 from src.evaluation.metrics import scores
+from src.evaluation.systems import TFIDF
+from src.reporting import alt_texts
 from src.reporting.findings import ReportInputs, SystemScores, alignments, read_report_inputs
-from src.reporting.pages import render
+from src.reporting.pages import Plot, render
 from src.reporting.paper_table import SCORE_TITLES, paper_section
 from src.reporting.plot_evaluation import confusion_matrix, learning_curves, per_class_bars
 from src.reporting.search_section import SearchReliability, search_reliability
@@ -52,8 +63,8 @@ class ModelSection:
     # On the test part.
     scores: Scores
     search: SearchReliability
-    # PNGs by name: `confusion-before`, `confusion-after`, `learning-curves`.
-    plots: Mapping[str, bytes]
+    # By name: `confusion-before`, `confusion-after`, `learning-curves`.
+    plots: Mapping[str, Plot]
 
 
 @dataclass(frozen=True)
@@ -73,24 +84,47 @@ def run_report(params: Params) -> ReportResult:
     """
     inputs = read_report_inputs(params.models)
     sections = {model: _model_section(model, inputs.trained[model]) for model in params.models}
-    plots = {name: _compare_plot(name) for name in ("intervals", "selective")}
-    plots |= {f"reliability-{model}": _compare_plot(f"reliability-{model}") for model in params.models}
-    plots["per-class-f1"] = _per_class_plot(sections)
-    own_plots = {f"{model}-{name}": png for model, section in sections.items() for name, png in section.plots.items()}
-    for name, png in {**plots, **own_plots}.items():
-        write_bytes(REPORT / f"{name}.png", png)
-    plots |= {
-        f"conditions-{model}": (stage_folder("modality", model) / "conditions.png").read_bytes()
-        for model in params.models
-    }
-    result = ReportResult(list(inputs.sentences()), [_score_columns(row) for row in inputs.score_rows()])
+    plots = {**_compare_plots(inputs), "per-class-f1": _per_class_plot(sections)}
+    own_plots = {f"{model}-{name}": plot for model, section in sections.items() for name, plot in section.plots.items()}
+    for name, plot in {**plots, **own_plots}.items():
+        write_bytes(REPORT / f"{name}.png", plot.png)
+    plots |= {f"conditions-{model}": _ablations_plot(model, output) for model, output in inputs.modality.items()}
+    sentences = [sentence for finding in inputs.findings() for sentence in finding.sentences]
+    result = ReportResult(sentences, [_score_columns(row) for row in inputs.score_rows()])
     write_table(REPORT / "scores.csv", result.scores)
     write_text(REPORT / REPORT_HTML, _page(params, inputs, sections, plots))
     return result
 
 
-def _compare_plot(name: str) -> bytes:
-    return (COMPARE / PLOTS_FOLDER / f"{name}.png").read_bytes()
+def _compare_plots(inputs: ReportInputs) -> dict[str, Plot]:
+    """Read the plots of stage `compare`."""
+    accuracies = {row.system: row.all.accuracy for row in inputs.score_rows()}
+    alts = {
+        "intervals": alt_texts.forest_alt("Accuracy on the test part", accuracies),
+        "selective": alt_texts.selective_alt("Accuracy on the most confident predictions", _selective_curves()),
+    }
+    alts |= {
+        f"reliability-{row.system.removesuffix(' tuned')}": alt_texts.reliability_alt(row)
+        for row in inputs.calibration
+        if row.system.endswith("tuned")
+    }
+    folder = COMPARE / PLOTS_FOLDER
+    return {name: Plot((folder / f"{name}.png").read_bytes(), alt) for name, alt in alts.items()}
+
+
+def _selective_curves() -> dict[str, list[float]]:
+    """Read the curves that the plot shows: those of TF-IDF and the tuned models."""
+    curves: dict[str, list[float]] = {}
+    for row in read_table(COMPARE / SELECTIVE_TABLE):
+        if row["system"] == TFIDF or row["system"].endswith("tuned"):
+            curves.setdefault(row["system"], []).append(float(row["accuracy"]))
+    return curves
+
+
+def _ablations_plot(model: str, output: ModalityOutput) -> Plot:
+    accuracies = {name: result.figures["accuracy"] for name, result in output.conditions.items()}
+    png = (stage_folder("modality", model) / "conditions.png").read_bytes()
+    return Plot(png, alt_texts.forest_alt(f"Accuracy of {model} by ablation", accuracies))
 
 
 def _model_section(model: str, trained: Trained) -> ModelSection:
@@ -104,16 +138,24 @@ def _model_section(model: str, trained: Trained) -> ModelSection:
         best=best,
         settings=", ".join(f"{name} {display_value(value)}" for name, value in best.params.items()),
         scores=after,
-        search=search_reliability(model),
+        search=search_reliability(model, best),
         plots={
-            "confusion-before": confusion_matrix(before.confusion, TONES, f"{model}, zero-shot"),
-            "confusion-after": confusion_matrix(after.confusion, TONES, f"{model}, tuned"),
-            "learning-curves": learning_curves(history, f"{model}, training"),
+            "confusion-before": _confusion_plot(before, f"{model}, zero-shot"),
+            "confusion-after": _confusion_plot(after, f"{model}, tuned"),
+            "learning-curves": Plot(
+                learning_curves(history, f"{model}, training"),
+                alt_texts.learning_curves_alt(f"Learning curves of {model}", history),
+            ),
         },
     )
 
 
-def _per_class_plot(sections: Mapping[str, ModelSection]) -> bytes:
+def _confusion_plot(of: Scores, title: str) -> Plot:
+    alt = alt_texts.confusion_alt(f"Confusion matrix of {title}", of.confusion, TONES)
+    return Plot(confusion_matrix(of.confusion, TONES, title), alt)
+
+
+def _per_class_plot(sections: Mapping[str, ModelSection]) -> Plot:
     """Plot the F1 of each tone, beside the paper's for the same model if it reports them."""
     names = {tone: f"f1_{tone}" for tone in TONES}
     published = {recipe.model: recipe.published for recipe in RECIPES if set(names.values()) <= set(recipe.published)}
@@ -122,7 +164,8 @@ def _per_class_plot(sections: Mapping[str, ModelSection]) -> bytes:
         bars[model] = {tone: section.scores.per_class[tone]["f1"] for tone in TONES}
         if model in published:
             bars[f"{model}, paper"] = {tone: published[model][name] for tone, name in names.items()}
-    return per_class_bars(bars, "F1", "F1 of each tone on the test part, tuned")
+    title = "F1 of each tone on the test part, tuned"
+    return Plot(per_class_bars(bars, "F1", title), alt_texts.bars_alt(title, bars))
 
 
 def _score_columns(row: SystemScores) -> dict[str, str | float | None]:
@@ -134,15 +177,16 @@ def _score_columns(row: SystemScores) -> dict[str, str | float | None]:
     return columns
 
 
-def _heat_maps(model: str, mistakes: Sequence[ExplainedMistake]) -> list[tuple[ExplainedMistake, bytes]]:
-    """Return each mistake with the PNG of its saliency map."""
+def _heat_maps(model: str, mistakes: Sequence[ExplainedMistake]) -> list[tuple[ExplainedMistake, Plot]]:
+    """Return each mistake with the plot of its saliency map."""
     folder = stage_folder("saliency", model)
-    return [(mistake, (folder / mistake.png).read_bytes()) for mistake in mistakes]
+    return [
+        (mistake, Plot((folder / mistake.png).read_bytes(), alt_texts.saliency_alt(model, mistake)))
+        for mistake in mistakes
+    ]
 
 
-def _page(
-    params: Params, inputs: ReportInputs, sections: Mapping[str, ModelSection], plots: Mapping[str, bytes]
-) -> str:
+def _page(params: Params, inputs: ReportInputs, sections: Mapping[str, ModelSection], plots: Mapping[str, Plot]) -> str:
     rows = inputs.score_rows()
     experiments = paper_section()
     sources = [(part, stage_command.format(model=params.models[0]), file) for part, stage_command, file in SOURCES]
@@ -150,7 +194,6 @@ def _page(
         "title": TITLE,
         "notice": params.notice,
         "scale": params.scale,
-        "findings": inputs.sentences(),
         "inputs": inputs,
         "scores": rows,
         "score_names": SCORES,
@@ -163,8 +206,8 @@ def _page(
         "sections": sections,
         "sources": sources,
         "experiments": experiments,
-        # The weights that the experiments were run with.
-        "experiment_notices": [notice_of(scale) for scale in dict.fromkeys(row.scale for row in experiments.recipes)],
+        # The weights that the experiments were run with, if they are not those of the page.
+        "experiment_notices": sorted({notice_of(row.scale) for row in experiments.recipes} - {params.notice}),
         "experiment_scores": SCORE_TITLES,
     }
     return render("report/page", **content)

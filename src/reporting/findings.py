@@ -36,7 +36,7 @@ from src.core.paths import (
     SPLIT_REPORT,
     stage_folder,
 )
-from src.core.records import read_groups, read_predictions
+from src.core.records import Interval, read_groups, read_predictions
 from src.core.rows import read_rows
 from src.evaluation.alignment import alignment_correlation
 from src.evaluation.comparison_tables import ALL, LEAK_FREE, CalibrationRow, PairRow, ScoreRow
@@ -161,13 +161,16 @@ def on_noise(noise: NoiseOutput, protocol: str) -> Iterator[str]:
 def _against(pairs: Sequence[PairRow], second: str, title: str) -> Iterator[str]:
     """Yield which tuned models are better than a system, or than the systems of a kind."""
     rows = [row for row in pairs if row.second.split()[-1] == second]
-    words = {"yes": "better", "no": "worse", "cannot tell": f"cannot tell with {rows[0].posts:,} posts"}
-    groups = []
-    for answer, word in words.items():
-        models = [_model(row.first) for row in rows if row.better == answer]
-        if models:
-            groups.append(f"{word}: {', '.join(models)}")
-    yield f"Against {title}: {'; '.join(groups)}."
+    models = {
+        answer: ", ".join(_model(row.first) for row in rows if row.better == answer)
+        for answer in ("yes", "no", "cannot tell")
+    }
+    sentence = f"Better than {title}: {models['yes'] or 'none'}."
+    if models["no"]:
+        sentence += f" Worse: {models['no']}."
+    if models["cannot tell"]:
+        sentence += f" Undecided with {rows[0].posts:,} posts: {models['cannot tell']}."
+    yield sentence
 
 
 def _among_models(pairs: Sequence[PairRow]) -> Iterator[str]:
@@ -186,8 +189,33 @@ def _among_models(pairs: Sequence[PairRow]) -> Iterator[str]:
         )
 
 
+def _ends(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return "no interval"
+    return f"{percent(interval.low)} to {percent(interval.high)}"
+
+
 def _model(system: str) -> str:
     return system.removesuffix(" tuned")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The findings on one subject."""
+
+    # The id of the page's section with the numbers.
+    section: str
+    title: str
+    sentences: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A result at the top of the page."""
+
+    title: str
+    value: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -222,18 +250,44 @@ class ReportInputs:
     # Of TF-IDF.
     omissions: BaselineOmissions
 
-    def sentences(self) -> Iterator[str]:
-        """Yield the findings, the most important first."""
-        chosen = max(self.trained, key=lambda model: self.trained[model].validation["macro_f1"])
+    @property
+    def chosen(self) -> str:
+        """Return the model that validation chooses."""
+        return max(self.trained, key=lambda model: self.trained[model].validation["macro_f1"])
+
+    @property
+    def is_leak_free(self) -> bool:
+        """Return whether all test posts are leak-free. Scores on leak-free posts then repeat those on all."""
+        posts = {row.part: row.posts for row in self.scores}
+        return posts.get(LEAK_FREE) == posts[ALL]
+
+    def tiles(self) -> list[Tile]:
+        """Return the results of the chosen model that stand at the top of the page."""
+        best, tfidf = (self._score_row(system) for system in (f"{self.chosen} tuned", TFIDF))
+        answers = {row.second: row.better for row in self.pairs if row.part == ALL and row.first == best.system}
+        validation = self.trained[self.chosen].validation["macro_f1"]
+        return [
+            Tile("chosen on validation", self.chosen, f"macro-F1 {percent(validation)}"),
+            Tile("accuracy", percent(best.accuracy.value), f"{_ends(best.accuracy)} on {best.posts:,} test posts"),
+            Tile("macro-F1", percent(best.macro_f1.value), f"{_ends(best.macro_f1)}"),
+            Tile("better than TF-IDF", answers[TFIDF], f"TF-IDF: accuracy {percent(tfidf.accuracy.value)}"),
+        ]
+
+    def findings(self) -> list[Finding]:
+        """Return the findings by subject, the most important first."""
         published = {model: _published(model).tuned.accuracy for model in self.trained}
         accuracies = {model: accuracy for model, accuracy in published.items() if accuracy is not None}
-        yield from on_the_choice(self.scores, chosen)
-        yield from on_comparisons(self.pairs)
-        yield from on_leaks(self.scores)
-        yield from on_the_paper(self.scores, accuracies, self.trained[chosen].facts["weights"])
-        yield from on_modality(self.modality)
-        yield from on_calibration(self.calibration)
-        yield from on_noise(self.noise, self.split.protocol)
+        weights = self.trained[self.chosen].facts["weights"]
+        subjects = (
+            ("scores", "Best model", on_the_choice(self.scores, self.chosen)),
+            ("comparisons", "Comparisons", on_comparisons(self.pairs)),
+            ("data", "Leaks", on_leaks(self.scores)),
+            ("experiments", "The paper", on_the_paper(self.scores, accuracies, weights)),
+            ("modality", "Text or image", on_modality(self.modality)),
+            ("calibration", "Calibration", on_calibration(self.calibration)),
+            ("data", "Labels", on_noise(self.noise, self.split.protocol)),
+        )
+        return [Finding(section, title, tuple(sentences)) for section, title, sentences in subjects]
 
     def score_rows(self) -> list[SystemScores]:
         """Return a row for each system: on all test posts, on leak-free ones, and the paper's scores."""
@@ -245,9 +299,12 @@ class ReportInputs:
         ]
 
     def pairs_by_part(self) -> dict[str, list[PairRow]]:
-        """Return the comparisons on all test posts, and on leak-free ones if there are any."""
-        parts = dict.fromkeys(row.part for row in self.pairs)
+        """Return the comparisons on all test posts, and on leak-free ones if these are some of them and not all."""
+        parts = [ALL] if self.is_leak_free else dict.fromkeys(row.part for row in self.pairs)
         return {part: [row for row in self.pairs if row.part == part] for part in parts}
+
+    def _score_row(self, system: str) -> ScoreRow:
+        return next(row for row in self.scores if row.system == system and row.part == ALL)
 
 
 def read_report_inputs(models: Sequence[str]) -> ReportInputs:

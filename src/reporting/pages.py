@@ -2,12 +2,22 @@
 
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from src.core.format import points
 
 FOLDER = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot on a page."""
+
+    png: bytes
+    # The text alternative (HTML's `alt`): what the plot shows.
+    alt: str
 
 
 def render(template: str, **content: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from src.core.records import Post
 from src.core.saliency import METHOD, SANITY, SaliencyMap, SanityCheck, signed
-from src.reporting.pages import render
+from src.reporting.pages import Plot, render
 from src.reporting.plot_saliency import Shade, heat_map, scale_of, shade
 
 
@@ -55,10 +55,21 @@ def _content(explained: ExplainedPost) -> dict[str, Any]:
     halves = [(name, signed(value)) for name, value in explained.saliency_map.halves()]
     return {
         "explained": explained,
-        "heat_map": heat_map(explained.saliency_map),
+        "heat_map": Plot(heat_map(explained.saliency_map), _alt(explained)),
         "halves": halves,
         "words": _words(explained.saliency_map),
     }
+
+
+def _alt(explained: ExplainedPost) -> str:
+    """Describe the heat map: the contribution of the image, and its strongest places."""
+    saliency_map = explained.saliency_map
+    image, *places, _ = saliency_map.halves()
+    contributions = "; ".join(f"{name} {signed(value)}" for name, value in (image, *places))
+    return (
+        f"The image of post {explained.post.id}, and a heat map of the contributions to {saliency_map.tone} in "
+        f"log-odds: {contributions}."
+    )
 
 
 def _words(saliency_map: SaliencyMap) -> dict[str, list[ShownWord]]:

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from src.core.estimates import Spread
-from src.core.outputs import RepeatOutput, SearchSummary
+from src.core.outputs import BestTrial, RepeatOutput, SearchSummary
 from src.core.paths import REPEAT_JSON, SEARCH_FILE, stage_folder
+from src.reporting.alt_texts import search_alts
+from src.reporting.pages import Plot
 
 REPEAT_SCORES = {
     "val_macro_f1": "validation macro-F1",
@@ -33,12 +35,12 @@ class SearchReliability:
     sentences: tuple[str, ...]
     # Shares by setting, the highest first; empty if the trials tell too little.
     importances: Mapping[str, float]
-    # PNGs by title.
-    plots: Mapping[str, bytes]
+    # By title.
+    plots: Mapping[str, Plot]
 
 
-def search_reliability(model: str) -> SearchReliability:
-    """Build the section of a model from the outputs of `tune` and `repeat`.
+def search_reliability(model: str, best: BestTrial) -> SearchReliability:
+    """Build the section of a model from its best trial and the outputs of `tune` and `repeat`.
 
     Raises:
         UserError: one of these stages has not run.
@@ -46,12 +48,13 @@ def search_reliability(model: str) -> SearchReliability:
     folder = stage_folder("tune", model)
     search = SearchSummary.read(folder / SEARCH_FILE)
     repeated = RepeatOutput.read(stage_folder("repeat", model) / REPEAT_JSON)
-    files = {title: folder / f"{name}.png" for name, title in PLOTS.items()}
+    alts = search_alts(model, search, best)
+    files = {name: folder / f"{name}.png" for name in PLOTS}
     return SearchReliability(
         scores={title: _row(repeated, name) for name, title in REPEAT_SCORES.items()},
         sentences=(*_on_other_seeds(repeated), *_on_trials(search)),
         importances=search.importances,
-        plots={title: path.read_bytes() for title, path in files.items() if path.is_file()},
+        plots={PLOTS[name]: Plot(path.read_bytes(), alts[name]) for name, path in files.items() if path.is_file()},
     )
 
 

@@ -17,6 +17,8 @@ import yaml
 from src.core.files import read_json, read_table, write_table
 from src.core.outputs import RecipeOutput, SaliencyOutput
 from src.core.records import read_posts, read_predictions, read_split
+from tests.browser.chromium import chromium, needed_programs
+from tests.browser.layout import faults
 from tests.pipeline import as_written
 from tests.warm import WarmPython
 
@@ -268,8 +270,8 @@ def test_champion_holds_contract_and_lineage(done: Path, warm_python: WarmPython
 def test_report_shows_published_scores(done: Path) -> None:
     page = (done / "outputs" / "report" / "index.html").read_text()
     scores = read_json(done / "outputs" / "evaluate" / MODEL / "metrics.json")
-    (row,) = re.findall(rf"<tr class=\"ours\"><td>{MODEL} tuned</td>.*?</tr>", page, re.DOTALL)[:1]
-    assert f"<td>{100 * scores['macro_f1']:.1f} " in row and "<td>78.6</td>" in row
+    (row,) = re.findall(rf"<tr class=\"ours\"><th scope=\"row\">{MODEL} tuned</th>.*?</tr>", page, re.DOTALL)[:1]
+    assert f"<td>{100 * scores['macro_f1']:.1f}<br>" in row and '<td class="paper">78.6</td>' in row
     assert "Weights are random" in page
     saliency = SaliencyOutput.read(done / "outputs" / "saliency" / MODEL / "saliency.json")
     assert page.count("data:image/png;base64,") == 10 + len(saliency.mistakes)
@@ -280,18 +282,24 @@ def test_report_shows_published_scores(done: Path) -> None:
 def test_report_begins_with_findings(done: Path) -> None:
     page = (done / "outputs" / "report" / "index.html").read_text()
     findings = page[page.index('id="findings"') : page.index('id="scores"')]
-    assert f"Validation chooses {MODEL}" in findings and "Against TF-IDF on the captions" in findings
+    assert f"Validation chooses {MODEL}" in findings and "Better than TF-IDF on the captions" in findings
     parts = re.findall(r'<a href="#([^"]+)">', page[: page.index('id="findings"')])
     assert len(parts) == 11
     assert all(f'id="{part}"' in page for part in parts)
     for system in ("majority", "tfidf", f"{MODEL} zero-shot", f"{MODEL} probe", f"{MODEL} tuned"):
-        assert f"<td>{system}</td>" in page
+        assert f'<th scope="row">{system}</th>' in page
+
+
+@pytest.mark.browser
+def test_report_fits_every_screen(done: Path) -> None:
+    with chromium(needed_programs()) as driver:
+        assert faults(driver, done / "outputs" / "report" / "index.html") == {}
 
 
 def test_report_has_experiments_of_paper(done: Path) -> None:
     page = (done / "outputs" / "report" / "index.html").read_text()
     experiments = page[page.index('<h2 id="experiments">') : page.index('<h2 id="data-card">')]
-    rows = re.findall(r'<td class="words">([\w-]+)', experiments)
+    rows = re.findall(r'<th scope="row" class="words">([\w-]+)', experiments)
     assert rows == [f"{MODEL}-zeroshot", f"{MODEL}-lora", "majority", "tfidf"]
     output = RecipeOutput.read(done / "outputs" / "reproduce" / f"{MODEL}-lora.json")
     assert f"<td>{100 * output.scores['macro_f1']:.1f}</td>" in experiments

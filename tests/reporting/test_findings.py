@@ -1,6 +1,8 @@
 """Covers: the report's findings, from rows and outputs such as the stages write."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
@@ -13,11 +15,20 @@ from src.core.estimates import (
     LabelAdherence,
     VerdictAnswer,
 )
-from src.core.outputs import ConfidentLearning, JointDistribution, ModalityOutput, NoiseOutput
+from src.core.outputs import (
+    BaselineOmissions,
+    ConfidentLearning,
+    JointDistribution,
+    ModalityOutput,
+    NoiseOutput,
+    Trained,
+)
 from src.core.records import Interval
 from src.evaluation.comparison_tables import ALL, LEAK_FREE, PairRow, ScoreRow
+from src.evaluation.intervals import SCORES as SCORE_NAMES
 from src.evaluation.systems import Kind
 from src.reporting import findings
+from src.reporting.pages import Plot, render
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -68,9 +79,9 @@ def test_choice_stands_beside_baselines() -> None:
 
 def test_comparisons_count_all_test_posts() -> None:
     tfidf, untrained, probe, models, closest = findings.on_comparisons(PAIRS)
-    assert tfidf.endswith("better: clip; worse: blip2; cannot tell with 500 posts: llava.")
-    assert "better: clip; worse: blip2" in untrained
-    assert "better: clip" in probe
+    assert tfidf.endswith(": clip. Worse: blip2. Undecided with 500 posts: llava.")
+    assert "untrained: clip. Worse: blip2" in untrained
+    assert ": clip. Worse" in probe
     assert models.endswith("1 of 3: blip2 beats clip.")
     assert "clip and llava" in closest
     assert "4,000" in closest
@@ -166,3 +177,62 @@ def test_missing_ablation_is_left_out() -> None:
     assert sentence.count(f"by {MINUS}10.0") == 2
     assert "another post" not in sentence
     assert "labels differ" not in sentence
+
+
+# The page
+
+
+def trained(model: str, macro_f1: float) -> Trained:
+    facts = {"weights": "pretrained"}
+    return Trained(model, 1, macro_f1, macro_f1, macro_f1, facts, "code", "study", 0, {}, ())
+
+
+def inputs_of(scores: Sequence[ScoreRow]) -> findings.ReportInputs:
+    nothing = cast("Any", None)
+    return findings.ReportInputs(
+        scores=scores,
+        pairs=PAIRS,
+        calibration=[],
+        trained={"clip": trained("clip", 0.6), "llava": trained("llava", 0.7)},
+        modality={},
+        saliency={},
+        noise=noise_of(AGREEMENT),
+        mislabelled=[],
+        leaks=nothing,
+        split=nothing,
+        data=nothing,
+        omissions=BaselineOmissions(),
+    )
+
+
+LEAKY = inputs_of(SCORES)
+LEAK_FREE_INPUTS = inputs_of([replace(row, posts=500) for row in SCORES])
+
+
+def scores_section(inputs: findings.ReportInputs) -> str:
+    rows = [row for row in inputs.score_rows() if row.clean]
+    content = {
+        "inputs": inputs,
+        "scores": rows,
+        "score_names": SCORE_NAMES,
+        "test_posts": 500,
+        "clean_posts": rows[0].clean.posts if rows[0].clean else 0,
+        "plots": dict.fromkeys(("intervals", "per-class-f1"), Plot(b"", "a plot")),
+    }
+    return render("report/scores", **content)
+
+
+def test_tiles_show_chosen_model() -> None:
+    chosen, accuracy, macro_f1, better = LEAKY.tiles()
+    assert chosen.value == "llava" and "70.0%" in chosen.note
+    assert (accuracy.value, accuracy.note) == ("78.0%", "75.0% to 81.0% on 500 test posts")
+    assert macro_f1.value == "68.0%"
+    assert better.value == "cannot tell" and "70.0%" in better.note
+
+
+def test_repeated_leak_free_tables_are_left_out() -> None:
+    assert list(LEAKY.pairs_by_part()) == [ALL, LEAK_FREE]
+    assert list(LEAK_FREE_INPUTS.pairs_by_part()) == [ALL]
+    assert scores_section(LEAKY).count('<th scope="col">accuracy</th>') == 2
+    assert scores_section(LEAK_FREE_INPUTS).count('<th scope="col">accuracy</th>') == 1
+    assert "every score is leak-free" in scores_section(LEAK_FREE_INPUTS)

@@ -76,7 +76,7 @@ def test_of_many_mistakes_the_surest_are_shown_and_all_are_counted(picture: Path
     page = mistakes_page("clip", NOTICE, [post(key, picture) for key in keys], found, most=2)
     assert "9 of 9 posts are misclassified; the 2 most confident" in page
     assert re.findall(r"Post (\d)</p>", page) == ["8", "7"]
-    assert "<tr><td>positive</td><td>neutral</td><td>9</td></tr>" in page
+    assert '<tr><td>positive</td><td>neutral</td><td class="number">9</td></tr>' in page
 
 
 def test_without_a_mistake_the_page_says_so(picture: Path) -> None:

@@ -42,7 +42,7 @@ def page() -> str:
 
 
 def row_of(name: str) -> str:
-    (found,) = re.findall(rf"<tr[^>]*><td class=\"words\">{name} ?<.*?</tr>", page())
+    (found,) = re.findall(rf"<tr[^>]*><th scope=\"row\" class=\"words\">{name} ?<.*?</tr>", page())
     return str(found)
 
 

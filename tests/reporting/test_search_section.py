@@ -9,7 +9,7 @@ import pytest
 from src.core.errors import UserError
 from src.core.estimates import Spread
 from src.core.files import write_bytes
-from src.core.outputs import RepeatOutput, SearchSummary
+from src.core.outputs import BestTrial, RepeatOutput, SearchSummary
 from src.core.paths import REPEAT_JSON, SEARCH_FILE, stage_folder
 from src.reporting.pages import render
 from src.reporting.search_section import REPEAT_SCORES, SearchReliability, search_reliability
@@ -26,6 +26,7 @@ SEARCH = SearchSummary(
     epochs_unpruned=180,
     importances={"lr": 0.62, "rank": 0.38},
 )
+BEST = BestTrial("study", 30, 18, 7, 0.85, {"lr": 0.0003, "rank": 8})
 
 
 def spread(mean: float, sd: float | None = 0.02, low: float | None = None, high: float | None = None) -> Spread:
@@ -59,7 +60,7 @@ def section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSection:
     def build(search: SearchSummary = SEARCH, **changes: object) -> SearchReliability:
         search.write(TUNE / SEARCH_FILE)
         replace(REPEATED, **changes).write(REPEAT / REPEAT_JSON)  # type: ignore[arg-type]
-        return search_reliability("clip")
+        return search_reliability("clip", BEST)
 
     return build
 
@@ -148,7 +149,10 @@ def test_plots_are_those_that_exist(section: MakeSection) -> None:
     assert section().plots == {}
     write_bytes(TUNE / "slices.png", b"slices")
     write_bytes(TUNE / "optimization_history.png", b"history")
-    assert list(section().plots.values()) == [b"history", b"slices"]
+    history, slices = section().plots.values()
+    assert (history.png, slices.png) == (b"history", b"slices")
+    assert "30 finished trials" in history.alt and "trial 7" in history.alt
+    assert "rank 8" in slices.alt
 
 
 @pytest.mark.parametrize("missing", [TUNE / SEARCH_FILE, REPEAT / REPEAT_JSON], ids=str)
@@ -156,7 +160,7 @@ def test_missing_stage_is_named(section: MakeSection, missing: Path) -> None:
     section()
     missing.unlink()
     with pytest.raises(UserError, match=str(missing)):
-        search_reliability("clip")
+        search_reliability("clip", BEST)
 
 
 # The page
@@ -165,7 +169,7 @@ def test_missing_stage_is_named(section: MakeSection, missing: Path) -> None:
 def test_section_is_escaped_in_page(section: MakeSection) -> None:
     write_bytes(TUNE / "importances.png", b"bars")
     page = render("report/search", model="clip", search=section(replace(SEARCH, reasons={"<b>": 3})))
-    assert "<td>test macro-F1</td><td>0.8000 ± 0.0200</td>" in page
+    assert '<th scope="row">test macro-F1</th><td>0.8000 ± 0.0200</td>' in page
     assert "3 × &lt;b&gt;" in page
     assert "lr 62%, rank 38%." in page
     assert 'src="data:image/png;base64,YmFycw=="' in page
