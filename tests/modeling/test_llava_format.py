@@ -24,6 +24,7 @@ from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 from transformers.models.siglip.configuration_siglip import SiglipVisionConfig
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from src.core.config import CheckpointParams
 from src.core.errors import UserError
 from src.core.labels import TONES
 from src.core.outputs import PretrainedWeights
@@ -32,6 +33,7 @@ from src.core.training_config import TrainingConfig
 from src.data.images import open_image
 from src.modeling import tiny
 from src.modeling.language import LanguageToneModel
+from src.models.catalog import resolve_checkpoint
 from src.models.tinyllava import Model
 from src.training.adapter import fresh_adapter
 from src.training.batching import collate
@@ -271,3 +273,21 @@ def test_joined_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(model, "tokenizer", tokenize)
     with pytest.raises(UserError, match="one token"):
         model.word_ids()
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"text_config": {"model_type": "mixtral"}}, "text_config is mixtral"),
+        ({"text_config": {"model_type": "qwen2_moe"}}, "text_config is qwen2_moe"),
+        ({"vision_config": {"model_type": "siglip2_vision_model"}}, "vision_config is siglip2_vision_model"),
+        ({"model_type": "llava_next"}, "architecture is llava_next"),
+    ],
+)
+def test_other_architectures_are_named(changes: dict[str, Any], part: str, interleave: Path) -> None:
+    given = CheckpointParams(folder=str(interleave))
+    assert resolve_checkpoint("tinyllava", "full", Path("unused"), [], given).is_local
+    write_config(interleave, changes)
+    with pytest.raises(UserError, match=part) as error:
+        resolve_checkpoint("tinyllava", "full", Path("unused"), [], given)
+    assert "\n" not in str(error.value)

@@ -118,6 +118,7 @@ CASES = {
     ),
     "blip2, DoRA": Case("blip2", False, {"adapter": "dora"}),
     "blip2, its words, merged": Case("blip2", True, {"readout": "verbalizer"}),
+    "smol, its words, a whole connector": Case("smol", False, {"unfreeze": "connector"}),
     "clip, its prompts": Case("clip", False, {"readout": "verbalizer", "adapter": "ia3"}),
     "clip, no adapter": Case("clip", False, {"rank": 0}),
 }
