@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+# Markdown for the page that lists a model's versions.
+_DESCRIPTION = """\
+Adapters of {model} for the tone of posts. `champion` is the best version by validation macro-F1 or the one that
+`python -m src.promote` chose, and `challenger` the next or newest. The tags `champion_change` list each change."""
 _ADDRESS = re.compile(r"models:/mvsa-(?P<model>[^@/]+)(@(?P<alias>[^@/]+)|/(?P<number>\d+))")
 
 
@@ -95,7 +99,7 @@ def register(
     with mlflow_errors_as_user_errors():
         model_id = _log_model(client, model, package, run_id)
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
+            client.create_registered_model(name, description=_DESCRIPTION.format(model=model))
         entity = client.create_model_version(
             name, f"models:/{model_id}", run_id, all_tags, description=description, model_id=model_id
         )

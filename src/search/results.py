@@ -20,7 +20,7 @@ from src.search.study_analysis import importances, plots
 from src.search.trial import ENDED, TrialRecord
 from src.tracking.addresses import without_password
 from src.tracking.client import Run
-from src.tracking.markdown import model_link, run_link, table
+from src.tracking.markdown import lead_of, model_link, run_link, table
 from src.tracking.ui_views import view_address
 
 
@@ -129,11 +129,11 @@ def study_summary(
     )
 
     def link(trial: TrialRecord) -> str:
-        return run_link(f"trial {trial.number}", run_id(trial.number))
+        return run_link(f"trial {trial.number}", experiment_id, run_id(trial.number))
 
     lead = f"Best of {len(finished)} trials: **{link(first)}**, validation macro-F1 **{first.value:.4f}**"
     if others:
-        lead += f", {(first.value or 0.0) - (others[0].value or 0.0):.4f} above the next, {link(others[0])}"
+        lead += f", {lead_of(first.value or 0.0, others[0].value or 0.0)} the next, {link(others[0])}"
     links = [
         f"[All trials, the best first]({view_address(experiment_id)})",
         f"[as a chart]({view_address(experiment_id, charts=True)})",

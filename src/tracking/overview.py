@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from src.core.records import ADAPTER_DIGEST
 from src.tracking.client import Run, Tracker
-from src.tracking.markdown import model_link, run_link, table
+from src.tracking.markdown import lead_of, model_link, run_link, table
 
 # Scores of runs with equal values of these tags compare: same posts, same split, weights of the same scale.
 _COMPARABLE_TAGS = ("scale", "data_digest", "split_digest")
@@ -21,8 +21,9 @@ class _ModelScores:
     """The newest scores of one model, a row of the table."""
 
     model: str
-    # The run with the test score.
+    # The run with the test score, and its experiment.
     run_id: str
+    experiment_id: str
     # Macro-F1 of the tuned model on the validation and test parts.
     validation: float
     test: float
@@ -34,7 +35,7 @@ class _ModelScores:
         return {
             "model": name,
             "validation macro-F1": f"{self.validation:.4f}",
-            "test macro-F1": run_link(f"{self.test:.4f}", self.run_id),
+            "test macro-F1": run_link(f"{self.test:.4f}", self.experiment_id, self.run_id),
             "untrained": "-" if self.zeroshot is None else f"{self.zeroshot:.4f}",
             "gained": "-" if self.zeroshot is None else f"{self.test - self.zeroshot:+z.4f}",
         }
@@ -51,11 +52,12 @@ def link_runs(tracker: Tracker, model: str, evaluated: Run) -> None:
     study = train.tag("study")
     studies = tracker.find({"stage": "study", "study": study})
     trials = tracker.find({"stage": "trial", "study": study, "trial": train.tag("trial")})
+    here = evaluated.experiment_id()
     links = {
-        "study": run_link("study", studies[0] if studies else ""),
-        "trial": run_link(f"trial {train.tag('trial')}", trials[0] if trials else ""),
-        "train": run_link("train run", train.id),
-        "evaluate": run_link("evaluate run", evaluated.id),
+        "study": run_link("study", here, studies[0] if studies else ""),
+        "trial": run_link(f"trial {train.tag('trial')}", here, trials[0] if trials else ""),
+        "train": run_link("train run", here, train.id),
+        "evaluate": run_link("evaluate run", here, evaluated.id),
         "versions": model_link("registered versions", f"{_PREFIX}{model}"),
     }
     text = (
@@ -91,6 +93,7 @@ def _scores_of(model: str, experiment: Tracker, tags: Mapping[str, str]) -> _Mod
     return _ModelScores(
         model=model,
         run_id=evaluated.id,
+        experiment_id=evaluated.experiment_id(),
         validation=train.last_metrics().get(_VAL_METRIC, 0.0) if train else 0.0,
         test=evaluated.last_metrics()[_TEST_METRIC],
         zeroshot=zeroshot.last_metrics()[_TEST_METRIC] if zeroshot else None,
@@ -113,7 +116,8 @@ def _baselines(experiments: Mapping[str, Tracker], facts: Mapping[str, str]) -> 
         run = _newest(experiments[_BASELINES], {**tags, "model": name})
         if run:
             metrics = run.last_metrics()
-            baselines.append(_ModelScores(name, run.id, metrics["val_macro_f1"], metrics[_TEST_METRIC], None))
+            scores = (metrics["val_macro_f1"], metrics[_TEST_METRIC], None)
+            baselines.append(_ModelScores(name, run.id, run.experiment_id(), *scores))
     return baselines
 
 
@@ -127,7 +131,7 @@ def _best_sentence(models: list[_ModelScores]) -> str:
     best, *others = models
     sentence = f"Best on validation: **{best.model}**, macro-F1 {best.validation:.4f}"
     if others:
-        sentence += f", {best.validation - others[0].validation:.4f} above {others[0].model}"
+        sentence += f", {lead_of(best.validation, others[0].validation)} {others[0].model}"
     return f"{sentence}."
 
 

@@ -18,7 +18,7 @@ from src.tracking.ui_views import VIEW_TAG, trials_view, view_address
 History = Sequence[Mapping[str, float]]
 
 _DESCRIPTION = """\
-The tone of posts by **{model}**: [trials, the best first]({table}) · [as a chart]({charts}) · {versions}
+Tone of posts by {model}: [trials, the best first]({table}) · [as a chart]({charts}) · {versions}
 
 | run | content |
 | --- | --- |

@@ -8,6 +8,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from src.tracking.markdown import MODEL_TRAINING
+
 _KEY = "trials"
 VIEW_TAG = f"mlflow.sharedViewState.{_KEY}"  # private API of MLflow 3.17
 _SCORE = "best_val_macro_f1"
@@ -45,7 +47,7 @@ def trials_view(settings: Sequence[str]) -> str:
 def view_address(experiment_id: str, *, charts: bool = False) -> str:
     """Return the address of the view within MLflow's pages, as a table or as charts."""
     mode = "&compareRunsMode=CHART" if charts else ""
-    query = f"workflowType=machine_learning&viewStateShareKey={_KEY}{mode}"  # private API of MLflow 3.17
+    query = f"{MODEL_TRAINING}&viewStateShareKey={_KEY}{mode}"  # private API of MLflow 3.17
     return f"#/experiments/{experiment_id}/runs?{query}"
 
 

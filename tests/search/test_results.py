@@ -24,6 +24,9 @@ TRIAL = TrialRecord(
 )
 
 
+LINK = "[trial {0}](#/experiments/7/runs/r{0}?workflowType=machine_learning)"
+
+
 def trial(number: int, value: float, **changes: Any) -> TrialRecord:
     return replace(TRIAL, number=number, value=value, **changes)
 
@@ -34,7 +37,7 @@ def summary(*trials: TrialRecord) -> str:
 
 def test_summary_names_best_trial() -> None:
     output = summary(trial(0, 0.5), trial(1, 0.9, state="pruned"), trial(2, 0.75), trial(3, 0.75))
-    assert output.startswith("Best of 4 trials: **[trial 2](#/runs/r2)**, validation macro-F1 **0.7500**, 0.0000 above")
+    assert output.startswith(f"Best of 4 trials: **{LINK.format(2)}**, validation macro-F1 **0.7500**, level with")
 
 
 def test_missing_run_has_no_link() -> None:
@@ -47,7 +50,7 @@ def _no_run(number: int) -> str:
 
 def test_single_trial_is_best() -> None:
     assert summary(trial(0, 0.5)).startswith(
-        "Best of 1 trials: **[trial 0](#/runs/r0)**, validation macro-F1 **0.5000**.\n"
+        f"Best of 1 trials: **{LINK.format(0)}**, validation macro-F1 **0.5000**.\n"
     )
 
 
@@ -62,7 +65,7 @@ def test_summary_lists_space_and_choice() -> None:
 def test_summary_links_trials_and_versions() -> None:
     output = summary(trial(0, 0.5))
     assert "(#/experiments/7/runs?" in output
-    assert "(#/models/mvsa-clip)" in output
+    assert "(#/models/mvsa-clip?" in output
 
 
 def test_dvc_command_names_storage() -> None:

@@ -1,6 +1,6 @@
 """Markdown of descriptions: sections, tables, links."""
 
-from src.tracking.markdown import run_link, table, with_section
+from src.tracking.markdown import lead_of, run_link, table, with_section
 
 
 def test_section_replaces_earlier_one() -> None:
@@ -17,5 +17,10 @@ def test_table_escapes_cells() -> None:
 
 
 def test_run_without_id_has_no_link() -> None:
-    assert run_link("trial 1", "") == "trial 1"
-    assert run_link("trial 1", "ab") == "[trial 1](#/runs/ab)"
+    assert run_link("trial 1", "7", "") == "trial 1"
+    assert run_link("trial 1", "7", "ab") == "[trial 1](#/experiments/7/runs/ab?workflowType=machine_learning)"
+
+
+def test_equal_scores_are_level() -> None:
+    assert lead_of(0.9, 0.85) == "0.0500 above"
+    assert lead_of(0.9, 0.9) == "level with"

@@ -75,9 +75,10 @@ def test_related_runs_link_each_other(client: MlflowClient, store: Path) -> None
     runs = {run.info.run_name: run for run in client.search_runs([client.get_run(study).info.experiment_id])}
     text = runs["study s"].data.tags["mlflow.note.content"]
     for name in ("trial 4", "train", "evaluate"):
-        assert f"#/runs/{runs[name].info.run_id}" in text
-    assert "(#/models/mvsa-linked)" in text
-    assert f"[study](#/runs/{study})" in runs["train"].data.tags["mlflow.note.content"]
+        assert f"/runs/{runs[name].info.run_id}?" in text
+    assert "(#/models/mvsa-linked?" in text
+    here = runs["train"].info.experiment_id
+    assert f"[study](#/experiments/{here}/runs/{study}?" in runs["train"].data.tags["mlflow.note.content"]
 
 
 def test_missing_training_gets_no_links(client: MlflowClient, store: Path) -> None:
