@@ -192,18 +192,27 @@ def require_free_space(folder: Path, num_bytes: int, purpose: str) -> None:
     Raises:
         UserError: nothing can be written in the folder, or its disk has less than `num_bytes` left.
     """
-    probe = folder / _temporary(folder / "space")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"space")
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise UserError(f"nothing can be written in {folder}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            probe.unlink()
+    free = free_bytes(folder)
     if free < num_bytes:
         raise UserError(
             f"{folder} has {free / 2**20:,.1f} MiB left, and {purpose} needs {num_bytes / 2**20:,.1f}: "
             "make room there, or make the folder a link to a larger disk"
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Write a file into a folder, which is made if it is missing, and return the free space of its disk.
+
+    Raises:
+        UserError: nothing can be written in the folder.
+    """
+    probe = folder / _temporary(folder / "space")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"space")
+        return shutil.disk_usage(folder).free
+    except OSError as error:
+        raise UserError(f"nothing can be written in {folder}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()

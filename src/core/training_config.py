@@ -38,6 +38,9 @@ class TrainingConfig:
     adapter_segments: str = ""
     # Layers that take the adapter: all, last-half, or last-K of each stack. Layers below are frozen and cached.
     adapter_layers: str = "all"
+    # The positions that adapters act on: all, or those behind the image alone. With text, the prompt up to the image's
+    # end runs through the bare base, and its keys and values are cached.
+    adapter_positions: Literal["all", "text"] = "all"
     # Names of base segments that train as a whole, with spaces between, such as "connector" or "qformer".
     unfreeze: str = ""
     # The number of hidden layers in the head.

@@ -11,7 +11,7 @@ import hashlib
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,7 +26,15 @@ from transformers.utils.logging import disable_progress_bar
 from src.core.errors import UserError, first_line
 from src.core.files import file_digest, folder_digest
 from src.core.outputs import AlignedWeights, PretrainedWeights
-from src.modeling.segments import POOLED, Segment, cached_names, frozen_segments, join_layers, pending_segments
+from src.modeling.segments import (
+    POOLED,
+    Positions,
+    Segment,
+    cached_names,
+    frozen_segments,
+    join_layers,
+    pending_segments,
+)
 from src.modeling.transformers_usage import TransformersUsage
 
 Features = dict[str, Tensor]
@@ -129,6 +137,13 @@ class ToneModel(nn.Module, ABC):
     backbone: Any
     # Maps pooled_BD to logits_BK. It is None until a head or the verbalizer is attached.
     readout: nn.Module | None
+    # Whether the model is a causal stack that reads the image before the text, so that an adapter can act on the text
+    # alone (`adapt_text`).
+    reads_image_first: ClassVar[bool] = False
+    # The full names of the adapter's weights that act on the text alone.
+    text_weights: frozenset[str]
+    # Whether every step computes the prefix's keys and values, because the cache has no room for them.
+    recomputes_prefix: bool
     # The mean and standard deviation of pixels, by which `normalize` scales them.
     mean_311: Tensor
     std_311: Tensor
@@ -141,6 +156,8 @@ class ToneModel(nn.Module, ABC):
         self.image_processor = image_processor
         self.checkpoint = checkpoint
         self.readout = None
+        self.text_weights = frozenset()
+        self.recomputes_prefix = False
         self.register_buffer("mean_311", torch.tensor(image_processor.image_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std_311", torch.tensor(image_processor.image_std).view(3, 1, 1), persistent=False)
 
@@ -283,24 +300,52 @@ class ToneModel(nn.Module, ABC):
         """Return the names of the backbone's trainable weights."""
         return [name for name, weight in self.backbone.named_parameters() if weight.requires_grad]
 
+    def adapt_text(self, bare_copy: Callable[[nn.Module], nn.Module]) -> None:
+        """Let the adapter that is attached act on the text alone. The prefix runs through the bare base.
+
+        Call it while the adapter's weights are the only trainable ones. `adapt_all` undoes it.
+
+        Args:
+            bare_copy: returns a copy of a module without adapters, which shares the base's weights.
+        """
+        raise NotImplementedError(f"{self.spec.name} has no text behind its image")
+
+    def adapt_all(self) -> None:
+        """Let adapters act on all positions."""
+        self.segments = self.build_segments(self.backbone.config)
+        self.text_weights = frozenset()
+        self.recomputes_prefix = False
+
+    def prefix_bytes(self) -> int:
+        """Return the bytes of one post's keys and values of the prefix, if these are frozen features, else 0."""
+        return 0
+
     def frozen_segments(self) -> tuple[Segment, ...]:
         """Return the segments that need to run only once a post, given the weights that are trainable now."""
-        return frozen_segments(self.segments, self.trainable_names())
+        trainable: dict[str, Positions] = {
+            name: "text" if name in self.text_weights else "all" for name in self.trainable_names()
+        }
+        return frozen_segments(self.segments, trainable)
+
+    def cached_segments(self) -> tuple[Segment, ...]:
+        """Return the frozen segments that run before the cache. `recomputes_prefix` leaves the split ones to a step."""
+        frozen = self.frozen_segments()
+        return tuple(each for each in frozen if each.positions == "all") if self.recomputes_prefix else frozen
 
     def cached_names(self) -> tuple[str, ...]:
         """Return the names of the features that `encode` returns, given the weights that are trainable now."""
-        return cached_names(self.segments, self.frozen_segments())
+        return cached_names(self.segments, self.cached_segments())
 
     @torch.no_grad()
     def encode(self, features: Features) -> Features:
-        """Run the frozen segments on a batch and return the features of `cached_names`.
+        """Run the segments before the cache on a batch and return the features of `cached_names`.
 
         Args:
             features: the inputs, captions padded to the longest. Cached features of a lower boundary may replace
                 inputs; segments whose results are among `features` do not run.
         """
         names = self.cached_names()
-        return self._run(pending_segments(self.frozen_segments(), features, names), features, names)
+        return self._run(pending_segments(self.cached_segments(), features, names), features, names)
 
     def forward(self, features: Features) -> Tensor:
         """Compute logits_BK, float32, in the order of `TONES`, from the features of `encode` or from the inputs."""

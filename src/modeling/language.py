@@ -4,17 +4,20 @@ Letters of tensor shapes: see `base`.
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from src.core.errors import UserError
 from src.core.labels import TONES
 from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
-from src.modeling.segments import LENGTH, POOLED, Segment, stack
+from src.modeling.prefix import PrefixKeys, run_and_record
+from src.modeling.segments import LENGTH, POOLED, Segment, split_stack, stack
 
 # Tweets have at most about 100 tokens. The cut protects memory from captions that are no tweets.
 MAX_CAPTION_TOKENS = 256
@@ -42,6 +45,10 @@ class VerbalizerReadout(nn.Module):
 
 class LanguageToneModel(ToneModel):
     """A model whose language model reads a prompt that contains the image's embeddings."""
+
+    reads_image_first: ClassVar[bool] = True
+    # The split layers (`adapt_text`) without adapters. They share the base's weights and are no modules of the model.
+    _bare_layers: Sequence[nn.Module] = ()
 
     @property
     @abstractmethod
@@ -71,25 +78,72 @@ class LanguageToneModel(ToneModel):
         """Return the part of a tokenised prompt that follows the image."""
         return ids
 
+    @property
+    @abstractmethod
+    def num_image_positions(self) -> int:
+        """Return the number of positions that an image takes in the prompt."""
+
+    @property
+    def num_prefix_positions(self) -> int:
+        """Return the number of positions up to the end of the image. It is the same for every post."""
+        return len(self.prefix_ids()) + self.num_image_positions
+
+    def adapt_text(self, bare_copy: Callable[[nn.Module], nn.Module]) -> None:
+        """Let the adapter that is attached act on the text alone, from the lowest layer that carries it."""
+        self.text_weights = frozenset(self.trainable_names())
+        layers = [segment for segment in self.segments if segment.layers]
+        adapted = [each for each in layers if any(name.startswith(each.modules) for name in self.text_weights)]
+        first = layers.index(adapted[0])
+        self.segments = split_stack(self.segments, first)
+        self._bare_layers = [bare_copy(layer) for layer in self.decoder.layers[first:]]
+        for layer in self.decoder.layers:
+            # Gradient checkpointing drops a cache that a second run of the layer would change. `PrefixKeys` is not
+            # changed by a run.
+            layer._can_checkpoint_with_cache = True  # noqa: SLF001 - transformers' switch for layers that only read
+
+    def adapt_all(self) -> None:
+        """Let adapters act on all positions."""
+        super().adapt_all()
+        self._bare_layers = ()
+
+    def prefix_bytes(self) -> int:
+        """Return the bytes of one post's keys and values of the prefix, if these are frozen features, else 0."""
+        if not any(segment.positions == "prefix" for segment in self.frozen_segments()):
+            return 0
+        parts = self.layer_parts(self._bare_layers[-1])
+        assert isinstance(parts.k, nn.Linear)
+        num_numbers = 2 * len(self._bare_layers) * self.num_prefix_positions * parts.k.out_features
+        return num_numbers * int(self.backbone.dtype.itemsize)
+
     def run_language(self, segment: Segment, features: Features, image: str) -> Tensor:
         """Run layers of the language model, and return the states after them, or pooled_BD after the very last layer.
 
-        pooled_BD is the state at the prompt's last position, where the answer would begin.
+        pooled_BD is the state at the prompt's last position, where the answer would begin. The states are those of all
+        positions or of the text. A segment of the prefix returns its keys and values, [B, L, 2, G, P, W] with L layers.
 
         Args:
             segment: the layers, as one segment or joined.
             features: the features that the segment reads.
             image: the name of the feature with the image's embeddings.
         """
-        assert segment.layers is not None
+        if segment.layers is None:
+            return features[segment.reads[0]][:, self.num_prefix_positions :]
         first, last = segment.layers
+        states_BTD = self._embed_prompt(segment, features, image) if first == 0 else features[segment.reads[0]]
+        if segment.positions == "prefix":
+            return self._run_prefix(states_BTD[:, : self.num_prefix_positions])
+        prefix = None
+        if segment.positions == "text":
+            prefix = PrefixKeys(features[segment.reads[1]], len(self.decoder.layers))
+        start = 0 if prefix is None else prefix.length
+        arguments = self.layer_arguments(states_BTD, start)
+        # Padding stands behind the last position, and a causal model does not look ahead. So a mask is needed only for
+        # the text behind a prefix; without one, attention takes its fastest kernel. The very last layer is left to
+        # `LayerParts.forward_at`.
+        mask_11TT = None if prefix is None else prefix.mask(states_BTD)
         pools = segment.writes == POOLED
-        states_BTD = self._embed_prompt(features, image) if first == 0 else features[segment.reads[0]]
-        arguments = self.layer_arguments(states_BTD)
-        # Padding stands behind the last position, and a causal model does not look ahead. So no mask is needed, and
-        # attention takes its fastest kernel. The very last layer is left to `LayerParts.forward_at`.
         for layer in self.decoder.layers[first : last - pools]:
-            states_BTD = layer(states_BTD, attention_mask=None, **arguments)
+            states_BTD = layer(states_BTD, attention_mask=mask_11TT, past_key_values=prefix, **arguments)
         if not pools:
             return states_BTD
         length_B = features[LENGTH]
@@ -97,8 +151,26 @@ class LanguageToneModel(ToneModel):
         end_B = states_BTD.shape[1] - length_B.max() + length_B - 1
         parts = self.layer_parts(self.decoder.layers[-1])
         rotary = arguments.get("position_embeddings")
-        pooled_BD: Tensor = self.final_norm(parts.forward_at(states_BTD, end_B, causal=True, rotary=rotary))
+        keys_values = None if prefix is None else prefix.of_layer(last - 1)
+        state_BD = parts.forward_at(states_BTD, end_B, causal=True, rotary=rotary, prefix=keys_values)
+        pooled_BD: Tensor = self.final_norm(state_BD)
         return pooled_BD
+
+    def _run_prefix(self, states_BPD: Tensor) -> Tensor:
+        """Return the keys and values of the prefix in each split layer, from its states before the first of them."""
+        arguments = self.layer_arguments(states_BPD)
+        # Checkpointing matters only if the prefix has gradients, that is, if something below it trains.
+        checkpoints = self.decoder.layers[0].gradient_checkpointing and states_BPD.requires_grad
+        rows = []
+        for layer in self._bare_layers[:-1]:
+            run = partial(run_and_record, layer, arguments)
+            states_BPD, *keys_values = (
+                checkpoint(run, states_BPD, use_reentrant=False) if checkpoints else run(states_BPD)
+            )
+            rows.append(torch.stack(keys_values, dim=1))
+        parts = self.layer_parts(self._bare_layers[-1])
+        rows.append(torch.stack(parts.keys_values(states_BPD, arguments.get("position_embeddings")), dim=1))
+        return torch.stack(rows, dim=1)
 
     @property
     @abstractmethod
@@ -109,22 +181,33 @@ class LanguageToneModel(ToneModel):
     def layer_parts(self, layer: Any) -> LayerParts:
         """Return the parts of a layer."""
 
-    def add_positions(self, embeddings_BTD: Tensor) -> Tensor:
-        """Return the embeddings plus position embeddings, for language models that add them before the first layer."""
+    def add_positions(self, embeddings_BTD: Tensor, start: int) -> Tensor:
+        """Return the embeddings plus position embeddings, for language models that add them before the first layer.
+
+        `start` is the first position.
+        """
         return embeddings_BTD
 
-    def layer_arguments(self, _: Tensor) -> dict[str, Any]:
-        """Return the arguments that a layer takes besides states_BTD."""
+    def layer_arguments(self, states_BTD: Tensor, start: int = 0) -> dict[str, Any]:
+        """Return the arguments that a layer takes besides states_BTD, whose first position is `start`."""
         return {}
 
-    def _embed_prompt(self, features: Features, image: str) -> Tensor:
-        """Return the embeddings of the prefix, the image, and the rest of the prompt, in this order."""
-        tokens_BT = features["tokens"]
-        image_BPD = features[image]
-        prefix_1T = torch.tensor([self.prefix_ids()], dtype=torch.long, device=self.device)
-        prefix_BTD = self.decoder.embed_tokens(prefix_1T).expand(len(tokens_BT), -1, -1)
-        text_BTD = self.decoder.embed_tokens(tokens_BT)
-        return self.add_positions(torch.cat([prefix_BTD, image_BPD.to(prefix_BTD.dtype), text_BTD], dim=1))
+    def _embed_prompt(self, segment: Segment, features: Features, image: str) -> Tensor:
+        """Return the embeddings of the prefix, the image, and the rest of the prompt, in this order.
+
+        Those of positions that the segment does not run on are left out.
+        """
+        embed = self.decoder.embed_tokens
+        parts = []
+        if segment.positions != "text":
+            image_BPD = features[image]
+            prefix_1T = torch.tensor([self.prefix_ids()], dtype=torch.long, device=self.device)
+            prefix_BTD = embed(prefix_1T).expand(len(image_BPD), -1, -1)
+            parts += [prefix_BTD, image_BPD.to(prefix_BTD.dtype)]
+        if segment.positions != "prefix":
+            parts.append(embed(features["tokens"]))
+        start = self.num_prefix_positions if segment.positions == "text" else 0
+        return self.add_positions(torch.cat(parts, dim=1), start)
 
     def verbalizer_readout(self) -> nn.Module:
         """Return the verbalizer.

@@ -30,6 +30,8 @@ from torch.nn.functional import dropout, scaled_dot_product_attention
 from transformers.models.llama.modeling_llama import rotate_half
 
 Rotary = tuple[Tensor, Tensor]
+# keys_BGTW, rotated if the layer rotates them, and values_BGTW.
+KeysValues = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,13 @@ class LayerParts:
         return cls(norm, q, k, v, o, attention.head_dim, feed_norm, feed, p)
 
     def forward_at(
-        self, states_BTD: Tensor, position_B: Tensor, *, causal: bool, rotary: Rotary | None = None
+        self,
+        states_BTD: Tensor,
+        position_B: Tensor,
+        *,
+        causal: bool,
+        rotary: Rotary | None = None,
+        prefix: KeysValues | None = None,
     ) -> Tensor:
         """Compute the layer's output state_BD at one position of each row.
 
@@ -69,34 +77,46 @@ class LayerParts:
             position_B: the position in each row.
             causal: whether attention hides later positions.
             rotary: cosines and sines of all positions, [1, T, W] each; None if queries and keys are not rotated.
+            prefix: keys and values of positions before the first one; every position looks at them.
         """
         rows_B = torch.arange(len(position_B), device=position_B.device)
         normed_BTD = self.norm(states_BTD)
-        residual_BD = states_BTD[rows_B, position_B]
-        heads_BD = self._attend(normed_BTD, normed_BTD[rows_B, position_B], position_B, causal, rotary)
-        state_BD = residual_BD + self._dropout(self.o(heads_BD))
+        residual_BD, normed_BD = states_BTD[rows_B, position_B], normed_BTD[rows_B, position_B]
+        keys_BGTW, values_BGTW = self._keys_values(normed_BTD, rotary)
+        queries_BHW = self._queries(normed_BD, position_B, rotary)
+        if prefix is not None:
+            keys_BGTW, values_BGTW = torch.cat([prefix[0], keys_BGTW], 2), torch.cat([prefix[1], values_BGTW], 2)
+            position_B = position_B + prefix[0].shape[2]
+        # True where the position may look.
+        mask_B11T = None
+        if causal:
+            length = keys_BGTW.shape[2]
+            mask_B11T = (torch.arange(length, device=position_B.device) <= position_B[:, None])[:, None, None]
+        queries_BGQW = queries_BHW.view(len(queries_BHW), keys_BGTW.shape[1], -1, self.head_width)
+        heads_BGQW = scaled_dot_product_attention(queries_BGQW, keys_BGTW, values_BGTW, attn_mask=mask_B11T)
+        state_BD = residual_BD + self._dropout(self.o(heads_BGQW.reshape(len(queries_BHW), -1)))
         return state_BD + self._dropout(self.feed(self.feed_norm(state_BD)))
 
-    def _attend(
-        self, normed_BTD: Tensor, query_input_BD: Tensor, position_B: Tensor, causal: bool, rotary: Rotary | None
-    ) -> Tensor:
+    def keys_values(self, states_BTD: Tensor, rotary: Rotary | None = None) -> KeysValues:
+        """Compute keys_BGTW and values_BGTW of all positions; arguments are those of `forward_at`."""
+        return self._keys_values(self.norm(states_BTD), rotary)
+
+    def _keys_values(self, normed_BTD: Tensor, rotary: Rotary | None) -> KeysValues:
         batch, length, _ = normed_BTD.shape
         keys_BGTW, values_BGTW = (
             part(normed_BTD).view(batch, length, -1, self.head_width).transpose(1, 2) for part in (self.k, self.v)
         )
-        queries_BHW = self.q(query_input_BD).view(batch, -1, self.head_width)
         if rotary is not None:
             cos_1TW, sin_1TW = rotary
             keys_BGTW = keys_BGTW * cos_1TW[:, None] + rotate_half(keys_BGTW) * sin_1TW[:, None]
-            cos_B1W, sin_B1W = cos_1TW[0, position_B][:, None], sin_1TW[0, position_B][:, None]
+        return keys_BGTW, values_BGTW
+
+    def _queries(self, normed_BD: Tensor, position_B: Tensor, rotary: Rotary | None) -> Tensor:
+        queries_BHW: Tensor = self.q(normed_BD).view(len(normed_BD), -1, self.head_width)
+        if rotary is not None:
+            cos_B1W, sin_B1W = (table_1TW[0, position_B][:, None] for table_1TW in rotary)
             queries_BHW = queries_BHW * cos_B1W + rotate_half(queries_BHW) * sin_B1W
-        # True where the position may look.
-        mask_B11T = None
-        if causal:
-            mask_B11T = (torch.arange(length, device=position_B.device) <= position_B[:, None])[:, None, None]
-        queries_BGQW = queries_BHW.view(batch, keys_BGTW.shape[1], -1, self.head_width)
-        heads_BGQW = scaled_dot_product_attention(queries_BGQW, keys_BGTW, values_BGTW, attn_mask=mask_B11T)
-        return heads_BGQW.reshape(batch, -1)
+        return queries_BHW
 
     def _dropout(self, branch_BD: Tensor) -> Tensor:
         return dropout(branch_BD, self.dropout, self.norm.training)

@@ -156,7 +156,7 @@ class LlavaFormat(LanguageToneModel):
                 f"{config.image_token_index} (image_token_index)"
             )
         window = getattr(config.text_config, "sliding_window", None)
-        longest = len(self.prefix_ids()) + self._num_image_tokens() + len(self.token_ids([""])[0]) + MAX_CAPTION_TOKENS
+        longest = len(self.prefix_ids()) + self.num_image_positions + len(self.token_ids([""])[0]) + MAX_CAPTION_TOKENS
         if window is not None and window < longest:
             raise UserError(
                 f"{source}: its text_config has a sliding_window of {window} tokens, and a prompt may have {longest}: "
@@ -180,9 +180,9 @@ class LlavaFormat(LanguageToneModel):
             layer.input_layernorm, layer.self_attn, "o_proj", layer.post_attention_layernorm, layer.mlp
         )
 
-    def layer_arguments(self, states_BTD: Tensor) -> dict[str, Any]:
+    def layer_arguments(self, states_BTD: Tensor, start: int = 0) -> dict[str, Any]:
         """Return rotary positions."""
-        positions_1T = torch.arange(states_BTD.shape[1], device=states_BTD.device)[None]
+        positions_1T = torch.arange(start, start + states_BTD.shape[1], device=states_BTD.device)[None]
         rotary = self.decoder.rotary_emb(states_BTD, position_ids=positions_1T)
         return {"position_ids": positions_1T, "position_embeddings": rotary}
 
@@ -191,6 +191,14 @@ class LlavaFormat(LanguageToneModel):
         """Return the language model's head."""
         head: nn.Linear = self.backbone.lm_head
         return head
+
+    @property
+    def num_image_positions(self) -> int:
+        """Return the number of positions that an image takes: its patches, perhaps with a class token."""
+        config = self.backbone.config
+        num_patches: int = (self.image_resizer().side // config.vision_config.patch_size) ** 2
+        num_dropped = int(config.vision_feature_select_strategy == "default")
+        return num_patches + CLASS_TOKENS[config.vision_config.model_type] - num_dropped
 
     def prefix_ids(self) -> list[int]:
         """Return the tokens before the image: the begin token if the tokenizer adds one, and `USER: `."""
@@ -220,18 +228,21 @@ class LlavaFormat(LanguageToneModel):
         # "default" drops the first token. That is the class token, except in SigLIP, which has none.
         return selected_BPD[:, 1:] if config.vision_feature_select_strategy == "default" else selected_BPD
 
-    def _num_image_tokens(self) -> int:
-        side = self.image_resizer().side
-        config = self.backbone.config
-        num_patches: int = (side // config.vision_config.patch_size) ** 2
-        num_dropped = int(config.vision_feature_select_strategy == "default")
-        return num_patches + CLASS_TOKENS[config.vision_config.model_type] - num_dropped
-
     def transformers_usage(self) -> TransformersUsage:
         """Return the lines that read LLaVA's own forward pass at the last position."""
-        line = "pooled = model(**inputs, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, -1]"
+        end, prefix = "**inputs", []
+        if self.text_weights:
+            # The base alone runs the prompt up to the image's end, and the adapted model runs the rest.
+            end = "input_ids=ids[:, start:], past_key_values=past"
+            prefix = [
+                'ids, pixels = inputs["input_ids"], inputs["pixel_values"]',
+                "start = int((ids[0] == model.config.image_token_id).nonzero()[-1]) + 1",
+                "with model.disable_adapter():",
+                "    past = model(input_ids=ids[:, :start], pixel_values=pixels, use_cache=True).past_key_values",
+            ]
+        line = f"pooled = model({end}, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, -1]"
         if isinstance(self.readout, VerbalizerReadout):
-            line = f"logits = model(**inputs, logits_to_keep=1).logits[:, -1, {self.word_ids()}]"
+            line = f"logits = model({end}, logits_to_keep=1).logits[:, -1, {self.word_ids()}]"
         config = self.backbone.config
         processor = LlavaProcessor(
             self.image_processor,
@@ -241,7 +252,7 @@ class LlavaFormat(LanguageToneModel):
             image_token=IMAGE_TOKEN,
             num_additional_image_tokens=CLASS_TOKENS[config.vision_config.model_type],
         )
-        return TransformersUsage(processor, PROMPTED, (line,), (CUT,))
+        return TransformersUsage(processor, PROMPTED, (*prefix, line), (CUT,))
 
     def _image_position(self, ids: list[int]) -> int:
         return ids.index(self.backbone.config.image_token_index)

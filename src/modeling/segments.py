@@ -1,19 +1,24 @@
 """A forward pass as a chain of segments, and the one rule that decides which segments are frozen.
 
-A segment is frozen if all its weights are frozen and its inputs come from frozen segments. Its result is then the same
-in every epoch and every trial, so it is cached. The other segments run in every step. The rule reads the names of the
-trainable weights and nothing else, so it holds for any adapter on any model.
+A segment is frozen if no trainable weight acts on it and its inputs come from frozen segments. Its result is then the
+same in every epoch and every trial, so it is cached. The other segments run in every step. The rule reads the names of
+the trainable weights and the positions on which they act, and nothing else, so it holds for any adapter on any model.
 
 Every layer of a stack is one segment, so the boundary may lie between any two layers. Consecutive layers are joined
-before they run.
+before they run. If adapters act on the text alone, the layers that carry them are split: one segment runs them on the
+prefix, and the others on the text (`split_stack`).
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 LENGTH = "length"
 INPUTS = ("pixels", "tokens", LENGTH)
 POOLED = "pooled"
+
+# The positions of a prompt: all, those up to the end of the image, or those behind it.
+Positions = Literal["all", "prefix", "text"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class Segment:
     layers: tuple[int, int] | None = None
     # Whether the feature that it writes has a row for each token, padded at its end as captions are.
     per_token: bool = False
+    # The positions that it runs on.
+    positions: Positions = "all"
 
     @property
     def label(self) -> str:
@@ -80,6 +87,34 @@ def stack(
     return tuple(segments)
 
 
+def split_stack(segments: Sequence[Segment], first: int) -> tuple[Segment, ...]:
+    """Return the same steps, but the last layers of a causal stack run on the prefix and on the text in turn.
+
+    The prefix's states never depend on the text behind it. The text's states depend on the prefix's keys and values
+    alone, which one segment computes for all of these layers.
+
+    Args:
+        segments: all segments. The stack comes last, and its first layer reads the image's features and the tokens.
+        first: the first layer to split, from 0. The layers below run on all positions at once.
+    """
+    start = next(place for place, segment in enumerate(segments) if segment.layers == (first, first + 1))
+    layers = segments[start:]
+    source = layers[0].reads[:1]
+    keys = f"prefix.{first}"
+    modules = tuple(name for segment in layers for name in segment.modules)
+    # The name tells the boundaries of several first layers apart, because their features differ.
+    prefix = Segment(keys, source, keys, modules, (first, first + len(layers)), positions="prefix")
+    # Below the split, the stack's states have a row for each position: those of the text are cut out.
+    cut = [Segment("cut", source, f"text.{first}", (), per_token=True, positions="text")] if first else []
+    states = cut[0].writes if cut else "tokens"
+    texts = []
+    for number, segment in enumerate(layers, start=first + 1):
+        writes = segment.writes if segment is layers[-1] else f"text.{number}"
+        texts.append(replace(segment, reads=(states, keys, LENGTH), writes=writes, positions="text"))
+        states = writes
+    return (*segments[:start], *cut, prefix, *texts)
+
+
 def join_layers(segments: Iterable[Segment]) -> list[Segment]:
     """Return the same steps, with consecutive layers of one stack joined to one segment.
 
@@ -100,18 +135,20 @@ def join_layers(segments: Iterable[Segment]) -> list[Segment]:
     return runs
 
 
-def frozen_segments(segments: Sequence[Segment], trainable: Iterable[str]) -> tuple[Segment, ...]:
-    """Return the segments that have no trainable weight and depend on no segment that has one.
+def frozen_segments(segments: Sequence[Segment], trainable: Mapping[str, Positions]) -> tuple[Segment, ...]:
+    """Return the segments on which no trainable weight acts and that depend on no segment that trains.
 
     Args:
         segments: all segments, in order.
-        trainable: full names of the trainable weights.
+        trainable: the positions on which each trainable weight acts, by the weight's full name.
     """
-    names = list(trainable)
     known = set(INPUTS)
     frozen = []
     for segment in segments:
-        trains = any(name.startswith(segment.modules) for name in names)
+        trains = any(
+            name.startswith(segment.modules) and (positions == "all" or segment.positions in ("all", positions))
+            for name, positions in trainable.items()
+        )
         if not trains and known.issuperset(segment.reads):
             known.add(segment.writes)
             frozen.append(segment)

@@ -110,10 +110,10 @@ class Model(LanguageToneModel):
             layer.self_attn_layer_norm, layer.self_attn, "out_proj", layer.final_layer_norm, feed, layer.dropout
         )
 
-    def add_positions(self, embeddings_BTD: Tensor) -> Tensor:
+    def add_positions(self, embeddings_BTD: Tensor, start: int) -> Tensor:
         """Return the embeddings plus OPT's learned position embeddings."""
-        ones_1T = torch.ones(1, embeddings_BTD.shape[1], dtype=torch.long, device=embeddings_BTD.device)
-        positioned_BTD: Tensor = embeddings_BTD + self.decoder.embed_positions(ones_1T)
+        ones_1T = torch.ones(1, start + embeddings_BTD.shape[1], dtype=torch.long, device=embeddings_BTD.device)
+        positioned_BTD: Tensor = embeddings_BTD + self.decoder.embed_positions(ones_1T, start)
         return positioned_BTD
 
     @property
@@ -121,6 +121,11 @@ class Model(LanguageToneModel):
         """Return OPT's head."""
         head: nn.Linear = self.backbone.language_model.lm_head
         return head
+
+    @property
+    def num_image_positions(self) -> int:
+        """Return the number of the Q-Former's queries."""
+        return int(self.backbone.config.num_query_tokens)
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
         """Compute the feature that a segment writes.
@@ -146,13 +151,21 @@ class Model(LanguageToneModel):
         They do not depend on whether the tokenizer has a token for the image.
         """
         image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
-        both = 'embeds = torch.cat([image_embeds, model.get_input_embeddings()(inputs["input_ids"])], dim=1)'
-        end = "pooled = model.language_model.model(inputs_embeds=embeds).last_hidden_state[:, -1]"
+        prefix = ['embeds = torch.cat([image_embeds, model.get_input_embeddings()(inputs["input_ids"])], dim=1)']
+        text = "inputs_embeds=embeds"
+        if self.text_weights:
+            # The base alone runs the image, and the adapted model runs the text.
+            text = 'input_ids=inputs["input_ids"], past_key_values=past'
+            prefix = [
+                "with model.disable_adapter():",
+                "    past = model.language_model(inputs_embeds=image_embeds, use_cache=True).past_key_values",
+            ]
+        end = f"pooled = model.language_model.model({text}).last_hidden_state[:, -1]"
         if isinstance(self.readout, VerbalizerReadout):
-            end = f"logits = model.language_model(inputs_embeds=embeds).logits[:, -1, {self.word_ids()}]"
+            end = f"logits = model.language_model({text}).logits[:, -1, {self.word_ids()}]"
         # The processor adds a token for the image to its tokenizer. A copy keeps ours without that token.
         processor = Blip2Processor(self.image_processor, copy.deepcopy(self.tokenizer))
-        return TransformersUsage(processor, PROMPTED, (image, both, end), (CUT,))
+        return TransformersUsage(processor, PROMPTED, (image, *prefix, end), (CUT,))
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:

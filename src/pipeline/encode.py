@@ -16,6 +16,8 @@ from src.core.paths import (
     checkpoint_folder,
     stage_folder,
 )
+from src.core.records import Post
+from src.data.augmentation import AugmentedPost
 from src.data.images import EncodablePost
 from src.models.catalog import resolve_checkpoint
 from src.training.adapter import fresh_adapter
@@ -64,8 +66,8 @@ def encode_model(params: Params, model: str) -> EncodeResult:
     # from the cached ones, and no image is read twice.
     with fresh_adapter(workspace.model, settings, params.seed):
         unit = "posts and views" if views else "posts"
-        adapted = _fill_cache(workspace, [*posts, *views], params.encode.batch_size, unit)
-    bare = _fill_cache(workspace, posts, params.encode.batch_size, "posts")
+        adapted = _fill_cache(workspace, posts, views, params.encode.batch_size, unit)
+    bare = _fill_cache(workspace, posts, [], params.encode.batch_size, "posts")
     # The loaded model knows the commit that its files came from.
     resolved = workspace.model.checkpoint
     resolved.write(checkpoint_file(model))
@@ -86,10 +88,13 @@ def _aligned_weights(model: str, revision: str) -> AlignedWeights:
     return AlignedWeights(str(folder / ALIGNED_FILE), output.digest, output.segments)
 
 
-def _fill_cache(workspace: Workspace, posts: Sequence[EncodablePost], batch_size: int, unit: str) -> FilledCache:
-    """Encode the posts that the cache of the model's present boundary lacks."""
+def _fill_cache(
+    workspace: Workspace, posts: Sequence[Post], views: Sequence[AugmentedPost], batch_size: int, unit: str
+) -> FilledCache:
+    """Encode the posts and views that the cache of the model's present boundary lacks."""
     model = workspace.model
-    store = workspace.store()
-    with progress(len(posts), f"{model.spec.name}: {store.folder.name}", unit) as bar:
-        num_encoded = store.ensure(model, posts, batch_size, bar.advance)
-    return FilledCache(store.folder, store.num_bytes(), num_encoded, len(posts) - num_encoded, unit)
+    store = workspace.store(views)
+    both: list[EncodablePost] = [*posts, *views]
+    with progress(len(both), f"{model.spec.name}: {store.folder.name}", unit) as bar:
+        num_encoded = store.ensure(model, both, batch_size, bar.advance)
+    return FilledCache(store.folder, store.num_bytes(), num_encoded, len(both) - num_encoded, unit)

@@ -37,6 +37,7 @@ SHOWN = (
     "target_projections",
     "adapter_segments",
     "adapter_layers",
+    "adapter_positions",
     "unfreeze",
     "head_layers",
     "lr",
@@ -240,7 +241,8 @@ def _adapter(contract: Contract) -> str:
     if not settings.rank:
         return "none: only the head was trained"
     size = "" if settings.adapter == "ia3" else f" of rank {settings.rank}, alpha {settings.alpha},"
-    return f"{KINDS[settings.adapter]}{size} on {len(contract.adapted_modules)} modules"
+    where = ", on the positions behind the image alone" if settings.adapter_positions == "text" else ""
+    return f"{KINDS[settings.adapter]}{size} on {len(contract.adapted_modules)} modules{where}"
 
 
 def _readout(contract: Contract) -> str:

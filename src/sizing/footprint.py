@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from src.core.training_config import TrainingConfig
-from src.modeling.base import ToneModel
+from src.modeling.base import Features, ToneModel
 from src.sizing.cost_profile import Cost, gpu_semantics_on_meta, profile_encode, profile_step
 from src.sizing.meta_model import META, blank_inputs, build_on_meta
 from src.training.adapter import Adapter, attach_adapter
@@ -57,6 +57,9 @@ class Footprint:
     # The cost of one post in each epoch, without and with gradient checkpointing.
     step: Cost
     checkpointed_step: Cost
+    # The cost of one post in each epoch if the cache has no room for the prefix's keys and values, without gradient
+    # checkpointing; None if adapters act on all positions.
+    recomputed_step: Cost | None = None
 
     @property
     def effective_batch(self) -> int:
@@ -133,6 +136,7 @@ def measure_footprint(
     inputs = blank_inputs(model)
     adapter = _attach_on_meta(model, settings)
     features, encoding = profile_encode(model, inputs)
+    recomputed_step = _profile_recomputed_step(model, inputs, settings) if model.prefix_bytes() else None
     return Footprint(
         settings=settings,
         num_posts=num_posts,
@@ -146,6 +150,7 @@ def measure_footprint(
         encoding=encoding,
         step=profile_step(model, features, settings, gradient_checkpointing=False),
         checkpointed_step=profile_step(model, features, settings, gradient_checkpointing=True),
+        recomputed_step=recomputed_step,
     )
 
 
@@ -165,6 +170,14 @@ def _attach_on_meta(model: ToneModel, settings: TrainingConfig) -> Adapter:
         return attach_adapter(model, settings, seed=0)
 
 
+def _profile_recomputed_step(model: ToneModel, inputs: Features, settings: TrainingConfig) -> Cost:
+    model.recomputes_prefix = True
+    features, _ = profile_encode(model, inputs)
+    cost = profile_step(model, features, settings, gradient_checkpointing=False)
+    model.recomputes_prefix = False
+    return cost
+
+
 def _backbone_names(model: ToneModel) -> set[str]:
     return {name for name, _ in model.backbone.named_parameters()}
 
@@ -174,7 +187,8 @@ def _count_by_place(model: ToneModel, base_names: Collection[str]) -> dict[str, 
     counts: Counter[str] = Counter()
     for name, weight in model.backbone.named_parameters():
         if weight.requires_grad:
-            segment = next(segment.name for segment in model.segments if name.startswith(segment.modules))
+            # The last one: a layer that is split runs on the prefix first, without its adapter.
+            segment = [segment.name for segment in model.segments if name.startswith(segment.modules)][-1]
             counts[segment if name in base_names else f"adapter on {segment}"] += weight.numel()
     assert model.readout is not None
     counts["head"] += sum(weight.numel() for weight in model.readout.parameters())

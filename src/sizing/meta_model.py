@@ -61,7 +61,9 @@ def build_on_meta(model_type: type[M], dtype: torch.dtype) -> M:
     """Build a model at its published size. It can be adapted, run and differentiated; its results are shapes."""
     config = model_type.published_config()
     tokenizer = MeasuredTokenizer(model_type.spec, getattr(config, "image_token_id", None))
-    image_processor = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5))
+    side = model_type.image_side(config)
+    size = {"height": side, "width": side}
+    image_processor = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), size=size)
     with META:
         backbone = model_type.architecture()(config).to(dtype)
         checkpoint = PretrainedWeights(model_type.spec.checkpoint, model_type.spec.revision, "full")

@@ -41,7 +41,10 @@ def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
     num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else PAPER_POSTS
     footprint = measure_footprint(model_type, largest, num_posts)
     say(f"{model} as {model_type.spec.checkpoint}, base in bfloat16, {footprint.num_tokens} tokens of text a post")
-    say(f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, readout {largest.readout}")
+    on = f"adapters on {largest.adapter_positions} positions"
+    say(
+        f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, readout {largest.readout}, {on}"
+    )
     for title, columns, rows in [*footprint_tables(footprint), initial_trials_table(model_type, initial)]:
         table(title, columns, rows)
     say(verdict(footprint, memory_gib or PAPER_MEMORY_GIB))
@@ -129,6 +132,8 @@ def _operations_table(footprint: Footprint) -> Table:
     train = footprint.num_posts["train"]
     encoded = footprint.num_encoded
     flops = {"training": footprint.step.flops, "the same with checkpointing": footprint.checkpointed_step.flops}
+    if footprint.recomputed_step is not None:
+        flops["the same without room for the cached prefix"] = footprint.recomputed_step.flops
     rows = [(work, *(_flops(count * posts) for posts in (1, batch, train))) for work, count in flops.items()]
     encoding = footprint.encoding.flops
     once = (f"encoding, once, {encoded:,} posts", _flops(encoding), "", _flops(encoding * encoded))

@@ -1,5 +1,6 @@
 """Adapters and classifier heads on a frozen base: attach, save, load, merge, detach."""
 
+import copy
 import re
 import warnings
 from collections import Counter
@@ -19,6 +20,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -124,9 +126,12 @@ class Adapter:
         """Merge the adapter into the base's weights, and return the base, which no longer needs peft.
 
         Raises:
-            UserError: peft cannot merge this kind of adapter, or a merged weight is not finite.
+            UserError: peft cannot merge this kind of adapter, a merged weight is not finite, or the adapter acts on the
+                text alone.
         """
         if self.peft is not None:
+            if self.model.text_weights:
+                raise UserError("adapter_positions is text: merged weights would act on all positions")
             try:
                 self.peft.merge_and_unload(safe_merge=True)
             except (NotImplementedError, ValueError) as error:
@@ -136,9 +141,11 @@ class Adapter:
     def detach(self) -> None:
         """Make the base bit for bit what it was. A sharded base stays sharded, and must not be used again."""
         self.model.readout = None
+        self.model.adapt_all()
+        # Read first: an adapted module's weights have other names without the adapter.
+        weights = dict(self.model.backbone.named_parameters())
         if self.peft is not None:
             self.peft.unload()
-        weights = dict(self.model.backbone.named_parameters())
         for name, original in self.originals.items():
             put_back(weights[name], original)
         set_checkpointing(self.model.backbone, False)
@@ -150,10 +157,12 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
     """Attach a new adapter and readout. Their weights depend on the seed and settings alone.
 
     Raises:
-        UsageError: the settings name a segment or layers that the model lacks, or leave nothing to adapt.
+        UsageError: the settings name a segment, layers or positions that the model lacks, or leave nothing to adapt.
     """
     torch.manual_seed(seed)
     # Checks that may raise come first: the model is still unchanged here.
+    if settings.adapter_positions == "text" and not model.reads_image_first:
+        raise UsageError(f"adapter_positions text: {model.spec.name} reads no text behind its image, so it must be all")
     wholes = _prefixes(model, settings.unfreeze.split())
     readout = model.verbalizer_readout() if settings.readout == "verbalizer" else None
     peft = None
@@ -163,6 +172,8 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             peft = get_peft_model(model.backbone, _config(model, settings))
         _use_fast_dropout(peft)
+        if settings.adapter_positions == "text":
+            model.adapt_text(_bare_copy)
     if readout is None:
         readout = ClassifierHead(model.width, settings)
     model.readout = readout.to(model.device)
@@ -221,8 +232,8 @@ def trainable_state(model: ToneModel) -> dict[str, Tensor]:
 def restore(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy weights into those of a module that have the same names."""
     weights = dict(module.named_parameters())
-    for name, copy in state.items():
-        fill(weights[name], copy)
+    for name, values in state.items():
+        fill(weights[name], values)
 
 
 def _prefixes(model: ToneModel, segments: Sequence[str]) -> tuple[str, ...]:
@@ -267,6 +278,20 @@ def _use_fast_dropout(peft: PeftModel) -> None:
             for name, dropout in layer.lora_dropout.items():
                 if isinstance(dropout, nn.Dropout):  # peft puts an identity here if the rate is 0
                     layer.lora_dropout[name] = Dropout(dropout.p)
+
+
+def _bare_copy(module: nn.Module) -> nn.Module:
+    """Return a copy of a module without adapters and dropout, which shares the base's weights.
+
+    A switch on the module itself, as `PeftModel.disable_adapter` is, would also act on requests that other threads
+    serve and on layers that checkpointing runs again. The copy shares the hooks of sharded weights too.
+    """
+    if isinstance(module, BaseTunerLayer):
+        module = module.get_base_layer()
+    bare = copy.copy(module)
+    bare._modules = {name: child and _bare_copy(child) for name, child in module._modules.items()}  # noqa: SLF001
+    bare.training = False
+    return bare
 
 
 def _target_modules(model: ToneModel, settings: TrainingConfig) -> str | list[str]:

@@ -57,7 +57,7 @@ class Boundary:
             model.checkpoint.revision,
             model.preprocessing_digest(),
             str(model.backbone.dtype).removeprefix("torch."),
-            tuple(segment.label for segment in model.frozen_segments()),
+            tuple(segment.label for segment in model.cached_segments()),
             model.cached_names(),
             _aligned_digest(model),
         )
@@ -118,7 +118,7 @@ class FeatureStore:
     def of(cls, root: Path, model: ToneModel) -> "FeatureStore":
         """Return the store under `root` for the segments of `model` that are frozen now."""
         boundary = Boundary.of(model)
-        title = [segment.label for segment in join_layers(model.frozen_segments())] or ["inputs"]
+        title = [segment.label for segment in join_layers(model.cached_segments())] or ["inputs"]
         return cls(root / model.spec.name / "-".join([*title, boundary.key]), boundary)
 
     def ensure(
@@ -132,11 +132,11 @@ class FeatureStore:
             UserError: A post's image cannot be read, or the disk has no room for the missing posts.
         """
         self.verify(posts)
-        if not self._missing(posts):
+        if not self.missing(posts):
             return 0
         with lock(self.folder.with_name(f".{self.folder.name}.lock")):
             self._open_new()  # another process may have encoded posts while this one waited
-            missing = self._missing(posts)
+            missing = self.missing(posts)
             for shard in self._shards(model, missing, batch_size, advance):
                 digests = [post.digest for post, _ in shard]
                 self._verified.add(write(self.folder, digests, [features for _, features in shard]))
@@ -163,12 +163,13 @@ class FeatureStore:
         """Return the features of posts that `ensure` has encoded, in their order."""
         return FeatureTable([self._rows[post.digest] for post in posts])
 
+    def missing(self, posts: Sequence[EncodablePost]) -> list[EncodablePost]:
+        """Return the posts that are not in the store, one for each content."""
+        return list({post.digest: post for post in posts if post.digest not in self._rows}.values())
+
     def num_bytes(self) -> int:
         """Return the size of the store on disk."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-
-    def _missing(self, posts: Sequence[EncodablePost]) -> list[EncodablePost]:
-        return list({post.digest: post for post in posts if post.digest not in self._rows}.values())
 
     def _shards(
         self, model: ToneModel, posts: Sequence[EncodablePost], batch_size: int, advance: Callable[[int], None]

@@ -1,23 +1,31 @@
 """The workspace of a stage that runs a model: its base in memory, the posts by part, and their cached features."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
 
+from src.cli.output import say
 from src.core.data_outputs import SplitReport
+from src.core.files import free_bytes
 from src.core.outputs import PretrainedWeights
 from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, read_posts, read_split
 from src.core.training_config import TrainingConfig
 from src.data.augmentation import AugmentedPost, augmented
+from src.data.images import EncodablePost
 from src.modeling.base import ToneModel
 from src.models.catalog import model_class
 from src.training.cache import Boundary, FeatureStore
 from src.training.callbacks import noop
 from src.training.dataset import LabelledFeatures
 from src.training.distributed import loading_device, own_device
+from src.training.launch import is_main
+
+# This share of a disk's free space is left to everything else.
+FREE_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,8 @@ class Workspace:
     parts: dict[str, list[Post]]
     cache: Path = CACHE
     _stores: dict[Boundary, FeatureStore] = field(default_factory=dict, repr=False)
+    # The stores about whose prefix a line was printed.
+    _said: set[Path] = field(default_factory=set, repr=False)
 
     def facts(self) -> dict[str, str]:
         """Return the weights and posts that scores depend on besides the settings, for tags and keys."""
@@ -47,14 +57,36 @@ class Workspace:
         self, settings: TrainingConfig, batch_size: int = 32, advance: Callable[[int], None] = noop
     ) -> LabelledFeatures:
         """Return the train part as `data` does, with the augmented views that the settings ask for."""
-        data = self.data("train", batch_size, advance)
-        views = views_of(self.parts["train"], settings)
-        store = self.store()
-        store.ensure(self.model, [post for view in views for post in view], batch_size, advance)
-        return replace(data, views=tuple(store.table(view) for view in views))
+        posts = self.parts["train"]
+        views = views_of(posts, settings)
+        altered = [post for view in views for post in view]
+        store = self.store(altered)
+        store.ensure(self.model, posts, batch_size, advance)
+        store.ensure(self.model, altered, batch_size, advance)
+        return LabelledFeatures(posts, store.table(posts), tuple(store.table(view) for view in views))
 
-    def store(self) -> FeatureStore:
+    def store(self, views: Sequence[AugmentedPost] = ()) -> FeatureStore:
         """Return the store of the segments that are frozen now.
+
+        If adapters act on the text alone, it holds the prefix's keys and values. If the disk has no room for those of
+        all posts and `views`, the store ends before them, and every step computes them.
+        """
+        self.model.recomputes_prefix = False
+        store = self._open()
+        bytes_a_post = self.model.prefix_bytes()
+        posts: list[EncodablePost] = [*chain(*self.parts.values()), *views]
+        needed = bytes_a_post * len(store.missing(posts))
+        free = free_bytes(self.cache) if needed else 0
+        if needed > free * (1 - FREE_SHARE):
+            self.model.recomputes_prefix = True
+            store = self._open()
+        if self.model.text_weights and store.folder not in self._said and is_main():
+            say(_about_prefix(self.model, store.folder, bytes_a_post, len(posts), free))
+            self._said.add(store.folder)
+        return store
+
+    def _open(self) -> FeatureStore:
+        """Return the store of the model's present boundary.
 
         Each store is opened once, so that its shards are verified once even if trials alternate between boundaries.
         """
@@ -62,6 +94,20 @@ class Workspace:
         if boundary not in self._stores:
             self._stores[boundary] = FeatureStore.of(self.cache, self.model)
         return self._stores[boundary]
+
+
+def _about_prefix(model: ToneModel, folder: Path, bytes_a_post: int, num_posts: int, free: int) -> str:
+    """Return the line that says where a step gets the prefix's keys and values from, and what that costs."""
+    name = f"{model.spec.name}, adapters on the text alone"
+    if not bytes_a_post:
+        return f"{name}: a part of the base below them trains, so each step runs the prefix too, with gradients"
+    size = f"{bytes_a_post / 2**20:,.1f} MiB a post, {bytes_a_post * num_posts / 2**30:,.2f} GiB in all"
+    if not model.recomputes_prefix:
+        return f"{name}: the prefix's keys and values are cached in {folder} ({size})"
+    return (
+        f"{name}: the prefix's keys and values ({size}) do not fit {folder.parent}, where {free / 2**30:,.2f} GiB are "
+        "left, so each step runs the prefix too, without gradients"
+    )
 
 
 def views_of(posts: Sequence[Post], settings: TrainingConfig) -> list[list[AugmentedPost]]:

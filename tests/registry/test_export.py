@@ -116,6 +116,10 @@ CASES = {
     "tinyllava, two hidden layers, a whole connector": Case(
         "tinyllava", False, {"unfreeze": "connector", "head_layers": 2}
     ),
+    "llava, its words, on the text": Case("llava", False, {"adapter_positions": "text", "adapter_layers": "last-2"}),
+    "tinyllava, on the text": Case("tinyllava", False, {"adapter_positions": "text", "unfreeze": "connector"}),
+    "blip2, DoRA on the text": Case("blip2", False, {"adapter": "dora", "adapter_positions": "text"}),
+    "blip2, its words, on the text": Case("blip2", False, {"readout": "verbalizer", "adapter_positions": "text"}),
     "blip2, DoRA": Case("blip2", False, {"adapter": "dora"}),
     "blip2, its words, merged": Case("blip2", True, {"readout": "verbalizer"}),
     "smol, its words, a whole connector": Case("smol", False, {"unfreeze": "connector"}),

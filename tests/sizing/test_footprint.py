@@ -27,6 +27,7 @@ from src.training.memory import set_checkpointing
 
 LORA = TrainingConfig(readout="head", rank=8, alpha=16, dropout=0.0, lr=0.001)
 HEAD = replace(LORA, rank=0)
+ON_TEXT = replace(LORA, adapter_positions="text")
 POSTS = {"train": 1555, "val": 518, "test": 519}
 
 
@@ -80,8 +81,13 @@ def test_footprint_counts_base_and_adapter(name: str, modules: int) -> None:
 # The cache
 
 
-@pytest.mark.parametrize("settings", [HEAD, LORA], ids=["head", "lora"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, settings) for name in MODELS for settings in (HEAD, LORA)),
+        *((name, ON_TEXT) for name in MODELS if model_class(name).reads_image_first),
+    ],
+)
 def test_cache_has_the_counted_size(
     name: str, settings: TrainingConfig, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
@@ -97,6 +103,21 @@ def test_cache_has_the_counted_size(
     arrays = [path for path in store.folder.glob("*/*.npy") if ".offsets." not in path.name]
     header = 128  # numpy's, of each file
     assert sum(path.stat().st_size - header for path in arrays) == expected
+
+
+def test_text_positions_save_the_prefix() -> None:
+    footprint = measure_footprint(model_class("tinyllava"), ON_TEXT, POSTS)
+    num_prefix, num_text = 5 + 576, footprint.num_tokens
+    assert footprint.trained_parameters == count_trained_parameters(model_class("tinyllava"), LORA)
+    # Keys and values of 22 layers with 4 heads of 64 numbers, in bfloat16.
+    assert footprint.cached_bytes["prefix.0"] == 22 * 2 * 4 * 64 * num_prefix * 2
+    # A step without the prefix takes the text's share of the operations, and attends to the prefix besides.
+    share = footprint.step.flops / at_full_size("tinyllava").step.flops
+    assert num_text / (num_text + num_prefix) < share < 1.1 * num_text / (num_text + num_prefix)
+    assert footprint.recomputed_step is not None
+    shown = {row[0] for _, _, rows in footprint_tables(footprint) for row in rows}
+    assert "the same without room for the cached prefix" in shown
+    assert footprint.step.flops < footprint.recomputed_step.flops < at_full_size("tinyllava").step.flops
 
 
 def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = META) -> Features:

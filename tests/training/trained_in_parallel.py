@@ -74,6 +74,11 @@ CASES = {
     "words": Case("llava", replace(SETTINGS, readout="verbalizer", gradient_checkpointing=True)),
     # Some of these weights have no gradient but what is rounded, and AdamW goes where that points.
     "parts": Case("blip2", replace(SETTINGS, unfreeze="connector qformer", rank=1, lr=0.0003), tolerance=1e-4),
+    # The prefix runs in every step, because the connector trains.
+    "text": Case(
+        "llava",
+        replace(SETTINGS, adapter_positions="text", unfreeze="connector", gradient_checkpointing=True, lr=0.0003),
+    ),
     # As on a GPU: what is trained is in another precision than the base.
     "bfloat16": Case("tinyllava", SETTINGS, dtype=torch.bfloat16, tolerance=1e-2),
 }
