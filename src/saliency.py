@@ -1,4 +1,4 @@
-"""Stage `saliency`: explain predictions of the tuned model by the words and image regions that support them.
+"""Explain predictions of the tuned model by the words and image regions that support them.
 
 python -m src.saliency --model clip         # the most confident mistakes on the test part
 python -m src.saliency --model clip 2499    # one post
@@ -14,7 +14,7 @@ from src.cli.output import say, table
 from src.core.config import Params, load_params
 from src.core.errors import UsageError
 from src.core.labels import TONES
-from src.core.paths import MISTAKES_HTML, stage_folder
+from src.core.paths import stage_folder
 from src.core.saliency import SANITY, signed
 from src.models.catalog import MODELS
 
@@ -57,12 +57,9 @@ def main(
 
 def _mistakes(params: Params, model: str, num_mistakes: int, folder: Path) -> None:
     from src.pipeline.saliency import explain_mistakes
+    from src.training.workspace import open_workspace
 
-    output, explanation = explain_mistakes(params, model, num_mistakes, folder)
-    check = ""
-    if explanation.sanity:
-        check = f"; rank correlation with maps of shuffled readouts {explanation.sanity}"
-    say(f"{model}: {len(output.mistakes)} mistakes explained in {folder / MISTAKES_HTML}{check}")
+    say(explain_mistakes(params, open_workspace(model), num_mistakes, folder).summary())
 
 
 def _post(params: Params, model: str, post_id: str, tone: str, sanity: bool, folder: Path) -> None:

@@ -89,7 +89,7 @@ def make_encoded(root: Path, folder: Path) -> None:
 
 
 def make_registered(root: Path, encoded: Path, folder: Path) -> None:
-    """Run the stages from `zeroshot` to `register`, in a git repository with the code."""
+    """Run the stages from `frozen` to `register`, in a git repository with the code."""
     shutil.copytree(encoded, folder, dirs_exist_ok=True)
     shutil.copytree(root / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data.dvc").write_text(yaml.safe_dump({"outs": [{"path": "data", "md5": DATA_MD5}]}))
@@ -100,5 +100,5 @@ def make_registered(root: Path, encoded: Path, folder: Path) -> None:
         git("init", "-q")
         git("add", "-A")
         git("commit", "-qm", "all")
-        for stage in ("zeroshot", "tune", "train", "evaluate", "register"):
+        for stage in ("frozen", "tune", "train", "evaluate", "register"):
             run(stage, "--model", MODEL)

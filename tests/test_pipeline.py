@@ -18,7 +18,7 @@ PARAMS: dict[str, Any] = yaml.safe_load((ROOT / "params.yaml").read_text())
 UNSEEN_FOLDERS = ("src/cli", "src/tracking")
 UNSEEN_FILES = {"src/models/catalog.py", "src/sizing/tables.py"}
 # Stages whose outputs hold plots or pages. The others log theirs to MLflow alone.
-PLOTTING = {"tune", "compare", "modality", "saliency", "report"}
+PLOTTING = {"tune", "compare", "evaluate", "report"}
 ITEM = "${item.model}"
 
 

@@ -21,7 +21,7 @@ Seconds on two busy cores (load 6 to 10), from the start to the end of a command
     python -m src.prepare             6.0    1.9               1.6
     python -m src.split              15.9    2.2               3.4
     python -m src.encode             39.0    3.0              12.4
-    python -m src.zeroshot          149.6   12.4              24.0
+    python -m src.frozen            149.6   12.4              24.0
 
 The server itself needs 81 s at that load, once per test process. One command that loads MLflow repays it.
 

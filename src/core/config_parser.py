@@ -22,8 +22,8 @@ _LISTS = (tuple, Sequence)
 _MAPPINGS = (dict, Mapping)
 
 
-class _Yaml(yaml.SafeLoader):
-    """YAML 1.1 with the floats of 1.2, which DVC writes: 1e-05 is a number."""
+class _Yaml(yaml.CSafeLoader):
+    """YAML 1.1 with the floats of 1.2, which DVC writes: 1e-05 is a number. libyaml parses ten times as fast."""
 
 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")

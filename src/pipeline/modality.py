@@ -1,4 +1,4 @@
-"""Stage `modality`: predictions of the tuned model on posts with one half hidden or changed.
+"""A part of stage `evaluate`: predictions of the tuned model on posts with one half hidden or changed.
 
 The test posts are predicted under each ablation of `src/data/ablations.py`. Posts whose text and image have different
 labels are predicted with both halves, with the text alone and with the image alone. `src/evaluation/modality.py`
@@ -11,7 +11,7 @@ from typing import Any
 
 from src.cli.output import progress
 from src.core.config import Params
-from src.core.errors import InfeasibleAnalysis, UserError
+from src.core.errors import InfeasibleAnalysis
 from src.core.files import write_bytes, write_json, write_table
 from src.core.labels import TONES
 from src.core.outputs import ModalityOutput, read_trained
@@ -24,7 +24,6 @@ from src.core.records import (
     read_fingerprints,
     read_groups,
     read_posts,
-    read_predictions,
     read_split,
     write_predictions,
 )
@@ -37,11 +36,8 @@ from src.tracking.client import parts_read
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.adapter import saved_adapter
 from src.training.inference import alignments, logits_uncached, predictions_of
-from src.training.workspace import Workspace, open_workspace
+from src.training.workspace import Workspace
 
-# Largest difference from a probability that `evaluate` wrote. The cache was filled in batches of other posts, which
-# costs a digit in float32. bfloat16 has 8 bits of precision.
-MAX_DIFFERENCE = {"float32": 1e-3, "bfloat16": 0.2}
 ADHERENCE = ("text", "image", "neither")
 _DISAGREEMENT_COLUMNS = (
     "id",
@@ -84,17 +80,16 @@ class ModalityPredictions:
     cosine_of: Mapping[str, float]
 
 
-def run_modality(params: Params, model: str) -> ModalityOutput:
+def run_modality(params: Params, workspace: Workspace) -> ModalityOutput:
     """Predict the ablated posts, and write outputs/modality/<model>/ and an MLflow run.
 
     Raises:
-        UserError: an earlier stage has not run, or `evaluate` scored another adapter or other posts.
+        UserError: an earlier stage has not run, or an image cannot be read.
     """
+    model = workspace.model.spec.name
     trained = read_trained(model)
-    evaluated = read_predictions(stage_folder("evaluate", model) / "predictions.csv")
-    workspace = open_workspace(model)
     posts = modality_posts(workspace.parts["test"], params.seed)
-    predictions = predict(workspace, params, posts, evaluated)
+    predictions = predict(workspace, params, posts)
     output = summarise(posts, predictions, params.seed, trained.digest)
     _write_files(model, posts, predictions, output)
     tags = {**run_tags("modality", workspace.facts(), params.notice), ADAPTER_DIGEST: output.adapter_digest}
@@ -124,14 +119,8 @@ def modality_posts(test: Sequence[Post], seed: int) -> ModalityPosts:
     return ModalityPosts(test, givers, omitted, disagreeing, group_of, unseen | leak_free(part_of, group_of))
 
 
-def predict(
-    workspace: Workspace, params: Params, posts: ModalityPosts, evaluated: Sequence[Prediction]
-) -> ModalityPredictions:
-    """Predict the posts under every ablation.
-
-    Raises:
-        UserError: the predictions of unchanged test posts differ from those of `evaluate`.
-    """
+def predict(workspace: Workspace, params: Params, posts: ModalityPosts) -> ModalityPredictions:
+    """Predict the posts under every ablation."""
     # The alignment is the base's, so it is computed before the adapter is attached.
     cosine_of = _alignments(workspace, params)
     model = workspace.model
@@ -152,10 +141,7 @@ def predict(
             logits_NK = logits_uncached(model, images, captions, params.evaluate.batch_size, bar.advance)
             return predictions_of(originals, logits_NK)
 
-        both = predicted(posts.test, ablated_test.pop(BOTH))
-        # Wrong inputs end the stage before the other ablations are computed.
-        _require_equal(both, evaluated, str(model.backbone.dtype).removeprefix("torch."))
-        test = {BOTH: both} | {name: predicted(posts.test, ablated) for name, ablated in ablated_test.items()}
+        test = {name: predicted(posts.test, ablated) for name, ablated in ablated_test.items()}
         rest = {name: predicted(others, ablated) for name, ablated in ablated_others.items()}
     disagreeing = {name: _in_order(posts.disagreeing, [*test[name], *rows]) for name, rows in rest.items()}
     return ModalityPredictions(test, disagreeing, cosine_of)
@@ -172,18 +158,6 @@ def _alignments(workspace: Workspace, params: Params) -> dict[str, float]:
 def _in_order(posts: Sequence[Post], predictions: Sequence[Prediction]) -> list[Prediction]:
     prediction_of = {row.id: row for row in predictions}
     return [prediction_of[post.id] for post in posts]
-
-
-def _require_equal(predictions: Sequence[Prediction], evaluated: Sequence[Prediction], dtype: str) -> None:
-    if [(row.id, row.actual) for row in predictions] != [(row.id, row.actual) for row in evaluated]:
-        raise UserError("outputs/evaluate/ holds the predictions of other posts: run `dvc repro` first")
-    pairs = zip(predictions, evaluated, strict=True)
-    largest = max(abs(getattr(a, tone) - getattr(b, tone)) for a, b in pairs for tone in TONES)
-    if largest > MAX_DIFFERENCE[dtype]:
-        raise UserError(
-            f"outputs/evaluate/ holds the predictions of another adapter (up to {largest:.3f} off): "
-            "run `dvc repro` first"
-        )
 
 
 def summarise(posts: ModalityPosts, predictions: ModalityPredictions, seed: int, adapter_digest: str) -> ModalityOutput:

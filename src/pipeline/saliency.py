@@ -1,4 +1,4 @@
-"""Stage `saliency`: maps of the words and image regions that support or oppose a prediction of the tuned model."""
+"""Saliency maps of a tuned model's predictions: of one post, or of the most confident mistakes for stage `evaluate`."""
 
 import difflib
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from src.reporting.saliency_page import ExplainedPost, saliency_page
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.adapter import saved_adapter
 from src.training.occlusion import num_passes, saliency_map, sanity_check
-from src.training.workspace import open_workspace
+from src.training.workspace import Workspace, open_workspace
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,21 @@ class PostExplanation:
     html: Path
 
 
+@dataclass(frozen=True)
+class ExplainedMistakes:
+    """The output of `explain_mistakes`, and the folder that holds its files."""
+
+    output: SaliencyOutput
+    sanity: SanityCheck | None
+    folder: Path
+
+    def summary(self) -> str:
+        """Return the line that a command prints."""
+        check = f"; rank correlation with maps of shuffled readouts {self.sanity}" if self.sanity else ""
+        num_mistakes = len(self.output.mistakes)
+        return f"{self.output.model}: {num_mistakes} mistakes explained in {self.folder / MISTAKES_HTML}{check}"
+
+
 def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bool, folder: Path) -> PostExplanation:
     """Explain one post, labelled or not, and write its heat map and its page.
 
@@ -61,7 +76,7 @@ def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bo
     """
     read_trained(model)
     post = _post(post_id)
-    explanation = _explain(params, model, [(post, tone)], sanity)
+    explanation = _explain(params, open_workspace(model), [(post, tone)], sanity)
     (explained,) = explanation.posts
     png = folder / f"{post.id}.png"
     html = folder / f"{post.id}.html"
@@ -71,16 +86,17 @@ def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bo
     return PostExplanation(explained, explanation.sanity, png, html)
 
 
-def explain_mistakes(params: Params, model: str, num_mistakes: int, folder: Path) -> tuple[SaliencyOutput, Explanation]:
-    """Explain the most confident mistakes on the test part, and write the stage's files and an MLflow run.
+def explain_mistakes(params: Params, workspace: Workspace, num_mistakes: int, folder: Path) -> ExplainedMistakes:
+    """Explain the most confident mistakes on the test part, and write their files and an MLflow run.
 
     Raises:
         UserError: an earlier stage has not run, or an image cannot be read.
     """
+    model = workspace.model.spec.name
     trained = read_trained(model)
     posts = {post.id: post for post in read_posts(POSTS)}
     mistakes = mistaken(read_predictions(stage_folder("evaluate", model) / "predictions.csv"))[:num_mistakes]
-    explanation = _explain(params, model, [(posts[row.id], row.predicted) for row in mistakes], sanity=True)
+    explanation = _explain(params, workspace, [(posts[row.id], row.predicted) for row in mistakes], sanity=True)
     output = _output(params, model, mistakes, explanation)
     title = f"{model}, tuned, test: the {len(mistakes)} most confident mistakes"
     page = saliency_page(title, params.notice, explanation.posts, explanation.sanity)
@@ -93,7 +109,7 @@ def explain_mistakes(params: Params, model: str, num_mistakes: int, folder: Path
     with open_tracker(model).run("saliency", tags=tags) as run:
         run.text(MISTAKES_HTML, page)
         run.text(SALIENCY_JSON, (folder / SALIENCY_JSON).read_text(encoding="utf-8"))
-    return output, explanation
+    return ExplainedMistakes(output, explanation.sanity, folder)
 
 
 def _post(post_id: str) -> Post:
@@ -106,9 +122,9 @@ def _post(post_id: str) -> Post:
     return posts[post_id]
 
 
-def _explain(params: Params, model: str, posts: Sequence[tuple[Post, str]], sanity: bool) -> Explanation:
+def _explain(params: Params, workspace: Workspace, posts: Sequence[tuple[Post, str]], sanity: bool) -> Explanation:
     """Explain each post for a tone, or for the predicted one where the tone is empty."""
-    workspace = open_workspace(model)
+    model = workspace.model.spec.name
     part_of = read_split(SPLIT)
     # The sanity check is of the first map alone.
     total = sum(num_passes(post.caption, sanity and place == 0) for place, (post, _) in enumerate(posts))

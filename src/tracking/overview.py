@@ -27,7 +27,7 @@ class _ModelScores:
     # Macro-F1 of the tuned model on the validation and test parts.
     validation: float
     test: float
-    # Macro-F1 of the untuned model on the test part, if stage `zeroshot` has a run.
+    # Macro-F1 of the untuned model on the test part, if MLflow has its run.
     zeroshot: float | None
 
     def row(self, name: str) -> dict[str, str]:

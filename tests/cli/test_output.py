@@ -142,8 +142,3 @@ def test_table_fits_and_keeps_brackets(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[0] == ["Scores"]
     assert lines[1] == ["model", "accuracy", "lr", "posts"]
     assert lines[3:] == [["clip", "[x]", "0.5123", "3.0e-05", "519"], ["b", "-", "1.0000", "4"]]
-
-
-def test_importing_loads_no_rich() -> None:
-    code = "import sys, src.cli.output; sys.exit('rich' in sys.modules or 'optuna' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

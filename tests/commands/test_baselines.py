@@ -1,4 +1,4 @@
-"""The stages `baseline`, `zeroshot`, `probe` and `noise`, one after the other, on the sample and one small model."""
+"""The stages `baseline`, `frozen` and `noise`, one after the other, on the sample and one small model."""
 
 import random
 import shutil
@@ -40,8 +40,8 @@ def folder(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def said(folder: Path) -> dict[str, str]:
     """What each stage printed."""
-    per_model = {stage: run(stage, "--model", MODEL).output for stage in ("zeroshot", "probe")}
-    return {"baseline": run("baseline").output, **per_model, "noise": run("noise").output}
+    frozen = run("frozen", "--model", MODEL).output
+    return {"baseline": run("baseline").output, "frozen": frozen, "noise": run("noise").output}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def ids(part: str) -> set[str]:
     return {key for key, its_part in read_split(SPLIT).items() if its_part == part}
 
 
-# baseline, zeroshot, probe
+# baseline, frozen
 
 
 @pytest.mark.parametrize("system", [BASELINE / "majority", BASELINE / "tfidf", PROBE, stage_folder("zeroshot", MODEL)])
@@ -89,8 +89,8 @@ def test_candidates_are_listed_best_printed(said: dict[str, str]) -> None:
     best = max(tried, key=lambda row: float(row["val_macro_f1"]))
     assert f"tfidf, features {best['features']}, C {best['C']}, 21 test posts" in said["baseline"]
     best = max(read_table(PROBE / "candidates.csv"), key=lambda row: float(row["val_macro_f1"]))
-    assert f"{MODEL}, linear probe, C {best['C']}, 21 test posts" in said["probe"]
-    assert "Weights are random" in said["probe"]
+    assert f"{MODEL}, linear probe, C {best['C']}, 21 test posts" in said["frozen"]
+    assert "Weights are random" in said["frozen"]
 
 
 def test_baselines_are_runs_with_artifacts(runs: dict[str, Any], folder: Path) -> None:
@@ -193,10 +193,10 @@ def test_posts_without_duplicates_give_no_estimate(workplace: Path) -> None:
 
 
 def test_one_group_leaves_confident_learning_out(folder: Path, workplace: Path) -> None:
-    for name in ("data", "outputs/encode", "outputs/cache"):  # which `probe` reads
+    for name in ("data", "outputs/encode", "outputs/cache"):  # which `frozen` reads
         (workplace / name).symlink_to(folder / name)
     write_groups(GROUPS, dict.fromkeys(read_groups(GROUPS), "1"))
-    said = [run("baseline").output, run("probe", "--model", MODEL).output, run("noise").output]
+    said = [run("baseline").output, run("frozen", "--model", MODEL).output, run("noise").output]
     noise = read_json(NOISE / "noise.json")
     reason = noise["omitted"]["confident_learning"]
     assert "all posts are near-duplicates of each other" in reason

@@ -138,7 +138,7 @@ def test_second_repro_runs_nothing(done: Path, warm_python: WarmPython) -> None:
 
 def test_metrics_and_plots_list_model(done: Path, warm_python: WarmPython) -> None:
     shown = warm_python.run(done, "dvc", "metrics", "show")
-    for stage in ("zeroshot", "evaluate"):
+    for stage in ("zeroshot", "probe", "evaluate", "modality"):
         assert f"outputs/{stage}/{MODEL}/metrics.json" in shown
     warm_python.run(done, "dvc", "plots", "show", "--out", "plots")
     page = (done / "plots" / "index.html").read_text()
@@ -354,7 +354,7 @@ def test_other_split_begins_other_study(done: Path, warm_python: WarmPython) -> 
     git(done, "add", "dvc.lock")
     git(done, "commit", "-qam", "one division")
     edit_params(done, lambda params: params.update(seed=8))
-    warm_python.run(done, "dvc", "repro", f"tune@{MODEL}", f"zeroshot@{MODEL}")
+    warm_python.run(done, "dvc", "repro", f"tune@{MODEL}", f"frozen@{MODEL}")
     assert read_split(done / "outputs" / "split" / "split.csv") != parts
     assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["study"] != before
 
@@ -373,7 +373,7 @@ def test_changes_since_revision_are_shown(done: Path, warm_python: WarmPython) -
 def test_missing_inputs_name_the_command(repository: Path, tmp_path: Path, warm_python: WarmPython) -> None:
     for name in ("src", "params.yaml"):
         (tmp_path / name).symlink_to(repository / name)
-    for stage in ("encode", "zeroshot", "tune", "train", "evaluate", "register", "repeat"):
+    for stage in ("encode", "frozen", "tune", "train", "evaluate", "register", "repeat"):
         printed = warm_python.run(tmp_path, f"src.{stage}", "--model", MODEL, code=1)
         assert printed.startswith("error: outputs/") and "dvc repro" in printed and printed.count("\n") == 1, printed
 

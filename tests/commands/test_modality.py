@@ -1,4 +1,4 @@
-"""Covers: the stage `modality`, src/modality.py and src/pipeline/modality.py."""
+"""Covers: the ablations of stage `evaluate`, src/evaluate.py and src/pipeline/modality.py."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,20 +8,17 @@ from pathlib import Path
 import pytest
 
 from src.core.config import load_params
-from src.core.errors import UserError
 from src.core.files import read_json, read_table
 from src.core.outputs import ModalityOutput, read_trained
 from src.core.paths import GROUPS, MODALITY_JSON, POSTS, SPLIT, stage_folder
 from src.core.records import (
     ADAPTER_DIGEST,
-    Prediction,
     read_groups,
     read_posts,
     read_predictions,
     read_split,
     write_groups,
     write_posts,
-    write_predictions,
 )
 from src.data.ablations import CONDITIONS
 from src.evaluation.metrics import scores
@@ -33,13 +30,13 @@ EVALUATED = stage_folder("evaluate", MODEL) / "predictions.csv"
 
 @pytest.fixture(scope="module")
 def repository(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which the command has run; `printed` holds its output."""
+    """A repository in which the stage has run; `printed` holds its output."""
     folder = tmp_path_factory.mktemp("modality") / "repository"
     shutil.copytree(made, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv(STORE, store_in(folder))
-        (folder / "printed").write_text(run("modality", "--model", MODEL).output)
+        (folder / "printed").write_text(run("evaluate", "--model", MODEL).output)
     return folder
 
 
@@ -60,10 +57,11 @@ def restored(tmp_path: Path) -> Iterator[None]:
 
 
 def run_again() -> ModalityOutput:
-    """Run the stage without its command."""
+    """Predict the ablated posts again, without the rest of the stage."""
     from src.pipeline.modality import run_modality
+    from src.training.workspace import open_workspace
 
-    return run_modality(load_params(), MODEL)
+    return run_modality(load_params(), open_workspace(MODEL))
 
 
 def read_output() -> ModalityOutput:
@@ -121,7 +119,7 @@ def test_run_holds_figures_and_files(here: Path) -> None:
 
     client = MlflowClient(store_in(here))
     experiment = client.get_experiment_by_name(f"mvsa-{MODEL}")
-    (logged,) = client.search_runs([experiment.experiment_id], "tags.stage = 'modality'")
+    logged = client.search_runs([experiment.experiment_id], "tags.stage = 'modality'")[0]
     assert logged.info.status == "FINISHED"
     assert logged.data.tags[ADAPTER_DIGEST] == read_output().adapter_digest == read_trained(MODEL).digest
     assert logged.data.metrics == as_written(read_json(RESULT / "metrics.json"))
@@ -156,38 +154,16 @@ def test_disagreeing_test_posts_are_predicted_once(restored: None) -> None:
 
 def test_no_disagreeing_post_gives_no_adherence(restored: None) -> None:
     write_posts(POSTS, [post for post in read_posts(POSTS) if post.label])
-    printed = run("modality", "--model", MODEL).output
+    run_again()
     assert read_table(RESULT / "disagreement.csv") == []
     assert read_output().disagreement.follows == {}
     assert "follows_text" not in read_json(RESULT / "metrics.json")
-    assert "follows" not in printed
 
 
 def test_infeasible_shuffling_is_omitted(restored: None) -> None:
     write_groups(GROUPS, dict.fromkeys(read_groups(GROUPS), "1"))
-    printed = run("modality", "--model", MODEL).output
-    output = read_output()
+    output = run_again()
     assert list(output.conditions) == [name for name in CONDITIONS if name != "shuffled"]
     assert output.shuffled is None
     assert "near-duplicates" in output.omitted["shuffled"]
-    assert output.omitted["shuffled"] in printed
     assert read_table(RESULT / "shuffled.csv") == []
-
-
-def swapped(row: Prediction) -> Prediction:
-    return replace(row, negative=row.positive, positive=row.negative)
-
-
-@pytest.mark.parametrize("of_other_posts", [False, True])
-def test_stale_predictions_are_refused(restored: None, of_other_posts: bool) -> None:
-    first, *others = read_predictions(EVALUATED)
-    write_predictions(EVALUATED, others if of_other_posts else [swapped(first), *others])
-    printed = run("modality", "--model", MODEL, code=1).output
-    assert printed.count("\n") == 1
-    assert ("other posts" if of_other_posts else "another adapter (up to 0.") in printed
-
-
-def test_missing_evaluation_is_named(restored: None) -> None:
-    EVALUATED.unlink()
-    with pytest.raises(UserError, match=str(EVALUATED)):
-        run_again()

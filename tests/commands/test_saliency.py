@@ -1,4 +1,4 @@
-"""Covers: the stage `saliency`, src/saliency.py and src/pipeline/saliency.py."""
+"""Covers: the saliency maps of stage `evaluate` and of one post, src/saliency.py and src/pipeline/saliency.py."""
 
 import shutil
 from collections.abc import Callable, Iterator

@@ -310,11 +310,6 @@ def test_processes_create_storage_together(url: str) -> None:
         assert (racer.returncode, errors) == (0, b"")
 
 
-def test_import_loads_no_optuna() -> None:
-    code = "import sys, src.search.study; sys.exit('optuna' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
 # Optuna by hand
 
 
