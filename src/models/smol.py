@@ -80,7 +80,7 @@ class Model(LlavaFormat):
             "built by `src/models/smol.py` from two wheels of the package index, read as data: "
             f"`{SMOLLM2.requirement}` (SHA-256 `{SMOLLM2.wheel_sha256}`), which holds SmolLM2-135M-Instruct in 4 bits "
             f"(Apache-2.0), and `{DINOV2.requirement}` (SHA-256 `{DINOV2.wheel_sha256}`, MIT), which holds DINOv2 "
-            "ViT-S/14 (Apache-2.0); the connector between the two has random weights"
+            "ViT-S/14 (Apache-2.0); the connector between the two begins with random weights"
         ),
     )
     # SmolLM2-135M: the header of the GGUF file.

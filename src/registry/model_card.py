@@ -18,6 +18,7 @@ from src.core.records import Interval, Prediction, Scores, read_predictions
 from src.evaluation.intervals import intervals, tone_intervals
 from src.evaluation.metrics import scores
 from src.modeling.transformers_usage import TransformersUsage
+from src.models.catalog import model_class
 from src.registry.contract import SPLIT_REPORT_FILE, TEST_FILE, Contract
 from src.reporting.pages import render_markdown
 
@@ -164,6 +165,7 @@ def model_card(
         snippet=snippet,
         merged=merged,
         is_random=contract.checkpoint.is_random,
+        origin=_origin(contract),
         adapter=_adapter(contract),
         readout=_readout(contract),
         dtype=dtype,
@@ -234,6 +236,12 @@ def _tags(contract: Contract) -> list[str]:
     kind = [contract.settings.adapter] if contract.settings.rank else []
     random = ["random-weights"] if contract.checkpoint.is_random else []
     return ["sentiment-analysis", "multimodal", "social-media", contract.model, *kind, *random]
+
+
+def _origin(contract: Contract) -> str:
+    """Return how the base is made if the model's own file builds it, and an empty string for any other base."""
+    spec = model_class(contract.model).spec
+    return spec.origin if contract.checkpoint.revision == spec.revision else ""
 
 
 def _adapter(contract: Contract) -> str:

