@@ -17,7 +17,8 @@ INSTALLED := "$(VENV)/installed.lock"
 TAKE_TURNS := $(if $(shell command -v flock),flock "$(VENV)/make.lock")
 PIP := "$(VENV)/bin/python" -m pip --disable-pip-version-check $(if $(CI),--quiet)
 # The stages in dvc.yaml say `python`.
-RUN := PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH" "$(VENV)/bin/python" -m
+ON_PATH := PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH"
+RUN := $(ON_PATH) "$(VENV)/bin/python" -m
 
 # Settings of `make smol`, over those of params.yaml. Epochs and layers are those that two cores can afford.
 SPLIT ?= grouped
@@ -46,9 +47,15 @@ smol: setup ## Run the pipeline for smol, with pretrained weights
 test: setup ## Run the tests
 	@$(RUN) pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: setup ## Check style and types
+lint: setup ## Check style, types, scripts and workflows
 	@$(RUN) ruff check
 	@$(RUN) ruff format --check
+	@$(ON_PATH) shellcheck --severity warning .ci/run .ci/*.sh configs/*.sh
+	@$(ON_PATH) zizmor --offline --quiet --pedantic --strict-collection .github
+	@$(RUN) check_jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@$(RUN) check_jsonschema --builtin-schema vendor.github-actions .github/actions/*/action.yml
+	@$(RUN) check_jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	@$(RUN) check_jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	@$(RUN) mypy
 
 ui: export MLFLOW_TRACKING_URI ?= sqlite:///mlruns/mlflow.db

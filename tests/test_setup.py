@@ -1,15 +1,15 @@
-"""Covers: requirements.lock, the Makefile's installation, the workflows, and `.ci/run`."""
+"""Covers: requirements.lock, the Makefile's installation, and the project's packaging."""
 
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -20,9 +20,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 LOCKED = {canonicalize_name(name): pin for name, pin in re.findall(r"^([^#=\s]+)==(\S+)$", LOCK, re.MULTILINE)}
-MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-WORKFLOWS = sorted((ROOT / ".github").rglob("*.yml"))
 EXTRAS = PROJECT["optional-dependencies"]
 DIRECT = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["cluster"], *EXTRAS["smol"])]
 # The extras of direct dependencies, as in psycopg[binary].
@@ -63,63 +60,28 @@ def test_files_name_no_package_index() -> None:
         ROOT / "requirements.lock",
         ROOT / "pyproject.toml",
         *(ROOT / ".ci").iterdir(),
-        *WORKFLOWS,
+        *(ROOT / ".github").rglob("*.yml"),
     ]
     texts = {path.name: path.read_text(encoding="utf-8") for path in files}
     assert not [name for name, text in texts.items() if re.search(r"index-url|find-links|file://|--index\b", text)]
 
 
-def steps(content: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    jobs = content["jobs"].values() if "jobs" in content else [content["runs"]]
-    for job in jobs:
-        yield from job["steps"]
+def test_build_has_no_modules(tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "src" / "core", tmp_path / "src" / "core")
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True, check=True)
+    names = zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]).namelist()
+    assert {name.split("/")[0] for name in names} == {f"mvsa_tuner-{PROJECT['version']}.dist-info"}
+    assert any(name.endswith("/LICENSE") for name in names)
 
 
-@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_workflows_run_what_exists(path: Path) -> None:
-    for step in steps(yaml.safe_load(path.read_text(encoding="utf-8"))):
-        uses = step.get("uses", "")
-        run = step.get("run", "")
-        assert uses or run
-        assert not uses.startswith("./") or (ROOT / uses / "action.yml").is_file()
-        assert uses.startswith("./") or not uses or re.fullmatch(r"actions/[a-z-]+@v\d+", uses)
-        assert set(re.findall(r"\bmake ([a-z]+)", run)) <= TARGETS
-        assert all((ROOT / script).is_file() for script in re.findall(r"\bbash (\S+\.sh)", run))
-
-
-def test_workflows_write_only_comments() -> None:
-    permissions = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")).get("permissions") for path in WORKFLOWS}
-    assert permissions == {
-        "action": None,
-        "ci": {"contents": "read"},
-        "compare": {"contents": "read", "pull-requests": "write"},
+def test_citation_agrees_with_project() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {key: citation[key] for key in ("version", "license")} == {
+        key: PROJECT[key] for key in ("version", "license")
     }
-
-
-@pytest.mark.parametrize("script", [".ci/run", ".github/scripts/compare.sh"])
-def test_scripts_are_executable(script: str) -> None:
-    assert os.access(ROOT / script, os.X_OK)
-    assert subprocess.run(["bash", "-n", ROOT / script]).returncode == 0
-
-
-def test_ci_uses_makefile_targets() -> None:
-    assert {"lint", "test"} == set(
-        re.findall(r"^make ([a-z]+)", (ROOT / ".ci/run").read_text(encoding="utf-8"), re.MULTILINE)
-    )
-    assert {"repro", "test", "ui", "lint", "help"} <= TARGETS
-
-
-@pytest.mark.parametrize(("failing", "code"), [("none", 0), ("lint", 1), ("test", 1)])
-def test_ci_runs_lint_and_test(tmp_path: Path, failing: str, code: int) -> None:
-    # `.ci/run` installs nothing if these programs are on PATH.
-    programs = dict.fromkeys(("initdb", "chromium", "chromedriver"), "")
-    for name, line in {"make": f'echo "$1 $CI"; [ "$1" != {failing} ]', **programs}.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
-        (tmp_path / name).chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name != "CI"}
-    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
-    done = subprocess.run(["bash", ROOT / ".ci/run"], env=environment, capture_output=True, text=True)
-    assert (done.stdout.splitlines(), done.returncode) == (["lint 1", "test 1"], code)
 
 
 def test_tests_have_one_thread() -> None:
@@ -132,11 +94,12 @@ def test_tests_have_one_thread() -> None:
 FAKE_PYTHON = """#!/bin/sh
 case "$*" in
 *version_info*) exit {too_old};;
-"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python";;
+"-m venv "*) mkdir -p "$3/bin" && for name in python shellcheck zizmor; do cp "$0" "$3/bin/$name"; done;;
 *"pip"*"install -r"*) sleep 0.2; echo install >> {log}; exit $(cat {fails});;
 *--version*) ;;
 *"mlflow ui"*) echo "$*" >> {log}; echo "store $MLFLOW_BACKEND_STORE_URI" >> {log};;
-*) echo "$*" >> {log};;
+-m*) echo "$*" >> {log};;
+*) echo "$(basename "$0") $*" >> {log};;
 esac
 """
 
@@ -174,7 +137,17 @@ def checkout(tmp_path: Path) -> Checkout:
     return Checkout(tmp_path)
 
 
-LINT = ["-m ruff check", "-m ruff format --check", "-m mypy"]
+LINT = [
+    "-m ruff check",
+    "-m ruff format --check",
+    r"shellcheck .*\.ci/run .*\.sh",
+    r"zizmor .*--strict-collection \.github",
+    *(
+        f"-m check_jsonschema --builtin-schema vendor.{schema} .*"
+        for schema in ("github-workflows", "github-actions", "dependabot", "citation-file-format")
+    ),
+    "-m mypy",
+]
 
 
 @pytest.mark.parametrize(
@@ -211,21 +184,21 @@ def test_dvc_runs_without_git(checkout: Checkout) -> None:
 
 
 def test_changed_lock_is_installed(checkout: Checkout) -> None:
-    checkout.make("lint")
+    checkout.make("repro")
     with (checkout.folder / "requirements.lock").open("a") as file:
         file.write("more==1.0\n")
     checkout.logged()
-    checkout.make("lint")
-    assert checkout.logged() == ["install", *LINT]
+    checkout.make("repro")
+    assert checkout.logged() == ["install", "-m dvc repro"]
 
 
 def test_failed_installation_is_repeated(checkout: Checkout) -> None:
     checkout.fails.write_text("1")
-    assert checkout.make("lint").returncode != 0
+    assert checkout.make("repro").returncode != 0
     assert checkout.logged() == ["install"]
     checkout.fails.write_text("0")
-    assert checkout.make("lint").returncode == 0
-    assert checkout.logged() == ["install", *LINT]
+    assert checkout.make("repro").returncode == 0
+    assert checkout.logged() == ["install", "-m dvc repro"]
 
 
 def test_parallel_makes_install_once(checkout: Checkout) -> None:

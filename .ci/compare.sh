@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Print the differences of metrics and params between two commits as Markdown:
 #
-#   bash .github/scripts/compare.sh main [HEAD]
+#   .ci/compare.sh main [HEAD]
 #
 # outputs/ is not in git and there is no remote store. So the script runs the pipeline on both commits, in a temporary
 # clone with this folder's .venv. It commits the base's dvc.lock there, by which DVC finds the base's metrics in its cache
