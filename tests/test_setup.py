@@ -218,5 +218,13 @@ def test_old_python_is_refused(tmp_path: Path) -> None:
 
 def test_make_prints_help(checkout: Checkout) -> None:
     done = checkout.make()
-    assert [line.split()[1] for line in done.stdout.splitlines()] == ["help", "repro", "test", "lint", "ui", "lock"]
+    assert [line.split()[1] for line in done.stdout.splitlines()] == [
+        "help",
+        "repro",
+        "smol",
+        "test",
+        "lint",
+        "ui",
+        "lock",
+    ]
     assert checkout.logged() == []

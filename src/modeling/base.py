@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar, Self
 
 import torch
@@ -167,7 +168,7 @@ class ToneModel(nn.Module, ABC):
 
         Raises:
             UserError: the checkpoint does not exist, a folder or the aligned weights have changed since they were
-                resolved, or the weights do not fit the architecture.
+                resolved, or the weights are damaged, are not tensors alone, or do not fit the architecture.
         """
         if checkpoint.is_local:
             _require_unchanged(checkpoint)
@@ -185,6 +186,9 @@ class ToneModel(nn.Module, ABC):
             )
         except (OSError, SafetensorError) as error:
             raise UserError(f"{checkpoint.source} cannot be loaded: {first_line(error)}") from error
+        except UnpicklingError as error:
+            reason = "its weights hold objects other than tensors, which may run code: take them as safetensors"
+            raise UserError(f"{checkpoint.source} cannot be loaded: {reason}") from error
         _require_complete(checkpoint, info)
         if checkpoint.aligned:
             _load_aligned(backbone, checkpoint.aligned)

@@ -57,7 +57,7 @@ def _in_folder(folder: Path) -> Path:
         raise UserError(f"{folder} cannot be loaded: it has no {CONFIG_NAME}")
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise UserError(f"{folder} cannot be loaded: it has no weights, which are {' or '.join(_WEIGHTS)}")
-    return folder / CONFIG_NAME
+    return Path(folder, CONFIG_NAME)
 
 
 def _on_hub(hub_id: str, revision: str) -> Path:

@@ -181,6 +181,20 @@ def test_damaged_weights_raise_user_error(model: ToneModel, tmp_path: Path) -> N
     assert "\n" not in str(error.value)
 
 
+def test_weights_run_no_code(model: ToneModel, tmp_path: Path) -> None:
+    class Payload:
+        def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+            return Path.mkdir, (tmp_path / "run",)
+
+    folder = Path(shutil.copytree(model.checkpoint.source, tmp_path / "pickled"))
+    (folder / WEIGHTS).unlink()
+    torch.save({"weight": Payload()}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors") as error:
+        type(model).load(PretrainedWeights.of_folder(folder, "tiny"), CPU, torch.float32)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_missing_checkpoint_raises_user_error(model: ToneModel, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none cannot be loaded: ") as error:
         type(model).load(PretrainedWeights(str(tmp_path / "none"), "x", "tiny", is_local=True), CPU, torch.float32)
