@@ -116,6 +116,9 @@ def test_pairs_agree_with_transformers(language: str, tower: str, posts: list[Po
     with fresh_adapter(model, LORA, seed=1), torch.no_grad():
         cached = model(model.encode(inputs))
         close(cached, model(inputs))
+    with fresh_adapter(model, replace(LORA, adapter_positions="text"), seed=1), torch.no_grad():
+        close(model(model.encode(inputs)), cached)
+        close(model(inputs), cached)
     theirs = [plain_logits(model, folder, post, caption) for post, caption in zip(posts[:2], captions, strict=True)]
     close(cached, torch.cat(theirs))
     assert (cached[0] - cached[1]).abs().max() > 1e-3
