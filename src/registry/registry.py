@@ -22,8 +22,9 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 # Markdown for the page that lists a model's versions.
 _DESCRIPTION = """\
-Adapters of {model} for the tone of posts. `champion` is the best version by validation macro-F1 or the one that
-`python -m src.promote` chose, and `challenger` the next or newest. The tags `champion_change` list each change."""
+Adapters of {model} for the tone of posts. `champion` is the best version by validation macro-F1, or the one that
+`python -m src.promote --model {model}` chose, and `challenger` the next or newest. The tags `champion_change` list each
+change."""
 _ADDRESS = re.compile(r"models:/mvsa-(?P<model>[^@/]+)(@(?P<alias>[^@/]+)|/(?P<number>\d+))")
 
 
