@@ -291,7 +291,7 @@ def test_what_is_allowed_passes(path: str, text: str) -> None:
     assert not [line for rule in RULES for line in rule(Source(path, text))]
 
 
-def test_every_library_with_a_door_is_a_declared_dependency() -> None:
+def test_imported_libraries_are_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [
         *project["dependencies"],
@@ -307,7 +307,7 @@ def test_every_library_with_a_door_is_a_declared_dependency() -> None:
     assert not undeclared, f"pyproject.toml does not ask for {undeclared}"
 
 
-def test_no_module_imports_itself_in_the_end() -> None:
+def test_imports_have_no_ring() -> None:
     modules = {source.name: source for source in sources()}
 
     def module_of(name: str) -> str:
@@ -363,7 +363,7 @@ def test_every_module_imports_without_unix_modules(unloaded: None, monkeypatch: 
         importlib.import_module(source.name)
 
 
-def test_no_file_names_a_place_of_this_machine() -> None:
+def test_files_name_no_machine_paths() -> None:
     """But data.dvc, which the user points wherever the posts are."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")

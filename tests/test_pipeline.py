@@ -57,14 +57,14 @@ def needed(stage: str) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_is_the_module_of_its_name(stage: str) -> None:
+def test_stages_run_their_modules(stage: str) -> None:
     per_model = " --model ${item.model}" if "matrix" in STAGES[stage] else ""
     assert STAGES[stage]["cmd"] == f"python -m src.{stage}{per_model}"
     assert (ROOT / "src" / f"{stage}.py").is_file()
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_code_it_imports(stage: str) -> None:
+def test_stages_depend_on_imported_code(stage: str) -> None:
     listed_code = {dep for dep in listed(stage, "deps") if dep.startswith("src/")}
     assert listed_code - {"src/serve.py"} == needed(stage)
 
@@ -80,7 +80,7 @@ def test_what_a_stage_lists_exists(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_params_that_a_stage_lists_stand_in_the_file(stage: str) -> None:
+def test_listed_params_exist(stage: str) -> None:
     for name in STAGES[stage].get("params", []):
         for model in MODELS:
             found: Any = PARAMS
@@ -89,7 +89,7 @@ def test_the_params_that_a_stage_lists_stand_in_the_file(stage: str) -> None:
                 found = found[key]
 
 
-def test_a_models_own_file_is_a_dependency_of_its_own_stages_alone() -> None:
+def test_model_files_rerun_own_stages_alone() -> None:
     for stage in STAGES:
         own = [dep for dep in listed(stage, "deps") if dep.removeprefix("src/models/") in {f"{m}.py" for m in MODELS}]
         assert not own, f"{stage} names {own}: write src/models/{ITEM}.py in a matrix stage"

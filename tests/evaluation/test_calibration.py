@@ -53,7 +53,7 @@ def sure(*posts: tuple[float, bool]) -> list[Prediction]:
 # Reliability
 
 
-def test_bins_are_those_of_scikit_learns_calibration_curve() -> None:
+def test_bins_equal_those_of_scikit_learn() -> None:
     rows = simulated(3000, sureness=2)
     accuracy, confidence = calibration_curve(hits(rows), confidences(rows), n_bins=BINS)
     filled = [each for each in reliability(rows) if each.posts]
@@ -63,7 +63,7 @@ def test_bins_are_those_of_scikit_learns_calibration_curve() -> None:
     assert sum(each.posts for each in filled) == 3000
 
 
-def test_the_calibration_error_is_the_mean_gap_over_bins_by_their_posts() -> None:
+def test_calibration_error_weights_bins_by_posts() -> None:
     rows = sure((0.9, True), (0.9, False), (0.9, True), (0.5, False))
     assert expected_calibration_error(reliability(rows)) == pytest.approx(3 / 4 * abs(2 / 3 - 0.9) + 1 / 4 * 0.5)
     empty = [each for each in reliability(rows) if not each.posts]
@@ -71,7 +71,7 @@ def test_the_calibration_error_is_the_mean_gap_over_bins_by_their_posts() -> Non
     assert all((each.accuracy, each.confidence) == (None, None) for each in empty)
 
 
-def test_a_system_that_is_as_sure_as_it_is_right_has_no_error() -> None:
+def test_calibrated_system_has_no_error() -> None:
     rows = sure((0.75, True), (0.75, True), (0.75, True), (0.75, False))
     assert expected_calibration_error(reliability(rows)) == pytest.approx(0)
 
@@ -80,14 +80,14 @@ def test_a_system_that_is_as_sure_as_it_is_right_has_no_error() -> None:
 
 
 @pytest.mark.parametrize("sureness", [0.4, 1.0, 2.5])
-def test_scaling_finds_the_temperature_that_the_logits_were_multiplied_by(sureness: float) -> None:
-    found = calibrate(val=simulated(20_000, sureness, seed=1), test=simulated(20_000, sureness, seed=2))
-    assert found.temperature == pytest.approx(sureness, rel=0.05)
-    assert found.ece_scaled < 0.015
-    assert found.nll_scaled <= found.nll + 1e-4
+def test_scaling_recovers_the_temperature(sureness: float) -> None:
+    calibration = calibrate(val=simulated(20_000, sureness, seed=1), test=simulated(20_000, sureness, seed=2))
+    assert calibration.temperature == pytest.approx(sureness, rel=0.05)
+    assert calibration.ece_scaled < 0.015
+    assert calibration.nll_scaled <= calibration.nll + 1e-4
     if sureness != 1:
-        assert found.ece > 0.05
-        assert found.nll_scaled < found.nll
+        assert calibration.ece > 0.05
+        assert calibration.nll_scaled < calibration.nll
 
 
 def test_no_other_temperature_is_better() -> None:
@@ -97,7 +97,7 @@ def test_no_other_temperature_is_better() -> None:
     assert log_loss(scaled(rows, best)) <= min(log_loss(scaled(rows, temperature)) for temperature in grid)
 
 
-def test_scaling_changes_how_sure_and_not_what_is_said() -> None:
+def test_scaling_keeps_predictions() -> None:
     rows = simulated(50, sureness=2)
     softened = scaled(rows, 4)
     assert [row.predicted for row in softened] == [row.predicted for row in rows]
@@ -112,17 +112,17 @@ def test_the_log_loss_is_scikit_learns() -> None:
     assert log_loss(rows) == pytest.approx(sklearn_log_loss([row.actual for row in rows], told, labels=list(TONES)))
 
 
-def test_where_no_temperature_is_better_it_is_1_and_where_all_are_right_the_lowest() -> None:
+def test_temperature_of_extreme_systems() -> None:
     assert best_temperature(predictions(np.full((4, 3), 1 / 3), np.array([0, 1, 2, 0]))) == 1
     assert best_temperature(sure((0.6, True), (0.7, True))) == pytest.approx(0.01, abs=0.05)
 
 
-def test_a_probability_of_nothing_is_no_reason_to_fail() -> None:
+def test_probability_of_zero_is_finite() -> None:
     rows = predictions(np.array([[1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]]), np.array([0, 1, 2]))
-    found = calibrate(rows, rows)
-    assert np.isfinite(found.nll)
-    assert found.temperature > 1
-    assert found.nll_scaled < found.nll
+    calibration = calibrate(rows, rows)
+    assert np.isfinite(calibration.nll)
+    assert calibration.temperature > 1
+    assert calibration.nll_scaled < calibration.nll
 
 
 # Selective prediction
@@ -133,7 +133,7 @@ def test_the_surest_posts_are_kept_first() -> None:
     assert accuracy_by_coverage(rows) == pytest.approx([1, 1, 2 / 3, 1 / 2])
 
 
-def test_among_equally_sure_posts_the_curve_is_what_a_random_order_gives_on_average() -> None:
+def test_curve_averages_equally_confident_posts() -> None:
     rows = sure((0.9, True), (0.7, True), (0.7, False), (0.7, False), (0.6, True))
     rng, total, num_orders = np.random.default_rng(0), np.zeros(5), 4000
     for _ in range(num_orders):
@@ -143,10 +143,10 @@ def test_among_equally_sure_posts_the_curve_is_what_a_random_order_gives_on_aver
     assert accuracy_by_coverage(rows) == pytest.approx(accuracy_by_coverage(rows[::-1]))
 
 
-def test_the_area_is_that_of_the_best_order_where_all_mistakes_come_last() -> None:
+def test_area_of_the_best_order() -> None:
     rows = sure(*[(0.9 - k / 100, True) for k in range(8)], (0.5, False), (0.45, False))
     assert risk_coverage_area(rows) == pytest.approx((1 / 9 + 2 / 10) / 10)
 
 
-def test_the_area_is_the_error_where_a_system_is_equally_sure_of_all() -> None:
+def test_area_of_equal_confidences() -> None:
     assert risk_coverage_area(sure((0.8, True), (0.8, False), (0.8, False), (0.8, True))) == pytest.approx(0.5)

@@ -30,29 +30,29 @@ def alone(rows: list[Prediction]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("cells", [[0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8], [0, 0, 2, 8, 8], [4, 4, 4], [2, 2]], ids=str)
-def test_figures_are_those_of_the_projects_own_scores_where_a_tone_is_missing_too(cells: list[int]) -> None:
+def test_values_equal_scores(cells: list[int]) -> None:
     rows = predictions(np.array(cells))
-    found = intervals(rows, alone(rows), seed=1, resamples=50)
-    assert list(found) == list(SCORES)
-    assert {name: each.value for name, each in found.items()} == pytest.approx(scores(rows).headline())
+    by_name = intervals(rows, alone(rows), seed=1, resamples=50)
+    assert list(by_name) == list(SCORES)
+    assert {name: each.value for name, each in by_name.items()} == pytest.approx(scores(rows).headline())
 
 
-def test_where_no_post_has_a_twin_accuracy_is_scipys_bca_interval_of_a_mean() -> None:
+def test_accuracy_without_duplicates_equals_scipy() -> None:
     rows = predictions(np.random.default_rng(0).choice(9, size=519, p=CELLS))
     hits = [float(row.actual == row.predicted) for row in rows]
-    found = intervals(rows, alone(rows), seed=3, resamples=1999)["accuracy"]
+    interval = intervals(rows, alone(rows), seed=3, resamples=1999)["accuracy"]
     wanted = bootstrap((hits,), np.mean, n_resamples=1999, method="BCa", rng=np.random.default_rng(3))
-    assert (found.low, found.high) == pytest.approx(tuple(wanted.confidence_interval))
+    assert (interval.low, interval.high) == pytest.approx(tuple(wanted.confidence_interval))
     exact = binomtest(round(sum(hits)), len(hits)).proportion_ci(method="wilson")
-    assert (found.low, found.high) == pytest.approx((exact.low, exact.high), abs=0.006)
+    assert (interval.low, interval.high) == pytest.approx((exact.low, exact.high), abs=0.006)
 
 
-def test_a_resample_is_scored_as_scikit_learn_scores_the_posts_of_the_groups_drawn() -> None:
+def test_resamples_are_scored_as_scikit_learn() -> None:
     rng = np.random.default_rng(1)
     rows = predictions(rng.choice(9, size=60, p=CELLS))
     group_of = {row.id: str(rng.integers(25)) for row in rows}
     groups = list(dict.fromkeys(group_of.values()))
-    found = cluster_bootstrap(group_counts(rows, group_of), scores_of, seed=5, resamples=40).draws_FR
+    draws_FR = cluster_bootstrap(group_counts(rows, group_of), scores_of, seed=5, resamples=40).draws_FR
     for draw, drawn in enumerate(np.random.default_rng(5).integers(0, len(groups), (40, len(groups)))):
         posts = [row for index in drawn for row in rows if group_of[row.id] == groups[index]]
         actual, predicted = [row.actual for row in posts], [row.predicted for row in posts]
@@ -60,10 +60,10 @@ def test_a_resample_is_scored_as_scikit_learn_scores_the_posts_of_the_groups_dra
             f1_score(actual, predicted, labels=list(TONES), average=average, zero_division=0)
             for average in ("macro", "weighted")
         ]
-        assert found[:, draw] == pytest.approx([accuracy_score(actual, predicted), *f1])
+        assert draws_FR[:, draw] == pytest.approx([accuracy_score(actual, predicted), *f1])
 
 
-def test_the_interval_covers_the_truth_in_95_of_100_cases_and_without_groups_in_far_fewer() -> None:
+def test_interval_covers_truth_only_with_groups() -> None:
     """Posts of a group are copies of one tweet, up to four: same tone, same prediction."""
     rng, truth = np.random.default_rng(2), scores_of(CELLS)
     covered, num_cases = {"grouped": np.zeros(3), "alone": np.zeros(3)}, 300
@@ -73,8 +73,8 @@ def test_the_interval_covers_the_truth_in_95_of_100_cases_and_without_groups_in_
         tweet = np.repeat(np.arange(80), copies).tolist()
         grouped = {row.id: str(of) for row, of in zip(rows, tweet, strict=True)}
         for name, group_of in (("grouped", grouped), ("alone", alone(rows))):
-            found = intervals(rows, group_of, seed=case, resamples=399)
-            covered[name] += [covers(each, value) for each, value in zip(found.values(), truth, strict=True)]
+            by_name = intervals(rows, group_of, seed=case, resamples=399)
+            covered[name] += [covers(each, value) for each, value in zip(by_name.values(), truth, strict=True)]
     assert np.all(abs(covered["grouped"] / num_cases - 0.95) < 0.03), covered
     assert np.all(covered["alone"] / num_cases < 0.85), covered
 
@@ -86,7 +86,7 @@ def covers(interval: Interval, truth: float) -> bool:
 
 
 @pytest.mark.parametrize("cells", [[0, 4, 8, 8], [8]], ids=["all right", "one post"])
-def test_where_all_groups_say_the_same_there_is_no_interval(cells: list[int]) -> None:
+def test_equal_groups_have_no_interval(cells: list[int]) -> None:
     rows = predictions(np.array(cells))
     assert intervals(rows, alone(rows), seed=1)["accuracy"] == Interval(1.0, None, None)
 

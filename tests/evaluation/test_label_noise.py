@@ -42,10 +42,10 @@ def labels_N() -> NDArray[np.int64]:
 # Pooling
 
 
-def test_the_weights_make_the_labels_as_likely_as_can_be(labels_N: NDArray[np.int64]) -> None:
+def test_weights_maximise_the_likelihood(labels_N: NDArray[np.int64]) -> None:
     """Against a general optimiser on the simplex."""
     tables = {name: system(labels_N, knowledge, seed) for seed, (name, knowledge) in enumerate(KNOWLEDGE.items())}
-    found = pool_predictions(tables)
+    pooled = pool_predictions(tables)
     likelihood_SN = np.array([[getattr(row, row.actual) for row in each] for each in tables.values()])
 
     def loss(weights_S: NDArray[np.float64]) -> float:
@@ -53,46 +53,46 @@ def test_the_weights_make_the_labels_as_likely_as_can_be(labels_N: NDArray[np.in
 
     rule = {"type": "eq", "fun": lambda weights_S: weights_S.sum() - 1}
     best = minimize(loss, np.full(3, 1 / 3), bounds=[(0, 1)] * 3, constraints=[rule], tol=1e-12)
-    assert list(found.weights) == list(KNOWLEDGE)
-    assert list(found.weights.values()) == pytest.approx(best.x, abs=5e-3)
-    assert loss(np.array(list(found.weights.values()))) <= best.fun + 1e-6
+    assert list(pooled.weights) == list(KNOWLEDGE)
+    assert list(pooled.weights.values()) == pytest.approx(best.x, abs=5e-3)
+    assert loss(np.array(list(pooled.weights.values()))) <= best.fun + 1e-6
     expected_NK = sum(
         weight * np.array([[row.negative, row.neutral, row.positive] for row in tables[name]])
-        for name, weight in found.weights.items()
+        for name, weight in pooled.weights.items()
     )
-    assert found.probabilities_NK == pytest.approx(expected_NK)
+    assert pooled.probabilities_NK == pytest.approx(expected_NK)
 
 
-def test_a_system_that_knows_nothing_has_hardly_a_say(labels_N: NDArray[np.int64]) -> None:
-    found = pool_predictions({"good": system(labels_N, 3.0, seed=1), "useless": system(labels_N, 0.0, seed=2)})
-    assert found.weights["good"] > 0.9
-    assert sum(found.weights.values()) == pytest.approx(1)
+def test_useless_system_has_little_weight(labels_N: NDArray[np.int64]) -> None:
+    pooled = pool_predictions({"good": system(labels_N, 3.0, seed=1), "useless": system(labels_N, 0.0, seed=2)})
+    assert pooled.weights["good"] > 0.9
+    assert sum(pooled.weights.values()) == pytest.approx(1)
 
 
-def test_one_system_is_taken_as_it_is(labels_N: NDArray[np.int64]) -> None:
+def test_single_system_is_unchanged(labels_N: NDArray[np.int64]) -> None:
     rows = system(labels_N, 1.0, seed=1)
-    found = pool_predictions({"tfidf": rows})
-    assert found.weights == {"tfidf": pytest.approx(1)}
-    assert found.probabilities_NK[7].tolist() == pytest.approx([rows[7].negative, rows[7].neutral, rows[7].positive])
+    pooled = pool_predictions({"tfidf": rows})
+    assert pooled.weights == {"tfidf": pytest.approx(1)}
+    assert pooled.probabilities_NK[7].tolist() == pytest.approx([rows[7].negative, rows[7].neutral, rows[7].positive])
 
 
-def test_systems_may_list_the_posts_in_different_orders(labels_N: NDArray[np.int64]) -> None:
+def test_order_of_posts_does_not_matter(labels_N: NDArray[np.int64]) -> None:
     first, second = system(labels_N, 2.0, seed=1), system(labels_N, 1.0, seed=2)
-    found, turned = pool_predictions({"a": first, "b": second}), pool_predictions({"a": first, "b": second[::-1]})
-    assert found.probabilities_NK == pytest.approx(turned.probabilities_NK)
+    pooled, turned = pool_predictions({"a": first, "b": second}), pool_predictions({"a": first, "b": second[::-1]})
+    assert pooled.probabilities_NK == pytest.approx(turned.probabilities_NK)
     assert turned.ids == [row.id for row in first]
 
 
-def test_a_tone_that_a_fold_has_never_seen_breaks_nothing() -> None:
+def test_unseen_tone_gives_finite_probabilities() -> None:
     labels_N = np.array([0, 1, 2] * 10)
     sure_NK = np.tile([0.0, 0.0, 1.0], (30, 1))
-    found = pool_predictions({"blind": table(labels_N, sure_NK), "blinder": table(labels_N, sure_NK[:, [2, 1, 0]])})
-    assert np.isfinite(found.probabilities_NK).all()
-    assert found.probabilities_NK.sum(1) == pytest.approx(1)
+    pooled = pool_predictions({"blind": table(labels_N, sure_NK), "blinder": table(labels_N, sure_NK[:, [2, 1, 0]])})
+    assert np.isfinite(pooled.probabilities_NK).all()
+    assert pooled.probabilities_NK.sum(1) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("fault", ["a post fewer", "another label"])
-def test_systems_that_judged_other_posts_are_refused(labels_N: NDArray[np.int64], fault: str) -> None:
+def test_systems_of_other_posts_are_refused(labels_N: NDArray[np.int64], fault: str) -> None:
     first, second = system(labels_N, 2.0, seed=1), system(labels_N, 1.0, seed=2)
     other = next(tone for tone in TONES if tone != second[-1].actual)
     changed = second[:-1] if fault == "a post fewer" else [*second[:-1], replace(second[-1], actual=other)]
@@ -119,34 +119,34 @@ def planted() -> tuple[PooledPredictions, set[str]]:
     return pool_predictions({"probe": held_out}), {str(key) for key in flipped}
 
 
-def test_planted_errors_are_found_and_come_first() -> None:
+def test_planted_errors_come_first() -> None:
     """Three in four of the 60 at least, hardly a right label among them, and none among the first 40."""
     pooled, flipped = planted()
-    found = [each.id for each in label_issues(pooled)]
-    assert len(flipped.intersection(found)) >= 0.75 * len(flipped)
-    assert len(flipped.intersection(found)) >= 0.9 * len(found)
-    assert set(found[:40]) <= flipped
+    suspects = [each.id for each in label_issues(pooled)]
+    assert len(flipped.intersection(suspects)) >= 0.75 * len(flipped)
+    assert len(flipped.intersection(suspects)) >= 0.9 * len(suspects)
+    assert set(suspects[:40]) <= flipped
 
 
-def test_the_share_of_wrong_labels_is_about_what_was_planted() -> None:
+def test_share_of_wrong_labels_is_estimated() -> None:
     pooled, _ = planted()
     assert 1 - np.trace(joint_distribution(pooled)) == pytest.approx(FLIPPED, abs=0.03)
 
 
-def test_a_suspect_says_what_speaks_against_its_label() -> None:
+def test_suspect_names_the_likelier_tone() -> None:
     pooled, _ = planted()
     rows = dict(zip(pooled.ids, zip(pooled.labels_N, pooled.probabilities_NK, strict=True), strict=True))
-    found = label_issues(pooled)
-    for each in found:
+    issues = label_issues(pooled)
+    for each in issues:
         label, row = rows[each.id]
         others = np.delete(row, label)
         assert each.label == TONES[label] != each.suggested == TONES[int(row.argmax())]
         assert each.quality == pytest.approx((row[label] - others.max() + 1) / 2)
         assert each.label_probability == pytest.approx(row[label])
-    assert [each.quality for each in found] == sorted(each.quality for each in found)
+    assert [each.quality for each in issues] == sorted(each.quality for each in issues)
 
 
-def test_the_joint_is_that_of_the_paper() -> None:
+def test_joint_equals_the_papers_equations() -> None:
     """Equations 1 to 3 of Northcutt et al., written down: thresholds, confident counts, calibration."""
     pooled, _ = planted()
     labels_N, shares_NK = pooled.labels_N, pooled.probabilities_NK
@@ -163,7 +163,7 @@ def test_the_joint_is_that_of_the_paper() -> None:
     assert joint_distribution(pooled).sum(1) == pytest.approx(tones_K / len(labels_N))
 
 
-def test_where_all_systems_agree_with_the_labels_nothing_is_suspect(labels_N: NDArray[np.int64]) -> None:
+def test_agreeing_systems_leave_no_suspects(labels_N: NDArray[np.int64]) -> None:
     pooled = pool_predictions({"oracle": table(labels_N, 0.94 * np.eye(3)[labels_N] + 0.02)})
     assert label_issues(pooled) == []
     assert np.trace(joint_distribution(pooled)) == pytest.approx(1)

@@ -33,54 +33,54 @@ def predictions_of(confusion: list[list[int]]) -> list[Prediction]:
 
 
 def test_scores_by_hand() -> None:
-    found = scores(predictions_of(CONFUSION))
-    assert found.confusion == CONFUSION
-    assert found.accuracy == pytest.approx(14 / 20)
+    computed = scores(predictions_of(CONFUSION))
+    assert computed.confusion == CONFUSION
+    assert computed.accuracy == pytest.approx(14 / 20)
     # F1 is 2 TP / (actual + predicted).
     f1 = {"negative": 6 / 8, "neutral": 2 / 8, "positive": 20 / 24}
-    assert found.per_class == {
+    assert computed.per_class == {
         "negative": pytest.approx({"precision": 3 / 4, "recall": 3 / 4, "f1": f1["negative"], "support": 4}),
         "neutral": pytest.approx({"precision": 1 / 4, "recall": 1 / 4, "f1": f1["neutral"], "support": 4}),
         "positive": pytest.approx({"precision": 10 / 12, "recall": 10 / 12, "f1": f1["positive"], "support": 12}),
     }
-    assert found.macro_f1 == pytest.approx(sum(f1.values()) / 3)
-    assert found.weighted_f1 == pytest.approx((4 * f1["negative"] + 4 * f1["neutral"] + 12 * f1["positive"]) / 20)
+    assert computed.macro_f1 == pytest.approx(sum(f1.values()) / 3)
+    assert computed.weighted_f1 == pytest.approx((4 * f1["negative"] + 4 * f1["neutral"] + 12 * f1["positive"]) / 20)
 
 
-def test_a_tone_that_is_never_predicted_counts_as_zero_without_a_warning() -> None:
+def test_tone_never_predicted_scores_zero() -> None:
     rows = predictions_of([[0, 0, 2], [0, 0, 1], [0, 0, 3]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found, text = scores(rows), report(rows)
+        computed, text = scores(rows), report(rows)
     # The majority's share, and its F1 2 * 3 / (3 + 6) over three classes.
-    assert found.accuracy == pytest.approx(0.5)
-    assert found.macro_f1 == pytest.approx((2 / 3) / 3)
-    assert found.weighted_f1 == pytest.approx((2 / 3) / 2)
-    assert found.per_class["neutral"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1.0}
+    assert computed.accuracy == pytest.approx(0.5)
+    assert computed.macro_f1 == pytest.approx((2 / 3) / 3)
+    assert computed.weighted_f1 == pytest.approx((2 / 3) / 2)
+    assert computed.per_class["neutral"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1.0}
     assert "neutral     0.0000    0.0000    0.0000         1" in text
 
 
-def test_a_tone_that_no_post_has_still_counts_in_the_macro_mean() -> None:
+def test_absent_tone_counts_in_macro_mean() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = scores([said("positive", "positive"), said("negative", "negative")])
-    assert found.accuracy == 1.0
-    assert found.macro_f1 == pytest.approx(2 / 3)
-    assert found.confusion == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
+        computed = scores([said("positive", "positive"), said("negative", "negative")])
+    assert computed.accuracy == 1.0
+    assert computed.macro_f1 == pytest.approx(2 / 3)
+    assert computed.confusion == [[1, 0, 0], [0, 0, 0], [0, 0, 1]]
 
 
-def test_all_figures_are_plain_numbers_under_their_names() -> None:
-    found = scores(predictions_of(CONFUSION))
-    assert found.headline() == {
-        "accuracy": found.accuracy,
-        "macro_f1": found.macro_f1,
-        "weighted_f1": found.weighted_f1,
+def test_scores_are_plain_numbers() -> None:
+    computed = scores(predictions_of(CONFUSION))
+    assert computed.headline() == {
+        "accuracy": computed.accuracy,
+        "macro_f1": computed.macro_f1,
+        "weighted_f1": computed.weighted_f1,
     }
-    assert found.flat()["f1_neutral"] == pytest.approx(0.25)
-    assert found.flat()["support_positive"] == 12
-    assert len(found.flat()) == 3 + 3 * 4
-    assert {type(value) for value in found.flat().values()} == {float}
-    assert {type(count) for row in found.confusion for count in row} == {int}
+    assert computed.flat()["f1_neutral"] == pytest.approx(0.25)
+    assert computed.flat()["support_positive"] == 12
+    assert len(computed.flat()) == 3 + 3 * 4
+    assert {type(value) for value in computed.flat().values()} == {float}
+    assert {type(count) for row in computed.confusion for count in row} == {int}
 
 
 def test_the_report_names_every_tone() -> None:
@@ -90,7 +90,7 @@ def test_the_report_names_every_tone() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_scores_and_report_equal_those_of_scikit_learn(seed: int) -> None:
+def test_scores_equal_scikit_learn(seed: int) -> None:
     chance = random.Random(seed)
     # Some draws lack a tone among labels or predictions.
     actual = chance.choices(TONES, weights=[1, seed % 3, 2], k=seed + 2)
@@ -98,11 +98,11 @@ def test_scores_and_report_equal_those_of_scikit_learn(seed: int) -> None:
     rows = [said(*pair) for pair in zip(actual, predicted, strict=True)]
     options = {"labels": list(TONES), "zero_division": 0}
     expected = classification_report(actual, predicted, output_dict=True, **options)
-    found = scores(rows)
-    assert found.macro_f1 == pytest.approx(expected["macro avg"]["f1-score"])
-    assert found.weighted_f1 == pytest.approx(expected["weighted avg"]["f1-score"])
+    computed = scores(rows)
+    assert computed.macro_f1 == pytest.approx(expected["macro avg"]["f1-score"])
+    assert computed.weighted_f1 == pytest.approx(expected["weighted avg"]["f1-score"])
     for tone in TONES:
-        assert list(found.per_class[tone].values()) == pytest.approx(list(expected[tone].values()))
+        assert list(computed.per_class[tone].values()) == pytest.approx(list(expected[tone].values()))
     if "accuracy" in expected:
-        assert found.accuracy == pytest.approx(expected["accuracy"])
+        assert computed.accuracy == pytest.approx(expected["accuracy"])
         assert cells(report(rows)) == cells(classification_report(actual, predicted, digits=4, **options))

@@ -39,34 +39,36 @@ def alone(posts: Sequence[Post]) -> dict[str, str]:
 # Which label is followed
 
 
-def test_shares_are_of_the_posts_that_follow_each_label() -> None:
+def test_shares_count_followed_labels() -> None:
     pairs = [(POSITIVE, NEGATIVE)] * 6 + [(NEUTRAL, POSITIVE)] * 4
     predicted = [POSITIVE, POSITIVE, POSITIVE, NEGATIVE, NEGATIVE, NEUTRAL, POSITIVE, NEUTRAL, NEUTRAL, NEGATIVE]
-    found = label_adherence(pairs, predicted)
-    assert found is not None
-    assert (found.n, found.text.value, found.image.value, found.neither.value) == (10, 0.5, 0.3, 0.2)
+    adherence = label_adherence(pairs, predicted)
+    assert adherence is not None
+    assert (adherence.n, adherence.text.value, adherence.image.value, adherence.neither.value) == (10, 0.5, 0.3, 0.2)
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 5), (1, 1), (3, 10), (512, 1919), (1919, 1919)])
 def test_intervals_are_those_of_statsmodels(count: int, n: int) -> None:
-    found = label_adherence([(POSITIVE, NEGATIVE)] * n, [POSITIVE] * count + [NEUTRAL] * (n - count))
-    assert found is not None
+    adherence = label_adherence([(POSITIVE, NEGATIVE)] * n, [POSITIVE] * count + [NEUTRAL] * (n - count))
+    assert adherence is not None
     expected = proportion_confint(count, n, method="wilson")
-    assert (found.text.low, found.text.high) == pytest.approx(expected, abs=1e-12)
-    assert (found.neither.low, found.neither.high) == pytest.approx([1 - end for end in expected[::-1]], abs=1e-12)
+    assert (adherence.text.low, adherence.text.high) == pytest.approx(expected, abs=1e-12)
+    assert (adherence.neither.low, adherence.neither.high) == pytest.approx(
+        [1 - end for end in expected[::-1]], abs=1e-12
+    )
 
 
-def test_what_is_expected_is_the_mean_over_all_ways_to_deal_the_predictions_out() -> None:
+def test_expectation_is_the_permutation_mean() -> None:
     pairs = [PAIRS[0], PAIRS[1], PAIRS[1], PAIRS[3], PAIRS[5]]
     predicted = [NEGATIVE, NEUTRAL, POSITIVE, POSITIVE, POSITIVE]
-    found = label_adherence(pairs, predicted)
-    assert found is not None
+    adherence = label_adherence(pairs, predicted)
+    assert adherence is not None
     deals = list(permutations(predicted))
     text, image = (
         sum(pair[half] == tone for deal in deals for pair, tone in zip(pairs, deal, strict=True)) / len(deals) / 5
         for half in (0, 1)
     )
-    assert found.expected == pytest.approx({"text": text, "image": image, "neither": 1 - text - image})
+    assert adherence.expected == pytest.approx({"text": text, "image": image, "neither": 1 - text - image})
 
 
 def test_of_no_posts_nothing_follows_anything() -> None:
@@ -76,36 +78,36 @@ def test_of_no_posts_nothing_follows_anything() -> None:
     assert (none.posts, none.follows, none.leak_free, none.neutral, none.by_pair) == (0, {}, {}, {}, {"both": {}})
 
 
-def test_pairs_of_labels_are_told_apart_and_those_that_do_not_occur_are_not_there() -> None:
+def test_adherence_by_occurring_pairs_alone() -> None:
     pairs = [(POSITIVE, NEUTRAL), (NEUTRAL, POSITIVE), (POSITIVE, NEUTRAL), (POSITIVE, NEUTRAL)]
-    found = adherence_by_pair(pairs, [POSITIVE, POSITIVE, NEUTRAL, NEGATIVE])
-    assert list(found) == ["neutral, positive", "positive, neutral"]
-    assert (found["neutral, positive"].n, found["neutral, positive"].image.value) == (1, 1.0)
-    three = found["positive, neutral"]
+    adherence = adherence_by_pair(pairs, [POSITIVE, POSITIVE, NEUTRAL, NEGATIVE])
+    assert list(adherence) == ["neutral, positive", "positive, neutral"]
+    assert (adherence["neutral, positive"].n, adherence["neutral, positive"].image.value) == (1, 1.0)
+    three = adherence["positive, neutral"]
     assert three.n == 3
     assert [three.text.value, three.image.value] == pytest.approx([1 / 3, 1 / 3])
     # Of all four predictions two are positive.
     assert three.expected["text"] == 0.5
 
 
-def test_disagreement_is_told_with_and_without_near_duplicates_of_training_posts() -> None:
+def test_disagreement_with_and_without_leaks() -> None:
     posts = [post(str(n), POSITIVE, NEGATIVE, label="") for n in range(4)]
-    found = disagreement(posts, {"both": said(posts, [POSITIVE, POSITIVE, NEGATIVE, NEUTRAL])}, clean={"2", "3", "9"})
-    assert (found.posts, found.follows["both"].n, found.follows["both"].text.value) == (4, 4, 0.5)
-    assert (found.leak_free["both"].n, found.leak_free["both"].text.value) == (2, 0.0)
-    assert found.by_pair["both"]["positive, negative"].n == 4
+    result = disagreement(posts, {"both": said(posts, [POSITIVE, POSITIVE, NEGATIVE, NEUTRAL])}, clean={"2", "3", "9"})
+    assert (result.posts, result.follows["both"].n, result.follows["both"].text.value) == (4, 4, 0.5)
+    assert (result.leak_free["both"].n, result.leak_free["both"].text.value) == (2, 0.0)
+    assert result.by_pair["both"]["positive, negative"].n == 4
 
 
-def test_disagreement_is_told_apart_by_whether_a_label_is_neutral() -> None:
+def test_disagreement_separates_neutral_labels() -> None:
     pairs = [(POSITIVE, NEGATIVE), (NEGATIVE, POSITIVE), (POSITIVE, NEUTRAL), (NEUTRAL, NEGATIVE), (NEUTRAL, POSITIVE)]
     posts = [post(str(n), *pair, label="") for n, pair in enumerate(pairs)]
-    found = disagreement(posts, {"both": said(posts, [POSITIVE] * 5)}, clean=())
-    assert (found.opposite["both"].n, found.opposite["both"].text.value) == (2, 0.5)
-    assert found.neutral["both"].n == 3
-    assert found.neutral["both"].neither.value == pytest.approx(1 / 3)
+    result = disagreement(posts, {"both": said(posts, [POSITIVE] * 5)}, clean=())
+    assert (result.opposite["both"].n, result.opposite["both"].text.value) == (2, 0.5)
+    assert result.neutral["both"].n == 3
+    assert result.neutral["both"].neither.value == pytest.approx(1 / 3)
 
 
-def test_only_posts_that_no_training_or_choice_has_seen_are_asked_about() -> None:
+def test_disagreeing_posts_are_unseen() -> None:
     torn = [post(key, POSITIVE, NEUTRAL) for key in ("train", "val", "test", "none")]
     part_of = {"train": "train", "val": "val", "test": "test", "alike": "test"}
     assert [each.id for each in disagreeing_posts([*torn, post("alike")], part_of)] == ["test", "none"]
@@ -120,7 +122,7 @@ def asked() -> list[Post]:
     return [post(str(n), label=chance.choice(TONES)) for n in range(60)]
 
 
-def found_of(posts: Sequence[Post]) -> Mapping[str, list[Prediction]]:
+def predictions_on(posts: Sequence[Post]) -> Mapping[str, list[Prediction]]:
     """Right of all posts, of none, and of all but the first three."""
     right = [each.label for each in posts]
     wrong = [NEUTRAL if tone == POSITIVE else POSITIVE for tone in right]
@@ -131,15 +133,15 @@ def found_of(posts: Sequence[Post]) -> Mapping[str, list[Prediction]]:
     }
 
 
-def test_each_condition_has_its_figures_and_its_change_from_both(asked: list[Post]) -> None:
-    found, group_of = found_of(asked), alone(asked)
-    made = ablation_results(found, group_of, {each.id for each in asked[:3]}, seed=1, resamples=FEW)
+def test_ablations_have_scores_and_changes(asked: list[Post]) -> None:
+    predictions, group_of = predictions_on(asked), alone(asked)
+    made = ablation_results(predictions, group_of, {each.id for each in asked[:3]}, seed=1, resamples=FEW)
     assert made["both"].change is None
     assert made["both"].verdict is None
     assert made["both"].figures["accuracy"].value == 1
-    assert made["image"].figures == intervals(found["image"], group_of, 1, FEW)
+    assert made["image"].figures == intervals(predictions["image"], group_of, 1, FEW)
     assert made["image"].leak_free["accuracy"].value == 0
-    assert made["image"].change == compare(found["image"], found["both"], group_of, 1, FEW)
+    assert made["image"].change == compare(predictions["image"], predictions["both"], group_of, 1, FEW)
     text, image = made["text"], made["image"]
     assert text.change is not None and text.verdict is not None and image.change is not None and image.verdict
     assert (text.change.accuracy.value, text.verdict.answer) == (-1, "no")
@@ -147,37 +149,37 @@ def test_each_condition_has_its_figures_and_its_change_from_both(asked: list[Pos
     assert image.verdict.answer == "cannot tell"
 
 
-def test_without_leak_free_posts_there_are_no_figures_of_them(asked: list[Post]) -> None:
-    made = ablation_results(found_of(asked), alone(asked), set(), seed=1, resamples=FEW)
+def test_no_leak_free_posts_no_scores(asked: list[Post]) -> None:
+    made = ablation_results(predictions_on(asked), alone(asked), set(), seed=1, resamples=FEW)
     assert made["text"].leak_free == {}
 
 
-def test_accuracy_is_told_apart_by_whether_the_labels_agree() -> None:
+def test_accuracy_by_agreement_of_labels() -> None:
     posts = [post("0"), post("1"), post("2", NEUTRAL, POSITIVE), post("3", POSITIVE, NEUTRAL), post("4", NEUTRAL)]
     rows = said(posts, [POSITIVE, NEGATIVE, POSITIVE, NEUTRAL, NEUTRAL])
-    found = accuracy_by_agreement(posts, {"both": rows}, alone(posts), seed=1, resamples=FEW)
-    assert (found["agree"].n, found["agree"].accuracy["both"].value) == (2, 0.5)
-    assert found["disagree"].n == 3
-    assert found["disagree"].accuracy["both"].value == pytest.approx(1 / 3)
+    accuracy = accuracy_by_agreement(posts, {"both": rows}, alone(posts), seed=1, resamples=FEW)
+    assert (accuracy["agree"].n, accuracy["agree"].accuracy["both"].value) == (2, 0.5)
+    assert accuracy["disagree"].n == 3
+    assert accuracy["disagree"].accuracy["both"].value == pytest.approx(1 / 3)
     assert set(accuracy_by_agreement(posts[:2], {"both": rows[:2]}, alone(posts), seed=1, resamples=FEW)) == {"agree"}
 
 
-def test_of_shuffled_pictures_it_is_told_whose_label_is_followed() -> None:
+def test_shuffled_images_follow_text_or_image() -> None:
     posts = [post("0", label=POSITIVE), post("1", label=NEGATIVE), post("2", label=POSITIVE), post("3", label=NEUTRAL)]
     givers = [posts[2], posts[3], posts[0], posts[1]]
-    found = shuffling_effect(posts, givers, said(posts, [NEGATIVE, NEUTRAL, NEGATIVE, NEUTRAL]))
-    assert found.same_label == 0.5
-    assert found.torn is not None
-    assert (found.torn.n, found.torn.text.value, found.torn.image.value) == (2, 0.5, 0.5)
+    effect = shuffling_effect(posts, givers, said(posts, [NEGATIVE, NEUTRAL, NEGATIVE, NEUTRAL]))
+    assert effect.same_label == 0.5
+    assert effect.torn is not None
+    assert (effect.torn.n, effect.torn.text.value, effect.torn.image.value) == (2, 0.5, 0.5)
     assert shuffling_effect(posts[:1], posts[2:3], said(posts[:1], [POSITIVE])).torn is None
 
 
-def test_hashtags_are_judged_on_the_posts_that_have_some() -> None:
+def test_hashtag_effect_needs_hashtags() -> None:
     captions = ["#happy", "so #happy", "no tags", "none either"]
     posts = [post(str(n), caption=caption) for n, caption in enumerate(captions)]
     both, without = said(posts, [POSITIVE] * 4), said(posts, [NEGATIVE, POSITIVE, POSITIVE, POSITIVE])
-    found = hashtag_effect(posts, both, without, alone(posts), seed=1, resamples=FEW)
-    assert (found.n, found.emptied) == (2, 1)
-    assert found.change is not None
-    assert (found.change.posts, found.change.accuracy.value) == (2, -0.5)
+    effect = hashtag_effect(posts, both, without, alone(posts), seed=1, resamples=FEW)
+    assert (effect.n, effect.emptied) == (2, 1)
+    assert effect.change is not None
+    assert (effect.change.posts, effect.change.accuracy.value) == (2, -0.5)
     assert hashtag_effect(posts[2:], both[2:], both[2:], alone(posts), seed=1, resamples=FEW).change is None

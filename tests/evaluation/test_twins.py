@@ -13,19 +13,19 @@ from src.evaluation.label_noise import duplicate_agreement, noise_rate
 RESAMPLES = 500
 
 
-def found(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreement | None:
+def agreement(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreement | None:
     """What twins say where these are the labels of each group."""
     label_of = {f"{g} {i}": label for g, labels in enumerate(groups) for i, label in enumerate(labels)}
     return duplicate_agreement(label_of, {key: key.split()[0] for key in label_of}, seed=7, resamples=resamples)
 
 
 def required(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreement:
-    result = found(*groups, resamples=resamples)
+    result = agreement(*groups, resamples=resamples)
     assert result is not None
     return result
 
 
-def test_of_two_posts_that_disagree_one_can_be_right() -> None:
+def test_two_disagreeing_posts() -> None:
     result = required([POSITIVE, NEGATIVE])
     assert (result.twins, result.groups, result.conflicting_groups) == (2, 1, 1)
     assert (result.pairs, result.disagreeing_pairs) == (1, 1)
@@ -45,7 +45,7 @@ def test_groups_of_two_in_closed_form() -> None:
     assert result.true_tone_accuracy.value == pytest.approx(1 - result.noise_rate.value)
 
 
-def test_counts_and_shares_are_those_of_all_pairs_gone_through() -> None:
+def test_counts_equal_those_of_all_pairs() -> None:
     chance = random.Random(5)
     groups = [chance.choices(TONES, (0.2, 0.2, 0.6), k=chance.choice([1, 2, 2, 3, 7])) for _ in range(60)]
     result, several = required(*groups), [group for group in groups if len(group) > 1]
@@ -67,36 +67,36 @@ def test_counts_and_shares_are_those_of_all_pairs_gone_through() -> None:
     assert result.majority_accuracy_all == pytest.approx(1 - (sum(map(len, several)) - best) / sum(map(len, groups)))
 
 
-def test_a_large_group_rules_the_pairs_and_not_the_twins() -> None:
+def test_large_group_dominates_pairs_alone() -> None:
     result = required([POSITIVE] * 15 + [NEGATIVE] * 15, *[[NEUTRAL, NEUTRAL]] * 30)
     assert result.pair_disagreement.value > 0.45
     assert result.disagreement.value == pytest.approx(30 / 90 * 225 / 435)
 
 
-def test_without_twins_there_is_nothing_to_say() -> None:
-    assert found([POSITIVE], [NEGATIVE], [NEUTRAL]) is None
-    assert found() is None
+def test_no_duplicates_no_agreement() -> None:
+    assert agreement([POSITIVE], [NEGATIVE], [NEUTRAL]) is None
+    assert agreement() is None
 
 
-def test_where_all_twins_agree_there_is_no_spread_to_judge_by() -> None:
+def test_agreeing_duplicates_have_exact_interval() -> None:
     result = required(*[[POSITIVE, POSITIVE]] * 9)
     assert result.disagreement == result.noise_rate == Interval(0.0, None, None)
     assert result.majority_accuracy == result.true_tone_accuracy == Interval(1.0, None, None)
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.01, 0.1, 0.25, 0.5, 2 / 3])
-def test_the_noise_rate_is_the_inverse_of_the_model(wrong: float) -> None:
+def test_noise_rate_inverts_the_model(wrong: float) -> None:
     """Two labels agree where both are right, or both wrong in the same of two ways."""
     disagreement = 1 - (1 - wrong) ** 2 - 2 * (wrong / 2) ** 2
     assert noise_rate(np.array(disagreement)) == pytest.approx(wrong, abs=1e-7)
 
 
 @pytest.mark.parametrize("disagreement", [0.67, 0.9, 1.0])
-def test_twins_that_disagree_more_than_by_chance_have_labels_drawn_by_lot(disagreement: float) -> None:
+def test_noise_rate_is_bounded_by_chance(disagreement: float) -> None:
     assert noise_rate(np.array(disagreement)) == pytest.approx(2 / 3)
 
 
-def test_the_interval_of_the_noise_rate_covers_it_about_95_times_of_100() -> None:
+def test_noise_interval_covers_the_rate() -> None:
     """Groups of two and three under the model, a label in eight wrong."""
     chance, wrong, covered, draws = random.Random(1), 1 / 8, Counter[bool](), 200
 

@@ -31,7 +31,7 @@ def said(key: str, predicted: str, sure: float, actual: str = "positive") -> Pre
     return Prediction(key, actual, predicted, **shares)
 
 
-def test_only_mistakes_are_shown_the_most_confident_first(picture: Path) -> None:
+def test_mistakes_come_by_confidence(picture: Path) -> None:
     found = [
         said("1", "negative", 0.5),
         said("2", "positive", 0.9),
@@ -45,7 +45,7 @@ def test_only_mistakes_are_shown_the_most_confident_first(picture: Path) -> None
     assert NOTICE in page
 
 
-def test_a_mistake_is_shown_with_all_that_is_known_of_it(picture: Path) -> None:
+def test_mistake_shows_all_facts(picture: Path) -> None:
     page = mistakes_page("clip", NOTICE, [post("1", picture)], [said("1", "negative", 0.5)])
     assert "<strong>negative</strong> predicted, <strong>positive</strong> labelled" in page
     assert "Annotators: text positive, image neutral" in page
@@ -56,7 +56,7 @@ def test_a_mistake_is_shown_with_all_that_is_known_of_it(picture: Path) -> None:
         assert (image.format, image.size) == ("JPEG", (160, 80))
 
 
-def test_a_caption_is_text_and_no_markup(picture: Path) -> None:
+def test_captions_are_escaped(picture: Path) -> None:
     page = mistakes_page(
         "clip", NOTICE, [post("1", picture, "<script>alert('x')</script> & co")], [said("1", "neutral", 0.5)]
     )
@@ -70,7 +70,7 @@ def test_the_page_needs_no_network(picture: Path) -> None:
     assert "http" not in page
 
 
-def test_of_many_mistakes_the_surest_are_shown_and_all_are_counted(picture: Path) -> None:
+def test_page_limits_many_mistakes(picture: Path) -> None:
     keys = [str(number) for number in range(9)]
     found = [said(key, "neutral", 0.4 + int(key) / 20) for key in keys]
     page = mistakes_page("clip", NOTICE, [post(key, picture) for key in keys], found, most=2)
@@ -79,12 +79,12 @@ def test_of_many_mistakes_the_surest_are_shown_and_all_are_counted(picture: Path
     assert '<tr><td>positive</td><td>neutral</td><td class="number">9</td></tr>' in page
 
 
-def test_without_a_mistake_the_page_says_so(picture: Path) -> None:
+def test_no_mistakes_are_stated(picture: Path) -> None:
     page = mistakes_page("clip", NOTICE, [post("1", picture)], [said("1", "positive", 0.9)])
     assert "0 of 1 posts are misclassified." in page
 
 
-def test_a_picture_that_is_gone_leaves_the_rest(tmp_path: Path) -> None:
+def test_missing_image_leaves_the_rest(tmp_path: Path) -> None:
     page = mistakes_page("clip", NOTICE, [post("1", tmp_path / "gone.jpg")], [said("1", "neutral", 0.5)])
     assert "The image is missing" in page
     assert thumbnail(tmp_path / "gone.jpg") == b""
