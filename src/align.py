@@ -9,7 +9,7 @@ from src.core.config import load_params
 from src.core.outputs import AlignOutput
 from src.core.paths import ALIGN_JSON, stage_folder
 from src.modeling.hub import go_offline_if_hub_unreachable
-from src.models.catalog import MODELS
+from src.models.catalog import MODELS, needs_hub
 
 
 @command(example="python -m src.align --model smol")
@@ -26,7 +26,7 @@ def main(model: str) -> None:
         AlignOutput().write(stage_folder("align", model) / ALIGN_JSON)
         say(f"{model}: nothing to align (align.{model} in params.yaml is empty)")
         return
-    if params.scale == "full":
+    if needs_hub(params, model):
         # The import below loads the Hub's library, which reads its environment only once.
         go_offline_if_hub_unreachable()
     # The import loads torch, which a model without an alignment does not need.

@@ -7,7 +7,7 @@ from src.cli.options import command, model_option
 from src.cli.output import say
 from src.core.config import load_params
 from src.modeling.hub import go_offline_if_hub_unreachable
-from src.models.catalog import MODELS
+from src.models.catalog import MODELS, needs_hub
 
 
 @command(example="python -m src.encode --model clip")
@@ -18,7 +18,7 @@ def main(model: str) -> None:
     The cache outlives this stage: features of an unchanged post at an unchanged checkpoint are not computed again.
     """
     params = load_params()
-    if params.scale == "full":
+    if needs_hub(params, model):
         # The import below loads the Hub's library, which reads its environment only once.
         go_offline_if_hub_unreachable()
     from src.pipeline.encode import encode_model

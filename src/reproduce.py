@@ -16,7 +16,7 @@ from src.core.config import Scale, load_params
 from src.core.errors import UsageError, UserError
 from src.core.paper import ALL, RECIPES, format_figures, recipes_of
 from src.modeling.hub import go_offline_if_hub_unreachable
-from src.models.catalog import MODELS
+from src.models.catalog import MODELS, needs_hub
 from src.reporting.paper_table import HEADLINE, TABLE, not_above
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def main(listing: bool, name: str | None, everything: bool, scale: Scale | None)
     params = replace(params, scale=scale or params.scale)
     named = ALL if everything else name
     recipes = params.recipes() if named is None else recipes_of([named], MODELS)
-    if params.scale == "full" and recipes:
+    if any(needs_hub(params, recipe.model) for recipe in recipes):
         # The import below loads the Hub's library, which reads its environment only once.
         go_offline_if_hub_unreachable()
     from src.pipeline.reproduce import run_reproduce

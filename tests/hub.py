@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from src.models.catalog import MODELS, model_class
+from src.models.catalog import BUILT, MODELS, model_class
 
 # The models whose checkpoints are on the Hub.
-HUB_MODELS = tuple(name for name in MODELS if name != "smol")
+HUB_MODELS = tuple(name for name in MODELS if name not in BUILT)
 WEIGHTS, INDEX, BIN = "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"
 
 # The published name for a module of transformers 5.23. Modules that are not listed have the same name in both.

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.core.config import CheckpointParams
+from src.core.config import CheckpointParams, Params
 from src.core.errors import UsageError, unknown
 from src.core.outputs import PretrainedWeights
 from src.core.paths import PARAMS
@@ -20,6 +20,8 @@ MODELS = (
     "tinyllava",
     "smol",
 )
+# The models whose own file builds the published checkpoint. Those of the others are on the Hub.
+BUILT = ("smol",)
 
 
 def model_class(name: str) -> "type[ToneModel]":
@@ -32,6 +34,12 @@ def model_class(name: str) -> "type[ToneModel]":
         raise unknown("model", name, MODELS)
     model_type: type[ToneModel] = import_module(f".{name}", __package__).Model
     return model_type
+
+
+def needs_hub(params: Params, model: str) -> bool:
+    """Return whether the checkpoint that params.yaml asks for is on the Hub."""
+    given = params.checkpoint(model)
+    return params.scale == "full" and (given.hub is not None if given else model not in BUILT)
 
 
 def resolve_checkpoint(

@@ -28,7 +28,7 @@ from src.modeling.base import Features, ToneModel
 from src.modeling.language import LanguageToneModel
 from src.modeling.segments import INPUTS
 from src.models import catalog
-from src.models.catalog import MODELS, model_class, resolve_checkpoint
+from src.models.catalog import BUILT, MODELS, model_class, resolve_checkpoint
 from src.training import adapter as adapter_module
 from src.training.adapter import ClassifierHead, fresh_adapter
 from src.training.batching import collate
@@ -217,7 +217,7 @@ def test_tiny_checkpoint_is_deterministic(name: str, tmp_path: Path) -> None:
     assert resolve_checkpoint(name, "tiny", tmp_path / "first", ["other words"] * 40).revision != first.revision
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "smol"])  # it is built, as test_smol.py shows
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in BUILT])
 def test_full_checkpoint_is_pinned_offline(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a socket was opened")

@@ -13,6 +13,7 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaForCausalLM
 from transformers.models.llava.configuration_llava import LlavaConfig
 
+from src.core.config import CheckpointParams, load_params
 from src.core.errors import UserError
 from src.core.files import folder_digest
 from src.core.outputs import PretrainedWeights
@@ -20,7 +21,7 @@ from src.core.records import Post
 from src.data.images import open_image
 from src.data.mvsa import decode_caption, survey
 from src.models import smol
-from src.models.catalog import resolve_checkpoint
+from src.models.catalog import BUILT, MODELS, model_class, needs_hub, resolve_checkpoint
 from src.models.smol import Model
 from src.training.batching import collate
 from tests.pretrained import POSITIONS, index_of, small_tokenizer, write_gguf, write_onnx, write_wheel
@@ -106,6 +107,16 @@ def test_checkpoint_is_built_once(
     (folder / "config.json").write_text("{}")
     with pytest.raises(UserError, match="small-llama"):
         resolve_checkpoint("smol", "full", tmp_path / "unused", [])
+
+
+def test_built_models_ask_no_hub(repo_root: Path) -> None:
+    params = replace(load_params(repo_root / "params.yaml"), scale="full")
+    assert {name for name in MODELS if model_class(name).spec.origin} == set(BUILT)
+    assert {name for name in MODELS if not needs_hub(params, name)} == set(BUILT)
+    assert not any(needs_hub(replace(params, scale="tiny"), name) for name in MODELS)
+    given = {"smol": CheckpointParams(hub="a/b", revision="c"), "llava": CheckpointParams(folder="d")}
+    params = replace(params, checkpoints=given)
+    assert (needs_hub(params, "smol"), needs_hub(params, "llava")) == (True, False)
 
 
 def test_other_conversion_is_refused(small: Callable[[str], None], tmp_path: Path) -> None:
