@@ -39,7 +39,7 @@ from src.modeling.wheels import WheelFile
 # The side of an image in pixels, a multiple of the patches' side: 112 gives 64 image tokens, 168 gives 144, 224 gives
 # 256. Each side has the digest of the checkpoint that is built for it.
 SIDE = 112
-REVISIONS = {112: "f39b1fed0eb7", 168: "ac73fefcc579", 224: "fbda793f6d5b"}
+REVISIONS = {112: "6c5ed0805d43", 168: "c5048f3c2e34", 224: "2f979d0ee3c1"}
 PATCH_SIDE = 14
 
 SMOLLM2 = WheelFile(
@@ -195,7 +195,7 @@ def build(folder: Path) -> None:
         )
         for part in (backbone, tokenizer, image_processor):
             part.save_pretrained(folder)
-        _forget_versions(folder)
+        _forget_circumstances(folder)
         bar.advance()
 
 
@@ -227,11 +227,12 @@ def _draw(connector: nn.Module, std: float) -> None:
                 weight.copy_((2 * torch.rand(weight.shape, generator=generator) - 1) * bound)
 
 
-def _forget_versions(folder: Path) -> None:
-    """Remove the version of transformers from the configuration, so that another one writes the same files."""
-    config = folder / "config.json"
-    content = {key: value for key, value in read_json(config).items() if key != "transformers_version"}
-    write_text(config, json.dumps(content, indent=2) + "\n")
+def _forget_circumstances(folder: Path) -> None:
+    """Remove what depends on the machine and not on the weights, so that every build writes the same files."""
+    # The version of transformers, and whether the Hub was reachable.
+    for name, key in (("config.json", "transformers_version"), ("tokenizer_config.json", "local_files_only")):
+        content = {known: value for known, value in read_json(folder / name).items() if known != key}
+        write_text(folder / name, json.dumps(content, indent=2) + "\n")
     # It holds nothing but the version and tokens that config.json has.
     (folder / "generation_config.json").unlink()
 
