@@ -48,7 +48,7 @@ def before_caption(model: ToneModel) -> list[int]:
         return []
     config = model.backbone.config
     num_image_tokens = getattr(config, "num_query_tokens", None) or config.image_seq_length
-    return [*model.prefix_ids(), *[image_token(config, model.tokenizer)] * num_image_tokens]
+    return [*model.opening_ids(), *[image_token(config, model.tokenizer)] * num_image_tokens]
 
 
 def image_token(config: Any, tokenizer: Any) -> int:

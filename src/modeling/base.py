@@ -53,7 +53,7 @@ class TokenCounts:
     """
 
     # The prompt before the image.
-    prefix: int
+    opening: int
     # The prompt behind the image, without a caption.
     prompt: int
     # The 95th percentile of the 4,869 captions of MVSA-Single.

@@ -65,7 +65,7 @@ class LanguageToneModel(ToneModel):
         """Return D of pooled_BD: the width of the language model."""
         return self.vocabulary_head.in_features
 
-    def prefix_ids(self) -> list[int]:
+    def opening_ids(self) -> list[int]:
         """Return the prompt's tokens before the image. They are the same for every post."""
         return []
 
@@ -86,7 +86,7 @@ class LanguageToneModel(ToneModel):
     @property
     def num_prefix_positions(self) -> int:
         """Return the number of positions up to the end of the image. It is the same for every post."""
-        return len(self.prefix_ids()) + self.num_image_positions
+        return len(self.opening_ids()) + self.num_image_positions
 
     def adapt_text(self, bare_copy: Callable[[nn.Module], nn.Module]) -> None:
         """Let the adapter that is attached act on the text alone, from the lowest layer that carries it."""
@@ -147,7 +147,7 @@ class LanguageToneModel(ToneModel):
         if not pools:
             return states_BTD
         length_B = features[LENGTH]
-        # The longest caption of a batch has no padding. `length` counts no tokens of the prefix and the image.
+        # The longest caption of a batch has no padding. `length` counts no positions of the prefix.
         end_B = states_BTD.shape[1] - length_B.max() + length_B - 1
         parts = self.layer_parts(self.decoder.layers[-1])
         rotary = arguments.get("position_embeddings")
@@ -193,7 +193,7 @@ class LanguageToneModel(ToneModel):
         return {}
 
     def _embed_prompt(self, segment: Segment, features: Features, image: str) -> Tensor:
-        """Return the embeddings of the prefix, the image, and the rest of the prompt, in this order.
+        """Return the embeddings of the prompt's opening, the image, and the rest of the prompt, in this order.
 
         Those of positions that the segment does not run on are left out.
         """
@@ -201,9 +201,9 @@ class LanguageToneModel(ToneModel):
         parts = []
         if segment.positions != "text":
             image_BPD = features[image]
-            prefix_1T = torch.tensor([self.prefix_ids()], dtype=torch.long, device=self.device)
-            prefix_BTD = embed(prefix_1T).expand(len(image_BPD), -1, -1)
-            parts += [prefix_BTD, image_BPD.to(prefix_BTD.dtype)]
+            opening_1T = torch.tensor([self.opening_ids()], dtype=torch.long, device=self.device)
+            opening_BTD = embed(opening_1T).expand(len(image_BPD), -1, -1)
+            parts += [opening_BTD, image_BPD.to(opening_BTD.dtype)]
         if segment.positions != "prefix":
             parts.append(embed(features["tokens"]))
         start = self.num_prefix_positions if segment.positions == "text" else 0

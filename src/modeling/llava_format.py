@@ -156,7 +156,7 @@ class LlavaFormat(LanguageToneModel):
                 f"{config.image_token_index} (image_token_index)"
             )
         window = getattr(config.text_config, "sliding_window", None)
-        longest = len(self.prefix_ids()) + self.num_image_positions + len(self.token_ids([""])[0]) + MAX_CAPTION_TOKENS
+        longest = len(self.opening_ids()) + self.num_image_positions + len(self.token_ids([""])[0]) + MAX_CAPTION_TOKENS
         if window is not None and window < longest:
             raise UserError(
                 f"{source}: its text_config has a sliding_window of {window} tokens, and a prompt may have {longest}: "
@@ -200,7 +200,7 @@ class LlavaFormat(LanguageToneModel):
         num_dropped = int(config.vision_feature_select_strategy == "default")
         return num_patches + CLASS_TOKENS[config.vision_config.model_type] - num_dropped
 
-    def prefix_ids(self) -> list[int]:
+    def opening_ids(self) -> list[int]:
         """Return the tokens before the image: the begin token if the tokenizer adds one, and `USER: `."""
         ids: list[int] = self.tokenizer(self.spec.prompt.format(caption=""))["input_ids"]
         return ids[: self._image_position(ids)]

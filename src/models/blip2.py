@@ -42,7 +42,7 @@ class Model(LanguageToneModel):
             "This picture was posted with the caption: {caption}\n"
             "Question: is the tone of the post negative, neutral or positive? Answer:"
         ),
-        tokens=TokenCounts(prefix=0, prompt=27, caption=51),
+        tokens=TokenCounts(opening=0, prompt=27, caption=51),
     )
 
     # BLIP-2 also exists with Flan-T5.

@@ -63,7 +63,7 @@ class Model(ToneModel):
         target_projections="qv",
         projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
         prompt="a photo with a {caption} tone",
-        tokens=TokenCounts(prefix=0, prompt=2, caption=46),
+        tokens=TokenCounts(opening=0, prompt=2, caption=46),
     )
 
     @classmethod

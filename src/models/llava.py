@@ -22,7 +22,7 @@ class Model(LlavaFormat):
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
             "Is the tone of the post negative, neutral or positive? Answer with one word. ASSISTANT:"
         ),
-        tokens=TokenCounts(prefix=5, prompt=35, caption=58),
+        tokens=TokenCounts(opening=5, prompt=35, caption=58),
     )
     # Vicuna-7B v1.5 is Llama 2's 7B: H. Touvron et al., Llama 2, arXiv 2307.09288.
     published_language: ClassVar[dict[str, Any]] = {

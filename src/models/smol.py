@@ -74,7 +74,7 @@ class Model(LlavaFormat):
             f"{BEGIN}user\n{IMAGE_TOKEN}\nThis picture was posted with the caption: {{caption}}\n"
             f"Is the tone of the post negative, neutral or positive? Answer with one word.{END}\n{BEGIN}assistant\n"
         ),
-        tokens=TokenCounts(prefix=3, prompt=34, caption=55),
+        tokens=TokenCounts(opening=3, prompt=34, caption=55),
         untrained_segments=("connector",),
         origin=(
             "built by `src/models/smol.py` from two wheels of the package index, read as data: "

@@ -25,7 +25,7 @@ class Model(LlavaFormat):
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
             "Is the tone of the post negative, neutral or positive?\nASSISTANT:"
         ),
-        tokens=TokenCounts(prefix=5, prompt=30, caption=58),
+        tokens=TokenCounts(opening=5, prompt=30, caption=58),
     )
     # TinyLlama-1.1B: P. Zhang et al., arXiv 2401.02385, table 1.
     published_language: ClassVar[dict[str, Any]] = {

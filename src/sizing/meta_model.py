@@ -35,7 +35,7 @@ class MeasuredTokenizer:
 
     def __init__(self, spec: Spec, image_id: int | None) -> None:
         image = [image_id] if IMAGE_TOKEN in spec.prompt else []
-        self._prompt_ids = [PROMPT_ID] * spec.tokens.prefix + image + [PROMPT_ID] * spec.tokens.prompt
+        self._prompt_ids = [PROMPT_ID] * spec.tokens.opening + image + [PROMPT_ID] * spec.tokens.prompt
         self._head = spec.prompt.partition("{caption}")[0]
         self._num_prompt_words = len(spec.prompt.format(caption="").split())
         self._ids: dict[str, int] = {}

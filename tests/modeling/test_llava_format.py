@@ -179,7 +179,7 @@ def test_interleave_loads_by_published_names(has_head: bool, interleave: Path, p
         state["language_model.lm_head.weight"] = head
     save_file(state, interleave / "model.safetensors", metadata={"format": "pt"})
     model = load(interleave)
-    assert model.prefix_ids() == model.tokenizer("USER: ")["input_ids"]
+    assert model.opening_ids() == model.tokenizer("USER: ")["input_ids"]
     model.readout = model.verbalizer_readout()
     with torch.no_grad():
         ours = model(collate(model.preprocess([open_image(posts[0].image)], ["so sad"])))

@@ -641,7 +641,7 @@ def test_long_caption_keeps_question_and_image(
         with torch.no_grad():
             model(features)
         num_image = {"blip2": 8}.get(name, 16)
-        assert widths.pop() == len(model.prefix_ids()) + num_image + len(ids)
+        assert widths.pop() == len(model.opening_ids()) + num_image + len(ids)
 
 
 # What LoRA adapts

@@ -186,7 +186,7 @@ def test_tokens_equal_plain_processor(language: LoadedPair, caption: str, images
     assert isinstance(model, LanguageToneModel)
     number, token = IMAGE_TOKENS[model.spec.name]
     (ids,) = processed(language, caption, images[0])["input_ids"].tolist()
-    assert ids == [*model.prefix_ids(), *[token] * number, *model.token_ids([caption])[0]]
+    assert ids == [*model.opening_ids(), *[token] * number, *model.token_ids([caption])[0]]
 
 
 def test_word_ids_are_known_tokens(language: LoadedPair) -> None:
@@ -278,7 +278,7 @@ def test_long_caption_gives_no_warning(
 def test_dry_run_prompt_lengths(loaded: LoadedPair) -> None:
     model = loaded.model
     assert len(model.token_ids([""])[0]) == model.spec.tokens.prompt
-    assert model.spec.tokens.prefix == (len(model.prefix_ids()) if isinstance(model, LanguageToneModel) else 0)
+    assert model.spec.tokens.opening == (len(model.opening_ids()) if isinstance(model, LanguageToneModel) else 0)
 
 
 @pytest.mark.real_data

@@ -47,16 +47,16 @@ def test_meta_model_has_published_size(name: str, parameters: int, side: int, nu
 
 
 @pytest.mark.parametrize(
-    ("name", "prefix", "prompt", "caption"),
+    ("name", "opening", "prompt", "caption"),
     [("clip", 0, 2, 46), ("blip2", 0, 27, 51), ("llava", 5, 35, 58), ("tinyllava", 5, 30, 58), ("smol", 3, 34, 55)],
 )
-def test_meta_model_reads_measured_lengths(name: str, prefix: int, prompt: int, caption: int) -> None:
+def test_meta_model_reads_measured_lengths(name: str, opening: int, prompt: int, caption: int) -> None:
     model = build_on_meta(model_class(name), torch.bfloat16)
     none, some, many, usual = (blank_inputs(model, count)["tokens"].shape[1] for count in (0, 12, 400, None))
     assert (none, some, usual) == (prompt, prompt + 12, prompt + caption)
     assert many == (77 if name == "clip" else prompt + 256)
     if isinstance(model, LanguageToneModel):
-        assert len(model.prefix_ids()) == prefix
+        assert len(model.opening_ids()) == opening
         assert len(set(model.word_ids())) == 3
 
 

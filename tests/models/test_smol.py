@@ -152,7 +152,7 @@ def test_published_checkpoint_knows_language(published: Model) -> None:
         assert tokenizer.decode(published.vocabulary_head(state_1D).argmax(-1)) == " Paris"
     assert published.word_ids() == [17728, 30627, 16185]
     assert len(published.token_ids([""])[0]) == published.spec.tokens.prompt
-    assert len(published.prefix_ids()) == published.spec.tokens.prefix
+    assert len(published.opening_ids()) == published.spec.tokens.opening
 
 
 @pytest.mark.slow

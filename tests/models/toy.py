@@ -69,7 +69,7 @@ class Model(ToneModel):
         attention="",
         target_projections="q",
         prompt="{caption}",
-        tokens=TokenCounts(prefix=0, prompt=1, caption=20),
+        tokens=TokenCounts(opening=0, prompt=1, caption=20),
         projections={"q": "mixer"},
     )
 
