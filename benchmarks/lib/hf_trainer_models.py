@@ -39,7 +39,8 @@ class Facts:
         """Read the facts from a project model."""
         if not isinstance(model, LanguageToneModel):
             return cls(model.width, False, 0, ())
-        words = model.tokenizer([f" {tone}" for tone in TONES], add_special_tokens=False)["input_ids"]
+        space = "" if model.spec.prompt.endswith("\n") else " "
+        words = model.tokenizer([f"{space}{tone}" for tone in TONES], add_special_tokens=False)["input_ids"]
         token = image_token(model.backbone.config, model.tokenizer)
         return cls(model.width, True, token, tuple(ids[0] for ids in words))
 

@@ -58,6 +58,7 @@ _TOWER_512 = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers"
 MEDIUM: Mapping[str, Changes] = {
     "llava": {**_LLAVA, "text_config": _LLAMA_512},
     "tinyllava": {**_LLAVA, "text_config": {**_LLAMA_512, "num_key_value_heads": 2}},
+    "smol": {**_LLAVA, "text_config": {**_LLAMA_512, "num_key_value_heads": 2}},
     # The vision tower takes 0.45 times the operations of the language model's step, like ViT-g beside OPT-2.7B.
     "blip2": {
         "vision_config": {
@@ -160,7 +161,7 @@ def _medium(name: str, size: str, source: Path, folder: Path) -> PretrainedWeigh
     small = kind_of_config.from_pretrained(source).to_dict()
     changes = _merged(MEDIUM[name], {"text_config": {**MEDIUM[name]["text_config"], "vocab_size": VOCABULARY[size]}})
     config = kind_of_config.from_dict(_merged(small, changes))
-    side = config.vision_config.image_size
+    side = kind.image_side(config)
     tiny.save(folder, lambda: _built(name, config), tokenizer, _with_side(image_processor, side))
     return PretrainedWeights.of_folder(folder, "tiny")
 

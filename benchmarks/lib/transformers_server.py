@@ -96,7 +96,8 @@ def load(folder: Path) -> TransformersModel:
     load_base: Callable[..., Any] = model_class(contract.model).architecture().from_pretrained
     base = load_base(source, revision=adapter["revision"], dtype=contract.dtype)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    words = processor.tokenizer([f"{contract.prompt} {tone}" for tone in contract.labels])["input_ids"]
+    space = "" if contract.prompt.endswith("\n") else " "
+    words = processor.tokenizer([f"{contract.prompt}{space}{tone}" for tone in contract.labels])["input_ids"]
     with warnings.catch_warnings():
         # peft 0.21 uses a name that transformers 5.23 deprecates.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
