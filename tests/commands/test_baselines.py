@@ -50,7 +50,7 @@ def runs(said: dict[str, str], folder: Path) -> dict[str, Any]:
     client = MlflowClient(store_in(folder))
     experiment = client.get_experiment_by_name("mvsa-baselines")
     assert experiment is not None
-    return {found.info.run_name: found for found in client.search_runs([experiment.experiment_id])}
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
 def ids(part: str) -> set[str]:
@@ -103,8 +103,8 @@ def test_baselines_are_runs_with_artifacts(runs: dict[str, Any], folder: Path) -
         assert data.metrics["val_macro_f1"] == as_written(
             scores(read_predictions(place / "val_predictions.csv")).macro_f1
         )
-        found = {item.path for item in client.list_artifacts(runs[name].info.run_id)}
-        assert {"confusion_matrix.png", "confusion_matrix.json", "classification_report.txt"} <= found
+        paths = {item.path for item in client.list_artifacts(runs[name].info.run_id)}
+        assert {"confusion_matrix.png", "confusion_matrix.json", "classification_report.txt"} <= paths
         assert {"data_digest", "split_digest", "stage", "model"} <= data.tags.keys()
 
 
@@ -130,13 +130,13 @@ def test_label_issues_are_listed_with_posts(said: dict[str, str]) -> None:
 
 
 def test_summary_has_both_noise_estimates(said: dict[str, str]) -> None:
-    found = read_json(NOISE / "noise.json")
-    learned = found["confident_learning"]
+    noise = read_json(NOISE / "noise.json")
+    learned = noise["confident_learning"]
     assert learned["posts"] == len(read_split(SPLIT))
     assert list(learned["weights"]) == ["tfidf", f"{MODEL} probe"]
     joint = learned["joint"]["rows_label_columns_true"]
     assert learned["noise_rate"] == as_written(sum(joint[i][j] for i in range(3) for j in range(3) if i != j))
-    assert set(found["twins"]) == {"agreement", "standard"}
+    assert set(noise["twins"]) == {"agreement", "standard"}
     for protocol in ("agreement", "standard"):
         assert f"{protocol} labels among near-duplicates" in said["noise"]
 

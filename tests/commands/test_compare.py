@@ -44,14 +44,14 @@ def actual(key: int) -> str:
 
 def judged(keys: Sequence[int], wrong: int, confidence: float = 0.8) -> list[Prediction]:
     """Predictions of which the last few are wrong."""
-    found = []
+    rows = []
     for key in keys:
         right = TONES.index(actual(key))
         predicted = right if key < keys[-1] + 1 - wrong else (right + 1) % 3
         shares = [(1 - confidence) / 2] * 3
         shares[predicted] = confidence
-        found.append(Prediction(str(key), TONES[right], TONES[predicted], *shares))
-    return found
+        rows.append(Prediction(str(key), TONES[right], TONES[predicted], *shares))
+    return rows
 
 
 def write(folder: Path, wrong: int, wrong_val: int = 12) -> None:
@@ -182,10 +182,10 @@ def test_selective_curve_has_every_coverage(outcome: Outcome) -> None:
 
 
 def test_metrics_hold_tuned_models_alone(outcome: Outcome) -> None:
-    found = read_json(outcome.folder / "metrics.json")
+    metrics = read_json(outcome.folder / "metrics.json")
     figures = ("accuracy", "macro_f1", "leak_free_accuracy", "leak_free_macro_f1", "ece")
-    assert list(found) == [f"{model}_{figure}" for model in MODELS for figure in figures]
-    assert found["clip_accuracy"] == as_written(58 / 60)
+    assert list(metrics) == [f"{model}_{figure}" for model in MODELS for figure in figures]
+    assert metrics["clip_accuracy"] == as_written(58 / 60)
 
 
 def test_plots_are_whole_files(outcome: Outcome) -> None:

@@ -246,10 +246,10 @@ def closure(requirements: Iterator[str] | list[str], known: set[str]) -> set[str
 def link_installed(names: set[str], site: Path) -> None:
     """Put the installed files of these distributions, and no others, into a folder of links."""
     site.mkdir()
-    for found in map(distribution, sorted(names)):
-        for top in {path.parts[0] for path in found.files or [] if path.parts[0] not in ("..", "__pycache__")}:
+    for library in map(distribution, sorted(names)):
+        for top in {path.parts[0] for path in library.files or [] if path.parts[0] not in ("..", "__pycache__")}:
             if not (site / top).exists():
-                (site / top).symlink_to(Path(str(found.locate_file(top))))
+                (site / top).symlink_to(Path(str(library.locate_file(top))))
 
 
 LOAD = """

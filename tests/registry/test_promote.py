@@ -21,9 +21,9 @@ def second(own: Path) -> int:
 
 
 def champion() -> int:
-    found = registry.version_at_alias(MODEL)
-    assert found is not None
-    return found.number
+    version = registry.version_at_alias(MODEL)
+    assert version is not None
+    return version.number
 
 
 def test_promotion_and_rollback(second: int) -> None:

@@ -99,10 +99,10 @@ def test_version_links_its_run(version: Version) -> None:
     assert version.tags == {"val_macro_f1": "0.5", "adapter_digest": "aaa"}
     assert version.uri == "models:/mvsa-toy/1"
     client = open_store()
-    found = client.get_model_version("mvsa-toy", "1")
-    run = client.get_run(found.run_id)
-    assert (found.description, run.info.run_name) == ("A *toy*", "register")
-    assert [output.model_id for output in run.outputs.model_outputs] == [found.source.removeprefix("models:/")]
+    registered = client.get_model_version("mvsa-toy", "1")
+    run = client.get_run(registered.run_id)
+    assert (registered.description, run.info.run_name) == ("A *toy*", "register")
+    assert [output.model_id for output in run.outputs.model_outputs] == [registered.source.removeprefix("models:/")]
 
 
 def test_equal_adapter_makes_no_version(version: Version, package: ModelPackage) -> None:
@@ -122,8 +122,8 @@ def test_alias_points_at_champion(version: Version) -> None:
 
 def test_addresses_find_versions(version: Version) -> None:
     for address in ("models:/mvsa-toy@champion", "models:/mvsa-toy/1", version.uri):
-        model, found = version_at(address)
-        assert (model, found.number, found.run_id) == ("toy", 1, version.run_id)
+        model, registered = version_at(address)
+        assert (model, registered.number, registered.run_id) == ("toy", 1, version.run_id)
     assert [item.number for item in versions("toy")] == [1, 2]
     assert versions("stranger") == []
     with pytest.raises(UsageError, match="mvsa-toy"):
@@ -136,8 +136,8 @@ def test_tags_and_aliases_change(version: Version) -> None:
     set_alias(version.name, "other", version.number)
     tag_model("toy", "note.1", "first")
     tag_version(version, "checked", "yes")
-    found = version_at_alias("toy", "other")
-    assert found is not None and found.tags["checked"] == "yes"
+    registered = version_at_alias("toy", "other")
+    assert registered is not None and registered.tags["checked"] == "yes"
     assert model_tags("toy") == {"note.1": "first"} and model_tags("stranger") == {}
     remove_alias(version.name, "other")
     remove_alias(version.name, "other")
@@ -161,8 +161,8 @@ def test_runs_are_found_by_tags(store: Path) -> None:
 
 
 def test_downloaded_version_lists_artifacts(version: Version, tmp_path: Path) -> None:
-    found = artifacts_in(download(version, tmp_path))
-    assert (Path(found["adapter"]) / "words.json").is_file()
+    artifacts = artifacts_in(download(version, tmp_path))
+    assert (Path(artifacts["adapter"]) / "words.json").is_file()
     with pytest.raises(UserError, match="holds no model version"):
         artifacts_in(tmp_path / "nothing")
 

@@ -32,15 +32,15 @@ def said(key: str, predicted: str, sure: float, actual: str = "positive") -> Pre
 
 
 def test_mistakes_come_by_confidence(picture: Path) -> None:
-    found = [
+    rows = [
         said("1", "negative", 0.5),
         said("2", "positive", 0.9),
         said("3", "neutral", 0.8),
         said("4", "neutral", 0.4),
     ]
-    page = mistakes_page("clip", NOTICE, [post(key, picture) for key in "1234"], found)
+    page = mistakes_page("clip", NOTICE, [post(key, picture) for key in "1234"], rows)
     assert re.findall(r"Post (\d)</p>", page) == ["3", "1", "4"]
-    assert [each.id for each in mistaken(found)] == ["3", "1", "4"]
+    assert [each.id for each in mistaken(rows)] == ["3", "1", "4"]
     assert "3 of 4 posts" in page
     assert NOTICE in page
 
@@ -72,8 +72,8 @@ def test_the_page_needs_no_network(picture: Path) -> None:
 
 def test_page_limits_many_mistakes(picture: Path) -> None:
     keys = [str(number) for number in range(9)]
-    found = [said(key, "neutral", 0.4 + int(key) / 20) for key in keys]
-    page = mistakes_page("clip", NOTICE, [post(key, picture) for key in keys], found, most=2)
+    rows = [said(key, "neutral", 0.4 + int(key) / 20) for key in keys]
+    page = mistakes_page("clip", NOTICE, [post(key, picture) for key in keys], rows, most=2)
     assert "9 of 9 posts are misclassified; the 2 most confident" in page
     assert re.findall(r"Post (\d)</p>", page) == ["8", "7"]
     assert '<tr><td>positive</td><td>neutral</td><td class="number">9</td></tr>' in page

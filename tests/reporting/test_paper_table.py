@@ -42,8 +42,8 @@ def page() -> str:
 
 
 def row_of(name: str) -> str:
-    (found,) = re.findall(rf"<tr[^>]*><th scope=\"row\" class=\"words\">{name} ?<.*?</tr>", page())
-    return str(found)
+    (row,) = re.findall(rf"<tr[^>]*><th scope=\"row\" class=\"words\">{name} ?<.*?</tr>", page())
+    return str(row)
 
 
 def test_table_is_read_as_written() -> None:

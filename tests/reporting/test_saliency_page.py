@@ -18,14 +18,14 @@ CELLS = [[0.01 * row - 0.02 * column for column in range(8)] for row in range(8)
 PIXELS = [[(x * 8, y * 8, 128) for x in range(32)] for y in range(32)]
 
 
-def found(*words: tuple[str, float], tone: str = "negative", cells: list[list[float]] = CELLS) -> SaliencyMap:
+def saliency_of(*words: tuple[str, float], tone: str = "negative", cells: list[list[float]] = CELLS) -> SaliencyMap:
     made = [Word(*word) for word in words]
     return SaliencyMap(tone, PROBABILITIES, made, cells, image=-0.125, caption=1.5, pixels_SS3=PIXELS, num_passes=57)
 
 
 def explained(*words: tuple[str, float], key: str = "7", part: str = "test", label: str = "positive") -> ExplainedPost:
     caption = " ".join(word for word, _ in words)
-    return ExplainedPost(Post(key, "7.jpg", caption, "positive", "neutral", label, "digest"), part, found(*words))
+    return ExplainedPost(Post(key, "7.jpg", caption, "positive", "neutral", label, "digest"), part, saliency_of(*words))
 
 
 def size(png: bytes) -> tuple[int, int]:
@@ -39,13 +39,13 @@ def size(png: bytes) -> tuple[int, int]:
 
 
 def test_heat_map_is_whole_and_deterministic() -> None:
-    assert min(size(heat_map(found()))) > 0
-    assert heat_map(found()) == heat_map(found())
-    assert heat_map(found()) != heat_map(found(cells=CELLS[::-1]))
+    assert min(size(heat_map(saliency_of()))) > 0
+    assert heat_map(saliency_of()) == heat_map(saliency_of())
+    assert heat_map(saliency_of()) != heat_map(saliency_of(cells=CELLS[::-1]))
 
 
 def test_longer_caption_makes_taller_plot() -> None:
-    heights = [size(explained_post(found(*[("word", 0.1)] * count), "clip", NOTICE))[1] for count in (0, 1, 40)]
+    heights = [size(explained_post(saliency_of(*[("word", 0.1)] * count), "clip", NOTICE))[1] for count in (0, 1, 40)]
     assert heights == sorted(heights)
     assert heights[0] < heights[1] < heights[2]
 
@@ -65,7 +65,7 @@ def test_longer_caption_makes_taller_plot() -> None:
     ],
 )
 def test_any_word_can_be_drawn(word: str) -> None:
-    assert size(explained_post(found((word, 0.5), ("a", -0.2)), f"clip, {word}", NOTICE))[0] > 0
+    assert size(explained_post(saliency_of((word, 0.5), ("a", -0.2)), f"clip, {word}", NOTICE))[0] > 0
 
 
 def test_flat_map_can_be_drawn() -> None:
@@ -124,7 +124,7 @@ def test_words_carry_numbers_colours_signs() -> None:
 def test_page_needs_no_network() -> None:
     page = saliency_page("clip", NOTICE, [explained(("a", 1.0)), explained(("b", 1.0), key="8")])
     images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert [size(base64.b64decode(image)) for image in images] == [size(heat_map(found()))] * 2
+    assert [size(base64.b64decode(image)) for image in images] == [size(heat_map(saliency_of()))] * 2
     assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
     assert "http" not in page
 

@@ -78,9 +78,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     [SETTINGS, WORDS, HEAD_ALONE, replace(SETTINGS, gradient_checkpointing=True)],
     ids=["lora", "words", "alone", "saving"],
 )
-def test_an_adapter_comes_off_without_a_trace(
-    model: ToneModel, train: LabelledFeatures, settings: TrainingConfig
-) -> None:
+def test_detaching_leaves_no_trace(model: ToneModel, train: LabelledFeatures, settings: TrainingConfig) -> None:
     model.eval()
     before, weights = trace(model), bits(model)
     for seed in (1, 2):
@@ -94,9 +92,7 @@ def test_an_adapter_comes_off_without_a_trace(
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_attaching_changes_no_weight_and_no_logit(
-    name: str, tiny_model: Callable[[str], ToneModel], posts: list[Post]
-) -> None:
+def test_attaching_changes_no_logit(name: str, tiny_model: Callable[[str], ToneModel], posts: list[Post]) -> None:
     """LoRA starts as the identity, so zero-shot scores are the same with it on."""
     model = tiny_model(name)
     rows = model.preprocess([open_image(post.image) for post in posts[:4]], [post.caption for post in posts[:4]])
@@ -114,7 +110,7 @@ def stop_in_the_middle_of_an_epoch(model: ToneModel) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_error_inside_takes_the_adapter_off(model: ToneModel) -> None:
+def test_errors_detach_the_adapter(model: ToneModel) -> None:
     model.eval()
     before = trace(model)
     with pytest.raises(KeyboardInterrupt), fresh_adapter(model, SETTINGS, seed=1):
@@ -122,7 +118,7 @@ def test_an_error_inside_takes_the_adapter_off(model: ToneModel) -> None:
     assert trace(model) == before
 
 
-def test_a_readout_that_cannot_be_made_leaves_no_adapter(model: ToneModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_readout_leaves_no_adapter(model: ToneModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> nn.Module:
         raise UserError("no single tokens")
 
@@ -139,7 +135,7 @@ def test_a_readout_that_cannot_be_made_leaves_no_adapter(model: ToneModel, monke
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("settings", [SETTINGS, WORDS, HEAD_ALONE], ids=["head", "words", "alone"])
-def test_only_the_adapter_and_the_head_are_trainable(
+def test_only_adapter_and_head_train(
     name: str, settings: TrainingConfig, tiny_model: Callable[[str], ToneModel]
 ) -> None:
     model = tiny_model(name)
@@ -157,7 +153,7 @@ def test_only_the_adapter_and_the_head_are_trainable(
                 assert not weight.any()
 
 
-def test_lora_stays_in_float32_on_a_bfloat16_base(model: ToneModel) -> None:
+def test_lora_is_float32_on_bfloat16(model: ToneModel) -> None:
     model.backbone.to(torch.bfloat16)
     with fresh_adapter(model, SETTINGS, seed=1):
         assert {weight.dtype for weight in trainable_state(model).values()} == {torch.float32}
@@ -203,7 +199,7 @@ def start(model: ToneModel, settings: TrainingConfig, seed: int) -> dict[str, Te
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, WORDS, HEAD_ALONE], ids=["head", "words", "alone"])
-def test_a_seed_decides_the_first_weights_whatever_ran_before(
+def test_seed_decides_initial_weights(
     model: ToneModel, train: LabelledFeatures, settings: TrainingConfig, tiny_model: Callable[[str], ToneModel]
 ) -> None:
     first = start(model, settings, seed=5)
@@ -233,7 +229,7 @@ def saved(model: ToneModel, train: LabelledFeatures, tmp_path: Path) -> tuple[Pa
     [SETTINGS, WORDS, HEAD_ALONE, replace(SETTINGS, head_layers=2)],
     ids=["head", "words", "alone", "deep"],
 )
-def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_model(
+def test_saved_adapter_gives_equal_logits(
     model: ToneModel,
     train: LabelledFeatures,
     settings: TrainingConfig,
@@ -256,7 +252,7 @@ def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_model(
         assert torch.equal(logits(again, train, 8), expected_NK)
 
 
-def test_a_saved_adapter_is_text_and_safetensors(saved: tuple[Path, Tensor]) -> None:
+def test_saved_adapter_is_json_and_safetensors(saved: tuple[Path, Tensor]) -> None:
     folder, _ = saved
     names = {path.name for path in folder.rglob("*") if path.is_file()}
     assert {ADAPTER_FILE, HEAD_FILE, SETTINGS_FILE, "adapter_config.json"} <= names
@@ -340,7 +336,7 @@ def gain_one(state: dict[str, Tensor]) -> None:
         (unknown_setting, "unknown key 'ranks'"),
     ],
 )
-def test_a_spoilt_adapter_is_refused_in_one_line_and_leaves_no_trace(
+def test_damaged_adapter_is_refused(
     saved: tuple[Path, Tensor], model: ToneModel, spoil: Callable[[Path], None], message: str
 ) -> None:
     folder, _ = saved

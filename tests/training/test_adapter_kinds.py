@@ -49,7 +49,7 @@ def train_once(adapter: Adapter, data: LabelledFeatures) -> None:
 
 
 @pytest.mark.parametrize(("name", "settings"), CASES, ids=name_of)
-def test_it_trains_is_saved_whole_and_comes_off_without_a_trace(
+def test_every_kind_trains_saves_detaches(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path, name: str, settings: TrainingConfig
 ) -> None:
     model = tiny_model(name)
@@ -80,7 +80,7 @@ def test_it_trains_is_saved_whole_and_comes_off_without_a_trace(
         ("clip", "text", ("tokens", "length", "image")),
     ],
 )
-def test_what_trains_as_a_whole_is_never_cached(
+def test_unfrozen_parts_are_never_cached(
     tiny_model: Callable[[str], ToneModel], name: str, unfreeze: str, cached: tuple[str, ...]
 ) -> None:
     model = tiny_model(name)
@@ -95,7 +95,7 @@ def test_targets_choose_the_projections(tiny_model: Callable[[str], ToneModel]) 
             assert {module.rsplit(".", 1)[1] for module in adapter.modules()} == endings
 
 
-def test_a_part_that_there_is_not_is_refused_and_leaves_nothing(tiny_model: Callable[[str], ToneModel]) -> None:
+def test_unknown_part_is_refused(tiny_model: Callable[[str], ToneModel]) -> None:
     model = tiny_model("clip")
     before = bits(model)
     with (

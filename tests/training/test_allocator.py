@@ -18,17 +18,17 @@ def pages():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-found = [pages()]
+sizes = [pages()]
 for device in ("cuda", "cpu"):
     keep_freed_memory(torch.device(device))
     pages()
-    found.append(pages())
-print(*found)
+    sizes.append(pages())
+print(*sizes)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_what_is_freed_is_used_again_by_a_training_on_the_cpu() -> None:
+def test_freed_memory_is_used_again() -> None:
     """How often the system is asked for a page while 40 MB are taken and freed 12 times."""
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     before, cuda, cpu = map(int, run.stdout.split())

@@ -28,12 +28,12 @@ def post(key: int, label: str, caption: str = "") -> Post:
 def drawn(count: int, first: int = 0) -> list[Post]:
     """Posts of which each has a word of its tone among words of none."""
     chance = random.Random(first)
-    found = []
+    posts = []
     for key in range(first, first + count):
         (label,) = chance.choices(TONES, SHARES)
         words = [*chance.choices(["monday", "again", "city", "photo", "evening"], k=5), chance.choice(WORDS[label])]
-        found.append(post(key, label, " ".join(chance.sample(words, len(words)))))
-    return found
+        posts.append(post(key, label, " ".join(chance.sample(words, len(words)))))
+    return posts
 
 
 def divided(posts: list[Post]) -> tuple[list[Post], list[Post], list[Post]]:
@@ -55,34 +55,36 @@ def matrix(predictions: list[Prediction]) -> NDArray[np.float64]:
 # The largest class
 
 
-def test_the_largest_class_of_train_is_said_of_every_post_with_its_share() -> None:
+def test_majority_predicts_the_largest_class() -> None:
     train = [post(key, label) for key, label in enumerate([POSITIVE] * 5 + [NEGATIVE] * 3 + [NEUTRAL] * 2)]
     test = [post(10, NEUTRAL), post(11, POSITIVE), post(12, NEGATIVE), post(13, NEGATIVE)]
-    found = majority(train, [post(20, NEUTRAL)], test)
-    assert [row.predicted for row in found.test] == [POSITIVE] * 4
-    assert matrix(found.test) == pytest.approx(np.array([[0.3, 0.2, 0.5]] * 4))
-    assert scores(found.test).accuracy == 1 / 4
+    baseline = majority(train, [post(20, NEUTRAL)], test)
+    assert [row.predicted for row in baseline.test] == [POSITIVE] * 4
+    assert matrix(baseline.test) == pytest.approx(np.array([[0.3, 0.2, 0.5]] * 4))
+    assert scores(baseline.test).accuracy == 1 / 4
     # F1 of the one tone that is predicted is 2 / (4 + 1); that of the others is 0.
-    assert scores(found.test).macro_f1 == pytest.approx(2 / 5 / 3)
+    assert scores(baseline.test).macro_f1 == pytest.approx(2 / 5 / 3)
 
 
-def test_a_tone_that_train_lacks_has_no_probability() -> None:
-    found = majority([post(0, POSITIVE), post(1, NEGATIVE), post(2, POSITIVE)], [post(3, NEUTRAL)], [post(4, NEUTRAL)])
-    assert matrix(found.test) == pytest.approx(np.array([[1 / 3, 0, 2 / 3]]))
+def test_absent_tone_has_no_probability() -> None:
+    baseline = majority(
+        [post(0, POSITIVE), post(1, NEGATIVE), post(2, POSITIVE)], [post(3, NEUTRAL)], [post(4, NEUTRAL)]
+    )
+    assert matrix(baseline.test) == pytest.approx(np.array([[1 / 3, 0, 2 / 3]]))
 
 
 # TF-IDF
 
 
-def test_tfidf_learns_the_words_that_tell_the_tones_apart() -> None:
+def test_tfidf_learns_words_of_tones() -> None:
     train, val, test = divided(drawn(150))
-    found = tfidf(train, val, test)
-    assert scores(found.test).accuracy > 0.95
-    assert [row.id for row in found.test] == [each.id for each in test]
-    assert [row.actual for row in found.val] == [each.label for each in val]
+    baseline = tfidf(train, val, test)
+    assert scores(baseline.test).accuracy > 0.95
+    assert [row.id for row in baseline.test] == [each.id for each in test]
+    assert [row.actual for row in baseline.val] == [each.label for each in val]
 
 
-def test_characters_are_read_where_words_as_a_whole_say_nothing() -> None:
+def test_tfidf_learns_characters() -> None:
     """No two captions share a word, but the tones have endings."""
     endings = dict(zip(TONES, ["less", "tion", "ful"], strict=True))
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -90,31 +92,31 @@ def test_characters_are_read_where_words_as_a_whole_say_nothing() -> None:
     posts = [
         post(key, label, "".join(chance.choices(letters, k=7)) + endings[label]) for key in range(90) for label in TONES
     ]
-    found = tfidf(*divided([replace(each, id=str(key)) for key, each in enumerate(posts)]))
-    assert found.chosen.settings["features"] == "words and characters"
-    assert scores(found.test).accuracy > 0.9
+    baseline = tfidf(*divided([replace(each, id=str(key)) for key, each in enumerate(posts)]))
+    assert baseline.chosen.settings["features"] == "words and characters"
+    assert scores(baseline.test).accuracy > 0.9
 
 
-def test_the_best_on_validation_is_chosen_and_of_equal_ones_the_first() -> None:
-    found = tfidf(*divided(drawn(60, first=1000)))
-    best = max(row["val_macro_f1"] for row in found.tried)
-    first = next(row for row in found.tried if row["val_macro_f1"] == best)
-    assert {name: first[name] for name in ("features", "C")} == found.chosen.settings
-    assert best == scores(found.val).macro_f1
-    assert len(found.tried) == 2 * len(TFIDF_C)
+def test_validation_chooses_the_first_best() -> None:
+    baseline = tfidf(*divided(drawn(60, first=1000)))
+    best = max(row["val_macro_f1"] for row in baseline.tried)
+    first = next(row for row in baseline.tried if row["val_macro_f1"] == best)
+    assert {name: first[name] for name in ("features", "C")} == baseline.chosen.settings
+    assert best == scores(baseline.val).macro_f1
+    assert len(baseline.tried) == 2 * len(TFIDF_C)
 
 
-def test_the_same_posts_give_the_same_probabilities() -> None:
+def test_baselines_are_deterministic() -> None:
     parts = divided(drawn(60))
     assert tfidf(*parts).test == tfidf(*parts).test
 
 
-def test_captions_with_nothing_in_them_leave_the_largest_class() -> None:
+def test_empty_captions_leave_the_majority() -> None:
     posts = [post(key, TONES[key % 3 % 2], " ") for key in range(9)]
     assert tfidf(posts, posts, posts).test == majority(posts, posts, posts).test
 
 
-def test_captions_without_a_word_are_read_by_their_characters() -> None:
+def test_captions_without_words_are_read() -> None:
     emoji = dict(zip(TONES, ("\U0001f62d", "!", "\U0001f600\U0001f600"), strict=True))
     posts = [post(key, TONES[key % 3], emoji[TONES[key % 3]]) for key in range(30)]
     fitted = tfidf(posts, posts, posts)
@@ -132,16 +134,16 @@ def out_of_fold_in(group_of_place: Callable[[int], str]) -> list[Prediction]:
 
 
 @pytest.mark.parametrize("num_groups", [2, 3, 4])
-def test_of_few_groups_each_is_judged_by_the_others(num_groups: int) -> None:
+def test_few_groups_have_a_fold_each(num_groups: int) -> None:
     assert {row.id for row in out_of_fold_in(lambda place: str(place % num_groups))} == {each.id for each in drawn(30)}
 
 
-def test_one_group_of_all_cannot_be_judged_unseen() -> None:
+def test_single_group_is_refused() -> None:
     with pytest.raises(InfeasibleAnalysis, match="all posts are near-duplicates"):
         out_of_fold_in(lambda _: "0")
 
 
-def test_where_one_tone_is_left_beside_the_near_duplicates_no_classifier_is_made() -> None:
+def test_folds_with_one_tone_are_refused() -> None:
     posts = drawn(30)
     groups = {each.id: str(each.label == "positive") for each in posts}
     with pytest.raises(InfeasibleAnalysis, match="of 1 tones"):
@@ -150,55 +152,55 @@ def test_where_one_tone_is_left_beside_the_near_duplicates_no_classifier_is_made
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_on_the_real_posts_tfidf_is_well_above_the_largest_class(real_agreement: list[Post]) -> None:
+def test_tfidf_beats_majority_on_mvsa(real_agreement: list[Post]) -> None:
     from src.data.split import stratified
 
     posts = real_agreement
     part_of = stratified(posts, 0.2, 0.2, seed=7)
     train, val, test = ([each for each in posts if part_of.get(each.id) == part] for part in ("train", "val", "test"))
     assert scores(majority(train, val, test).test).accuracy == pytest.approx(280 / 519)
-    found = scores(tfidf(train, val, test).test)
-    assert found.accuracy > 0.7
-    assert found.macro_f1 > 0.62
+    baseline = scores(tfidf(train, val, test).test)
+    assert baseline.accuracy > 0.7
+    assert baseline.macro_f1 > 0.62
 
 
 # The probe
 
 
-def test_the_probe_is_the_minimum_of_the_penalised_loss_on_standardised_features() -> None:
+def test_probe_minimises_the_penalised_loss() -> None:
     """Against an optimiser of another library on the loss as it is written down."""
     train, val, test = (features(part, scale=40) for part in divided(drawn(150)))
-    found = probe(train, val, test)
+    baseline = probe(train, val, test)
     mean_D, sd_D = train.inputs.mean(0), train.inputs.std(0)
     x_ND, y_N = (train.inputs - mean_D) / sd_D, np.array([TONES.index(label) for label in train.labels()])
 
     def loss(flat: NDArray[np.float64]) -> float:
         weights_KD, bias_K = flat[:-3].reshape(3, -1), flat[-3:]
         nats = -log_softmax(x_ND @ weights_KD.T + bias_K, axis=1)[np.arange(len(y_N)), y_N].sum()
-        return float(nats + (weights_KD**2).sum() / (2 * float(found.chosen.settings["C"])))
+        return float(nats + (weights_KD**2).sum() / (2 * float(baseline.chosen.settings["C"])))
 
     best = minimize(loss, np.zeros(3 * x_ND.shape[1] + 3), method="BFGS").x
     logits_NK = (test.inputs - mean_D) / sd_D @ best[:-3].reshape(3, -1).T + best[-3:]
-    assert matrix(found.test) == pytest.approx(softmax(logits_NK, axis=1), abs=2e-3)
+    assert matrix(baseline.test) == pytest.approx(softmax(logits_NK, axis=1), abs=2e-3)
 
 
-def test_the_probe_chooses_how_much_to_penalise_on_validation() -> None:
+def test_probe_chooses_penalty_on_validation() -> None:
     """Of many features that say nothing, weights that are free learn train by heart."""
     train, val, test = (features(part, width=200, spread=0.7) for part in divided(drawn(240)))
-    found = probe(train, val, test)
-    by_c = {row["C"]: row["val_macro_f1"] for row in found.tried}
+    baseline = probe(train, val, test)
+    by_c = {row["C"]: row["val_macro_f1"] for row in baseline.tried}
     assert list(by_c) == list(PROBE_C)
-    assert found.chosen.settings["C"] == max(by_c, key=lambda c: by_c[c]) != PROBE_C[-1]
+    assert baseline.chosen.settings["C"] == max(by_c, key=lambda c: by_c[c]) != PROBE_C[-1]
 
 
-def test_a_feature_that_is_the_same_of_all_posts_does_no_harm() -> None:
+def test_constant_feature_does_no_harm() -> None:
     train, val, test = (features(part, spread=0.1) for part in divided(drawn(90)))
     for part in (train, val, test):
         part.inputs[:, -1] = 3.0
     assert scores(probe(train, val, test).test).accuracy > 0.95
 
 
-def test_parts_are_put_together_in_their_order() -> None:
+def test_parts_keep_their_order() -> None:
     train, val, test = (features(part) for part in divided(drawn(30)))
     whole = together([train, val, test])
     assert [each.id for each in whole.posts] == [str(key) for key in range(30)]
@@ -235,7 +237,7 @@ def in_pairs(posts: list[Post]) -> dict[str, str]:
     return {each.id: str(int(each.id) // 2) for each in posts}
 
 
-def test_no_post_is_judged_by_what_has_seen_it_or_its_twin(calls: list[tuple[list[str], list[str]]]) -> None:
+def test_folds_separate_near_duplicates(calls: list[tuple[list[str], list[str]]]) -> None:
     posts = drawn(100)
     group_of, ids = in_pairs(posts), [each.id for each in posts]
     out_of_fold(Remembering(), Examples(posts, ids), group_of, seed=7)
@@ -245,23 +247,23 @@ def test_no_post_is_judged_by_what_has_seen_it_or_its_twin(calls: list[tuple[lis
         assert not {group_of[key] for key in seen} & {group_of[key] for key in asked}
 
 
-def test_folds_have_the_tones_in_about_the_same_shares(calls: list[tuple[list[str], list[str]]]) -> None:
+def test_folds_are_stratified(calls: list[tuple[list[str], list[str]]]) -> None:
     posts = drawn(300)
     label_of = {each.id: each.label for each in posts}
     out_of_fold(Remembering(), Examples(posts, list(label_of)), in_pairs(posts), seed=7)
     wanted = Counter(label_of.values())
     for _, asked in calls:
-        found = Counter(label_of[key] for key in asked)
-        assert all(abs(found[tone] / len(asked) - wanted[tone] / 300) < 0.03 for tone in TONES)
+        counts = Counter(label_of[key] for key in asked)
+        assert all(abs(counts[tone] / len(asked) - wanted[tone] / 300) < 0.03 for tone in TONES)
 
 
-def test_a_post_is_judged_alike_whatever_the_order_of_the_posts() -> None:
+def test_folds_ignore_the_posts_order() -> None:
     train, val, test = divided(drawn(90))
     classifier, posts = tfidf(train, val, test).chosen.classifier, [*train, *val, *test]
-    found = out_of_fold(classifier, captions(posts), in_pairs(posts), seed=7)
+    rows = out_of_fold(classifier, captions(posts), in_pairs(posts), seed=7)
     turned = out_of_fold(classifier, captions(posts[::-1]), in_pairs(posts), seed=7)[::-1]
-    assert [row.id for row in found] == [row.id for row in turned] == [each.id for each in posts]
-    assert matrix(found) == pytest.approx(matrix(turned), abs=1e-3)
+    assert [row.id for row in rows] == [row.id for row in turned] == [each.id for each in posts]
+    assert matrix(rows) == pytest.approx(matrix(turned), abs=1e-3)
 
 
 def test_another_seed_makes_other_folds(calls: list[tuple[list[str], list[str]]]) -> None:
@@ -272,7 +274,7 @@ def test_another_seed_makes_other_folds(calls: list[tuple[list[str], list[str]]]
     assert folds[:5] == folds[5:10] != folds[10:]
 
 
-def test_what_is_learned_by_heart_is_worth_nothing_out_of_fold() -> None:
+def test_memorising_fails_out_of_fold() -> None:
     """Labels drawn by lot: the fitted probe knows train, and says no more of unseen posts than chance."""
     posts = drawn(300)
     data = Examples(posts, np.random.default_rng(5).normal(size=(300, 250)))

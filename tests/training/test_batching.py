@@ -21,7 +21,7 @@ def padding_share(batches: list[list[int]], lengths: list[int]) -> float:
 
 
 @pytest.mark.parametrize(("count", "size"), SIZES)
-def test_every_post_comes_once_and_only_one_batch_is_short(count: int, size: int) -> None:
+def test_epoch_has_every_post_once(count: int, size: int) -> None:
     lengths = lengths_of(count)
     for batches in (in_order(lengths, size), shuffled(lengths, size, seed=1)):
         assert sorted(index for batch in batches for index in batch) == list(range(count))
@@ -45,13 +45,13 @@ def test_the_seed_alone_decides_the_order() -> None:
     assert shuffled(lengths, 8, seed=6) != first
 
 
-def test_epochs_mix_the_posts_and_not_only_the_batches() -> None:
+def test_epochs_shuffle_posts() -> None:
     lengths = lengths_of(1000)
     one, other = ({frozenset(batch) for batch in shuffled(lengths, 16, seed)} for seed in (1, 2))
     assert len(one & other) <= 1
 
 
-def test_training_does_not_go_from_short_to_long() -> None:
+def test_batches_are_not_sorted_by_length() -> None:
     lengths = lengths_of(1000)
     means = [sum(lengths[index] for index in batch) / len(batch) for batch in shuffled(lengths, 16, seed=1)]
     half = len(means) // 2
@@ -74,13 +74,13 @@ def test_equal_lengths_are_shuffled_too() -> None:
     assert len({index // 4 for index in order[:4]}) > 1
 
 
-def test_a_bucket_is_a_whole_number_of_batches() -> None:
+def test_bucket_is_a_multiple_of_batches() -> None:
     """So that a training has as many steps an epoch as the learning rate's schedule counts on."""
     for count in range(1, 3 * BATCHES_A_BUCKET * 3):
         assert len(shuffled([1] * count, 3, seed=0)) == -(-count // 3)
 
 
-def test_what_differs_in_length_is_padded_at_its_end() -> None:
+def test_different_lengths_are_padded() -> None:
     rows = [
         {"tokens": torch.tensor([7, 8, 9]), "length": torch.tensor(3), "image": torch.ones(2, 4)},
         {"tokens": torch.tensor([5]), "length": torch.tensor(1), "image": torch.zeros(2, 4)},
@@ -93,13 +93,13 @@ def test_what_differs_in_length_is_padded_at_its_end() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16])
-def test_a_batch_keeps_the_kind_of_its_features(dtype: torch.dtype) -> None:
+def test_batches_keep_dtypes(dtype: torch.dtype) -> None:
     batch = collate([{"x": torch.ones(3, 2, dtype=dtype)}, {"x": torch.ones(1, 2, dtype=dtype)}])
     assert (batch["x"].dtype, batch["x"].shape) == (dtype, (2, 3, 2))
     assert not batch["x"][1, 1:].any()
 
 
-def test_balanced_draws_give_every_label_the_same_chance() -> None:
+def test_balanced_draws_equalise_labels() -> None:
     labels = ["positive"] * 800 + ["neutral"] * 50 + ["negative"] * 150
     drawn = [labels[index] for batch in shuffled([1] * 1000, 16, seed=3, balance=labels) for index in batch]
     assert len(drawn) == 1000

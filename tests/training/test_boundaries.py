@@ -82,12 +82,12 @@ def bare(model: ToneModel, posts: list[Post]) -> LabelledFeatures:
     return LabelledFeatures(posts, cast(FeatureTable, Bare(model, posts)))
 
 
-def test_every_model_of_the_catalog_is_here() -> None:
+def test_cases_cover_the_catalog() -> None:
     assert tuple(CASES) == MODELS
 
 
 @pytest.mark.parametrize(("name", "changes", "features"), EACH)
-def test_a_training_on_the_cache_is_the_training_on_the_posts(
+def test_cached_training_equals_uncached_training(
     name: str,
     changes: dict[str, Any],
     features: set[str],
@@ -130,7 +130,7 @@ def layers_of(modules: list[str]) -> set[str]:
         ("clip", "text vision", "last-half", {"text_model1", "vision_model1"}),
     ],
 )
-def test_adapters_go_on_the_layers_that_are_named(
+def test_adapters_are_on_named_layers(
     name: str, adapter_segments: str, adapter_layers: str, expected: set[str], tiny_model: Callable[[str], ToneModel]
 ) -> None:
     with fresh_adapter(
@@ -140,9 +140,7 @@ def test_adapters_go_on_the_layers_that_are_named(
         assert len(adapter.modules()) == len(expected) * (4 if name == "llava" else 2)
 
 
-def test_an_adapter_on_some_layers_comes_back(
-    tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
-) -> None:
+def test_partial_adapter_is_loaded(tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path) -> None:
     model, settings = tiny_model("blip2"), replace(LORA, adapter_layers="last-1", epochs=1)
     with fresh_adapter(model, settings, seed=1) as adapter:
         data = cached(model, posts[:16], tmp_path / "cache")
@@ -161,7 +159,7 @@ def test_an_adapter_on_some_layers_comes_back(
         ({"adapter_segments": "towers"}, "unknown part of the model 'towers'; known: connector, language, vision"),
     ],
 )
-def test_what_cannot_be_adapted_is_refused_in_one_line_and_leaves_nothing(
+def test_unadaptable_settings_are_refused(
     changes: dict[str, Any], words: str, tiny_model: Callable[[str], ToneModel]
 ) -> None:
     model = tiny_model("llava")
@@ -173,7 +171,7 @@ def test_what_cannot_be_adapted_is_refused_in_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("adapter_layers", ["none", "last-0", "last--1", "last-", "first-2", "last-2 "])
-def test_a_senseless_choice_of_layers_is_refused(adapter_layers: str) -> None:
+def test_invalid_layers_are_refused(adapter_layers: str) -> None:
     with pytest.raises(ValueError, match="adapter_layers must be all, last-half or last-K"):
         replace(LORA, adapter_layers=adapter_layers)
 
@@ -181,7 +179,7 @@ def test_a_senseless_choice_of_layers_is_refused(adapter_layers: str) -> None:
 # What one base in memory comes to
 
 
-def test_after_thirty_trials_the_base_and_its_memory_are_what_they_were_after_one(
+def test_thirty_trials_leave_the_base_unchanged(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model = tiny_model("tinyllava")

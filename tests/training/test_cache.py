@@ -102,7 +102,7 @@ def test_only_new_posts_are_encoded(model: ToneModel, posts: list[Post], tmp_pat
     assert all(same(table[n], features_of(model, post)) for n, post in enumerate(posts[:8]))
 
 
-def test_a_post_that_comes_twice_is_encoded_once(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+def test_repeated_post_is_encoded_once(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     encoder, store = Encoder(model), FeatureStore.of(tmp_path, model)
     twin = replace(posts[0], id="twin")
     assert ensure(store, model, [posts[0], posts[1], twin, posts[0]]) == 2
@@ -131,7 +131,7 @@ def test_no_posts_are_no_trouble(model: ToneModel, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clip", "blip2", "tinyllava"])
 @pytest.mark.parametrize("rank", [0, 2])
-def test_what_is_read_is_what_was_encoded(
+def test_rows_equal_encoded_features(
     name: str, rank: int, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model = tiny_model(name)
@@ -155,7 +155,7 @@ def test_no_padding_is_kept(tiny_model: Callable[[str], ToneModel], posts: list[
     assert [len(table[place]["tokens"]) for place in range(4)] == lengths == table.lengths()
 
 
-def test_the_length_is_kept_whatever_is_cached(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+def test_length_is_always_cached(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     """So that the batches of a training are the same wherever the boundary lies."""
     store = FeatureStore.of(tmp_path, model)
     ensure(store, model, posts[:3])
@@ -163,7 +163,7 @@ def test_the_length_is_kept_whatever_is_cached(model: ToneModel, posts: list[Pos
     assert store.table(posts[:3]).lengths() == [len(ids) for ids in tokens]
 
 
-def test_what_is_read_is_the_callers_to_change(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+def test_rows_are_copies(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     store = FeatureStore.of(tmp_path, model)
     ensure(store, model, posts[:1])
     table = store.table(posts[:1])
@@ -174,10 +174,10 @@ def test_what_is_read_is_the_callers_to_change(model: ToneModel, posts: list[Pos
 def test_bfloat16_keeps_its_bits(tmp_path: Path) -> None:
     values = torch.tensor([[1.0, -2.5, 3e38, float("inf")], [1e-40, float("nan"), 0.0, -0.0]], dtype=torch.bfloat16)
     shard = files.open_shard(files.write(tmp_path, ["a", "b"], [{"x": row, "one": row[0]} for row in values]))
-    found = {name: array.read(1) for name, array in shard.arrays.items()}
-    assert found["x"].dtype == found["one"].dtype == torch.bfloat16
-    assert torch.equal(found["x"].view(torch.int16), values[1].view(torch.int16))
-    assert (found["x"].shape, found["one"].shape) == ((4,), ())
+    read = {name: array.read(1) for name, array in shard.arrays.items()}
+    assert read["x"].dtype == read["one"].dtype == torch.bfloat16
+    assert torch.equal(read["x"].view(torch.int16), values[1].view(torch.int16))
+    assert (read["x"].shape, read["one"].shape) == ((4,), ())
 
 
 # What has a store of its own
@@ -203,9 +203,7 @@ def train_text(model: ToneModel) -> None:
     model.backbone.text_projection.weight.requires_grad_(True)
 
 
-def test_what_changes_the_features_changes_the_store(
-    model: ToneModel, tiny_model: Callable[[str], ToneModel], tmp_path: Path
-) -> None:
+def test_store_key_covers_features(model: ToneModel, tiny_model: Callable[[str], ToneModel], tmp_path: Path) -> None:
     folders = [FeatureStore.of(tmp_path, model).folder]
     assert FeatureStore.of(tmp_path, model).folder == folders[0]
     for change in (widen_crop, other_checkpoint, half, train_vision, train_text):
@@ -218,7 +216,7 @@ def test_what_changes_the_features_changes_the_store(
     assert len(set(folders)) == len(folders)
 
 
-def test_trials_with_the_same_boundary_share_a_store(model: ToneModel, tmp_path: Path) -> None:
+def test_equal_boundaries_share_a_store(model: ToneModel, tmp_path: Path) -> None:
     folders = set()
     for rank, alpha, seed in ((2, 4, 1), (8, 1, 2)):
         with fresh_adapter(model, replace(LORA, rank=rank, alpha=alpha), seed):
@@ -303,7 +301,7 @@ def spoil_the_head(shard: Path) -> None:
         fewer_rows,
     ],
 )
-def test_a_damaged_shard_is_named_and_encoded_anew(
+def test_damaged_shard_is_encoded_again(
     model: ToneModel,
     posts: list[Post],
     damage: Callable[[Path], None],
@@ -323,7 +321,7 @@ def test_a_damaged_shard_is_named_and_encoded_anew(
     assert ensure(FeatureStore.of(tmp_path, model), model, posts[:6]) == 0
 
 
-def test_what_is_killed_half_way_keeps_whole_shards_only(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+def test_killed_encoding_keeps_whole_shards(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     store = FeatureStore.of(tmp_path, model)
     Encoder(model, fail_at=3)  # in the middle of the second shard
     with pytest.raises(KeyboardInterrupt):
@@ -335,7 +333,7 @@ def test_what_is_killed_half_way_keeps_whole_shards_only(model: ToneModel, posts
     assert len(again.table(posts[:10])) == 10
 
 
-def test_what_is_killed_while_writing_leaves_no_shard_and_no_obstacle(
+def test_killed_write_leaves_no_shard(
     model: ToneModel, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next process may well have the same id: in a container all have."""
@@ -357,9 +355,7 @@ def test_what_is_killed_while_writing_leaves_no_shard_and_no_obstacle(
     assert sorted(path.name for path in again.folder.iterdir()) == [FACTS, *(shard.name for shard in shards(again))]
 
 
-def test_what_another_process_has_encoded_meanwhile_is_not_encoded_again(
-    model: ToneModel, posts: list[Post], tmp_path: Path
-) -> None:
+def test_posts_of_other_processes_are_reused(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     one, other = FeatureStore.of(tmp_path, model), FeatureStore.of(tmp_path, model)
     assert ensure(one, model, posts[:4]) == 4
     encoder = Encoder(model)
@@ -369,7 +365,7 @@ def test_what_another_process_has_encoded_meanwhile_is_not_encoded_again(
     assert all(same(tables[0][place], tables[1][place], atol=0) for place in range(4))
 
 
-def test_a_foreign_store_is_named_and_made_anew(
+def test_foreign_store_is_replaced(
     model: ToneModel, posts: list[Post], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = FeatureStore.of(tmp_path, model)
@@ -384,7 +380,7 @@ def test_a_foreign_store_is_named_and_made_anew(
     assert f"{other.folder} is not used: it does not say that it is of this boundary" in record.getMessage()
 
 
-def test_a_disk_that_is_too_small_is_found_out_before_anything_is_written(
+def test_small_disk_is_refused_first(
     model: ToneModel, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6 - 1000, 1000))
@@ -411,7 +407,7 @@ class Opener:
 
 
 @pytest.mark.parametrize("name", ["clip", "blip2", "tinyllava"])
-def test_a_deeper_boundary_starts_from_what_is_there(
+def test_deeper_boundary_reuses_features(
     name: str,
     tiny_model: Callable[[str], ToneModel],
     posts: list[Post],
@@ -431,7 +427,7 @@ def test_a_deeper_boundary_starts_from_what_is_there(
     assert opener.count == 6  # every picture once
 
 
-def test_a_boundary_of_other_weights_is_not_on_the_way(
+def test_other_weights_are_not_reused(
     model: ToneModel, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opener = Opener(monkeypatch)
@@ -442,7 +438,7 @@ def test_a_boundary_of_other_weights_is_not_on_the_way(
     assert opener.count == 8
 
 
-def test_a_picture_that_is_gone_is_named(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+def test_missing_image_is_named(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     store = FeatureStore.of(tmp_path, model)
     gone = replace(posts[1], image=str(tmp_path / "gone.jpg"), digest="gone")
     with pytest.raises(UserError, match=r"gone\.jpg cannot be used: the image is not there"):

@@ -11,9 +11,9 @@ def test_what_was_saved_last_is_loaded(tmp_path: Path) -> None:
     assert checkpoint.load() is None
     checkpoint.save(TrainingState({"weights/a": torch.zeros(2)}, {"best_epoch": 1}))
     checkpoint.save(TrainingState({"weights/a": torch.tensor([0.1, 1e-30])}, {"best_epoch": 2, "loss": 0.1 + 0.2}))
-    found = checkpoint.load()
-    assert found is not None and found.values == {"best_epoch": 2, "loss": 0.1 + 0.2}
-    assert torch.equal(found.group("weights")["a"], torch.tensor([0.1, 1e-30])) and found.group("best") == {}
+    state = checkpoint.load()
+    assert state is not None and state.values == {"best_epoch": 2, "loss": 0.1 + 0.2}
+    assert torch.equal(state.group("weights")["a"], torch.tensor([0.1, 1e-30])) and state.group("best") == {}
     assert [path.name for path in checkpoint.path.parent.iterdir()] == ["clip.safetensors"]
     checkpoint.delete()
     assert checkpoint.load() is None
@@ -26,9 +26,7 @@ def test_another_training_finds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda _: b"", lambda _: b"\x80\x04]."])
-def test_a_damaged_file_is_said_and_not_used(
-    tmp_path: Path, damage: "type[bytes]", caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_checkpoint_is_ignored(tmp_path: Path, damage: "type[bytes]", caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = TrainingCheckpoint(tmp_path / "clip.safetensors", "a key")
     checkpoint.save(TrainingState({"weights/a": torch.zeros(200)}, {}))
     checkpoint.path.write_bytes(damage(checkpoint.path.read_bytes()))
@@ -36,13 +34,13 @@ def test_a_damaged_file_is_said_and_not_used(
     assert f"{checkpoint.path} cannot be read" in caplog.text and "begins anew" in caplog.text
 
 
-def test_where_nothing_can_be_written_the_training_may_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unwritable_folder_does_not_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     TrainingCheckpoint(tmp_path / "file" / "clip.safetensors", "a key").save(TrainingState({}, {"best_epoch": 1}))
     assert "cannot be written" in caplog.text
 
 
-def test_a_full_disk_leaves_what_was_kept_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint = TrainingCheckpoint(tmp_path / "clip.safetensors", "a key")
     checkpoint.save(TrainingState({}, {"best_epoch": 1}))
     import resource

@@ -28,18 +28,18 @@ LOSSES = [float(-number) for number in range(len(POSTS))]
         (1.0, 1.0, [1, 1, 1, 1, 1, 1]),
     ],
 )
-def test_the_share_rises_evenly_until_all_are_in(start: float, until: float, expected: list[float]) -> None:
+def test_share_rises_evenly(start: float, until: float, expected: list[float]) -> None:
     settings = replace(SETTINGS, curriculum_start=start, curriculum_until=until)
     assert [share(settings, epoch) for epoch in range(1, 7)] == pytest.approx(expected)
 
 
-def test_without_a_curriculum_every_epoch_is_on_all_posts() -> None:
+def test_no_curriculum_means_all_posts() -> None:
     settings = replace(SETTINGS, curriculum="none")
     assert [chosen(settings, POSTS, LOSSES, epoch, 1) for epoch in (1, 6)] == [list(range(14))] * 2
     assert not any(by_loss(settings, epoch) for epoch in range(1, 7))
 
 
-def test_the_posts_of_least_loss_come_first_and_each_tone_keeps_its_share() -> None:
+def test_easy_posts_come_first_by_tone() -> None:
     assert chosen(SETTINGS, POSTS, LOSSES, 1, 1) == [4, 5, 6, 7, 10, 11, 13]
     assert Counter(POSTS[place].label for place in chosen(SETTINGS, POSTS, LOSSES, 3, 1)) == {
         "positive": 7,
@@ -50,11 +50,11 @@ def test_the_posts_of_least_loss_come_first_and_each_tone_keeps_its_share() -> N
     assert [by_loss(SETTINGS, epoch) for epoch in range(1, 7)] == [True, True, True, False, False, False]
 
 
-def test_posts_whose_labels_agree_come_first_and_among_those_the_lot_decides() -> None:
+def test_agreeing_posts_come_first() -> None:
     posts = [post(number, "positive", "neutral" if number < 4 else "positive") for number in range(12)]
     settings = replace(SETTINGS, curriculum="agreement", curriculum_start=0.25)
     epochs = [set(chosen(settings, posts, LOSSES, epoch, 1)) for epoch in (1, 2, 3, 4)]
-    assert [len(found) for found in epochs] == [3, 6, 9, 12]
+    assert [len(chosen) for chosen in epochs] == [3, 6, 9, 12]
     assert epochs[0] < epochs[1] < epochs[2]
     assert epochs[1] <= set(range(4, 12)) < epochs[2]
     assert not by_loss(settings, 1)
@@ -70,7 +70,7 @@ def test_by_both_agreement_counts_before_loss() -> None:
 
 
 @pytest.mark.parametrize("curriculum", ["none", "agreement", "loss"])
-def test_the_number_of_posts_is_known_beforehand(curriculum: str) -> None:
+def test_number_of_posts_is_predicted(curriculum: str) -> None:
     settings = replace(SETTINGS, curriculum=curriculum, curriculum_start=0.3)  # type: ignore[arg-type]
     for epoch in range(1, 7):
         assert num_posts(settings, POSTS, epoch) == len(chosen(settings, POSTS, LOSSES, epoch, 1))

@@ -17,7 +17,7 @@ from src.training.workspace import Workspace
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_features_are_what_a_readout_of_the_frozen_model_is_given(
+def test_features_equal_the_frozen_models(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path, name: str, dtype: torch.dtype
 ) -> None:
     model = tiny_model(name).to(dtype)

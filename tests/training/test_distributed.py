@@ -63,7 +63,7 @@ def launch(root: Path, config: str, *words: str, folder: Path, code: int = 0, py
 # Who computes what
 
 
-def test_every_batch_counts_once_and_all_processes_run_equally_many() -> None:
+def test_processes_share_batches_evenly() -> None:
     for num_batches in range(1, 9):
         batches = [[2 * number, 2 * number + 1] for number in range(num_batches)]
         for num_processes in range(1, 5):
@@ -73,7 +73,7 @@ def test_every_batch_counts_once_and_all_processes_run_equally_many() -> None:
             assert all(batch == [0] for hand in hands for batch, counts in hand if not counts)
 
 
-def test_one_process_has_every_batch_in_order() -> None:
+def test_one_process_has_all_batches() -> None:
     assert shard_batches([[2], [0], [1]], 0, 1) == [([2], True), ([0], True), ([1], True)]
 
 
@@ -88,14 +88,14 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_a_process_that_nobody_launched_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unlaunched_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")  # as a scheduler sets it
     with open_distributed() as parallel:
         assert parallel is SINGLE_PROCESS
     assert loading_device() == own_device()
 
 
-def test_each_process_takes_the_gpu_of_its_own_number(launched: pytest.MonkeyPatch) -> None:
+def test_processes_take_their_gpu(launched: pytest.MonkeyPatch) -> None:
     launched.setattr(torch.cuda, "is_available", lambda: True)
     assert own_device() == loading_device() == torch.device("cuda", 1)
     launched.setenv("ACCELERATE_USE_FSDP", "true")
@@ -118,9 +118,7 @@ def test_each_process_takes_the_gpu_of_its_own_number(launched: pytest.MonkeyPat
         ("FSDP_CPU_RAM_EFFICIENT_LOADING", "true", "fsdp_cpu_ram_efficient_loading: false"),
     ],
 )
-def test_what_a_config_asks_for_in_vain_is_refused(
-    launched: pytest.MonkeyPatch, variable: str, value: str, said: str
-) -> None:
+def test_unsupported_config_is_refused(launched: pytest.MonkeyPatch, variable: str, value: str, said: str) -> None:
     launched.setenv(variable, value)
     with pytest.raises(UsageError, match=f"the accelerate config must say {said}"), open_distributed():
         pytest.fail("it went on")
@@ -183,7 +181,7 @@ def numbers(rows: list[Mapping[str, Any]]) -> list[dict[str, float]]:
 @pytest.mark.slow
 @each_case
 @each_way
-def test_losses_and_scores_of_every_epoch_are_those_of_one_process(trained: Trained, case: str, way: str) -> None:
+def test_epochs_equal_those_of_one_process(trained: Trained, case: str, way: str) -> None:
     alone, both, tolerance = trained.of(case, "alone"), trained.of(case, way), PROGRAM.CASES[case].tolerance
     assert len(alone["history"]) == PROGRAM.CASES[case].last
     assert both["history"] == [pytest.approx(row, abs=tolerance) for row in alone["history"]]
@@ -194,9 +192,7 @@ def test_losses_and_scores_of_every_epoch_are_those_of_one_process(trained: Trai
 @pytest.mark.slow
 @each_case
 @each_way
-def test_both_processes_see_and_decide_the_same_but_draw_their_own_dropout(
-    trained: Trained, case: str, way: str
-) -> None:
+def test_processes_differ_in_dropout_alone(trained: Trained, case: str, way: str) -> None:
     main, other = (trained.of(case, way, rank) for rank in (0, 1))
     for name in ("history", "best_epoch", "predictions"):
         assert main[name] == other[name]
@@ -206,7 +202,7 @@ def test_both_processes_see_and_decide_the_same_but_draw_their_own_dropout(
 @pytest.mark.slow
 @each_case
 @each_way
-def test_the_saved_adapter_is_that_of_one_process_and_predicts_in_one(
+def test_adapter_equals_that_of_one_process(
     trained: Trained, case: str, way: str, tiny_model: Callable[[str], ToneModel], posts: list[Post]
 ) -> None:
     assert trained.shapes(case, way) == trained.shapes(case, "alone")
@@ -216,13 +212,13 @@ def test_the_saved_adapter_is_that_of_one_process_and_predicts_in_one(
         val = PROGRAM.labelled(model, posts[settings.count : settings.count + PROGRAM.NUM_VAL], trained.folder)
         again = predictions(val, logits(model, val, settings.settings.batch_size))
     expected = trained.of(case, way)["predictions"]
-    found = numbers([asdict(row) for row in again])
-    assert found == [pytest.approx(row, abs=settings.tolerance) for row in numbers(expected)]
+    repeated = numbers([asdict(row) for row in again])
+    assert repeated == [pytest.approx(row, abs=settings.tolerance) for row in numbers(expected)]
 
 
 @pytest.mark.slow
 @each_way
-def test_processes_that_were_interrupted_go_on_after_the_last_epoch(trained: Trained, way: str) -> None:
+def test_interrupted_processes_continue(trained: Trained, way: str) -> None:
     assert [trained.of("interrupted", way, rank)["epochs"] for rank in (0, 1)] == [[2, 3], [2, 3]]
     assert trained.of("interrupted", "alone")["epochs"] == [1, 2, 3]
 
@@ -282,7 +278,7 @@ def runs(folder: Path) -> list[Any]:
 
 
 @pytest.mark.slow
-def test_the_command_writes_logs_and_speaks_once(commanded: tuple[Path, str]) -> None:
+def test_command_writes_once(commanded: tuple[Path, str]) -> None:
     folder, said = commanded
     assert said.count(f"{MODEL}: best epoch") == 1
     (run,) = runs(folder)
@@ -301,16 +297,14 @@ def test_the_command_writes_logs_and_speaks_once(commanded: tuple[Path, str]) ->
 
 
 @pytest.mark.slow
-def test_processes_that_begin_with_an_empty_cache_encode_each_post_once(commanded: tuple[Path, str]) -> None:
+def test_processes_encode_each_post_once(commanded: tuple[Path, str]) -> None:
     indices = [json.loads(path.read_text()) for path in (commanded[0] / CACHE).rglob("index.json")]
     encoded = [post for index in indices for post in index["posts"]]
     assert len(encoded) == len(set(encoded)) == 37
 
 
 @pytest.mark.slow
-def test_where_a_process_dies_the_training_ends_with_one_line_and_no_run_goes_on(
-    commanded: tuple[Path, str], repo_root: Path, warm_python: WarmPython
-) -> None:
+def test_dead_process_ends_the_training(commanded: tuple[Path, str], repo_root: Path, warm_python: WarmPython) -> None:
     folder, _ = commanded
     program = folder / "dying.py"
     program.write_text(

@@ -22,27 +22,27 @@ def dropped(p: float, values: Tensor | None = None, seed: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("p", [0.01, 0.1, 0.5, 0.9])
-def test_as_many_are_dropped_as_the_probability_says(p: float) -> None:
+def test_share_of_dropped_values(p: float) -> None:
     values = dropped(p)
     expected, spread = p * values.numel(), math.sqrt(p * (1 - p) * values.numel())
     assert abs((values == 0).sum().item() - expected) < 5 * spread
 
 
 @pytest.mark.parametrize("p", [0.1, 0.3])
-def test_what_is_kept_makes_up_for_what_is_dropped(p: float) -> None:
+def test_kept_values_are_scaled(p: float) -> None:
     values = dropped(p)
     exact = round(p * LEVELS) / LEVELS
     (kept,) = set(values[values != 0].tolist())
     assert kept == pytest.approx(1 / (1 - exact), rel=1e-6)
 
 
-def test_hardly_anything_is_kept_where_the_probability_is_nearly_one() -> None:
+def test_probability_near_one_drops_nearly_all() -> None:
     values = dropped(0.999999)
     assert values.isfinite().all()
     assert (values != 0).sum() < 10
 
 
-def test_neighbours_that_one_draw_decides_are_independent() -> None:
+def test_neighbouring_masks_are_independent() -> None:
     torch.manual_seed(1)
     kept = mask(torch.ones(400_000), 0.5).view(-1, 4) > 0
     correlations = torch.corrcoef(kept.T.float()) - torch.eye(4)
@@ -63,11 +63,11 @@ def test_gradients_flow_through_what_is_kept() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_result_has_the_type_of_what_comes_in(dtype: torch.dtype) -> None:
+def test_dropout_keeps_the_dtype(dtype: torch.dtype) -> None:
     assert dropped(0.2, torch.ones(SHAPE, dtype=dtype)).dtype == dtype
 
 
-def test_nothing_is_dropped_of_what_is_judged() -> None:
+def test_evaluation_drops_nothing() -> None:
     values = torch.ones(SHAPE)
     assert Dropout(0.5).eval()(values) is values
     assert torch.equal(Dropout(0.0).train()(values), values)
@@ -78,6 +78,6 @@ def test_adapters_drop_by_it(tiny_model: Callable[[str], ToneModel], adapter: st
     model = tiny_model("clip")
     settings = TrainingConfig(readout="head", rank=2, alpha=4, dropout=0.25, lr=0.003, adapter=adapter)  # type: ignore[arg-type] # one of its words
     with fresh_adapter(model, settings, 7):
-        found = [module for name, module in model.backbone.named_modules() if ".lora_dropout." in name]
-        assert found
-        assert all(isinstance(module, Dropout) and module.p == 0.25 for module in found)
+        modules = [module for name, module in model.backbone.named_modules() if ".lora_dropout." in name]
+        assert modules
+        assert all(isinstance(module, Dropout) and module.p == 0.25 for module in modules)

@@ -15,7 +15,7 @@ SETTINGS = TrainingConfig(readout="head", rank=0, alpha=1, dropout=0.5, lr=0.1, 
     ("layers", "shapes"),
     [(0, [(3, 8)]), (1, [(16, 8), (3, 16)]), (2, [(16, 8), (8, 16), (3, 8)])],
 )
-def test_a_head_has_the_layers_asked_for(layers: int, shapes: list[tuple[int, int]]) -> None:
+def test_head_has_the_wanted_layers(layers: int, shapes: list[tuple[int, int]]) -> None:
     head = ClassifierHead(8, replace(SETTINGS, head_layers=layers))
     linear = [module for module in head if isinstance(module, nn.Linear)]
     assert [tuple(module.weight.shape) for module in linear] == shapes
@@ -27,7 +27,7 @@ def test_a_head_has_the_layers_asked_for(layers: int, shapes: list[tuple[int, in
 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
-def test_the_scale_of_the_pooled_states_does_not_matter(layers: int) -> None:
+def test_head_ignores_the_scale(layers: int) -> None:
     head = ClassifierHead(8, replace(SETTINGS, head_layers=layers)).eval()
     pooled_BD = torch.randn(4, 8)
     torch.testing.assert_close(head(pooled_BD * 1000), head(pooled_BD), rtol=0, atol=1e-3)

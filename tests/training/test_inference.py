@@ -50,7 +50,7 @@ def labelled(lengths: list[int], labels: list[str] | None = None) -> LabelledFea
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
-def test_logits_come_back_in_the_order_of_the_posts(batch_size: int) -> None:
+def test_logits_keep_the_posts_order(batch_size: int) -> None:
     lengths = [5, 1, 9, 3, 3, 8, 2]
     parrot = Parrot()
     logits_NK = logits(cast(ToneModel, parrot), labelled(lengths), batch_size)
@@ -61,22 +61,22 @@ def test_logits_come_back_in_the_order_of_the_posts(batch_size: int) -> None:
     assert max(map(len, parrot.asked)) == min(batch_size, 7)
 
 
-def test_probabilities_sum_to_one_and_name_the_likeliest_tone() -> None:
+def test_predictions_hold_probabilities() -> None:
     data = labelled([1, 1, 1, 1], ["negative", "neutral", "positive", "neutral"])
     logits_NK = torch.tensor([[9.0, 1.0, 0.0], [0.0, 200.0, -200.0], [-1.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
-    found = predictions(data, logits_NK)
-    assert [row.id for row in found] == ["0", "1", "2", "3"]
-    assert [row.actual for row in found] == ["negative", "neutral", "positive", "neutral"]
-    assert [row.predicted for row in found[:3]] == ["negative", "neutral", "positive"]
-    assert found[3].predicted in TONES
-    for row in found:
+    rows = predictions(data, logits_NK)
+    assert [row.id for row in rows] == ["0", "1", "2", "3"]
+    assert [row.actual for row in rows] == ["negative", "neutral", "positive", "neutral"]
+    assert [row.predicted for row in rows[:3]] == ["negative", "neutral", "positive"]
+    assert rows[3].predicted in TONES
+    for row in rows:
         shares = (row.negative, row.neutral, row.positive)
         assert sum(shares) == pytest.approx(1, abs=1e-6)
         assert getattr(row, row.predicted) == max(shares)
-    assert found[3].neutral == pytest.approx(1 / 3)
+    assert rows[3].neutral == pytest.approx(1 / 3)
 
 
-def test_the_mean_loss_is_that_of_the_right_tones() -> None:
+def test_mean_loss_of_labels() -> None:
     data = labelled([1, 1], ["negative", "positive"])
     logits_NK = torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]]).log()
     assert mean_loss(data, logits_NK) == pytest.approx((0.693147 + 1.386294) / 2, abs=1e-5)
@@ -88,7 +88,7 @@ def test_labels_are_numbers_into_the_tones() -> None:
     assert data.labels([2, 0]).tolist() == [1, 2]
 
 
-def test_a_post_in_no_cache_is_scored_as_a_cached_one(
+def test_uncached_logits_equal_cached_logits(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model = tiny_model("tinyllava")

@@ -14,19 +14,19 @@ def settings(**chosen: object) -> TrainingConfig:
     return TrainingConfig(readout="head", rank=1, alpha=1, dropout=0, lr=1e-3, **chosen)  # type: ignore[arg-type]
 
 
-def test_cross_entropy_is_the_mean_of_minus_log_p() -> None:
+def test_cross_entropy_by_hand() -> None:
     p = math.exp(2) / (math.exp(2) + 1 + math.exp(-1))
-    found = Loss.of(settings(), LABELS)(LOGITS, torch.tensor([0, 1]))
-    assert found.item() == pytest.approx((-math.log(p) - math.log(1 / 3)) / 2)
+    loss = Loss.of(settings(), LABELS)(LOGITS, torch.tensor([0, 1]))
+    assert loss.item() == pytest.approx((-math.log(p) - math.log(1 / 3)) / 2)
 
 
-def test_label_smoothing_takes_a_share_from_every_tone() -> None:
+def test_label_smoothing_by_hand() -> None:
     logs = LOGITS[0].log_softmax(0)
-    found = Loss.of(settings(label_smoothing=0.3), LABELS)(LOGITS[:1], torch.tensor([0]))
-    assert found.item() == pytest.approx(-(0.7 * logs[0] + 0.1 * logs.sum()).item())
+    loss = Loss.of(settings(label_smoothing=0.3), LABELS)(LOGITS[:1], torch.tensor([0]))
+    assert loss.item() == pytest.approx(-(0.7 * logs[0] + 0.1 * logs.sum()).item())
 
 
-def test_balanced_weights_make_all_tones_count_alike_and_a_post_one_on_average() -> None:
+def test_balanced_weights_equalise_tones() -> None:
     loss = Loss.of(settings(class_weights="balanced"), LABELS)
     assert loss.weights_K.tolist() == pytest.approx([6 / 9, 6 / 3, 6 / 6])
     assert loss.weights_K[LABELS].mean().item() == pytest.approx(1)
@@ -35,17 +35,17 @@ def test_balanced_weights_make_all_tones_count_alike_and_a_post_one_on_average()
     assert weighted == pytest.approx((alone[0] * 6 / 9 + alone[1] * 2) / 2)
 
 
-def test_a_tone_that_no_post_has_does_not_divide_by_zero() -> None:
+def test_absent_tone_has_finite_weight() -> None:
     assert torch.isfinite(Loss.of(settings(class_weights="balanced"), torch.tensor([0, 1])).weights_K).all()
 
 
-def test_focal_loss_scales_by_the_doubt_to_the_power_gamma() -> None:
+def test_focal_loss_by_hand() -> None:
     p = LOGITS[0].softmax(0)[0].item()
-    found = Loss.of(settings(loss="focal", focal_gamma=2.0), LABELS)(LOGITS[:1], torch.tensor([0]))
-    assert found.item() == pytest.approx(-((1 - p) ** 2) * math.log(p), rel=1e-5)
+    loss = Loss.of(settings(loss="focal", focal_gamma=2.0), LABELS)(LOGITS[:1], torch.tensor([0]))
+    assert loss.item() == pytest.approx(-((1 - p) ** 2) * math.log(p), rel=1e-5)
 
 
-def test_focal_loss_with_gamma_0_is_cross_entropy() -> None:
+def test_focal_loss_without_gamma() -> None:
     labels = torch.tensor([2, 1])
     focal = Loss.of(settings(loss="focal", focal_gamma=0.0), LABELS)(LOGITS, labels)
     assert torch.equal(focal, Loss.of(settings(), LABELS)(LOGITS, labels))

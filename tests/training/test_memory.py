@@ -38,23 +38,23 @@ class Device:
 @pytest.mark.parametrize(
     ("room", "expected"), [(100 + 16 * 10, 16), (100 + 16 * 10 - 1, 8), (100 + 25, 2), (110, 1), (1e12, 16)]
 )
-def test_the_largest_divisor_that_fits_is_found_by_two_steps(room: float, expected: int) -> None:
+def test_largest_fitting_divisor_is_chosen(room: float, expected: int) -> None:
     device = Device(fixed=100, each=10)
     assert largest_that_fits(16, room, device) == expected
     assert device.asked == [1, 2]
 
 
-def test_only_numbers_that_divide_the_batch_are_taken() -> None:
+def test_micro_batches_divide_the_batch() -> None:
     assert largest_that_fits(12, 100 + 50, Device(100, 10)) == 4
     assert largest_that_fits(7, 100 + 50, Device(100, 10)) == 1
 
 
-def test_where_not_even_one_post_fits_the_remedies_are_named() -> None:
+def test_too_large_post_names_remedies() -> None:
     with pytest.raises(UserError, match=r"a step of one post takes 0\.0 GB .* set checkpointing"):
         largest_that_fits(8, 109, Device(100, 10))
 
 
-def test_what_is_found_at_full_size_is_what_the_dry_run_plans() -> None:
+def test_micro_batch_equals_the_dry_run() -> None:
     """The rehearsal's memory is a fixed part and one for each post too."""
     footprint = measure_footprint(model_class("tinyllava"), SETTINGS, {"train": 1})
     for gib in (6, 10, 20, 80):
@@ -69,9 +69,7 @@ def data_of(model: ToneModel, posts: list[Post], cache: object) -> LabelledFeatu
     return LabelledFeatures(posts, store.table(posts))
 
 
-def test_a_cpu_takes_the_settings_as_they_are(
-    tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: object
-) -> None:
+def test_cpu_keeps_the_settings(tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: object) -> None:
     model = tiny_model("tinyllava")
     with fresh_adapter(model, SETTINGS, seed=1):
         data = data_of(model, posts[:8], tmp_path)
@@ -79,9 +77,7 @@ def test_a_cpu_takes_the_settings_as_they_are(
 
 
 @pytest.mark.gpu
-def test_a_gpu_takes_the_whole_step_where_it_fits_and_leaves_no_trace(
-    tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: object
-) -> None:
+def test_gpu_takes_the_whole_step(tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: object) -> None:
     model = tiny_model("tinyllava").to("cuda")
     settings = replace(SETTINGS, dropout=0.5)
     with fresh_adapter(model, settings, seed=1):

@@ -86,59 +86,59 @@ def noisy() -> Image.Image:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
-def test_what_rests_on_one_cell_and_one_word_is_put_down_to_them_alone(spotted: Image.Image, batch_size: int) -> None:
+def test_one_cell_and_word_contribute(spotted: Image.Image, batch_size: int) -> None:
     fake = Additive(only_cell(2, 5, 3.0), {"love": 2.0})
-    found = asked(fake, spotted, "we love it", batch_size)
+    explanation = asked(fake, spotted, "we love it", batch_size)
     # What fills the cell is not black: it is the picture's mean, a 64th of white.
     alone = 3.0 * (1 - 4 / 255)
-    assert found.image == pytest.approx(alone, abs=1e-5)
-    assert torch.allclose(torch.tensor(found.cells_GG), only_cell(2, 5, alone), atol=1e-5)
-    assert [word.text for word in found.words] == ["we", "love", "it"]
-    assert [word.contribution for word in found.words] == pytest.approx([0, 2, 0], abs=1e-5)
-    assert found.caption == pytest.approx(2, abs=1e-5)
+    assert explanation.image == pytest.approx(alone, abs=1e-5)
+    assert torch.allclose(torch.tensor(explanation.cells_GG), only_cell(2, 5, alone), atol=1e-5)
+    assert [word.text for word in explanation.words] == ["we", "love", "it"]
+    assert [word.contribution for word in explanation.words] == pytest.approx([0, 2, 0], abs=1e-5)
+    assert explanation.caption == pytest.approx(2, abs=1e-5)
 
 
-def test_what_speaks_against_a_tone_is_below_zero(spotted: Image.Image) -> None:
+def test_opposing_parts_are_negative(spotted: Image.Image) -> None:
     fake = Additive(only_cell(2, 5, -3.0), {"love": -2.0})
-    found = asked(fake, spotted, "we love it")
-    assert found.cells_GG[2][5] < -2.9
-    assert found.words[1].contribution == pytest.approx(-2, abs=1e-5)
-    assert found.places()[-1] == ("top right", found.cells_GG[2][5])
+    explanation = asked(fake, spotted, "we love it")
+    assert explanation.cells_GG[2][5] < -2.9
+    assert explanation.words[1].contribution == pytest.approx(-2, abs=1e-5)
+    assert explanation.places()[-1] == ("top right", explanation.cells_GG[2][5])
 
 
-def test_where_parts_only_add_up_so_do_their_contributions(noisy: Image.Image) -> None:
+def test_additive_contributions_sum_up(noisy: Image.Image) -> None:
     weights_GG = torch.randn(GRID, GRID, generator=torch.Generator().manual_seed(2))
     fake = Additive(weights_GG, {"a": 0.5, "b": -1.5, "c": 0.25})
-    found = asked(fake, noisy, "a b c a other")
-    cells_GG = torch.tensor(found.cells_GG)
-    assert float(cells_GG.sum()) == pytest.approx(found.image, abs=1e-4)
-    assert sum(word.contribution for word in found.words) == pytest.approx(found.caption, abs=1e-4)
+    explanation = asked(fake, noisy, "a b c a other")
+    cells_GG = torch.tensor(explanation.cells_GG)
+    assert float(cells_GG.sum()) == pytest.approx(explanation.image, abs=1e-4)
+    assert sum(word.contribution for word in explanation.words) == pytest.approx(explanation.caption, abs=1e-4)
     assert cells_GG.std() > 0.01
 
 
-def test_windows_of_several_cells_find_the_cell_and_blur_no_farther_than_they_reach(spotted: Image.Image) -> None:
-    found = asked(Additive(only_cell(2, 5, 3.0)), spotted, "", window=2)
-    cells_GG = torch.tensor(found.cells_GG)
+def test_windows_blur_within_their_reach(spotted: Image.Image) -> None:
+    explanation = asked(Additive(only_cell(2, 5, 3.0)), spotted, "", window=2)
+    cells_GG = torch.tensor(explanation.cells_GG)
     assert float(cells_GG[2, 5]) == pytest.approx(3.0 * (1 - 4 / 255), abs=1e-5)
     assert float(cells_GG.max()) == float(cells_GG[2, 5])
     far = [(row, column) for row in range(GRID) for column in range(GRID) if max(abs(row - 2), abs(column - 5)) > 1]
     assert all(abs(float(cells_GG[place])) < 1e-5 for place in far)
 
 
-def test_a_picture_of_one_colour_has_nothing_to_take_away() -> None:
+def test_uniform_image_contributes_nothing() -> None:
     fake = Additive(torch.ones(GRID, GRID))
-    found = asked(fake, Image.new("RGB", (SIDE, SIDE), (200, 30, 90)), "", window=2)
-    assert found.image == 0
-    assert torch.tensor(found.cells_GG).abs().max() < 1e-6
+    explanation = asked(fake, Image.new("RGB", (SIDE, SIDE), (200, 30, 90)), "", window=2)
+    assert explanation.image == 0
+    assert torch.tensor(explanation.cells_GG).abs().max() < 1e-6
 
 
-def test_a_word_that_comes_twice_is_two_parts(spotted: Image.Image) -> None:
-    found = asked(Additive(torch.zeros(GRID, GRID), {"love": 2.0}), spotted, "love love")
-    assert [(word.text, round(word.contribution, 5)) for word in found.words] == [("love", 2), ("love", 2)]
-    assert found.caption == pytest.approx(4, abs=1e-5)
+def test_repeated_words_are_separate(spotted: Image.Image) -> None:
+    explanation = asked(Additive(torch.zeros(GRID, GRID), {"love": 2.0}), spotted, "love love")
+    assert [(word.text, round(word.contribution, 5)) for word in explanation.words] == [("love", 2), ("love", 2)]
+    assert explanation.caption == pytest.approx(4, abs=1e-5)
 
 
-def test_the_likeliest_tone_is_explained_unless_another_is_asked_for(spotted: Image.Image) -> None:
+def test_likeliest_tone_is_the_default(spotted: Image.Image) -> None:
     fake = cast(ToneModel, Additive(only_cell(2, 5, 3.0)))
     assert saliency_map(fake, spotted, "", 9).tone == "negative"
     other = saliency_map(fake, spotted, "", 9, "positive")
@@ -160,23 +160,23 @@ def test_the_likeliest_tone_is_explained_unless_another_is_asked_for(spotted: Im
         ("<image> </s> $5 & {caption}", ["<image> ", "</s> ", "$5 ", "& ", "{caption}"]),
     ],
 )
-def test_a_caption_is_parted_at_its_spaces(caption: str, words: list[str] | None) -> None:
-    found = split_words(caption)
-    assert words is None or found == words
-    assert "".join(found) == caption.lstrip()
+def test_captions_split_at_spaces(caption: str, words: list[str] | None) -> None:
+    parts = split_words(caption)
+    assert words is None or parts == words
+    assert "".join(parts) == caption.lstrip()
 
 
 @pytest.mark.parametrize("count", [MOST_WORDS, MOST_WORDS + 1, 10 * MOST_WORDS + 7, 5000])
-def test_the_words_of_a_very_long_caption_go_in_runs(count: int) -> None:
+def test_long_captions_split_in_runs(count: int) -> None:
     caption = " ".join(str(number) for number in range(count))
-    found = split_words(caption)
-    assert "".join(found) == caption
-    assert MOST_WORDS / 2 < len(found) <= MOST_WORDS
+    parts = split_words(caption)
+    assert "".join(parts) == caption
+    assert MOST_WORDS / 2 < len(parts) <= MOST_WORDS
     assert num_passes(caption) <= num_passes("") + MOST_WORDS + 1
 
 
 @pytest.mark.real_data
-def test_every_caption_of_the_real_posts_is_the_sum_of_its_words(real_mvsa: Path) -> None:
+def test_mvsa_captions_equal_their_words(real_mvsa: Path) -> None:
     from src.data.mvsa import decode_caption
 
     captions = [decode_caption(path.read_bytes())[0] for path in (real_mvsa / "data").glob("*.txt")]
@@ -226,47 +226,47 @@ def trained(
     return Trained(model, open_image(post.image), post.caption)
 
 
-def test_a_map_is_of_the_post_as_the_model_scores_it(trained: Trained) -> None:
-    found = trained.explain()
+def test_map_holds_the_models_probabilities(trained: Trained) -> None:
+    explanation = trained.explain()
     (chances,) = logits_of(trained.model, [trained.image], [trained.caption]).softmax(-1).tolist()
-    assert list(found.probabilities.values()) == pytest.approx(chances, abs=1e-5)
-    assert found.probabilities[found.tone] == max(found.probabilities.values())
-    assert (len(found.cells_GG), len(found.cells_GG[0])) == (GRID, GRID)
-    assert "".join(word.text for word in found.words) == "".join(trained.caption.split())
-    assert min(len(set(found.contributions())), found.num_passes) > 20
+    assert list(explanation.probabilities.values()) == pytest.approx(chances, abs=1e-5)
+    assert explanation.probabilities[explanation.tone] == max(explanation.probabilities.values())
+    assert (len(explanation.cells_GG), len(explanation.cells_GG[0])) == (GRID, GRID)
+    assert "".join(word.text for word in explanation.words) == "".join(trained.caption.split())
+    assert min(len(set(explanation.contributions())), explanation.num_passes) > 20
 
 
-def test_a_words_contribution_is_what_the_odds_lose_without_it(trained: Trained) -> None:
-    found = trained.explain()
+def test_word_contribution_is_lost_odds(trained: Trained) -> None:
+    explanation = trained.explain()
     words = trained.caption.split(" ")
-    assert len(words) == len(found.words)
+    assert len(words) == len(explanation.words)
     for place in (0, len(words) // 2, len(words) - 1):
         rest = " ".join(words[:place] + words[place + 1 :])
         chance = logits_of(trained.model, [trained.image] * 2, [trained.caption, rest]).double().softmax(-1)
-        with_it, without = chance[:, list(found.probabilities).index(found.tone)].logit().tolist()
-        assert found.words[place].contribution == pytest.approx(with_it - without, abs=1e-3)
+        with_it, without = chance[:, list(explanation.probabilities).index(explanation.tone)].logit().tolist()
+        assert explanation.words[place].contribution == pytest.approx(with_it - without, abs=1e-3)
 
 
-def test_a_map_is_the_same_every_time_and_in_batches_of_any_size(trained: Trained) -> None:
-    found = trained.explain()
-    assert trained.explain() == found
-    assert trained.explain(batch_size=5).contributions() == pytest.approx(found.contributions(), abs=1e-3)
+def test_maps_ignore_the_batch_size(trained: Trained) -> None:
+    explanation = trained.explain()
+    assert trained.explain() == explanation
+    assert trained.explain(batch_size=5).contributions() == pytest.approx(explanation.contributions(), abs=1e-3)
 
 
-def test_a_map_changes_when_the_readout_is_shuffled(trained: Trained) -> None:
-    found, readout = trained.explain(), trained.model.readout
+def test_shuffled_readout_changes_the_map(trained: Trained) -> None:
+    explanation, readout = trained.explain(), trained.model.readout
     assert readout is not None
 
     def explain() -> SaliencyMap:
-        return saliency_map(trained.model, trained.image, trained.caption, 32, found.tone)
+        return saliency_map(trained.model, trained.image, trained.caption, 32, explanation.tone)
 
     before = {name: weight.clone() for name, weight in readout.state_dict().items()}
-    check = sanity_check(found, explain, readout)
+    check = sanity_check(explanation, explain, readout)
     assert len(check.correlations) == SHUFFLES
     assert check.mean is not None
     assert check.mean < 0.5
     assert all(torch.equal(weight, before[name]) for name, weight in readout.state_dict().items())
-    assert explain() == found
+    assert explain() == explanation
 
 
 @pytest.mark.parametrize(
@@ -281,37 +281,40 @@ def test_a_map_changes_when_the_readout_is_shuffled(trained: Trained) -> None:
     ],
 )
 def test_any_caption_is_explained(trained: Trained, caption: str) -> None:
-    found = trained.explain(caption)
-    assert all(value == value and abs(value) < 1e6 for value in [*found.contributions(), found.image, found.caption])
-    assert len(found.words) == len(split_words(caption))
-    if not found.words:
-        assert found.caption == pytest.approx(0, abs=1e-4)
+    explanation = trained.explain(caption)
+    assert all(
+        value == value and abs(value) < 1e6
+        for value in [*explanation.contributions(), explanation.image, explanation.caption]
+    )
+    assert len(explanation.words) == len(split_words(caption))
+    if not explanation.words:
+        assert explanation.caption == pytest.approx(0, abs=1e-4)
 
 
-def test_as_many_posts_go_through_the_model_as_were_announced(trained: Trained) -> None:
+def test_number_of_passes_is_announced(trained: Trained) -> None:
     for caption in (trained.caption, ""):
         seen: list[int] = []
-        found = saliency_map(trained.model, trained.image, caption, 16, advance=seen.append)
-        assert sum(seen) == found.num_passes == num_passes(caption)
+        explanation = saliency_map(trained.model, trained.image, caption, 16, advance=seen.append)
+        assert sum(seen) == explanation.num_passes == num_passes(caption)
         assert max(seen) <= 16
 
 
 # The sanity check itself
 
 
-def test_a_map_that_does_not_change_is_found_out(spotted: Image.Image) -> None:
-    found = asked(Additive(only_cell(2, 5, 3.0), {"a": 1.0}), spotted, "a b")
-    assert sanity_check(found, lambda: found, torch.nn.Linear(2, 3)).mean == pytest.approx(1)
+def test_sanity_check_detects_constant_maps(spotted: Image.Image) -> None:
+    explanation = asked(Additive(only_cell(2, 5, 3.0), {"a": 1.0}), spotted, "a b")
+    assert sanity_check(explanation, lambda: explanation, torch.nn.Linear(2, 3)).mean == pytest.approx(1)
 
 
-def test_of_a_flat_map_the_check_can_say_nothing(spotted: Image.Image) -> None:
-    found = asked(Additive(torch.zeros(GRID, GRID)), spotted, "")
-    flat = replace(found, cells_GG=[[0.0] * GRID] * GRID)
+def test_sanity_check_of_flat_maps(spotted: Image.Image) -> None:
+    explanation = asked(Additive(torch.zeros(GRID, GRID)), spotted, "")
+    flat = replace(explanation, cells_GG=[[0.0] * GRID] * GRID)
     check = sanity_check(flat, lambda: flat, torch.nn.Linear(2, 3))
     assert check.mean is None
 
 
-def test_shuffling_moves_values_and_puts_them_back_even_after_an_error() -> None:
+def test_shuffling_restores_weights_after_errors() -> None:
     layer = torch.nn.Linear(4, 3)
     before = layer.weight.detach().clone()
 

@@ -50,9 +50,9 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=NAMES)
 def model(request: pytest.FixtureRequest, tiny_model: Callable[[str], ToneModel]) -> LanguageToneModel:
-    found = tiny_model(request.param)
-    assert isinstance(found, LanguageToneModel)
-    return found
+    model = tiny_model(request.param)
+    assert isinstance(model, LanguageToneModel)
+    return model
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def by_transformers(model: LanguageToneModel, posts: Sequence[Post]) -> Tensor:
 @pytest.mark.parametrize("case", CASES)
 def test_steps_equal_masked_transformers(model: LanguageToneModel, case: str, posts: list[Post]) -> None:
     with working(model, **CASES[case]):
-        found = {
+        results = {
             name: step(model, lambda features=features: model(features))  # type: ignore[misc]
             for name, features in encodings(model, inputs_of(model, posts)).items()
         }
@@ -160,7 +160,7 @@ def test_steps_equal_masked_transformers(model: LanguageToneModel, case: str, po
             expected_BK, expected = step(model, lambda: by_transformers(model, posts))
         everywhere_BK = by_transformers(model, posts)
     assert (everywhere_BK - expected_BK).abs().max() > 1e-3  # the positions matter
-    for logits_BK, gradients in found.values():
+    for logits_BK, gradients in results.values():
         torch.testing.assert_close(logits_BK, expected_BK, rtol=0, atol=1e-4)
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():
@@ -255,7 +255,7 @@ def test_adapters_see_the_text_alone(model: LanguageToneModel, case: str, start:
         assert ran <= {num_text, *widths}
 
 
-def test_cached_features_do_not_depend_on_adapters(model: LanguageToneModel, posts: list[Post]) -> None:
+def test_cached_features_ignore_adapters(model: LanguageToneModel, posts: list[Post]) -> None:
     inputs = inputs_of(model, posts)
     with working(model):
         one = model.encode(inputs)

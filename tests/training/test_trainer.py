@@ -82,25 +82,25 @@ def test_the_loss_falls_on_the_sample(model: ToneModel, posts: list[Post], cache
     with fresh_adapter(model, settings, seed=1):
         train, val = data_of(model, posts[TRAIN], cache), data_of(model, posts[VAL], cache)
         before = mean_loss(train, logits(model, train, 16))
-        found = fit(model, train, val, settings, TrainingContext(1, listener))
+        fitted = fit(model, train, val, settings, TrainingContext(1, listener))
         after = mean_loss(train, logits(model, train, 16))
-    losses = [row["train_loss"] for row in found.history]
+    losses = [row["train_loss"] for row in fitted.history]
     assert losses[-1] < 0.6 * losses[0]
     assert after < 0.8 * before
-    assert listener.heard == list(enumerate(found.history, start=1))
-    assert [row["epoch"] for row in found.history] == list(range(1, len(losses) + 1))
+    assert listener.heard == list(enumerate(fitted.history, start=1))
+    assert [row["epoch"] for row in fitted.history] == list(range(1, len(losses) + 1))
     names = {"epoch", "train_loss", "val_loss", "val_accuracy", "val_macro_f1", "val_weighted_f1"}
-    assert all(set(row) == names for row in found.history)
+    assert all(set(row) == names for row in fitted.history)
 
 
-def test_the_train_loss_is_the_mean_over_posts(model: ToneModel, posts: list[Post], cache: Path) -> None:
+def test_train_loss_is_the_posts_mean(model: ToneModel, posts: list[Post], cache: Path) -> None:
     """Whatever the batches are: the last one is short here, and so is the last group."""
     for gradient_accumulation_steps in (1, 3):
         settings = replace(STILL, batch_size=5, gradient_accumulation_steps=gradient_accumulation_steps, epochs=1)
         with fresh_adapter(model, settings, seed=1):
             data = data_of(model, posts[:23], cache)
-            found = fit(model, data, data, settings, TrainingContext(1))
-        assert found.history[0]["train_loss"] == pytest.approx(found.history[0]["val_loss"], abs=1e-5)
+            fitted = fit(model, data, data, settings, TrainingContext(1))
+        assert fitted.history[0]["train_loss"] == pytest.approx(fitted.history[0]["val_loss"], abs=1e-5)
 
 
 # Stopping
@@ -110,9 +110,9 @@ def test_training_stops_when_patience_ends(model: ToneModel, posts: list[Post], 
     settings = replace(STILL, epochs=9, patience=2)
     with fresh_adapter(model, settings, seed=1):
         data = data_of(model, posts[:16], cache)
-        found = fit(model, data, data, settings, TrainingContext(1))
-    assert found.best_epoch == 1
-    assert len(found.history) == 3
+        fitted = fit(model, data, data, settings, TrainingContext(1))
+    assert fitted.best_epoch == 1
+    assert len(fitted.history) == 3
 
 
 def blank(model: ToneModel) -> None:
@@ -136,44 +136,40 @@ def test_the_best_epochs_weights_come_back(model: ToneModel, posts: list[Post], 
 
     with fresh_adapter(model, settings, seed=1):
         train, val = data_of(model, posts[TRAIN], cache), data_of(model, posts[VAL], cache)
-        found = fit(model, train, val, settings, TrainingContext(1, Listener(spoil)))
+        fitted = fit(model, train, val, settings, TrainingContext(1, Listener(spoil)))
         assert not any(module.training for module in model.modules())
         again = predictions(val, logits(model, val, settings.batch_size))
         ended = trainable_state(model)
-    figures = [row["val_macro_f1"] for row in found.history]
-    assert found.best_epoch == figures.index(max(figures)) + 1
-    assert found.best_epoch < len(figures)  # or this test would show nothing
-    assert tuple(again) == found.predictions
+    figures = [row["val_macro_f1"] for row in fitted.history]
+    assert fitted.best_epoch == figures.index(max(figures)) + 1
+    assert fitted.best_epoch < len(figures)  # or this test would show nothing
+    assert tuple(again) == fitted.predictions
     assert scores(again).macro_f1 == max(figures)
-    assert equal(ended, found.state)
-    assert equal(ended, states[found.best_epoch - 1])
+    assert equal(ended, fitted.state)
+    assert equal(ended, states[fitted.best_epoch - 1])
 
 
-def test_of_equal_epochs_the_first_is_the_best(model: ToneModel, posts: list[Post], cache: Path) -> None:
+def test_first_of_equal_epochs_wins(model: ToneModel, posts: list[Post], cache: Path) -> None:
     settings = replace(STILL, epochs=2, patience=5)
     with fresh_adapter(model, settings, seed=1):
         data = data_of(model, posts[:16], cache)
-        found = fit(model, data, data, settings, TrainingContext(1))
-    assert found.history[0]["val_macro_f1"] == found.history[1]["val_macro_f1"]
-    assert found.best_epoch == 1
+        fitted = fit(model, data, data, settings, TrainingContext(1))
+    assert fitted.history[0]["val_macro_f1"] == fitted.history[1]["val_macro_f1"]
+    assert fitted.best_epoch == 1
 
 
-def test_a_pruned_trial_goes_no_further_and_keeps_its_best_epoch(
-    model: ToneModel, posts: list[Post], cache: Path
-) -> None:
+def test_pruned_training_keeps_its_best(model: ToneModel, posts: list[Post], cache: Path) -> None:
     listener = Listener(lambda epoch: epoch < 2)
     with fresh_adapter(model, SETTINGS, seed=1):
         data = data_of(model, posts[:16], cache)
-        found = fit(model, data, data, replace(SETTINGS, epochs=5), TrainingContext(1, listener))
+        fitted = fit(model, data, data, replace(SETTINGS, epochs=5), TrainingContext(1, listener))
     assert [epoch for epoch, _ in listener.heard] == [1, 2]
-    assert [row["epoch"] for row in found.history] == [1, 2]
-    assert len(found.predictions) == 16
+    assert [row["epoch"] for row in fitted.history] == [1, 2]
+    assert len(fitted.predictions) == 16
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3], ids=["in training", "after training", "in validation"])
-def test_whoever_is_told_to_stop_stops_within_a_batch(
-    model: ToneModel, posts: list[Post], cache: Path, stop_at: int
-) -> None:
+def test_stopping_ends_within_a_batch(model: ToneModel, posts: list[Post], cache: Path, stop_at: int) -> None:
     listener = Listener(stop_at=stop_at)
     settings = replace(SETTINGS, batch_size=8, epochs=5)
     with fresh_adapter(model, settings, seed=1):
@@ -185,9 +181,7 @@ def test_whoever_is_told_to_stop_stops_within_a_batch(
 
 
 @pytest.mark.parametrize(("count", "epochs"), [(48, 3), (16, 1)], ids=["in training", "in validation"])
-def test_a_loss_that_is_no_number_is_refused(
-    model: ToneModel, posts: list[Post], cache: Path, count: int, epochs: int
-) -> None:
+def test_loss_of_nan_is_refused(model: ToneModel, posts: list[Post], cache: Path, count: int, epochs: int) -> None:
     settings = replace(SETTINGS, lr=1e36, epochs=epochs)
     listener = Listener()
     with fresh_adapter(model, settings, seed=1):
@@ -234,9 +228,7 @@ class Watched(LabelledFeatures):
         return super().batch(indices, device)
 
 
-def test_the_batches_follow_the_seed_and_differ_from_epoch_to_epoch(
-    model: ToneModel, posts: list[Post], cache: Path
-) -> None:
+def test_seed_decides_batches(model: ToneModel, posts: list[Post], cache: Path) -> None:
     settings = replace(STILL, rank=0, batch_size=8, epochs=2)
 
     def batches(seed: int) -> list[tuple[int, ...]]:
@@ -244,8 +236,8 @@ def test_the_batches_follow_the_seed_and_differ_from_epoch_to_epoch(
             data = data_of(model, posts[:24], cache)
             train = Watched(data)
             fit(model, train, data, settings, TrainingContext(seed))
-        found: list[tuple[int, ...]] = train.__dict__["batches"]
-        return found
+        batches: list[tuple[int, ...]] = train.__dict__["batches"]
+        return batches
 
     first = batches(seed=1)
     assert len(first) == 6
@@ -292,7 +284,7 @@ def first_step(model: ToneModel, data: LabelledFeatures, settings: TrainingConfi
         return trainable_state(model)
 
 
-def test_gradients_far_below_adam_eps_make_small_steps(model: ToneModel, posts: list[Post], cache: Path) -> None:
+def test_small_gradients_make_small_steps(model: ToneModel, posts: list[Post], cache: Path) -> None:
     with fresh_adapter(model, SETTINGS, seed=1):
         data = data_of(model, posts[:16], cache)
         before = trainable_state(model)
@@ -301,9 +293,7 @@ def test_gradients_far_below_adam_eps_make_small_steps(model: ToneModel, posts: 
 
 
 @pytest.mark.parametrize("count", [16, 13])
-def test_accumulated_batches_make_the_step_of_one_large_batch(
-    model: ToneModel, posts: list[Post], cache: Path, count: int
-) -> None:
+def test_accumulation_equals_a_large_batch(model: ToneModel, posts: list[Post], cache: Path, count: int) -> None:
     with fresh_adapter(model, SETTINGS, seed=1):
         data = data_of(model, posts[:count], cache)
         before = trainable_state(model)
@@ -331,7 +321,7 @@ def test_gradients_are_clipped_before_the_step(model: ToneModel, posts: list[Pos
 # The learning rate
 
 
-def test_the_learning_rate_rises_in_a_line_and_falls_by_a_cosine() -> None:
+def test_warmup_is_linear_then_cosine() -> None:
     schedule = Cosine(warmup=2, total=6)
     factors = [schedule(step) for step in range(7)]
     assert factors == pytest.approx([0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
@@ -362,7 +352,7 @@ def test_the_schedule_ends_with_the_training(posts: int, batch_size: int, gradie
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "balanced"])
-def test_a_curriculum_begins_with_the_posts_of_least_loss(
+def test_curriculum_begins_with_easy_posts(
     model: ToneModel, posts: list[Post], cache: Path, sampling: Literal["uniform", "balanced"]
 ) -> None:
     settings = replace(STILL, rank=0, batch_size=7, epochs=4, curriculum="loss", sampling=sampling)
@@ -370,7 +360,7 @@ def test_a_curriculum_begins_with_the_posts_of_least_loss(
         data = data_of(model, posts[:24], cache)
         easy = chosen(settings, posts[:24], losses(data, logits(model, data, 16)).tolist(), 1, 1)
         train = Watched(data)
-        found = fit(model, train, data, settings, TrainingContext(1))
+        fitted = fit(model, train, data, settings, TrainingContext(1))
         schedule = schedule_for(settings, posts[:24])
     asked = train.__dict__["batches"]
     sizes = [num_posts(settings, posts[:24], epoch) for epoch in range(1, 5)]
@@ -381,7 +371,7 @@ def test_a_curriculum_begins_with_the_posts_of_least_loss(
     trained = [place for batch in first for place in batch]
     assert len(trained) == sizes[0]
     assert sorted(trained) == easy if sampling == "uniform" else set(trained) <= set(easy)
-    assert len(found.history) == 4
+    assert len(fitted.history) == 4
 
 
 # Killed, and gone on with
@@ -402,7 +392,7 @@ VARIED = replace(
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("monitor", ["macro_f1", "loss"])
-def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
+def test_killed_training_ends_the_same(
     name: str,
     monitor: Literal["macro_f1", "loss"],
     posts: list[Post],
@@ -421,14 +411,14 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
                 data_of(model, posts[24:40], tmp_path / "cache"),
             )
             tables = [data_of(model, posts[24 * n : 24 * n + 24], tmp_path / "cache").features for n in (1, 2)]
-            found = fit(
+            fitted = fit(
                 model,
                 replace(train, views=tuple(tables)),
                 val,
                 settings,
                 TrainingContext(1, callback, checkpoint=checkpoint),
             )
-            return found, trainable_state(model)
+            return fitted, trainable_state(model)
 
     whole, state = train(NullCallback(), None)
     checkpoint = TrainingCheckpoint(tmp_path / "kept.safetensors", "a key")
@@ -438,14 +428,14 @@ def test_a_training_that_was_killed_ends_as_if_it_had_not_been(
     kept = checkpoint.load()
     assert kept is not None and 1 < len(kept.values["history"]) < settings.epochs
     listener = Listener()
-    found, ended = train(listener, checkpoint)
+    fitted, ended = train(listener, checkpoint)
     assert [epoch for epoch, _ in listener.heard] == list(range(len(kept.values["history"]) + 1, settings.epochs + 1))
-    assert found.history == whole.history
-    assert (found.best_epoch, found.predictions) == (whole.best_epoch, whole.predictions)
-    assert equal(found.state, whole.state) and equal(ended, state)
+    assert fitted.history == whole.history
+    assert (fitted.best_epoch, fitted.predictions) == (whole.best_epoch, whole.predictions)
+    assert equal(fitted.state, whole.state) and equal(ended, state)
 
 
-def test_patience_counts_the_epochs_before_the_kill(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+def test_patience_survives_a_kill(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     settings = replace(STILL, epochs=9, patience=3)
     checkpoint = TrainingCheckpoint(tmp_path / "kept.safetensors", "a key")
     histories = []

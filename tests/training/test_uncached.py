@@ -51,7 +51,7 @@ def differ(actual: Tensor, expected: Tensor) -> Tensor:
     return (actual - expected).abs().amax(dim=1) > 1e-3
 
 
-def test_without_the_cache_posts_are_judged_as_with_it(tuned: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+def test_uncached_posts_score_the_same(tuned: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     some, counted = posts[:7], list[int]()
     store = FeatureStore.of(tmp_path, tuned)
     store.ensure(tuned, some, 3, lambda _: None)
@@ -61,7 +61,7 @@ def test_without_the_cache_posts_are_judged_as_with_it(tuned: ToneModel, posts: 
     assert counted == [3, 3, 1]
 
 
-def test_text_alone_is_judged_whatever_the_picture(tuned: ToneModel, posts: list[Post]) -> None:
+def test_text_alone_ignores_the_image(tuned: ToneModel, posts: list[Post]) -> None:
     some = posts[:6]
     others = [replace(post, image=other.image) for post, other in zip(some, posts[6:], strict=False)]
     one, other = halves(some), halves(others)
@@ -73,7 +73,7 @@ def test_text_alone_is_judged_whatever_the_picture(tuned: ToneModel, posts: list
     same(text_NK, say(tuned, halves([replace(post, image="nowhere.jpg") for post in some])[TEXT]))
 
 
-def test_the_picture_alone_is_judged_whatever_the_text(tuned: ToneModel, posts: list[Post]) -> None:
+def test_image_alone_ignores_the_text(tuned: ToneModel, posts: list[Post]) -> None:
     some = posts[:6]
     one, other = halves(some), halves([replace(post, caption=f"never {post.caption}") for post in some])
     assert differ(say(tuned, one[BOTH]), say(tuned, other[BOTH])).all()
@@ -82,30 +82,28 @@ def test_the_picture_alone_is_judged_whatever_the_text(tuned: ToneModel, posts: 
     assert differ(image_NK, say(tuned, one[BOTH])).all()
 
 
-def test_shuffled_pictures_are_those_of_the_givers_and_hashtags_are_gone(tuned: ToneModel, posts: list[Post]) -> None:
+def test_shuffled_images_and_removed_hashtags(tuned: ToneModel, posts: list[Post]) -> None:
     bare = [replace(post, caption=post.caption.replace("#", "")) for post in posts[:6]]
     tagged = [replace(post, caption=f"{post.caption} #never") for post in bare]
     givers = [*tagged[1:], tagged[0]]
-    found = conditions(tagged, givers)
-    both_NK = say(tuned, found[BOTH])
+    inputs = conditions(tagged, givers)
+    both_NK = say(tuned, inputs[BOTH])
     swapped = [replace(post, image=giver.image) for post, giver in zip(tagged, givers, strict=True)]
-    same(say(tuned, found[SHUFFLED]), say(tuned, halves(swapped)[BOTH]))
-    assert differ(say(tuned, found[SHUFFLED]), both_NK).all()
-    same(say(tuned, found[NO_HASHTAGS]), say(tuned, halves(bare)[BOTH]))
-    assert differ(say(tuned, found[NO_HASHTAGS]), both_NK).all()
+    same(say(tuned, inputs[SHUFFLED]), say(tuned, halves(swapped)[BOTH]))
+    assert differ(say(tuned, inputs[SHUFFLED]), both_NK).all()
+    same(say(tuned, inputs[NO_HASHTAGS]), say(tuned, halves(bare)[BOTH]))
+    assert differ(say(tuned, inputs[NO_HASHTAGS]), both_NK).all()
 
 
-def test_a_picture_that_cannot_be_read_is_refused_and_no_posts_are_no_logits(
-    tuned: ToneModel, posts: list[Post]
-) -> None:
+def test_unreadable_image_is_refused(tuned: ToneModel, posts: list[Post]) -> None:
     with pytest.raises(UserError, match=r"nowhere.jpg cannot be used"):
         say(tuned, halves([replace(posts[0], image="nowhere.jpg")])[BOTH])
     assert say(tuned, []).shape == (0, 3)
 
 
-def test_a_post_without_a_label_has_a_prediction_too(posts: list[Post]) -> None:
-    (found,) = predictions_of([replace(posts[0], label="")], torch.tensor([[0.0, 2.0, 1.0]]))
-    assert (found.id, found.actual, found.predicted) == (posts[0].id, "", "neutral")
+def test_unlabelled_post_has_a_prediction(posts: list[Post]) -> None:
+    (row,) = predictions_of([replace(posts[0], label="")], torch.tensor([[0.0, 2.0, 1.0]]))
+    assert (row.id, row.actual, row.predicted) == (posts[0].id, "", "neutral")
 
 
 # Alignment
@@ -117,7 +115,7 @@ def aligned(model: ToneModel, posts: Sequence[Post], folder: Path) -> list[float
     return alignments(model, LabelledFeatures(posts, store.table(posts)), 3)
 
 
-def test_clips_alignment_is_what_transformers_makes_of_its_checkpoint(
+def test_clip_alignment_equals_transformers(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model, some = tiny_model("clip"), posts[:7]
@@ -126,13 +124,13 @@ def test_clips_alignment_is_what_transformers_makes_of_its_checkpoint(
     words = model.tokenizer(captions, padding=True, return_tensors="pt")
     pictures = model.image_processor([open_image(post.image) for post in some], return_tensors="pt")
     with torch.no_grad():
-        found = clip(**words, pixel_values=pictures["pixel_values"])
+        output = clip(**words, pixel_values=pictures["pixel_values"])
     # It scales the cosines by its temperature.
-    expected_N = found.logits_per_image.diagonal() / clip.logit_scale.exp()
+    expected_N = output.logits_per_image.diagonal() / clip.logit_scale.exp()
     assert aligned(model, some, tmp_path) == pytest.approx(expected_N.tolist(), abs=1e-5)
 
 
-def test_alignment_is_the_bases_also_after_an_adapter_was_on_and_not_while_one_is(
+def test_alignment_is_the_bases_alone(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model, some = tiny_model("clip"), posts[:5]
@@ -145,7 +143,7 @@ def test_alignment_is_the_bases_also_after_an_adapter_was_on_and_not_while_one_i
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "clip"])
-def test_other_models_have_no_space_for_both_halves(
+def test_other_models_have_no_alignment(
     name: str, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     assert aligned(tiny_model(name), posts[:2], tmp_path) is None

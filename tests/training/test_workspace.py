@@ -63,7 +63,7 @@ def changes(workspace: Workspace, **parts: list[Post]) -> set[str]:
     return {name for name in after if after[name] != before[name]}
 
 
-def test_the_facts_name_the_weights_and_the_data(workspace: Workspace) -> None:
+def test_facts_name_weights_and_data(workspace: Workspace) -> None:
     facts = workspace.facts()
     checkpoint, report = workspace.model.checkpoint, SplitReport.read(SPLIT_REPORT)
     assert facts == {
@@ -85,30 +85,30 @@ def test_the_facts_name_the_weights_and_the_data(workspace: Workspace) -> None:
     }
 
 
-def test_a_post_in_another_part_is_another_split_of_the_same_data(workspace: Workspace) -> None:
+def test_moved_post_changes_the_split(workspace: Workspace) -> None:
     train, val = workspace.parts["train"], workspace.parts["val"]
     assert changes(workspace, train=[val[0], *train[1:]], val=[train[0], *val[1:]]) == {"split_digest"}
 
 
-def test_the_order_of_the_posts_is_no_fact(workspace: Workspace) -> None:
+def test_facts_ignore_the_posts_order(workspace: Workspace) -> None:
     first, *rest = workspace.parts["train"]
     assert changes(workspace, train=[first, *rest[::-1]]) == set()
 
 
 @pytest.mark.parametrize("change", [{"label": "none"}, {"digest": "another"}])
-def test_other_content_or_another_label_is_other_data(workspace: Workspace, change: dict[str, str]) -> None:
+def test_changed_post_changes_the_data(workspace: Workspace, change: dict[str, str]) -> None:
     *rest, last = workspace.parts["train"]
     assert changes(workspace, train=[*rest, replace(last, **change)]) == {"data_digest"}
 
 
-def test_a_post_fewer_is_other_data_and_another_split(workspace: Workspace) -> None:
+def test_missing_post_changes_data_and_split(workspace: Workspace) -> None:
     assert changes(workspace, train=workspace.parts["train"][:-1]) == {"data_digest", "split_digest"}
 
 
 # Features
 
 
-def test_features_are_those_of_the_part_and_the_adapter(workspace: Workspace) -> None:
+def test_features_are_of_part_and_adapter(workspace: Workspace) -> None:
     steps: list[int] = []
     assert set(workspace.data("train").features[0]) == {"length", "pooled"}
     with fresh_adapter(workspace.model, LORA, seed=1):
@@ -123,7 +123,7 @@ def test_features_are_those_of_the_part_and_the_adapter(workspace: Workspace) ->
     assert len(workspace.data("val").posts) == 2
 
 
-def test_training_has_altered_views_which_are_encoded_once(workspace: Workspace) -> None:
+def test_altered_views_are_encoded_once(workspace: Workspace) -> None:
     settings = replace(LORA, augment="image", num_augmented_views=2)
     encoded: list[int] = []
     with fresh_adapter(workspace.model, settings, seed=1):
@@ -140,7 +140,7 @@ def test_training_has_altered_views_which_are_encoded_once(workspace: Workspace)
 
     drawn = [[data.drawn(seed).features[row]["pixels"] for row in range(4)] for seed in range(20)]
     for row in range(4):
-        places = [[torch.equal(found[row], each) for each in pixels[row]].index(True) for found in drawn]
+        places = [[torch.equal(view[row], each) for each in pixels[row]].index(True) for view in drawn]
         assert set(places) == {0, 1, 2}
     again = [data.drawn(3).features[row]["pixels"] for row in range(4)]
     assert all(torch.equal(one, other) for one, other in zip(again, drawn[3], strict=True))
@@ -151,7 +151,7 @@ def test_training_has_altered_views_which_are_encoded_once(workspace: Workspace)
 # From disk
 
 
-def test_a_workspace_is_opened_from_what_the_stages_wrote(workspace: Workspace) -> None:
+def test_workspace_opens_from_stage_outputs(workspace: Workspace) -> None:
     opened = open_workspace("clip")
     assert opened.parts == workspace.parts
     assert opened.facts() == workspace.facts()
@@ -161,14 +161,14 @@ def test_a_workspace_is_opened_from_what_the_stages_wrote(workspace: Workspace) 
 
 
 @pytest.mark.parametrize("path", [POSTS, SPLIT, SPLIT_REPORT, CHECKPOINT])
-def test_a_stage_that_has_not_run_is_named(workspace: Workspace, path: Path) -> None:
+def test_missing_stage_is_named(workspace: Workspace, path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError) as refusal:
         open_workspace("clip").facts()
     assert str(refusal.value) == f"{path} is missing: run `dvc repro` first, which makes it"
 
 
-def test_a_checkpoint_that_is_gone_is_refused_in_one_line(workspace: Workspace) -> None:
+def test_missing_checkpoint_is_refused(workspace: Workspace) -> None:
     write_json(CHECKPOINT, {**read_json(CHECKPOINT), "source": "outputs/nowhere"})
     with pytest.raises(UserError, match="outputs/nowhere cannot be loaded") as refusal:
         open_workspace("clip")

@@ -86,8 +86,8 @@ CASES = {
 
 def sample() -> list[Post]:
     """The posts that the `posts` fixture gives."""
-    found = read_folder(survey(ROOT / "sample"), "agreement", MAX_PIXELS, lambda: None)
-    return [post for post in found.posts if post.label]
+    folder_content = read_folder(survey(ROOT / "sample"), "agreement", MAX_PIXELS, lambda: None)
+    return [post for post in folder_content.posts if post.label]
 
 
 def labelled(model: ToneModel, posts: Sequence[Post], folder: Path) -> LabelledFeatures:
@@ -116,13 +116,13 @@ def train(
         val = labelled(model, posts[case.count : case.count + NUM_VAL], folder)
         # Only the main process's word counts: every other one would end it at once.
         judge = Judge(case.last if distributed.is_main else 0)
-        found = fit(model, first, val, case.settings, TrainingContext(1, judge, distributed, checkpoint))
+        fitted = fit(model, first, val, case.settings, TrainingContext(1, judge, distributed, checkpoint))
         adapter.save(folder / name, write=distributed.is_main)
         return {
-            "history": found.history,
+            "history": fitted.history,
             "epochs": judge.heard,
-            "best_epoch": found.best_epoch,
-            "predictions": [asdict(row) for row in found.predictions],
+            "best_epoch": fitted.best_epoch,
+            "predictions": [asdict(row) for row in fitted.predictions],
             "held": held(model.backbone),
             "seed": torch.initial_seed(),
         }
@@ -143,8 +143,8 @@ def main(folder: Path) -> None:
                 checkpoint = PretrainedWeights.of_folder(folder / "checkpoints" / case.model, "tiny")
                 model = model_class(case.model).load(checkpoint, torch.device("cpu"), case.dtype)
                 way = f"{name}, {'sharded' if sharded else 'data-parallel'}"
-                found = train(model, case, posts, folder, way, replace(distributed, sharded=sharded))
-                write_json(folder / f"{way}.{distributed.rank}.json", found)
+                result = train(model, case, posts, folder, way, replace(distributed, sharded=sharded))
+                write_json(folder / f"{way}.{distributed.rank}.json", result)
 
 
 if __name__ == "__main__":
