@@ -49,6 +49,14 @@ def git(*words: str) -> str:
     return subprocess.run(["git", *settings, *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
+def copy_tree(root: Path, folder: Path) -> None:
+    """Copy the files of a repository that git knows or would take, without tests and DVC's lock."""
+    for name in git("-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
+        if (root / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, folder / name)
+
+
 def store_in(folder: Path) -> str:
     return f"sqlite:///{folder}/mlruns/mlflow.db"
 

@@ -111,6 +111,14 @@ class WarmPython:
         self._program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{__file__}" "{self._address}" "$@"\n')
         self._program.chmod(0o755)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of commands: this process's, without MLflow's store, and with `python` as the stand-in."""
+        inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+        path = f"{self._program.parent}{os.pathsep}{os.environ['PATH']}"
+        # `PYTHON_EXEC` is the program by which torch's launcher starts ranks.
+        return {**inherited, "PATH": path, "PYTHON_EXEC": str(self._program)}
+
     def start(
         self, folder: Path, module: str, *words: str, before: str = "", environment: Mapping[str, str] | None = None
     ) -> Running:
@@ -123,10 +131,8 @@ class WarmPython:
             before: Python code that the process runs first.
             environment: variables on top of this process's own, which lose MLflow's store.
         """
-        inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        own = {"PATH": f"{self._program.parent}{os.pathsep}{os.environ['PATH']}", "PYTHON_EXEC": str(self._program)}
-        request = Request(str(folder), ["-m", module, *words], {**inherited, **own, **(environment or {})}, before)
-        # `PYTHON_EXEC` is the program by which torch's launcher starts ranks.
+        variables = {**self.environment, **(environment or {})}
+        request = Request(str(folder), ["-m", module, *words], variables, before)
         log, name = tempfile.mkstemp(dir=self._program.parent)
         try:
             return Running(ask(self._address, request, (0, log, log)), Path(name))

@@ -19,7 +19,7 @@ from src.core.outputs import RecipeOutput, SaliencyOutput
 from src.core.records import read_posts, read_predictions, read_split
 from tests.browser.chromium import chromium, needed_programs
 from tests.browser.layout import faults
-from tests.pipeline import as_written
+from tests.pipeline import as_written, copy_tree
 from tests.warm import WarmPython
 
 MODEL = "tinyllava"
@@ -41,11 +41,7 @@ def run(folder: Path, *words: str, code: int = 0) -> str:
 def repository(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the files that git knows or would take, committed, with one model and few epochs."""
     folder = tmp_path_factory.mktemp("repository")
-    files = run(repo_root, "git", "ls-files", "--cached", "--others", "--exclude-standard").splitlines()
-    for name in files:
-        if (repo_root / name).is_file() and not name.startswith("tests/") and name != "dvc.lock":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(repo_root / name, folder / name)
+    copy_tree(repo_root, folder)
     edit_params(folder, lambda params: params.update(models=[MODEL]))
     edit_params(folder, lambda params: params["tune"].update(trials=TRIALS, pruner="none"))
     edit_params(folder, lambda params: params["training"]["common"].update(epochs=3))
