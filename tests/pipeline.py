@@ -86,6 +86,7 @@ def make_encoded(root: Path, folder: Path) -> None:
     params["models"] = [MODEL]
     params["training"]["common"].update(epochs=2, batch_size=32)
     params["tune"].update(pruner="none", trials=TRIALS)
+    params["saliency"]["mistakes"] = 1
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

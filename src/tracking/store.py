@@ -131,9 +131,31 @@ def _create(database: Path) -> None:
     """
     from mlflow import MlflowClient
 
-    with atomic_file(database) as temporary:
+    with atomic_file(database) as temporary, _unsynced_sqlite():
         temporary.unlink(missing_ok=True)  # left half-migrated by a killed process that had the same id
         MlflowClient(f"sqlite:///{temporary}")
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _unsynced_sqlite() -> Iterator[None]:
+    """Let SQLite connections that open in this context leave it to the system when data reach the disk.
+
+    The migrations of a new store commit some hundred times, and each commit would wait for the disk. An incomplete
+    store is removed if its process dies, and a complete one is flushed once.
+    """
+    from sqlalchemy import Engine, event
+
+    def unsync(connection: object, _: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", unsync)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "connect", unsync)
 
 
 def _require_address(uri: str) -> None:

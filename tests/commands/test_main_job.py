@@ -45,6 +45,7 @@ def repository(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     edit_params(folder, lambda params: params.update(models=[MODEL]))
     edit_params(folder, lambda params: params["tune"].update(trials=TRIALS, pruner="none"))
     edit_params(folder, lambda params: params["training"]["common"].update(epochs=3))
+    edit_params(folder, lambda params: params["saliency"].update(mistakes=1))
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "copy"]):
         git(folder, *words)
     return folder
