@@ -17,7 +17,7 @@ from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand
 
 TRIALS = 6
-ROUNDS = 20
+ROUNDS = 10
 pytestmark = pytest.mark.slow
 
 
@@ -27,7 +27,7 @@ def study() -> Study:
     )
 
 
-def test_twenty_kills_lose_nothing(repository: Path, warm: WarmCommand) -> None:
+def test_many_kills_lose_nothing(repository: Path, warm: WarmCommand) -> None:
     rng = random.Random(7)
     killed = 0
     shutil.rmtree("mlruns")  # a kill may come while it is made
