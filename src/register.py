@@ -16,7 +16,7 @@ def main(model: str) -> None:
     params = load_params()
     from src.pipeline.register import register_model
 
-    registration = register_model(model, params.notice)
+    registration = register_model(params, model)
     version = registration.version
     state = "new" if version.created else "registered already"
     rank = " and is the champion" if registration.is_champion else ""

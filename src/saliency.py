@@ -59,7 +59,7 @@ def _mistakes(params: Params, model: str, num_mistakes: int, folder: Path) -> No
     from src.pipeline.saliency import explain_mistakes
     from src.training.workspace import open_workspace
 
-    say(explain_mistakes(params, open_workspace(model), num_mistakes, folder).summary())
+    say(explain_mistakes(params, open_workspace(params, model), num_mistakes, folder).summary())
 
 
 def _post(params: Params, model: str, post_id: str, tone: str, sanity: bool, folder: Path) -> None:

@@ -20,6 +20,7 @@ from src.cli.options import command, model_option, seconds_of
 from src.cli.output import say
 from src.core.config import Pruning, Sampling, load_params
 from src.core.errors import UsageError
+from src.modeling.hub import go_offline_if_hub_unreachable
 from src.models.catalog import MODELS
 
 
@@ -69,6 +70,9 @@ def main(
         raise UsageError("a dry run is --dry-run --scale full [--memory-gib G]; a search takes params.yaml's scale")
     params.space_of(model)
     if dry_run:
+        checkpoint = params.checkpoint(model)
+        if checkpoint and checkpoint.hub:
+            go_offline_if_hub_unreachable()
         from src.sizing.tables import print_dry_run
 
         print_dry_run(params, model, memory_gib)

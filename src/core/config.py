@@ -42,6 +42,9 @@ class CheckpointParams:
         """Return the id or the folder, or None for an empty section."""
         return self.hub or self.folder
 
+    def __str__(self) -> str:
+        return f"{self.hub} at {self.revision}" if self.hub else str(self.folder)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareParams:

@@ -100,11 +100,13 @@ class PretrainedWeights(StageOutput):
     is_local: bool = False
     # The weights that stage `align` has trained for segments that the source has no trained weights for.
     aligned: AlignedWeights | None = None
+    # The request in params.yaml for these weights in place of the published ones; empty without one.
+    given: str = ""
 
     @classmethod
-    def of_folder(cls, folder: Path, scale: str) -> Self:
+    def of_folder(cls, folder: Path, scale: str, given: str = "") -> Self:
         """Return the weights in a folder, as it is now."""
-        return cls(str(folder), folder_digest(folder), scale, is_local=True)
+        return cls(str(folder), folder_digest(folder), scale, is_local=True, given=given)
 
     @property
     def is_random(self) -> bool:

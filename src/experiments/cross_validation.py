@@ -69,7 +69,7 @@ def run_folds(params: Params, model: str) -> FoldsOutput:
     group_of = read_groups(GROUPS)
     folds = read_folds(posts, Path(params.split.predefined.folder))
     config = params.training_config(model, **best.params)
-    workspace = open_workspace(model)
+    workspace = open_workspace(params, model)
     facts = workspace.facts()
 
     def file_of(fold: Fold) -> Path:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +13,7 @@ from src.core.errors import DivergenceError, UserError
 from src.core.files import digest_of
 from src.core.outputs import PretrainedWeights, StageOutput
 from src.core.paper import Recipe, format_figures
-from src.core.paths import CHECKPOINTS, PAPER_RUNS, checkpoint_file
+from src.core.paths import CHECKPOINTS, PAPER_RUNS
 from src.core.provenance import code_digest, training_key
 from src.core.records import Post, Prediction, Scores
 from src.evaluation.metrics import report, scores
@@ -148,11 +149,9 @@ def _run_model(
 
 
 def _checkpoint(params: Params, model: str, train: Sequence[Post]) -> PretrainedWeights:
-    """Return the checkpoint of `encode` if it has this scale. Resolve one as `encode` does otherwise."""
-    if checkpoint_file(model).is_file():
-        encoded = checkpoint_of(model)
-        if encoded.scale == params.scale:
-            return encoded
+    """Return the checkpoint of `encode` if it is the wanted one. Resolve one as `encode` does otherwise."""
+    with suppress(UserError):
+        return checkpoint_of(params, model)
     captions = [post.caption for post in train]
     return resolve_checkpoint(model, params.scale, CHECKPOINTS / model, captions, params.checkpoint(model))
 

@@ -32,9 +32,9 @@ def resolve_given(model_type: type[ToneModel], given: CheckpointParams) -> Pretr
     file = _config_file(given)
     _read_config(model_type, given, file)
     if given.folder:
-        return PretrainedWeights.of_folder(Path(given.folder), "full")
+        return PretrainedWeights.of_folder(Path(given.folder), "full", str(given))
     # The Hub's cache keeps the files of a commit in a folder of its name.
-    return PretrainedWeights(str(given.hub), file.parent.name, "full")
+    return PretrainedWeights(str(given.hub), file.parent.name, "full", given=str(given))
 
 
 def config_of(model_type: type[ToneModel], given: CheckpointParams) -> Any:
@@ -47,27 +47,30 @@ def config_of(model_type: type[ToneModel], given: CheckpointParams) -> Any:
 
 
 def _config_file(given: CheckpointParams) -> Path:
-    return _in_folder(Path(given.folder)) if given.folder else _on_hub(str(given.hub), str(given.revision))
+    return _in_folder(Path(given.folder)) if given.folder else _on_hub(given)
 
 
 def _in_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{folder} cannot be loaded: there is no such folder")
-    if not (folder / CONFIG_NAME).is_file():
+    file: Path = folder / CONFIG_NAME
+    if not file.is_file():
         raise UserError(f"{folder} cannot be loaded: it has no {CONFIG_NAME}")
     if not any((folder / name).is_file() for name in _WEIGHTS):
         raise UserError(f"{folder} cannot be loaded: it has no weights, which are {' or '.join(_WEIGHTS)}")
-    return Path(folder, CONFIG_NAME)
+    return file
 
 
-def _on_hub(hub_id: str, revision: str) -> Path:
+def _on_hub(given: CheckpointParams) -> Path:
+    hub_id = str(given.hub)
     if Path(hub_id).is_dir():
         # transformers would load the folder.
-        raise UserError(f"{hub_id} is a folder here: give it as `folder`, or the Hub's id from another working folder")
+        raise UserError(f"{hub_id} is a folder here: give it as `folder`, or rename the folder")
     try:
-        return Path(cached_file(hub_id, CONFIG_NAME, revision=revision))
+        file: str = cached_file(hub_id, CONFIG_NAME, revision=given.revision)
     except OSError as error:
-        raise UserError(f"{hub_id} at {revision} cannot be loaded: {first_line(error)}") from error
+        raise UserError(f"{given} cannot be loaded: {first_line(error)}") from error
+    return Path(file)
 
 
 def _read_config(model_type: type[ToneModel], given: CheckpointParams, file: Path) -> Any:

@@ -15,7 +15,7 @@ from src.tracking.overview import compare_models, link_runs
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.adapter import saved_adapter
 from src.training.inference import predict
-from src.training.workspace import Workspace, open_workspace
+from src.training.workspace import Workspace, open_workspace, require_base_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ def evaluate_adapter(params: Params, model: str) -> EvaluateResult:
         UserError: an earlier stage has not run, the adapter is damaged, or an image cannot be read.
     """
     trained = read_trained(model)
-    workspace = open_workspace(model)
+    workspace = open_workspace(params, model)
+    require_base_of(trained, workspace.model.checkpoint)
     evaluation = score_adapter(params, workspace, trained)
     modality = run_modality(params, workspace)
     saliency = explain_mistakes(params, workspace, params.saliency.mistakes, stage_folder("saliency", model))

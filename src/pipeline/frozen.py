@@ -30,7 +30,7 @@ def evaluate_frozen(params: Params, model: str) -> FrozenResult:
         UserError: an earlier stage has not run.
     """
     group_of = read_groups(GROUPS)
-    workspace = open_workspace(model)
+    workspace = open_workspace(params, model)
     probed, omissions = _probe(params, workspace, group_of)
     return FrozenResult(_zeroshot(params, workspace), probed, omissions)
 

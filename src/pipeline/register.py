@@ -6,11 +6,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from src.core.config import Params
 from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import write_table
 from src.core.labels import TONES
-from src.core.outputs import EvaluateOutput, MetricsOutput, RegisterOutput, Trained, read_trained
+from src.core.outputs import EvaluateOutput, MetricsOutput, PretrainedWeights, RegisterOutput, Trained, read_trained
 from src.core.paths import (
     CONTRACT_FOLDER,
     EVALUATE_JSON,
@@ -20,7 +21,6 @@ from src.core.paths import (
     REGISTER_FILE,
     SPLIT,
     SPLIT_REPORT,
-    checkpoint_folder,
     stage_folder,
 )
 from src.core.provenance import COMMIT_TAG, DIRTY_TAG, code_digest, data_revision, git_tags
@@ -43,7 +43,7 @@ from src.registry.registry import RunRecord, Version
 from src.tracking.client import parts_read
 from src.tracking.run_logging import log_training, open_tracker, run_tags
 from src.training.adapter import Adapter
-from src.training.workspace import checkpoint_of, posts_by_part
+from src.training.workspace import checkpoint_of, posts_by_part, require_base_of
 
 # The libraries that a served version imports. A version requires the releases that trained it.
 LIBRARIES = (
@@ -80,32 +80,34 @@ class _Subject:
         return self.trained.model
 
 
-def register_model(model: str, notice: str) -> Registration:
+def register_model(params: Params, model: str) -> Registration:
     """Register the trained adapter, make it the champion if it is better, and write the outputs of the stage.
 
     The contract is written even if a version with the same adapter is registered already, because DVC expects the
     stage's outputs.
 
     Args:
+        params: params.yaml.
         model: the name in the catalog.
-        notice: a sentence on the weights for descriptions in MLflow.
 
     Raises:
         UserError: an earlier stage has not run for the present posts and adapter, or the adapter was never trained.
     """
     subject = _read_subject(model)
     digest = subject.trained.digest
-    package = _package(subject)
+    checkpoint = checkpoint_of(params, model)
+    require_base_of(subject.trained, checkpoint)
+    package = _package(subject, checkpoint)
     registered = registry.find_by_digest(model, digest)
     if registered is None:
-        run = _training_run(subject, notice)
+        run = _training_run(subject, params.notice)
         registered = registry.register(
             model,
             package,
             run_id=run.id,
             digest=digest,
             tags=_tags(subject, run),
-            description=_description(subject, notice),
+            description=_description(subject, params.notice),
         )
     is_champion = promote_if_better(model, registered)
     # The version's number is left out, because another registry gives it another number.
@@ -155,17 +157,17 @@ def _log_run(subject: _Subject, notice: str) -> None:
         log_training(run, trained)
 
 
-def _package(subject: _Subject) -> ModelPackage:
+def _package(subject: _Subject, checkpoint: PretrainedWeights) -> ModelPackage:
     """Write the contract, and return the content of the version."""
     golden = choose_golden(posts_by_part()["val"])
     contract_folder = stage_folder("register", subject.model) / CONTRACT_FOLDER
-    _write_contract(subject, golden, contract_folder)
+    _write_contract(subject, checkpoint, golden, contract_folder)
     artifacts = {"adapter": subject.trained.adapter, "contract": contract_folder}
-    if checkpoint_folder(subject.model).is_dir():
-        artifacts["base"] = checkpoint_folder(subject.model)
-    aligned = checkpoint_of(subject.model).aligned
-    if aligned:
-        artifacts["aligned"] = Path(aligned.file)
+    if checkpoint.is_local:
+        # Nobody else could load the version without it.
+        artifacts["base"] = Path(checkpoint.source)
+    if checkpoint.aligned:
+        artifacts["aligned"] = Path(checkpoint.aligned.file)
     return ModelPackage(
         code=Path("src"),
         artifacts=artifacts,
@@ -174,12 +176,12 @@ def _package(subject: _Subject) -> ModelPackage:
     )
 
 
-def _write_contract(subject: _Subject, posts: Sequence[Post], folder: Path) -> None:
+def _write_contract(subject: _Subject, checkpoint: PretrainedWeights, posts: Sequence[Post], folder: Path) -> None:
     """Write the contract and the files for the model card.
 
     The golden logits come from the adapter's files and not from the training's process, so they also check the files.
     """
-    adapter = load_adapter(subject.model, checkpoint_of(subject.model), subject.trained.adapter)
+    adapter = load_adapter(subject.model, checkpoint, subject.trained.adapter)
     rows = [(Path(post.image).read_bytes(), post.caption) for post in posts]
     logits_BK = compute_logits(adapter.model, rows).tolist()
     golden = []

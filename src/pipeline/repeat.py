@@ -20,7 +20,7 @@ def run_repeat(params: Params, model: str) -> RepeatOutput:
     """
     best = BestTrial.read(stage_folder("tune", model) / BEST_FILE)
     settings = contenders(params, model, best.params)
-    workspace = open_workspace(model)
+    workspace = open_workspace(params, model)
     # A store that cannot be opened ends the stage here, before anything is trained.
     tracker = open_tracker(model)
     runs = train_on_seeds(params, workspace, settings)

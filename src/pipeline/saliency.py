@@ -76,7 +76,7 @@ def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bo
     """
     read_trained(model)
     post = _post(post_id)
-    explanation = _explain(params, open_workspace(model), [(post, tone)], sanity)
+    explanation = _explain(params, open_workspace(params, model), [(post, tone)], sanity)
     (explained,) = explanation.posts
     png = folder / f"{post.id}.png"
     html = folder / f"{post.id}.html"

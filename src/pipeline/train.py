@@ -51,7 +51,7 @@ def train_winner(params: Params, model: str) -> TrainOutput | None:
     best = BestTrial.read(stage_folder("tune", model) / BEST_FILE)
     config = params.training_config(model, **best.params)
     with open_distributed() as distributed:
-        training = WinnerTraining(open_workspace(model), best, config, params.seed, distributed)
+        training = WinnerTraining(open_workspace(params, model), best, config, params.seed, distributed)
         if not distributed.is_main:
             training.run(NullCallback())
             return None

@@ -249,7 +249,11 @@ def _checkpoint_fault(subject: _Subject) -> str:
         if fault:
             return fault
     path = checkpoint_file(subject.model)
-    return _unequal(str(path), PretrainedWeights.read(path).revision, revision)
+    resolved = PretrainedWeights.read(path)
+    if resolved.is_local and resolved.revision == revision:
+        folder = Path(resolved.source)
+        return _unequal(f"the files in {folder}", folder_digest(folder) if folder.is_dir() else "", revision)
+    return _unequal(str(path), resolved.revision, revision)
 
 
 def _unequal(name: str, present: str, recorded: str) -> str:

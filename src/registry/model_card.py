@@ -185,8 +185,9 @@ def model_card(
 
 
 def _front_matter(name: str, contract: Contract, inputs: CardInputs, *, merged: bool) -> str:
-    """Return the front matter as YAML. A version with random weights names no base and no results."""
+    """Return the front matter as YAML. It names no local base, and no results of random weights."""
     random = contract.checkpoint.is_random
+    local = contract.checkpoint.is_local
     dataset = _dataset(inputs)
     test = inputs.test.scores
     results = [
@@ -210,8 +211,8 @@ def _front_matter(name: str, contract: Contract, inputs: CardInputs, *, merged: 
         pipeline_tag="image-classification",
         tags=_tags(contract),
         metrics=["accuracy", "f1"],
-        base_model=None if random else contract.checkpoint.source,
-        base_model_relation=None if random else "finetune" if merged else "adapter",
+        base_model=None if local else contract.checkpoint.source,
+        base_model_relation=None if local else "finetune" if merged else "adapter",
         model_name=None if random else name,
         eval_results=None if random else results,
     )
@@ -239,9 +240,15 @@ def _tags(contract: Contract) -> list[str]:
 
 
 def _origin(contract: Contract) -> str:
-    """Return how the base is made if the model's own file builds it, and an empty string for any other base."""
+    """Return where the base comes from if that is not the Hub; empty for a base of the Hub and for random weights."""
+    checkpoint = contract.checkpoint
+    if checkpoint.is_local and checkpoint.given:
+        return (
+            "known by the digest of its files alone, which came from a local folder: its license, training data and "
+            "limits are to be asked of whoever made it"
+        )
     spec = model_class(contract.model).spec
-    return spec.origin if contract.checkpoint.revision == spec.revision else ""
+    return spec.origin if checkpoint.revision == spec.revision else ""
 
 
 def _adapter(contract: Contract) -> str:

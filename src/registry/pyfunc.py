@@ -106,10 +106,18 @@ def set_pyfunc_model(
 
 
 def save_package(folder: Path, package: ModelPackage, run_id: str, model_id: str) -> None:
-    """Write a package in the layout of MLflow's models, with its code under a unique name (see `vendoring`)."""
+    """Write a package in the layout of MLflow's models, with its code under a unique name (see `vendoring`).
+
+    Raises:
+        UserError: two artifacts have one name.
+    """
     import mlflow.pyfunc
     from mlflow.models import Model
 
+    names = [path.name for path in package.artifacts.values()]
+    if len(set(names)) < len(names):
+        # MLflow would put both into one folder.
+        raise UserError(f"two folders of a version have one name ({', '.join(names)}): rename the folder of its base")
     with TemporaryDirectory() as temporary:
         name = vendor(package.code, Path(temporary), _VENDORED_PREFIX)
         entry = Path(temporary) / _ENTRY_FILE

@@ -84,19 +84,23 @@ def on_leaks(scores: Sequence[ScoreRow]) -> Iterator[str]:
         yield f"Without these posts, accuracies change by (in points): {', '.join(changes)}."
 
 
-def on_the_paper(scores: Sequence[ScoreRow], published: Mapping[str, float], weights: str) -> Iterator[str]:
+def on_the_paper(
+    scores: Sequence[ScoreRow], published: Mapping[str, float], weights: Mapping[str, str]
+) -> Iterator[str]:
     """Yield whether our intervals hold the paper's accuracies.
 
     Args:
         scores: the scores of all systems.
         published: the paper's accuracies, by model.
-        weights: of the models; random weights allow no statement.
+        weights: by model, as in `Workspace.facts`; only the published ones allow a statement.
     """
-    if weights == "random":
+    if "random" in weights.values():
         yield "Weights are random, so nothing here says anything about the paper's scores, which stand beside ours."
         return
     row_of = {row.model: row for row in scores if row.kind == "tuned" and row.part == ALL}
     for model, figure in published.items():
+        if weights[model] == "given":
+            continue
         low = row_of[model].accuracy.low
         high = row_of[model].accuracy.high
         if low is None or high is None:
@@ -277,7 +281,7 @@ class ReportInputs:
         """Return the findings by subject, the most important first."""
         published = {model: _published(model).tuned.accuracy for model in self.trained}
         accuracies = {model: accuracy for model, accuracy in published.items() if accuracy is not None}
-        weights = self.trained[self.chosen].facts["weights"]
+        weights = {model: trained.facts["weights"] for model, trained in self.trained.items()}
         subjects = (
             ("scores", "Best model", on_the_choice(self.scores, self.chosen)),
             ("comparisons", "Comparisons", on_comparisons(self.pairs)),

@@ -75,7 +75,7 @@ class SearchRun:
     failure_causes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.facts = facts_of(self.model, checkpoint_of(self.model))
+        self.facts = facts_of(self.model, checkpoint_of(self.params, self.model))
         self.plan: StudyPlan = plan_of(self.params, self.model, self.facts)
 
     def search(self, total: int) -> SearchResult:
@@ -152,7 +152,7 @@ class SearchRun:
     def _open_pool(self, study: Study, stack: ExitStack) -> tuple[StopSignal, WorkerPool[TrialResult]]:
         resources = self.resources
         if not resources.uses_ray:
-            workspace = open_workspace(self.model)
+            workspace = open_workspace(self.params, self.model)
             stop = stack.enter_context(StopSignal())
             return stop, LocalWorkerPool(TrialWorker(self.params, workspace, study, "", stop.check))
         shares = stack.enter_context(

@@ -91,7 +91,7 @@ class TrialWorker:
 
 def open_worker(name: str, params: Params, model: str, url: str, plan: StudyPlan) -> TrialWorker:
     """Open the base and the study for a worker in a process of its own."""
-    return TrialWorker(params, open_workspace(model), join_study(url, plan), name)
+    return TrialWorker(params, open_workspace(params, model), join_study(url, plan), name)
 
 
 @dataclass

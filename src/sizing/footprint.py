@@ -1,4 +1,4 @@
-"""The footprint of training a model at its published size: parameters, memory, operations, and a batch plan.
+"""The footprint of training a model at full size: parameters, memory, operations, and a batch plan.
 
 The model is built on the meta device and runs one post there, so this needs no weights and no data.
 `src/sizing/cost_profile.py` documents what is counted. Everything that a batch allocates has a row for each post,
@@ -8,6 +8,7 @@ except small tables of positions. So twice the posts take twice the operations, 
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -120,16 +121,18 @@ def measure_footprint(
     settings: TrainingConfig,
     num_posts: Mapping[str, int],
     dtype: torch.dtype = torch.bfloat16,
+    config: Any = None,
 ) -> Footprint:
-    """Return the footprint of training a model at its published size, on posts with long captions.
+    """Return the footprint of training a model at full size, on posts with long captions.
 
     Args:
         model_type: the class of the model.
         settings: the training.
         num_posts: the number of posts in each part.
         dtype: the precision of the base.
+        config: the configuration of the checkpoint; None for the published one.
     """
-    model = build_on_meta(model_type, dtype)
+    model = build_on_meta(model_type, dtype, config)
     base_weights = list(model.parameters())
     base_names = _backbone_names(model)
     base_bytes = sum(weight.nbytes for weight in (*base_weights, *model.buffers()))
@@ -154,12 +157,14 @@ def measure_footprint(
     )
 
 
-def count_trained_parameters(model_type: type[ToneModel], settings: TrainingConfig) -> dict[str, int]:
-    """Return the number of trained parameters by place.
+def count_trained_parameters(
+    model_type: type[ToneModel], settings: TrainingConfig, config: Any = None
+) -> dict[str, int]:
+    """Return the number of trained parameters by place, for the published configuration or another one.
 
     The places are `adapter on <segment>`, `<segment>` for unfrozen weights of the base, and `head`.
     """
-    model = build_on_meta(model_type, torch.bfloat16)
+    model = build_on_meta(model_type, torch.bfloat16, config)
     base_names = _backbone_names(model)
     _attach_on_meta(model, settings)
     return _count_by_place(model, base_names)

@@ -1,4 +1,4 @@
-"""A model at its published size, built without the Hub: weights that are shapes, and a tokenizer that counts.
+"""A model at full size, built from its configuration: weights that are shapes, and a tokenizer that counts.
 
 The model lies on torch's meta device, where a tensor has a shape and no content. LLaVA takes no memory and one second.
 """
@@ -57,9 +57,15 @@ class MeasuredTokenizer:
         return {"input_ids": [*prompt_ids, *ids][:max_length], "offset_mapping": [word.span() for word in words]}
 
 
-def build_on_meta(model_type: type[M], dtype: torch.dtype) -> M:
-    """Build a model at its published size. It can be adapted, run and differentiated; its results are shapes."""
-    config = model_type.published_config()
+def build_on_meta(model_type: type[M], dtype: torch.dtype, config: Any = None) -> M:
+    """Build a model at full size. It can be adapted, run and differentiated; its results are shapes.
+
+    Args:
+        model_type: the class of the model.
+        dtype: the precision of the base.
+        config: the configuration of its checkpoint; None for the published one.
+    """
+    config = config or model_type.published_config()
     tokenizer = MeasuredTokenizer(model_type.spec, getattr(config, "image_token_id", None))
     side = model_type.image_side(config)
     size = {"height": side, "width": side}

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from src.cli.output import say, table
 from src.core.config import Params
@@ -10,6 +11,7 @@ from src.core.paths import SPLIT
 from src.core.records import read_split
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
+from src.modeling.checkpoints import config_of
 from src.models.catalog import model_class
 from src.sizing.footprint import FREE_SHARE, Footprint, count_trained_parameters, measure_footprint
 
@@ -39,13 +41,18 @@ def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
     largest = params.training_config(model, **numbers)
     initial = [params.training_config(model, **settings) for settings in params.tune.initial_trials.get(model, ())]
     num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else PAPER_POSTS
-    footprint = measure_footprint(model_type, largest, num_posts)
-    say(f"{model} as {model_type.spec.checkpoint}, base in bfloat16, {footprint.num_tokens} tokens of text a post")
+    given = params.checkpoint(model)
+    config = config_of(model_type, given) if given else None
+    footprint = measure_footprint(model_type, largest, num_posts, config=config)
+    source = given or model_type.spec.checkpoint
+    say(f"{model} as {source}, base in bfloat16, {footprint.num_tokens} tokens of text a post")
+    if given:
+        say(f"The tokens are counted as the tokenizer of {model_type.spec.checkpoint} does")
     on = f"adapters on {largest.adapter_positions} positions"
     say(
         f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, readout {largest.readout}, {on}"
     )
-    for title, columns, rows in [*footprint_tables(footprint), initial_trials_table(model_type, initial)]:
+    for title, columns, rows in [*footprint_tables(footprint), initial_trials_table(model_type, initial, config)]:
         table(title, columns, rows)
     say(verdict(footprint, memory_gib or PAPER_MEMORY_GIB))
 
@@ -62,11 +69,13 @@ def footprint_tables(footprint: Footprint) -> list[Table]:
     ]
 
 
-def initial_trials_table(model_type: type[ToneModel], initial_trials: Sequence[TrainingConfig]) -> Table:
-    """Return the table of trained parameters for the initial trials of a search."""
+def initial_trials_table(
+    model_type: type[ToneModel], initial_trials: Sequence[TrainingConfig], config: Any = None
+) -> Table:
+    """Return the table of trained parameters for the initial trials of a search; `config` as in `measure_footprint`."""
     rows = []
     for settings in initial_trials:
-        trained = count_trained_parameters(model_type, settings)
+        trained = count_trained_parameters(model_type, settings, config)
         head = trained.pop("head")
         rows.append((settings.rank, settings.alpha, settings.dropout, f"{sum(trained.values()):,}", f"{head:,}"))
     return "Initial trials", ("rank", "alpha", "dropout", "adapter", "head"), rows

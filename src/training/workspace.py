@@ -8,10 +8,12 @@ from pathlib import Path
 import torch
 
 from src.cli.output import say
+from src.core.config import Params
 from src.core.data_outputs import SplitReport
+from src.core.errors import UserError
 from src.core.files import free_bytes
-from src.core.outputs import PretrainedWeights
-from src.core.paths import CACHE, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
+from src.core.outputs import PretrainedWeights, Trained
+from src.core.paths import CACHE, PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, read_posts, read_split
 from src.core.training_config import TrainingConfig
 from src.data.augmentation import AugmentedPost, augmented
@@ -116,22 +118,38 @@ def views_of(posts: Sequence[Post], settings: TrainingConfig) -> list[list[Augme
     return [[augmented(post, settings.augment, number) for post in posts] for number in numbers]
 
 
-def open_workspace(name: str) -> Workspace:
+def open_workspace(params: Params, name: str) -> Workspace:
     """Return the workspace of one model, from the outputs of `prepare`, `split` and `encode`.
 
     Raises:
-        UserError: One of these stages has not run.
+        UserError: One of these stages has not run, or params.yaml has asked for another checkpoint since.
     """
-    return Workspace(load_model(name, checkpoint_of(name)), posts_by_part())
+    return Workspace(load_model(name, checkpoint_of(params, name)), posts_by_part())
 
 
-def checkpoint_of(name: str) -> PretrainedWeights:
+def checkpoint_of(params: Params, name: str) -> PretrainedWeights:
     """Return the pretrained weights that `encode` recorded for a model.
 
     Raises:
-        UserError: `encode` has not run.
+        UserError: `encode` has not run, or params.yaml has asked for another checkpoint since.
     """
-    return PretrainedWeights.read(checkpoint_file(name))
+    checkpoint = PretrainedWeights.read(checkpoint_file(name))
+    if (params.scale, str(params.checkpoint(name) or "")) != (checkpoint.scale, checkpoint.given):
+        raise UserError(
+            f"{PARAMS} asks for other weights of {name} than {checkpoint.source} at scale {checkpoint.scale}, which "
+            f"`encode` prepared: run `dvc repro encode@{name}`"
+        )
+    return checkpoint
+
+
+def require_base_of(trained: Trained, checkpoint: PretrainedWeights) -> None:
+    """Raise UserError unless an adapter was trained on a checkpoint."""
+    if trained.facts["checkpoint_revision"] != checkpoint.revision:
+        raise UserError(
+            f"the adapter of {trained.model} was trained on {trained.facts['checkpoint']} at "
+            f"{trained.facts['checkpoint_revision']}, and `encode` has prepared {checkpoint.source} at "
+            f"{checkpoint.revision} since: run `dvc repro`"
+        )
 
 
 def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
@@ -140,13 +158,19 @@ def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
     return {
         "model": name,
         "scale": checkpoint.scale,
-        "weights": "random" if checkpoint.is_random else "pretrained",
+        "weights": _kind_of(checkpoint),
         "checkpoint": checkpoint.source,
         "checkpoint_revision": checkpoint.revision,
         **({"aligned": checkpoint.aligned.digest} if checkpoint.aligned else {}),
         "data_digest": split.data_digest,
         "split_digest": split.split_digest,
     }
+
+
+def _kind_of(checkpoint: PretrainedWeights) -> str:
+    if checkpoint.is_random:
+        return "random"
+    return "given" if checkpoint.given else "pretrained"
 
 
 def load_model(name: str, checkpoint: PretrainedWeights, device: str | None = None) -> ToneModel:

@@ -62,7 +62,7 @@ def connector(model: ToneModel) -> dict[str, torch.Tensor]:
 
 def test_only_named_segments_are_written(aligned: AlignOutput, params: Params) -> None:
     encode_model(replace(params, align={}), MODEL)
-    untrained = connector(open_workspace(MODEL).model)
+    untrained = connector(open_workspace(load_params(), MODEL).model)
     weights = load_file(FOLDER / ALIGNED_FILE)
     assert aligned.segments == ("connector",)
     assert weights.keys() == untrained.keys()
@@ -71,7 +71,7 @@ def test_only_named_segments_are_written(aligned: AlignOutput, params: Params) -
 
 def test_encode_loads_aligned_weights(aligned: AlignOutput, params: Params) -> None:
     encode_model(params, MODEL)
-    workspace = open_workspace(MODEL)
+    workspace = open_workspace(load_params(), MODEL)
     weights = load_file(FOLDER / ALIGNED_FILE)
     assert all(torch.equal(weight, weights[name]) for name, weight in connector(workspace.model).items())
     assert workspace.facts()["aligned"] == aligned.digest
@@ -79,7 +79,7 @@ def test_encode_loads_aligned_weights(aligned: AlignOutput, params: Params) -> N
 
 def test_features_below_stay_valid(aligned: AlignOutput, params: Params) -> None:
     encode_model(params, MODEL)
-    model = open_workspace(MODEL).model
+    model = open_workspace(load_params(), MODEL).model
     above = Boundary.of(model)
     with fresh_adapter(model, settings_of(params), seed=0):
         below = Boundary.of(model)
@@ -119,7 +119,7 @@ def test_changed_weights_are_refused(params: Params) -> None:
     encode_model(params, MODEL)
     (FOLDER / ALIGNED_FILE).write_bytes(b"other")
     with pytest.raises(UserError, match=ALIGNED_FILE):
-        open_workspace(MODEL)
+        open_workspace(load_params(), MODEL)
 
 
 @pytest.mark.usefixtures("params")

@@ -1,8 +1,10 @@
 """Covers: `tune --dry-run`, which needs params.yaml and the model files alone."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from src.cli.output import console
@@ -43,6 +45,42 @@ def test_dry_run_reads_the_split(bare: Path) -> None:
     assert "an epoch of 2 posts" in result.stdout
     assert "4 posts" in result.stdout
     assert "It does not fit 0.01 GiB" in result.stdout
+
+
+def give(bare: Path, **checkpoint: str) -> None:
+    params = yaml.safe_load((bare / "params.yaml").read_text())
+    params["checkpoints"] = {"clip": checkpoint}
+    (bare / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_dry_run_reads_given_config(bare: Path) -> None:
+    """The folder's configuration alone is read: its weights are none."""
+    give(bare, folder="mine")
+    (bare / "mine").mkdir()
+    (bare / "mine" / "config.json").write_text(
+        json.dumps({"model_type": "clip", "vision_config": {"num_hidden_layers": 6}})
+    )
+    (bare / "mine" / "model.safetensors").touch()
+    result = tune("--model", "clip", "--scale", "full", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("clip as mine, ")
+    # A layer of ViT-B has 7,087,872 parameters, 12 times the square of its width and 13 times the width.
+    assert f"{151_277_313 - 6 * 7_087_872:,}" in result.stdout
+
+
+def test_dry_run_without_given_checkpoint_raises(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(bare / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for checkpoint, message in (
+        ({"folder": "mine"}, "error: mine cannot be loaded: there is no such folder\n"),
+        ({"hub": "some/body", "revision": "v1"}, "error: some/body at v1 cannot be loaded: "),
+    ):
+        give(bare, **checkpoint)
+        result = tune("--model", "clip", "--scale", "full", "--dry-run")
+        assert result.exit_code == 1
+        assert result.stderr.startswith(message)
+        assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

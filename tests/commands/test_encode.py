@@ -41,7 +41,7 @@ def test_encode_records_the_checkpoint(params: Params) -> None:
     result = encode_model(params, "clip")
     assert result.checkpoint.source == str(checkpoint_folder("clip"))
     assert PretrainedWeights.read(checkpoint_file("clip")) == result.checkpoint
-    assert open_workspace("clip").model.checkpoint == result.checkpoint
+    assert open_workspace(params, "clip").model.checkpoint == result.checkpoint
 
 
 def test_encode_counts_augmented_views(params: Params) -> None:

@@ -61,7 +61,7 @@ def run_again() -> ModalityOutput:
     from src.pipeline.modality import run_modality
     from src.training.workspace import open_workspace
 
-    return run_modality(load_params(), open_workspace(MODEL))
+    return run_modality(load_params(), open_workspace(load_params(), MODEL))
 
 
 def read_output() -> ModalityOutput:
@@ -105,7 +105,7 @@ def test_alignment_is_the_base_models() -> None:
     from src.training.inference import alignments
     from src.training.workspace import open_workspace
 
-    workspace = open_workspace(MODEL)
+    workspace = open_workspace(load_params(), MODEL)
     test = workspace.data("test")
     expected = dict(zip([post.id for post in test.posts], alignments(workspace.model, test, 8) or [], strict=True))
     written = {row["id"]: float(row["cosine"]) for row in read_table(RESULT / "alignment.csv")}

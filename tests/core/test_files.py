@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from src.core.files import atomic_file, atomic_folder
+from src.core.files import atomic_file, atomic_folder, folder_digest
 
 
 def fail(place: Path) -> None:
@@ -40,3 +40,19 @@ def test_atomic_folder_survives_an_error(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), atomic_folder(folder) as temporary:
         fail(temporary / "b")
     assert list(tmp_path.iterdir()) == [folder] and not list(folder.iterdir())
+
+
+def test_folder_digest_covers_names_and_contents(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "a").write_bytes(b"x" * 3_000_000)
+    digests = [folder_digest(folder)]
+    (folder / "inner" / "a").write_bytes(b"x" * 2_999_999 + b"y")
+    digests.append(folder_digest(folder))
+    (folder / "inner" / "a").rename(folder / "b")
+    digests.append(folder_digest(folder))
+    assert len(set(digests)) == 3
+    (folder / ".cache").mkdir()
+    for hidden in (".lock", ".cache/times"):
+        (folder / hidden).write_text("now")
+    assert folder_digest(folder) == digests[-1]

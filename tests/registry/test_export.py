@@ -372,6 +372,7 @@ def test_hub_checkpoint_is_pinned(
     registered = read_contract(folder)
     hub = replace(registered, checkpoint=PretrainedWeights("openai/clip", "a" * 40, "full"), dtype="bfloat16")
     model = tiny_model(MODEL)
+    model.checkpoint = hub.checkpoint
     adapter = adapter_module.load(model, made / "outputs/train" / MODEL / "adapter")
     artifacts = {"contract": str(folder), "adapter": str(made / "outputs/train" / MODEL / "adapter")}
     snippet = write_files(LoadedVersion(adapter, hub, 0.0, 0.0, []), artifacts, tmp_path / "export", merge=False)

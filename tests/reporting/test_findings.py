@@ -105,14 +105,18 @@ def test_split_without_leaks_says_so() -> None:
 
 @pytest.mark.parametrize(("figure", "place"), [(0.8, "within"), (0.9, "above"), (0.7, "below")])
 def test_paper_is_placed_against_interval(figure: float, place: str) -> None:
-    (sentence,) = findings.on_the_paper(SCORES, {"clip": figure}, "pretrained")
+    (sentence,) = findings.on_the_paper(SCORES, {"clip": figure}, {"clip": "pretrained"})
     assert f"is {place} our interval for clip, 77.0% to 83.0%" in sentence
 
 
 def test_random_weights_allow_no_statement() -> None:
-    (sentence,) = findings.on_the_paper(SCORES, {"clip": 0.8}, "random")
+    (sentence,) = findings.on_the_paper(SCORES, {"clip": 0.8}, {"clip": "random"})
     assert "random" in sentence
     assert "%" not in sentence
+
+
+def test_given_checkpoint_allows_no_statement() -> None:
+    assert list(findings.on_the_paper(SCORES, {"clip": 0.8}, {"clip": "given"})) == []
 
 
 AGREEMENT = DuplicateAgreement(

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 
 def study() -> Study:
     return open_study(
-        "sqlite:///outputs/studies.db", plan_of(load_params(), "clip", facts_of("clip", checkpoint_of("clip")))
+        "sqlite:///outputs/studies.db",
+        plan_of(load_params(), "clip", facts_of("clip", checkpoint_of(load_params(), "clip"))),
     )
 
 

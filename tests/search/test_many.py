@@ -168,7 +168,8 @@ def test_stopped_ray_search_goes_on(repository: Path, warm: WarmCommand, monkeyp
     edit_epochs(10)
     words = ["--trials", str(TRIALS), "--workers", "2"]
     study = open_study(
-        "sqlite:///outputs/studies.db", plan_of(load_params(), "clip", facts_of("clip", checkpoint_of("clip")))
+        "sqlite:///outputs/studies.db",
+        plan_of(load_params(), "clip", facts_of("clip", checkpoint_of(load_params(), "clip"))),
     )
     process = warm.start(*words)
     while process.is_running and not in_the_third_trial(study):

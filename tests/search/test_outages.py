@@ -150,7 +150,7 @@ def test_sync_repairs_after_mlflow_outage(
 ) -> None:
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     environment = {name: os.environ[name] for name in names} | {"MVSA_STORAGE": postgres.create("outlived")}
-    facts = facts_of("clip", checkpoint_of("clip"))
+    facts = facts_of("clip", checkpoint_of(load_params(), "clip"))
     study = open_study(environment["MVSA_STORAGE"], plan_of(load_params(), "clip", facts))
     process = warm.start("--trials", "3", environment=environment)
     while not study.finished():

@@ -27,8 +27,8 @@ URL = "sqlite:///outputs/studies.db"
 def worker(repository: Path) -> TrialWorker:
     torch.set_num_threads(1)
     params = load_params()
-    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of("clip"))))
-    return TrialWorker(params, open_workspace("clip"), study, "w1")
+    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of(params, "clip"))))
+    return TrialWorker(params, open_workspace(params, "clip"), study, "w1")
 
 
 def last(study: Study) -> TrialRecord:
@@ -174,8 +174,8 @@ def test_worker_stops_within_a_step(worker: TrialWorker) -> None:
 def test_two_objectives_keep_their_order(repository: Path) -> None:
     params = load_params()
     params = replace(params, tune=replace(params.tune, objectives=("macro_f1", "parameters")))
-    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of("clip"))))
-    worker = TrialWorker(params, open_workspace("clip"), study, "w1")
+    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of(params, "clip"))))
+    worker = TrialWorker(params, open_workspace(params, "clip"), study, "w1")
     for _ in range(2):
         result = worker.run_one()
         study.tell(result.number, *result.values)

@@ -58,7 +58,7 @@ def changes(workspace: Workspace, **parts: list[Post]) -> set[str]:
     """The facts that change when these parts are others."""
     before = workspace.facts()
     stages({**workspace.parts, **parts})
-    after = open_workspace("clip").facts()
+    after = open_workspace(load_params(), "clip").facts()
     assert before.keys() == after.keys()
     return {name for name in after if after[name] != before[name]}
 
@@ -152,7 +152,7 @@ def test_altered_views_are_encoded_once(workspace: Workspace) -> None:
 
 
 def test_workspace_opens_from_stage_outputs(workspace: Workspace) -> None:
-    opened = open_workspace("clip")
+    opened = open_workspace(load_params(), "clip")
     assert opened.parts == workspace.parts
     assert opened.facts() == workspace.facts()
     assert opened.model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
@@ -164,12 +164,12 @@ def test_workspace_opens_from_stage_outputs(workspace: Workspace) -> None:
 def test_missing_stage_is_named(workspace: Workspace, path: Path) -> None:
     path.unlink()
     with pytest.raises(UserError) as refusal:
-        open_workspace("clip").facts()
+        open_workspace(load_params(), "clip").facts()
     assert str(refusal.value) == f"{path} is missing: run `dvc repro` first, which makes it"
 
 
 def test_missing_checkpoint_is_refused(workspace: Workspace) -> None:
     write_json(CHECKPOINT, {**read_json(CHECKPOINT), "source": "outputs/nowhere"})
     with pytest.raises(UserError, match="outputs/nowhere cannot be loaded") as refusal:
-        open_workspace("clip")
+        open_workspace(load_params(), "clip")
     assert "\n" not in str(refusal.value)
