@@ -99,11 +99,11 @@ CAUSES: dict[str, tuple[Callable[[Path], object], str]] = {
     "an all-zero lora_B": (weights(ADAPTER, zero_one_b), r"adapter was never trained: all of .*lora_B.* \(1 such"),
     "another base": (
         weights(f"{BASE}/model.safetensors", nudge),
-        "base has changed: its files have the digest [0-9a-f]{12}, and [0-9a-f]{12} is recorded",
+        "checkpoint has changed: its files have the digest [0-9a-f]{12}, and [0-9a-f]{12} is recorded",
     ),
     "another tokenizer": (
         lambda folder: (folder / BASE / "tokenizer_config.json").write_text("{}"),
-        "base has changed: its files have the digest [0-9a-f]{12}, and [0-9a-f]{12} is recorded",
+        "checkpoint has changed: its files have the digest [0-9a-f]{12}, and [0-9a-f]{12} is recorded",
     ),
     "other answers": (weights(HEAD, nudge), "golden logits are off by .*, and 0.001.* is allowed"),
     "no answers": (
