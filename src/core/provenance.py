@@ -81,7 +81,14 @@ _ROOT = Path(__file__).parents[2]
 _TRAINING = ("src/training/trainer.py", "src/training/workspace.py")
 # Modules that no score depends on: a line for another model, records of what other stages write, and what is printed.
 _IRRELEVANT = frozenset(
-    {"src/models/catalog.py", "src/core/outputs.py", "src/core/data_outputs.py", "src/cli/output.py"}
+    {
+        "src/models/catalog.py",
+        # A training's key has the settings and the weights that its sections stand for.
+        "src/core/config.py",
+        "src/core/outputs.py",
+        "src/core/data_outputs.py",
+        "src/cli/output.py",
+    }
 )
 
 

@@ -58,7 +58,7 @@ def test_unlisted_setting_is_added(params: Path) -> None:
     paths: list[tuple[str, ...]] = [("training", model, name) for model in ("common", *MODELS) for name in SETTINGS]
     values = {path: 1000 + number for number, path in enumerate(paths)}
     override(params, values, sign="++")
-    assert read(params) == before | values
+    assert {path: value for path, value in read(params).items() if value != {}} == before | values
 
 
 def test_small_numbers_stay_numbers(params: Path) -> None:

@@ -8,16 +8,19 @@ from src.core.errors import UsageError
 from src.core.paper import PUBLISHED, RECIPES, Figures, Published, format_figures, recipes_of
 from src.models.catalog import MODELS
 
+# The paper fine-tuned these four; the catalog has more.
+PAPER_MODELS = {"clip", "blip2", "llava", "tinyllava"}
+
 
 def test_recipe_names_are_unique() -> None:
     names = [recipe.name for recipe in RECIPES]
     assert len(names) == len(set(names)) == 17
-    assert {recipe.model for recipe in RECIPES} == set(MODELS)
+    assert {recipe.model for recipe in RECIPES} == PAPER_MODELS
     assert all(recipe.name.startswith(recipe.model) for recipe in RECIPES)
 
 
 def test_recipes_of_a_model_are_adjacent() -> None:
-    assert len([model for model, _ in groupby(recipe.model for recipe in RECIPES)]) == len(MODELS)
+    assert len([model for model, _ in groupby(recipe.model for recipe in RECIPES)]) == len(PAPER_MODELS)
 
 
 def test_every_recipe_is_a_training_config(repo_root: Path) -> None:
