@@ -29,9 +29,9 @@ def scores(predictions: Sequence[Prediction]) -> Scores:
 
 def report(predictions: Sequence[Prediction]) -> str:
     """Return the scores of each tone, their means and the accuracy as a text table."""
-    found = scores(predictions)
+    scored = scores(predictions)
     total = len(predictions)
-    rows = [(tone, [row[name] for name in _RATES], int(row["support"])) for tone, row in found.per_class.items()]
+    rows = [(tone, [row[name] for name in _RATES], int(row["support"])) for tone, row in scored.per_class.items()]
     columns = [[values[index] for _, values, _ in rows] for index in range(len(_RATES))]
     macro = [sum(column) / len(rows) for column in columns]
     weighted = [
@@ -44,7 +44,7 @@ def report(predictions: Sequence[Prediction]) -> str:
             "",
             *(_line(tone, _digits(values), support) for tone, values, support in rows),
             "",
-            _line("accuracy", ["", "", *_digits([found.accuracy])], total),
+            _line("accuracy", ["", "", *_digits([scored.accuracy])], total),
             _line("macro avg", _digits(macro), total),
             _line("weighted avg", _digits(weighted), total),
             "",

@@ -307,7 +307,8 @@ class ToneModel(nn.Module, ABC):
     def adapt_text(self, bare_copy: Callable[[nn.Module], nn.Module]) -> None:
         """Let the adapter that is attached act on the text alone. The prefix runs through the bare base.
 
-        Call it while the adapter's weights are the only trainable ones. `adapt_all` undoes it.
+        A model whose `reads_image_first` is set overrides it. Call it while the adapter's weights are the only
+        trainable ones. `adapt_all` undoes it.
 
         Args:
             bare_copy: returns a copy of a module without adapters, which shares the base's weights.
@@ -334,7 +335,7 @@ class ToneModel(nn.Module, ABC):
     def cached_segments(self) -> tuple[Segment, ...]:
         """Return the frozen segments that run before the cache. `recomputes_prefix` leaves the split ones to a step."""
         frozen = self.frozen_segments()
-        return tuple(each for each in frozen if each.positions == "all") if self.recomputes_prefix else frozen
+        return tuple(segment for segment in frozen if segment.positions == "all") if self.recomputes_prefix else frozen
 
     def cached_names(self) -> tuple[str, ...]:
         """Return the names of the features that `encode` returns, given the weights that are trainable now."""

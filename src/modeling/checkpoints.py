@@ -94,10 +94,10 @@ def _read_config(model_type: type[ToneModel], given: CheckpointParams, file: Pat
 
 
 def _require_type(
-    model_type: type[ToneModel], given: CheckpointParams, part: str, found: object, types: Sequence[str]
+    model_type: type[ToneModel], given: CheckpointParams, part: str, kind: object, types: Sequence[str]
 ) -> None:
-    if found not in types:
+    if kind not in types:
         raise UserError(
-            f"{given.source} does not fit {model_type.spec.name}: its {part} is {found}, and must be "
+            f"{given.source} does not fit {model_type.spec.name}: its {part} is {kind}, and must be "
             f"{' or '.join(types)}"
         )

@@ -92,7 +92,7 @@ class LanguageToneModel(ToneModel):
         """Let the adapter that is attached act on the text alone, from the lowest layer that carries it."""
         self.text_weights = frozenset(self.trainable_names())
         layers = [segment for segment in self.segments if segment.layers]
-        adapted = [each for each in layers if any(name.startswith(each.modules) for name in self.text_weights)]
+        adapted = [layer for layer in layers if any(name.startswith(layer.modules) for name in self.text_weights)]
         first = layers.index(adapted[0])
         self.segments = split_stack(self.segments, first)
         self._bare_layers = [bare_copy(layer) for layer in self.decoder.layers[first:]]
