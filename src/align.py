@@ -21,7 +21,7 @@ def main(model: str) -> None:
     If a training is killed, the same command continues after its last epoch.
     """
     params = load_params()
-    settings = params.alignment_config(model)
+    settings = params.align_config(model)
     if settings is None:
         AlignOutput().write(stage_folder("align", model) / ALIGN_JSON)
         say(f"{model}: nothing to align (align.{model} in params.yaml is empty)")
@@ -29,7 +29,7 @@ def main(model: str) -> None:
     if needs_hub(params, model):
         # The import below loads the Hub's library, which reads its environment only once.
         go_offline_if_hub_unreachable()
-    # The import loads torch, which a model without an alignment does not need.
+    # The import loads torch, which a model with nothing to align does not need.
     from src.pipeline.align import align_model
 
     output = align_model(params, model, settings)

@@ -266,7 +266,7 @@ class Params:
                 raise ValueError(f"checkpoints: {unknown('model', model, known)}")
         require(0 <= self.seed <= MAX_SEED, f"seed must lie from 0 to {MAX_SEED}")
         for model in self.models:
-            self.alignment_config(model)
+            self.align_config(model)
             self.training_config(model)
             # A senseless value in a search space would otherwise fail a trial hours later.
             for settings in self._extreme_settings(model):
@@ -297,7 +297,7 @@ class Params:
         given = self.checkpoints.get(model)
         return given if given and given.source else None
 
-    def alignment_config(self, model: str) -> TrainingConfig | None:
+    def align_config(self, model: str) -> TrainingConfig | None:
         """Merge `training.common` and `align.<model>`; None if the section is empty, so that nothing is aligned."""
         given = self.align.get(model)
         if not given:

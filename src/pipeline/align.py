@@ -36,7 +36,7 @@ def align_model(params: Params, model: str, settings: TrainingConfig) -> AlignOu
     """
     parts = posts_by_part()
     captions = [post.caption for post in parts["train"]]
-    with try_lock(KEPT / f"align-{model}.lock", f"the alignment of {model}"):
+    with try_lock(KEPT / f"align-{model}.lock", f"align for {model}"):
         given = params.checkpoint(model)
         weights = resolve_checkpoint(model, params.scale, CHECKPOINTS / model, captions, given)
         workspace = Workspace(load_model(model, weights), parts)
@@ -59,14 +59,14 @@ def _train(
     tags = run_tags("align", workspace.facts(), params.notice)
     with (
         open_tracker(model).run("align", tags=tags, params=asdict(settings)) as run,
-        progress(settings.epochs, f"{model}: alignment", "epochs") as bar,
+        progress(settings.epochs, f"{model}: aligning", "epochs") as bar,
     ):
         run.inputs(parts_read("train", "val"))
         context = TrainingContext(params.seed, EpochLogger(run, bar), checkpoint=checkpoint)
         with trained_adapter(workspace, settings, context) as (adapter, result):
             adapter.save_parts(stage_folder("align", model) / ALIGNED_FILE)
         output = _write(workspace, settings, result)
-        log_history(run, result.history, f"{model}, alignment")
+        log_history(run, result.history, f"{model}, aligning")
         run.metrics({f"best_val_{name}": value for name, value in output.validation.items()})
     return output
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from src.cli.output import progress
+from src.cli.output import progress, warn
 from src.core.config import Params
 from src.core.errors import UserError
 from src.core.outputs import AlignedWeights, AlignOutput, EncodeOutput, PretrainedWeights
@@ -12,14 +12,16 @@ from src.core.paths import (
     ALIGN_JSON,
     ALIGNED_FILE,
     ENCODE_FILE,
+    PARAMS,
     checkpoint_file,
     checkpoint_folder,
     stage_folder,
 )
 from src.core.records import Post
+from src.core.training_config import TrainingConfig
 from src.data.augmentation import AugmentedPost
 from src.data.images import EncodablePost
-from src.models.catalog import resolve_checkpoint
+from src.models.catalog import model_class, resolve_checkpoint
 from src.training.adapter import fresh_adapter
 from src.training.workspace import Workspace, load_model, posts_by_part, views_of
 
@@ -56,11 +58,12 @@ def encode_model(params: Params, model: str) -> EncodeResult:
     parts = posts_by_part()
     captions = [post.caption for post in parts["train"]]
     checkpoint = resolve_checkpoint(model, params.scale, checkpoint_folder(model), captions, params.checkpoint(model))
-    if params.alignment_config(model):
+    settings = params.training_config(model)
+    if params.align_config(model):
         checkpoint = replace(checkpoint, aligned=_aligned_weights(model, checkpoint.revision))
+    _warn_of_untrained(model, checkpoint, settings)
     workspace = Workspace(load_model(model, checkpoint), parts)
     posts = [post for part in parts.values() for post in part]
-    settings = params.training_config(model)
     views = [view for row in views_of(parts["train"], settings) for view in row]
     # The adapted model's boundary comes first. The bare model's boundary lies behind it, so its features are computed
     # from the cached ones, and no image is read twice.
@@ -86,6 +89,20 @@ def _aligned_weights(model: str, revision: str) -> AlignedWeights:
             f"run `python -m src.align --model {model}`"
         )
     return AlignedWeights(str(folder / ALIGNED_FILE), output.digest, output.segments)
+
+
+def _warn_of_untrained(model: str, checkpoint: PretrainedWeights, settings: TrainingConfig) -> None:
+    """Name the segments of a published checkpoint whose weights are random, and which no training learns."""
+    if checkpoint.is_random or checkpoint.given:
+        return
+    trained = {*settings.unfreeze.split(), *(checkpoint.aligned.segments if checkpoint.aligned else ())}
+    untrained = [name for name in model_class(model).spec.untrained_segments if name not in trained]
+    if untrained:
+        names = " and ".join(untrained)
+        warn(
+            f"{model}: the checkpoint has random weights in {names}, and no training learns them: set align.{model} or "
+            f"training.{model}.unfreeze in {PARAMS}"
+        )
 
 
 def _fill_cache(

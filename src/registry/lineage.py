@@ -250,6 +250,9 @@ def _checkpoint_fault(subject: _Subject) -> str:
             return fault
     path = checkpoint_file(subject.model)
     resolved = PretrainedWeights.read(path)
+    aligned = [weights.aligned.digest if weights.aligned else "" for weights in (resolved, subject.contract.checkpoint)]
+    if aligned[0] != aligned[1]:
+        return _unequal(f"the aligned weights of {path}", *aligned)
     if resolved.is_local and resolved.revision == revision:
         folder = Path(resolved.source)
         return _unequal(f"the files in {folder}", folder_digest(folder) if folder.is_dir() else "", revision)

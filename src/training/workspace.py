@@ -134,7 +134,8 @@ def checkpoint_of(params: Params, name: str) -> PretrainedWeights:
         UserError: `encode` has not run, or params.yaml has asked for another checkpoint since.
     """
     checkpoint = PretrainedWeights.read(checkpoint_file(name))
-    if (params.scale, str(params.checkpoint(name) or "")) != (checkpoint.scale, checkpoint.given):
+    wanted = (params.scale, str(params.checkpoint(name) or ""), params.align_config(name) is not None)
+    if wanted != (checkpoint.scale, checkpoint.given, checkpoint.aligned is not None):
         raise UserError(
             f"{PARAMS} asks for other weights of {name} than {checkpoint.source} at scale {checkpoint.scale}, which "
             f"`encode` prepared: run `dvc repro encode@{name}`"

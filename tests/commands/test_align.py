@@ -1,17 +1,19 @@
 """Covers: stage `align`, and what `encode` makes of its weights."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from src.core.config import Params, load_params
 from src.core.errors import StopRequested, UsageError, UserError
-from src.core.outputs import AlignOutput
-from src.core.paths import ALIGN_JSON, ALIGNED_FILE, PARAMS, UNFINISHED, stage_folder
+from src.core.outputs import AlignOutput, PretrainedWeights, read_trained
+from src.core.paths import ALIGN_JSON, ALIGNED_FILE, PARAMS, UNFINISHED, checkpoint_file, stage_folder
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
@@ -21,7 +23,7 @@ from src.tracking.epoch_logger import EpochLogger
 from src.training.adapter import fresh_adapter
 from src.training.cache import Boundary
 from src.training.workspace import open_workspace
-from tests.pipeline import run
+from tests.pipeline import copied, run
 from tests.training.test_workspace import stages
 
 MODEL = "tinyllava"
@@ -45,7 +47,7 @@ def params(posts: list[Post], repo_root: Path, store: Path, tmp_path: Path, monk
 
 
 def settings_of(params: Params) -> TrainingConfig:
-    settings = params.alignment_config(MODEL)
+    settings = params.align_config(MODEL)
     assert settings
     return settings
 
@@ -61,8 +63,9 @@ def connector(model: ToneModel) -> dict[str, torch.Tensor]:
 
 
 def test_only_named_segments_are_written(aligned: AlignOutput, params: Params) -> None:
-    encode_model(replace(params, align={}), MODEL)
-    untrained = connector(open_workspace(load_params(), MODEL).model)
+    without = replace(params, align={})
+    encode_model(without, MODEL)
+    untrained = connector(open_workspace(without, MODEL).model)
     weights = load_file(FOLDER / ALIGNED_FILE)
     assert aligned.segments == ("connector",)
     assert weights.keys() == untrained.keys()
@@ -71,7 +74,7 @@ def test_only_named_segments_are_written(aligned: AlignOutput, params: Params) -
 
 def test_encode_loads_aligned_weights(aligned: AlignOutput, params: Params) -> None:
     encode_model(params, MODEL)
-    workspace = open_workspace(load_params(), MODEL)
+    workspace = open_workspace(params, MODEL)
     weights = load_file(FOLDER / ALIGNED_FILE)
     assert all(torch.equal(weight, weights[name]) for name, weight in connector(workspace.model).items())
     assert workspace.facts()["aligned"] == aligned.digest
@@ -79,7 +82,7 @@ def test_encode_loads_aligned_weights(aligned: AlignOutput, params: Params) -> N
 
 def test_features_below_stay_valid(aligned: AlignOutput, params: Params) -> None:
     encode_model(params, MODEL)
-    model = open_workspace(load_params(), MODEL).model
+    model = open_workspace(params, MODEL).model
     above = Boundary.of(model)
     with fresh_adapter(model, settings_of(params), seed=0):
         below = Boundary.of(model)
@@ -88,7 +91,7 @@ def test_features_below_stay_valid(aligned: AlignOutput, params: Params) -> None
     assert not replace(below, aligned="other").lies_before(above)
 
 
-def test_killed_alignment_continues(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_command_continues(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = align_model(params, MODEL, settings_of(params))
     epochs = []
 
@@ -119,16 +122,57 @@ def test_changed_weights_are_refused(params: Params) -> None:
     encode_model(params, MODEL)
     (FOLDER / ALIGNED_FILE).write_bytes(b"other")
     with pytest.raises(UserError, match=ALIGNED_FILE):
-        open_workspace(load_params(), MODEL)
+        open_workspace(params, MODEL)
 
 
 @pytest.mark.usefixtures("params")
-def test_whole_checkpoint_needs_no_alignment() -> None:
+def test_whole_checkpoint_stays_as_it_is() -> None:
     run("align", "--model", "clip")
     assert AlignOutput.read(stage_folder("align", "clip") / ALIGN_JSON) == AlignOutput()
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 4}, {"unfreeze": ""}], ids=["adapter", "nothing"])
-def test_alignment_trains_whole_segments(params: Params, wrong: dict[str, int | str]) -> None:
+def test_only_whole_segments_can_align(params: Params, wrong: dict[str, int | str]) -> None:
     with pytest.raises(UsageError):
         replace(params, align={MODEL: {**SETTINGS, **wrong}})
+
+
+@pytest.fixture
+def registered(encoded: Path, repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The current folder is a repository in which a version was trained on aligned weights."""
+    with copied(encoded, tmp_path_factory, "aligned"):
+        # `register` packs the code.
+        Path("src").symlink_to(repo_root / "src")
+        content = yaml.safe_load(Path(PARAMS).read_text())
+        content.update(models=[MODEL], align={MODEL: SETTINGS})
+        content["training"]["common"].update(epochs=1)
+        content["tune"].update(trials=1)
+        Path(PARAMS).write_text(yaml.safe_dump(content))
+        for stage in ("align", "encode", "tune", "train", "evaluate", "register"):
+            run(stage, "--model", MODEL)
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("registered")
+def test_version_carries_aligned_weights(tmp_path: Path) -> None:
+    address = f"models:/mvsa-{MODEL}@champion"
+    FOLDER.rename(tmp_path / "away")
+    run("verify", address)
+    # The export runs its card's code, and compares the logits of the golden posts.
+    run("export", address, "--out", str(tmp_path / "tone"))
+    (tmp_path / "away").rename(FOLDER)
+    digest = AlignOutput.read(FOLDER / ALIGN_JSON).digest
+    assert read_trained(MODEL).facts["aligned"] == digest
+    recorded = PretrainedWeights.read(checkpoint_file(MODEL))
+    assert recorded.aligned
+    replace(recorded, aligned=replace(recorded.aligned, digest="another")).write(checkpoint_file(MODEL))
+    said = run("lineage", address, code=1).output
+    assert f"another, not {digest}" in said
+
+
+@pytest.mark.usefixtures("aligned")
+def test_other_request_needs_encode(params: Params) -> None:
+    encode_model(params, MODEL)
+    with pytest.raises(UserError, match="encode@"):
+        open_workspace(replace(params, align={}), MODEL)

@@ -11,6 +11,7 @@ from src.core.errors import UserError
 from src.core.outputs import EncodeOutput, PretrainedWeights
 from src.core.paths import ENCODE_FILE, PARAMS, POSTS, SPLIT, checkpoint_file, checkpoint_folder, stage_folder
 from src.core.records import Post, write_posts, write_split
+from src.models.catalog import model_class
 from src.pipeline.encode import encode_model
 from src.training.workspace import open_workspace
 
@@ -58,3 +59,22 @@ def test_encode_needs_a_split(params: Params) -> None:
     SPLIT.unlink()
     with pytest.raises(UserError, match=SPLIT.name):
         encode_model(params, "clip")
+
+
+@pytest.mark.parametrize(("unfreeze", "warns"), [("", True), ("connector", False)])
+def test_untrained_connector_is_named(
+    params: Params,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    unfreeze: str,
+    warns: bool,
+) -> None:
+    """The real checkpoint of `smol` takes a minute to build, so a tiny one stands in for it."""
+    smol = model_class("smol")
+    smol.make_tiny(tmp_path / "published", ["a caption"] * 40)
+    published = PretrainedWeights.of_folder(tmp_path / "published", "full")
+    monkeypatch.setattr(smol, "published_checkpoint", lambda: published)
+    settings = {**params.training["smol"], "unfreeze": unfreeze}
+    encode_model(replace(params, scale="full", align={}, training={**params.training, "smol": settings}), "smol")
+    assert ("random weights in connector" in capsys.readouterr().err) == warns
