@@ -1,4 +1,4 @@
-"""Importances and plots of a_study-up studies. How a plot looks is for eyes to judge."""
+"""Importances and plots of made-up studies. How a plot looks is for eyes to judge."""
 
 import math
 import os
@@ -222,4 +222,15 @@ def test_plots_are_thread_safe() -> None:
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: study_analysis.plots(a_study, SPACE), range(2))
     assert first == second == study_analysis.plots(a_study, SPACE)
-    assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_plots_leave_pyplot_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyplot is of the main thread, and keeps each figure that it has made."""
+    import matplotlib.pyplot as plt
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a figure was made through pyplot")
+
+    monkeypatch.setattr(plt, "figure", refuse)
+    monkeypatch.setattr(plt, "subplots", refuse)
+    assert study_analysis.plots(study(*map(scored, range(12))), SPACE)
