@@ -1,5 +1,6 @@
 """Model versions in MLflow's registry: register, find, tag, alias, download, load and ask versions."""
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from src.core.labels import TONES
 from src.core.records import ADAPTER_DIGEST
 from src.registry.pyfunc import HALVES, Answer, ModelPackage, Row, save_package, table_of
 from src.tracking.addresses import without_password
-from src.tracking.store import mlflow_errors_as_user_errors, open_store, readable_uri
+from src.tracking.store import folder_of, mlflow_errors_as_user_errors, open_store, readable_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -233,7 +234,8 @@ def load(uri: str) -> "PyFuncModel":
     from mlflow.exceptions import MlflowException
 
     if _ADDRESS.fullmatch(uri):
-        version_at(uri)
+        _, version = version_at(uri)
+        uri = _read_only_folder(version) or uri
     _open_registry()
     try:
         return mlflow.pyfunc.load_model(uri)
@@ -268,6 +270,17 @@ def predict(model: "PyFuncModel", rows: Sequence[Row], halves: bool = False) -> 
     return [
         (str(label), float(negative), float(neutral), float(positive)) for label, negative, neutral, positive in answers
     ]
+
+
+def _read_only_folder(version: Version) -> str | None:
+    """Return the local folder of a version's files if this process may not write there, otherwise None.
+
+    By a version's address MLflow writes a file beside the version's own, in every load. By the folder it only reads.
+    """
+    folder = folder_of(_open_registry().get_model_version_download_uri(version.name, str(version.number)))
+    if folder is None or not folder.is_dir() or os.access(folder, os.W_OK):
+        return None
+    return str(folder)
 
 
 def _open_registry() -> "MlflowClient":

@@ -303,3 +303,15 @@ def test_missing_version_raises(version: Version, uri: str, message: str) -> Non
 def test_missing_column_raises(version: Version) -> None:
     with pytest.raises(Exception, match="Model is missing inputs \\['image'\\]"):
         load(uri_of("toy")).predict(DataFrame({"text": ["a good day"]}))
+
+
+def test_read_only_version_is_left_as_it_is(version: Version, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in store.glob("toy/models/*/artifacts/*")}
+
+    before = written()
+    may = os.access
+    # Root may write in spite of a folder's mode; a read-only mount of the files answers as this does.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "artifacts" and may(path, mode))
+    assert predict(load(version.uri), POSTS)[0] == ("positive", 0.0, 0.25, 0.75)
+    assert written() == before
