@@ -37,7 +37,7 @@ def main(model: str) -> None:
 
 def _print_ablations(model: str, output: "ModalityOutput") -> None:
     rows = []
-    for name, result in output.conditions.items():
+    for name, result in output.ablations.items():
         change = points_interval(result.change.accuracy) if result.change else None
         verdict = result.verdict.answer if result.verdict else None
         figures = result.figures

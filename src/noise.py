@@ -40,12 +40,12 @@ def _print_confident_learning(learned: "ConfidentLearning") -> None:
 
 
 def _print_agreement(output: "NoiseOutput") -> None:
-    columns = ["alike in", "twins", "groups", "in conflict", "disagree", "wrong", "best", "best of all"]
-    for protocol, agreement_of in output.twins.items():
+    columns = ["alike in", "duplicates", "groups", "in conflict", "disagree", "wrong", "best", "best of all"]
+    for protocol, agreement_of in output.near_duplicates.items():
         rows = [[shared, *_cells(agreement)] for shared, agreement in agreement_of.items()]
         table(f"Agreement of {protocol} labels among near-duplicates (95% intervals)", columns, rows)
     say(
-        "twins: posts with a near-duplicate. wrong: share of labels that are wrong, if labels err independently. "
+        "duplicates: posts with a near-duplicate. wrong: share of labels that are wrong, if labels err independently. "
         "best: highest accuracy on these posts of a classifier that gives near-duplicates the same tone. "
         "best of all: the same on all posts, if all others are correct."
     )
@@ -56,7 +56,7 @@ def _cells(agreement: "DuplicateAgreement | None") -> list[object]:
         return [0, *[None] * 6]
     shares = [agreement.disagreement, agreement.noise_rate, agreement.majority_accuracy]
     return [
-        agreement.twins,
+        agreement.near_duplicates,
         agreement.groups,
         agreement.conflicting_groups,
         *map(percent_interval, shares),

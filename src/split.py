@@ -47,8 +47,8 @@ def _print_leaks(leaks: LeakReport) -> None:
         ["groups of several labels", *(count.conflicting for count in counts)],
     ]
     rows += [
-        [f"{row.part} posts with a near-duplicate in {row.twin_in}", *(getattr(row, kind) for kind in kinds)]
-        for row in leaks.twins
+        [f"{row.part} posts with a near-duplicate in {row.duplicate_in}", *(getattr(row, kind) for kind in kinds)]
+        for row in leaks.near_duplicates
     ]
     table("Near-duplicates, by what is alike", ["", *kinds], rows)
     say(

@@ -91,11 +91,11 @@ class SplitReport(StageOutput):
 
 
 @dataclass(frozen=True)
-class CrossPartTwins:
-    """Numbers of posts in `part` that have a near-duplicate in the part `twin_in`, by what is alike."""
+class CrossPartDuplicates:
+    """Numbers of posts in `part` that have a near-duplicate in the part `duplicate_in`, by what is alike."""
 
     part: str
-    twin_in: str
+    duplicate_in: str
     caption: int
     image: int
     looks: int
@@ -154,7 +154,7 @@ class ExamplePostOfPart:
 
 
 @dataclass(frozen=True)
-class ExampleTwins:
+class ExampleDuplicates:
     """A test post and a near-duplicate of it in train."""
 
     # What is alike: caption, image or looks.
@@ -167,7 +167,7 @@ class LeakExamples:
     """Examples of leaks."""
 
     # Pairs by what is alike.
-    twins: dict[str, tuple[ExampleTwins, ...]]
+    near_duplicates: dict[str, tuple[ExampleDuplicates, ...]]
     # Groups of near-duplicates with several labels.
     conflicting: tuple[tuple[ExamplePost, ...], ...]
 
@@ -182,7 +182,7 @@ class LeakReport(StageOutput):
     parts: dict[str, int]
     # Number of test posts without a near-duplicate in another part.
     leak_free_test_posts: int
-    twins: tuple[CrossPartTwins, ...]
+    near_duplicates: tuple[CrossPartDuplicates, ...]
     # Groups by what is alike.
     groups: dict[str, GroupCounts]
     # Number of captions without words and hashtags, by part.

@@ -67,7 +67,7 @@ class DuplicateAgreement:
     # Number of labelled posts.
     posts: int
     # Number of labelled posts that have a near-duplicate among them.
-    twins: int
+    near_duplicates: int
     # Number of groups of such posts, and of groups that carry more than one label.
     groups: int
     conflicting_groups: int
@@ -124,9 +124,9 @@ class ShuffledImages:
 
     # Share of posts whose new image comes from a post with the same label.
     same_label: float
-    # On the other posts: the caption's own label is `text`, the label of the image's post is `image`. None if there
-    # are no such posts.
-    torn: LabelAdherence | None
+    # On the other posts, whose halves have two labels: `text` is the caption's own, `image` that of the image's post.
+    # None if there are no such posts.
+    other_label: LabelAdherence | None
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
-class AlignmentQuartile:
+class SimilarityQuartile:
     """Accuracy on the posts between two cosines, both ends included."""
 
     low: float
@@ -184,8 +184,8 @@ class AlignmentQuartile:
 
 
 @dataclass(frozen=True)
-class AlignmentCorrelation:
-    """Correlation of image-text alignment with correct predictions.
+class SimilarityCorrelation:
+    """Correlation of image-text similarity with correct predictions.
 
     Correlations are None if all cosines are equal, or if predictions are all correct or all wrong.
     """
@@ -199,4 +199,4 @@ class AlignmentCorrelation:
     # Spearman's rank correlation, which outliers do not dominate.
     spearman: float | None
     # From the least aligned posts to the most aligned; fewer than four quartiles for fewer than four posts.
-    quartiles: tuple[AlignmentQuartile, ...]
+    quartiles: tuple[SimilarityQuartile, ...]

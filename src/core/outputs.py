@@ -9,11 +9,11 @@ from src.core.config_parser import build
 from src.core.estimates import (
     AblationResult,
     AgreementAccuracy,
-    AlignmentCorrelation,
     Disagreement,
     DuplicateAgreement,
     HashtagEffect,
     ShuffledImages,
+    SimilarityCorrelation,
     Spread,
 )
 from src.core.files import folder_digest, read_json, write_json
@@ -218,7 +218,7 @@ class ModalityOutput(StageOutput):
     # The number of test posts without a near-duplicate in train or val.
     leak_free_posts: int
     # By ablation, both halves first.
-    conditions: Mapping[str, AblationResult]
+    ablations: Mapping[str, AblationResult]
     # The reason for each ablation that these posts do not allow.
     omitted: Mapping[str, str]
     # None where that ablation is omitted.
@@ -227,8 +227,8 @@ class ModalityOutput(StageOutput):
     # By `agree` and `disagree`, the relation of the post's two labels. No entry without posts.
     by_agreement: Mapping[str, AgreementAccuracy]
     disagreement: Disagreement
-    # None for a model without image-text alignment, and for test posts without captions.
-    alignment: AlignmentCorrelation | None
+    # None for a model without image-text similarity, and for test posts without captions.
+    similarity: SimilarityCorrelation | None
     # The digest of the adapter that was judged.
     adapter_digest: str
 
@@ -407,7 +407,7 @@ class NoiseOutput(StageOutput):
     # None without out-of-fold predictions.
     confident_learning: ConfidentLearning | None
     # By protocol and by what near-duplicates share. None without near-duplicates.
-    twins: Mapping[str, Mapping[str, DuplicateAgreement | None]]
+    near_duplicates: Mapping[str, Mapping[str, DuplicateAgreement | None]]
     # The reason for an estimate that is missing, by its name.
     omitted: Mapping[str, str]
 

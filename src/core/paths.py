@@ -50,7 +50,7 @@ SCORES_TABLE = "scores.csv"
 PAIRS_TABLE = "pairs.csv"
 CALIBRATION_TABLE = "calibration.csv"
 SELECTIVE_TABLE = "selective.csv"
-PLOTS_FOLDER = "pictures"
+PLOTS_FOLDER = "plots"
 REPORT_HTML = "index.html"
 
 # Files that several stages write in their folders.

@@ -10,7 +10,7 @@ from src.core.records import Post
 from src.data.captions import without_hashtags
 from src.data.images import Source, blank
 
-BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS = CONDITIONS = ("both", "text", "image", "shuffled", "no-hashtags")
+BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS = ABLATIONS = ("both", "text", "image", "shuffled", "no-hashtags")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class AblatedPost:
 
 
 def halves(posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
-    """Return the posts under the conditions `both`, `text` (with a grey image) and `image` (with an empty caption)."""
+    """Return the posts under the ablations `both`, `text` (with a grey image) and `image` (with an empty caption)."""
     grey = blank()
     return {
         BOTH: [AblatedPost(post.image, post.caption) for post in posts],
@@ -32,12 +32,12 @@ def halves(posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
     }
 
 
-def conditions(posts: Sequence[Post], image_posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
-    """Return the posts under each of `CONDITIONS`.
+def ablated_posts(posts: Sequence[Post], image_posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
+    """Return the posts under each of `ABLATIONS`.
 
     Args:
         posts: the posts.
-        image_posts: for each post the one whose image it gets when shuffled. Empty: there is no shuffled condition.
+        image_posts: for each post the one whose image it gets when shuffled. Empty: there are no shuffled posts.
     """
     shuffled = [
         AblatedPost(other.image, post.caption) for post, other in zip(posts, image_posts, strict=bool(image_posts))

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from src.core.data_outputs import (
-    CrossPartTwins,
+    CrossPartDuplicates,
+    ExampleDuplicates,
     ExamplePost,
     ExamplePostOfPart,
-    ExampleTwins,
     GroupCounts,
     ImageCounts,
     LeakExamples,
@@ -52,8 +52,10 @@ def leak_report(
         rules=RULES,
         parts={part: list(part_of.values()).count(part) for part in PARTS},
         leak_free_test_posts=len(leak_free(part_of, duplicates.groups)),
-        twins=tuple(
-            CrossPartTwins(part, other, **{kind: len(_across(part_of, groups[kind], part, other)) for kind in groups})
+        near_duplicates=tuple(
+            CrossPartDuplicates(
+                part, other, **{kind: len(_across(part_of, groups[kind], part, other)) for kind in groups}
+            )
             for part, other in PART_PAIRS
         ),
         groups={kind: _count_groups(group_of, labelled) for kind, group_of in groups.items()},
@@ -61,7 +63,7 @@ def leak_report(
         images=ImageCounts(posts=len(digests), surplus_identical=len(digests) - len(set(digests))),
         hashtags=revealing_hashtags(labelled.values()),
         examples=LeakExamples(
-            twins={kind: _example_twins(part_of, groups[kind], duplicates, labelled) for kind in KINDS},
+            near_duplicates={kind: _example_duplicates(part_of, groups[kind], duplicates, labelled) for kind in KINDS},
             conflicting=_example_conflicts(duplicates.groups, labelled),
         ),
     )
@@ -108,14 +110,16 @@ def _conflicting(keys: Sequence[str], posts: Mapping[str, Post]) -> bool:
     return len({posts[key].label for key in keys}) > 1
 
 
-def _example_twins(
+def _example_duplicates(
     part_of: Mapping[str, str], group_of: Groups, duplicates: Duplicates, posts: Mapping[str, Post]
-) -> tuple[ExampleTwins, ...]:
+) -> tuple[ExampleDuplicates, ...]:
     """Return some test posts, each with a near-duplicate in train, and everything that is alike in the two."""
-    twin_in_train = {group_of[key]: key for key, part in part_of.items() if part == "train"}
-    pairs = [(key, twin_in_train[group_of[key]]) for key in _across(part_of, group_of, "test", "train")[:MAX_EXAMPLES]]
+    duplicate_in_train = {group_of[key]: key for key, part in part_of.items() if part == "train"}
+    pairs = [
+        (key, duplicate_in_train[group_of[key]]) for key in _across(part_of, group_of, "test", "train")[:MAX_EXAMPLES]
+    ]
     return tuple(
-        ExampleTwins(
+        ExampleDuplicates(
             tuple(duplicates.kinds(*pair)),
             tuple(ExamplePostOfPart(key, part_of[key], posts[key].label, posts[key].caption) for key in pair),
         )

@@ -145,10 +145,10 @@ def duplicate_agreement(
     pair_disagreement, disagreement, noise, true_tone, majority = cluster_bootstrap(
         counts_GC, _shares, seed, resamples
     ).intervals
-    num_twins, _, pairs, disagreeing, num_majority = counts_GC.sum(0).tolist()
+    num_duplicates, _, pairs, disagreeing, num_majority = counts_GC.sum(0).tolist()
     return DuplicateAgreement(
         posts=len(label_of),
-        twins=int(num_twins),
+        near_duplicates=int(num_duplicates),
         groups=len(counts_GC),
         conflicting_groups=int(np.count_nonzero(counts_GC[:, 3])),
         pairs=int(pairs),
@@ -158,7 +158,7 @@ def duplicate_agreement(
         noise_rate=noise,
         true_tone_accuracy=true_tone,
         majority_accuracy=majority,
-        majority_accuracy_all=1 - (num_twins - num_majority) / len(label_of),
+        majority_accuracy_all=1 - (num_duplicates - num_majority) / len(label_of),
     )
 
 

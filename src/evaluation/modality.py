@@ -65,8 +65,8 @@ def shuffling_effect(posts: Sequence[Post], givers: Sequence[Post], shuffled: Se
     """
     pairs = [(post.label, giver.label) for post, giver in zip(posts, givers, strict=True)]
     other = [(pair, row.predicted) for pair, row in zip(pairs, shuffled, strict=True) if pair[0] != pair[1]]
-    torn = label_adherence([pair for pair, _ in other], [tone for _, tone in other])
-    return ShuffledImages(1 - len(other) / len(pairs), torn)
+    adherence = label_adherence([pair for pair, _ in other], [tone for _, tone in other])
+    return ShuffledImages(1 - len(other) / len(pairs), adherence)
 
 
 def hashtag_effect(

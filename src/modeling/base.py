@@ -11,7 +11,8 @@ import hashlib
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -35,6 +36,7 @@ from src.modeling.segments import (
     frozen_segments,
     join_layers,
     pending_segments,
+    split_stack,
 )
 from src.modeling.transformers_usage import TransformersUsage
 
@@ -321,6 +323,17 @@ class ToneModel(nn.Module, ABC):
         self.text_weights = frozenset()
         self.recomputes_prefix = False
 
+    @contextmanager
+    def split_at(self, first: int | None) -> Iterator[None]:
+        """Compute from the cached features of a split at a layer (`split_stack`) in this context; None: of no split."""
+        segments = self.segments
+        if first is not None and not self.text_weights:
+            self.segments = split_stack(segments, first)
+        try:
+            yield
+        finally:
+            self.segments = segments
+
     def prefix_bytes(self) -> int:
         """Return the bytes of one post's keys and values of the prefix, if these are frozen features, else 0."""
         return 0
@@ -362,7 +375,7 @@ class ToneModel(nn.Module, ABC):
         """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs."""
         return self._run(pending_segments(self.segments, features), features, (POOLED,))[POOLED]
 
-    def alignment(self, features: Features) -> Tensor | None:
+    def similarity(self, features: Features) -> Tensor | None:
         """Return cosine_B of each post's image and caption in a shared space, or None for a model without such a space.
 
         Call this before an adapter is attached; otherwise the adapter changes the result.

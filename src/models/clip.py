@@ -164,7 +164,7 @@ class Model(ToneModel):
         end_BD = layer_parts(tower.encoder.layers[-1]).forward_at(states_BTD, features[LENGTH] - 1, causal=True)
         return self.backbone.text_projection(tower.final_layer_norm(end_BD))  # type: ignore[no-any-return]
 
-    def alignment(self, features: Features) -> Tensor:
+    def similarity(self, features: Features) -> Tensor:
         """Return cosine_B of both embeddings. CLIP was trained to raise it for an image and its own caption."""
         image_BD, text_BD = self.forward_pooled(features).float().chunk(2, dim=-1)
         return cosine_similarity(image_BD, text_BD, dim=-1)

@@ -27,15 +27,15 @@ from src.core.records import (
     read_split,
     write_predictions,
 )
-from src.data.ablations import BOTH, NO_HASHTAGS, SHUFFLED, AblatedPost, conditions, halves, shuffled_images
+from src.data.ablations import BOTH, NO_HASHTAGS, SHUFFLED, AblatedPost, ablated_posts, halves, shuffled_images
 from src.data.duplicates import find_duplicates
 from src.evaluation import modality
-from src.evaluation.alignment import alignment_correlation
+from src.evaluation.similarity import similarity_correlation
 from src.reporting.plot_evaluation import forest
 from src.tracking.client import parts_read
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.adapter import saved_adapter
-from src.training.inference import alignments, logits_uncached, predictions_of
+from src.training.inference import logits_uncached, predictions_of, similarities
 from src.training.workspace import Workspace
 
 ADHERENCE = ("text", "image", "neither")
@@ -70,13 +70,13 @@ class ModalityPosts:
 
 @dataclass(frozen=True)
 class ModalityPredictions:
-    """The tuned model's predictions, and the base's alignments."""
+    """The tuned model's predictions, and the base's similarities."""
 
     # For the test part, by ablation.
     test: Mapping[str, Sequence[Prediction]]
     # For the posts with two labels, by what is shown: both halves, text, image.
     disagreeing: Mapping[str, Sequence[Prediction]]
-    # The base's cosine of image and caption for test posts with a caption, by id. Empty for a model without alignment.
+    # The base's cosine of image and caption for test posts with a caption, by id. Empty for a model without similarity.
     cosine_of: Mapping[str, float]
 
 
@@ -121,13 +121,13 @@ def modality_posts(test: Sequence[Post], seed: int) -> ModalityPosts:
 
 def predict(workspace: Workspace, params: Params, posts: ModalityPosts) -> ModalityPredictions:
     """Predict the posts under every ablation."""
-    # The alignment is the base's, so it is computed before the adapter is attached.
-    cosine_of = _alignments(workspace, params)
+    # The similarity is the base's, so it is computed before the adapter is attached.
+    cosine_of = _similarities(workspace, params)
     model = workspace.model
     test_ids = {post.id for post in posts.test}
     # A test post is not predicted twice with the same halves.
     others = [post for post in posts.disagreeing if post.id not in test_ids]
-    ablated_test = conditions(posts.test, posts.givers)
+    ablated_test = ablated_posts(posts.test, posts.givers)
     ablated_others = halves(others)
     total = sum(map(len, (*ablated_test.values(), *ablated_others.values())))
     with (
@@ -147,9 +147,9 @@ def predict(workspace: Workspace, params: Params, posts: ModalityPosts) -> Modal
     return ModalityPredictions(test, disagreeing, cosine_of)
 
 
-def _alignments(workspace: Workspace, params: Params) -> dict[str, float]:
+def _similarities(workspace: Workspace, params: Params) -> dict[str, float]:
     test = workspace.data("test", params.encode.batch_size)
-    cosines = alignments(workspace.model, test, params.evaluate.batch_size)
+    cosines = similarities(workspace.model, test, params.evaluate.batch_size)
     if cosines is None:
         return {}
     return {post.id: cosine for post, cosine in zip(test.posts, cosines, strict=True) if post.caption.strip()}
@@ -170,20 +170,20 @@ def summarise(posts: ModalityPosts, predictions: ModalityPredictions, seed: int,
     return ModalityOutput(
         posts=len(posts.test),
         leak_free_posts=sum(post.id in posts.leak_free for post in posts.test),
-        conditions=modality.ablation_results(test, group_of, posts.leak_free, seed),
+        ablations=modality.ablation_results(test, group_of, posts.leak_free, seed),
         omitted=posts.omitted,
         shuffled=shuffled,
         hashtags=modality.hashtag_effect(posts.test, test[BOTH], test[NO_HASHTAGS], group_of, seed),
         by_agreement=modality.accuracy_by_agreement(posts.test, test, group_of, seed),
         disagreement=modality.disagreement(posts.disagreeing, predictions.disagreeing, posts.leak_free),
-        alignment=alignment_correlation(predictions.cosine_of, test[BOTH], group_of, seed),
+        similarity=similarity_correlation(predictions.cosine_of, test[BOTH], group_of, seed),
         adapter_digest=adapter_digest,
     )
 
 
 def metrics_of(output: ModalityOutput) -> dict[str, float]:
     """Return the figures that compare two runs, under one name each, such as text_macro_f1."""
-    results = {name.replace("-", "_"): result for name, result in output.conditions.items()}
+    results = {name.replace("-", "_"): result for name, result in output.ablations.items()}
     metrics = {
         f"{name}_{figure}": result.figures[figure].value
         for figure in ("accuracy", "macro_f1")
@@ -195,8 +195,8 @@ def metrics_of(output: ModalityOutput) -> dict[str, float]:
     if output.disagreement.follows:
         adherence = output.disagreement.follows[BOTH]
         metrics |= {f"follows_{name}": getattr(adherence, name).value for name in ADHERENCE}
-    if output.alignment and output.alignment.point_biserial:
-        metrics["alignment_point_biserial"] = output.alignment.point_biserial.value
+    if output.similarity and output.similarity.point_biserial:
+        metrics["similarity_point_biserial"] = output.similarity.point_biserial.value
     return metrics
 
 
@@ -208,9 +208,9 @@ def _write_files(model: str, posts: ModalityPosts, predictions: ModalityPredicti
     rows = _disagreement_rows(posts.disagreeing, predictions.disagreeing)
     write_table(folder / "disagreement.csv", rows, _DISAGREEMENT_COLUMNS)
     cosines = [{"id": key, "cosine": cosine} for key, cosine in predictions.cosine_of.items()]
-    write_table(folder / "alignment.csv", cosines, ("id", "cosine"))
+    write_table(folder / "similarity.csv", cosines, ("id", "cosine"))
     write_json(folder / "metrics.json", metrics_of(output))
-    write_bytes(folder / "conditions.png", _accuracy_plot(model, output))
+    write_bytes(folder / "ablations.png", _accuracy_plot(model, output))
     output.write(folder / MODALITY_JSON)
 
 
@@ -231,7 +231,7 @@ def _disagreement_rows(posts: Sequence[Post], predictions: Mapping[str, Sequence
 
 def _accuracy_plot(model: str, output: ModalityOutput) -> bytes:
     rows = {}
-    for name, result in output.conditions.items():
+    for name, result in output.ablations.items():
         rows[name] = {"all test posts": result.figures["accuracy"]}
         if result.leak_free and output.leak_free_posts < output.posts:
             rows[name]["leak-free"] = result.leak_free["accuracy"]

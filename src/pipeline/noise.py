@@ -50,7 +50,9 @@ def run_noise(models: Sequence[str], seed: int) -> NoiseOutput:
         omitted["confident_learning"] = "; ".join(reasons)
     output = NoiseOutput(
         confident_learning=learned,
-        twins={protocol: _agreement_of_duplicates(posts, fingerprints, protocol, seed) for protocol in PROTOCOLS},
+        near_duplicates={
+            protocol: _agreement_of_duplicates(posts, fingerprints, protocol, seed) for protocol in PROTOCOLS
+        },
         omitted=omitted,
     )
     write_rows(NOISE / MISLABELLED_TABLE, MislabelledRow, _mislabelled(posts, issues))

@@ -26,7 +26,7 @@ from src.evaluation.intervals import SCORES
 from src.evaluation.metrics import scores
 from src.evaluation.systems import TFIDF
 from src.reporting import alt_texts
-from src.reporting.findings import ReportInputs, SystemScores, alignments, read_report_inputs
+from src.reporting.findings import ReportInputs, SystemScores, read_report_inputs, similarities
 from src.reporting.pages import Plot, render
 from src.reporting.paper_table import SCORE_TITLES, paper_section
 from src.reporting.plot_evaluation import confusion_matrix, learning_curves, per_class_bars
@@ -44,7 +44,7 @@ SOURCES = (
     ("learning curves", "python -m src.train --model {model}", "train/<model>/history.csv"),
     ("tuned, confusion matrices", "python -m src.evaluate --model {model}", "evaluate/<model>/predictions.csv"),
     ("other seeds, gain, optimism", "python -m src.repeat --model {model}", "repeat/<model>/repeat.json"),
-    ("text or image, alignment", "python -m src.evaluate --model {model}", "modality/<model>/modality.json"),
+    ("text or image, similarity", "python -m src.evaluate --model {model}", "modality/<model>/modality.json"),
     ("saliency maps", "python -m src.evaluate --model {model}", "saliency/<model>/saliency.json"),
     ("intervals, comparisons, calibration", "python -m src.compare", "compare/scores.csv, pairs.csv, calibration.csv"),
     ("the paper's experiments", "python -m src.reproduce", "reproduce/recipes.csv, <recipe>.json"),
@@ -88,7 +88,7 @@ def run_report(params: Params) -> ReportResult:
     own_plots = {f"{model}-{name}": plot for model, section in sections.items() for name, plot in section.plots.items()}
     for name, plot in {**plots, **own_plots}.items():
         write_bytes(REPORT / f"{name}.png", plot.png)
-    plots |= {f"conditions-{model}": _ablations_plot(model, output) for model, output in inputs.modality.items()}
+    plots |= {f"ablations-{model}": _ablations_plot(model, output) for model, output in inputs.modality.items()}
     sentences = [sentence for finding in inputs.findings() for sentence in finding.sentences]
     result = ReportResult(sentences, [_score_columns(row) for row in inputs.score_rows()])
     write_table(REPORT / "scores.csv", result.scores)
@@ -122,8 +122,8 @@ def _selective_curves() -> dict[str, list[float]]:
 
 
 def _ablations_plot(model: str, output: ModalityOutput) -> Plot:
-    accuracies = {name: result.figures["accuracy"] for name, result in output.conditions.items()}
-    png = (stage_folder("modality", model) / "conditions.png").read_bytes()
+    accuracies = {name: result.figures["accuracy"] for name, result in output.ablations.items()}
+    png = (stage_folder("modality", model) / "ablations.png").read_bytes()
     return Plot(png, alt_texts.forest_alt(f"Accuracy of {model} by ablation", accuracies))
 
 
@@ -200,7 +200,7 @@ def _page(params: Params, inputs: ReportInputs, sections: Mapping[str, ModelSect
         "test_posts": rows[0].all.posts,
         "clean_posts": rows[0].clean.posts if rows[0].clean else 0,
         "plots": plots,
-        "alignments": alignments(params.models, params.seed),
+        "similarities": similarities(params.models, params.seed),
         "heat_maps": {model: _heat_maps(model, output.mistakes) for model, output in inputs.saliency.items()},
         "method": METHOD,
         "sections": sections,

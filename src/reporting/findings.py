@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from src.core.data_outputs import DataReport, LeakReport, SplitReport
-from src.core.estimates import AlignmentCorrelation
+from src.core.estimates import SimilarityCorrelation
 from src.core.files import read_table
 from src.core.format import percent, percent_interval, points
 from src.core.outputs import (
@@ -38,8 +38,8 @@ from src.core.paths import (
 )
 from src.core.records import Interval, read_groups, read_predictions
 from src.core.rows import read_rows
-from src.evaluation.alignment import alignment_correlation
 from src.evaluation.comparison_tables import ALL, LEAK_FREE, CalibrationRow, PairRow, ScoreRow
+from src.evaluation.similarity import similarity_correlation
 from src.evaluation.systems import MAJORITY, TFIDF
 
 _NUM_MISLABELLED_SHOWN = 20
@@ -116,7 +116,7 @@ def on_modality(outputs: Mapping[str, ModalityOutput]) -> Iterator[str]:
     for model, output in outputs.items():
         changes = []
         for name, title in titles.items():
-            change = output.conditions[name].change if name in output.conditions else None
+            change = output.ablations[name].change if name in output.ablations else None
             if change:
                 changes.append(f"{title} by {points(change.accuracy.value)}")
         sentence = f"{model}: accuracy changes, in points, with {', '.join(changes)}"
@@ -141,7 +141,7 @@ def on_calibration(calibration: Sequence[CalibrationRow]) -> Iterator[str]:
 
 def on_noise(noise: NoiseOutput, protocol: str) -> Iterator[str]:
     """Yield the estimates of label noise under a protocol."""
-    agreement = noise.twins[protocol]["any"]
+    agreement = noise.near_duplicates[protocol]["any"]
     if agreement is None:
         yield "No post has a near-duplicate, so nothing shows how well labels of the same content agree."
     elif not agreement.conflicting_groups:
@@ -333,15 +333,15 @@ def read_report_inputs(models: Sequence[str]) -> ReportInputs:
     )
 
 
-def alignments(models: Sequence[str], seed: int) -> dict[str, AlignmentCorrelation]:
-    """Correlate CLIP's image-text alignment with the correct predictions of each model; empty without CLIP."""
-    tables = [read_table(stage_folder("modality", model) / "alignment.csv") for model in models]
+def similarities(models: Sequence[str], seed: int) -> dict[str, SimilarityCorrelation]:
+    """Correlate CLIP's image-text similarity with the correct predictions of each model; empty without CLIP."""
+    tables = [read_table(stage_folder("modality", model) / "similarity.csv") for model in models]
     cosine_of = {row["id"]: float(row["cosine"]) for table in tables for row in table}
     group_of = read_groups(GROUPS)
     correlations = {}
     for model in models:
         predictions = read_predictions(stage_folder("evaluate", model) / PREDICTIONS_TABLE)
-        correlation = alignment_correlation(cosine_of, predictions, group_of, seed)
+        correlation = similarity_correlation(cosine_of, predictions, group_of, seed)
         if correlation:
             correlations[model] = correlation
     return correlations

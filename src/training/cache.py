@@ -20,7 +20,7 @@ from src.core.files import require_free_space, write_json
 from src.core.locks import lock
 from src.data.images import EncodablePost
 from src.modeling.base import Features, ToneModel
-from src.modeling.segments import LENGTH, join_layers
+from src.modeling.segments import LENGTH, POOLED, join_layers
 from src.training.cache_encoder import encode_further, encode_posts
 from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, write
 
@@ -47,19 +47,24 @@ class Boundary:
     features: tuple[str, ...]
     # The digest of the aligned weights, if a frozen segment has some: features below are the same without them.
     aligned: str = ""
+    # The first layer of the language model that runs on the prefix and on the text in turn, if the features are those
+    # of such a split (`split_stack`).
+    split_from: int | None = None
 
     @classmethod
     def of(cls, model: ToneModel) -> "Boundary":
         """Return the boundary between the segments of `model` that are frozen now and the others."""
+        segments = model.cached_segments()
         return cls(
             model.spec.name,
             model.checkpoint.source,
             model.checkpoint.revision,
             model.preprocessing_digest(),
             str(model.backbone.dtype).removeprefix("torch."),
-            tuple(segment.label for segment in model.cached_segments()),
+            tuple(segment.label for segment in segments),
             model.cached_names(),
             _aligned_digest(model),
+            next((segment.layers[0] for segment in segments if segment.positions == "prefix" and segment.layers), None),
         )
 
     @property
@@ -72,7 +77,12 @@ class Boundary:
         """Return whether the other boundary's features can be computed from these."""
         same = ("model", "revision", "preprocessing", "dtype")
         alike = all(getattr(self, name) == getattr(other, name) for name in same)
-        return alike and self.aligned in ("", other.aligned) and set(self.segments) < set(other.segments)
+        if not alike or self.aligned not in ("", other.aligned):
+            return False
+        if self.split_from is not None and other.split_from is None:
+            # The prefix's keys and values, and the text's states, are enough for the end of the stack alone.
+            return POOLED in other.features
+        return set(self.segments) < set(other.segments)
 
 
 def _aligned_digest(model: ToneModel) -> str:
@@ -200,7 +210,8 @@ class FeatureStore:
             rest = [post for post in rest if post.digest not in source]
             for chunk in _chunks(known, POSTS_A_SHARD):
                 table = source.table(chunk)
-                yield from encode_further(model, chunk, table.lengths(), table.__getitem__, batch_size)
+                with model.split_at(source.boundary.split_from):
+                    yield from encode_further(model, chunk, table.lengths(), table.__getitem__, batch_size)
         for chunk in _chunks(rest, POSTS_A_SHARD):
             yield from encode_posts(model, chunk, batch_size)
 

@@ -84,7 +84,7 @@ def logits_uncached(
 
 
 @torch.no_grad()
-def alignments(model: ToneModel, data: LabelledFeatures, batch_size: int) -> list[float] | None:
+def similarities(model: ToneModel, data: LabelledFeatures, batch_size: int) -> list[float] | None:
     """Return the cosine similarity of each post's image and bare caption, in the order of the posts.
 
     The similarity is that of the base, in its joint space of images and texts: the model must have no adapter.
@@ -94,7 +94,7 @@ def alignments(model: ToneModel, data: LabelledFeatures, batch_size: int) -> lis
     model.eval()
     cosine_N = torch.zeros(len(data.posts))
     for indices in in_order(data.features.lengths(), batch_size):
-        cosine_B = model.alignment(data.batch(indices, model.device))
+        cosine_B = model.similarity(data.batch(indices, model.device))
         if cosine_B is None:
             return None
         cosine_N[indices] = cosine_B.float().cpu()

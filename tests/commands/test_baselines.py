@@ -136,7 +136,7 @@ def test_summary_has_both_noise_estimates(said: dict[str, str]) -> None:
     assert list(learned["weights"]) == ["tfidf", f"{MODEL} probe"]
     joint = learned["joint"]["rows_label_columns_true"]
     assert learned["noise_rate"] == as_written(sum(joint[i][j] for i in range(3) for j in range(3) if i != j))
-    assert set(noise["twins"]) == {"agreement", "standard"}
+    assert set(noise["near_duplicates"]) == {"agreement", "standard"}
     for protocol in ("agreement", "standard"):
         assert f"{protocol} labels among near-duplicates" in said["noise"]
 
@@ -159,21 +159,21 @@ def rewrite(caption_of: Mapping[str, str], image_of: Mapping[str, Fingerprint]) 
     write_fingerprints(FINGERPRINTS, [replace(image_of.get(each.id, each), id=each.id) for each in prints])
 
 
-def estimated_twins() -> Any:
-    """What twins say now."""
+def estimated_duplicates() -> Any:
+    """What near-duplicates say now."""
     run("noise")
-    return read_json(NOISE / "noise.json")["twins"]
+    return read_json(NOISE / "noise.json")["near_duplicates"]
 
 
 def test_conflicts_count_under_labelling_protocols(workplace: Path) -> None:
-    before, posts = estimated_twins(), read_posts(POSTS)
+    before, posts = estimated_duplicates(), read_posts(POSTS)
     first = next(post for post in posts if post.label == "positive")
     second = next(
         post for post in posts if not post.label and {post.text_label, post.image_label} == {"negative", "neutral"}
     )
     images = {each.id: each for each in read_fingerprints(FINGERPRINTS)}
     rewrite({second.id: first.caption}, {second.id: images[first.id]})
-    after = estimated_twins()
+    after = estimated_duplicates()
     # Only the standard protocol labels the second.
     assert after["agreement"] == before["agreement"]
     for alike in ("any", "caption", "caption and looks"):
@@ -189,7 +189,7 @@ def test_posts_without_duplicates_give_no_estimate(workplace: Path) -> None:
     looks = {key: Fingerprint(key, f"digest {key}", f"{rng.getrandbits(64):016x}") for key in keys}
     rewrite({key: f"caption {key}" for key in keys}, looks)
     nothing = {"any": None, "caption": None, "caption and looks": None}
-    assert estimated_twins() == {"agreement": nothing, "standard": nothing}
+    assert estimated_duplicates() == {"agreement": nothing, "standard": nothing}
 
 
 def test_one_group_leaves_confident_learning_out(folder: Path, workplace: Path) -> None:
@@ -202,7 +202,7 @@ def test_one_group_leaves_confident_learning_out(folder: Path, workplace: Path) 
     assert "all posts are near-duplicates of each other" in reason
     assert all(reason in output for output in said)
     assert noise["confident_learning"] is None
-    assert noise["twins"]["agreement"]["any"]["groups"] > 0
+    assert noise["near_duplicates"]["agreement"]["any"]["groups"] > 0
     assert read_table(NOISE / "mislabelled.csv") == read_table(PROBE / "out_of_fold.csv") == []
 
 

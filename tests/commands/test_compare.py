@@ -20,8 +20,8 @@ from tests.pipeline import as_written
 
 MODELS = ("clip", "llava")
 TEST, VAL = range(60), range(60, 120)
-# The first 12 test posts are two tweets each, and the twins of the last two pairs stand in train.
-TWINS, LEAKED = 12, 4
+# The first 12 test posts are two tweets each, and the near-duplicates of the last two pairs stand in train.
+DUPLICATES, LEAKED = 12, 4
 TRAIN = (120, 121)
 
 
@@ -38,8 +38,8 @@ class Outcome:
 
 
 def actual(key: int) -> str:
-    twin = key // 2 * 2 if key < TWINS else key
-    return random.Random(twin).choices(TONES, (28, 18, 54))[0]
+    first = key // 2 * 2 if key < DUPLICATES else key
+    return random.Random(first).choices(TONES, (28, 18, 54))[0]
 
 
 def judged(keys: Sequence[int], wrong: int, confidence: float = 0.8) -> list[Prediction]:
@@ -66,8 +66,8 @@ def fill(folder: Path, repo_root: Path) -> None:
     keys = (*TEST, *VAL, *TRAIN)
     parts = {key: "test" if key in TEST else "val" if key in VAL else "train" for key in keys}
     write_split(folder / SPLIT, {str(key): part for key, part in parts.items()})
-    groups = {key: key // 2 * 2 if key < TWINS else key for key in keys}
-    groups |= {TRAIN[0]: TWINS - 4, TRAIN[1]: TWINS - 2}
+    groups = {key: key // 2 * 2 if key < DUPLICATES else key for key in keys}
+    groups |= {TRAIN[0]: DUPLICATES - 4, TRAIN[1]: DUPLICATES - 2}
     write_groups(folder / GROUPS, {str(key): str(group) for key, group in groups.items()})
     write(folder / BASELINE / "majority", wrong=28)
     write(folder / BASELINE / "tfidf", wrong=24)
@@ -189,9 +189,9 @@ def test_metrics_hold_tuned_models_alone(outcome: Outcome) -> None:
 
 
 def test_plots_are_whole_files(outcome: Outcome) -> None:
-    pictures = {path.name: path.read_bytes() for path in (outcome.folder / "pictures").iterdir()}
-    assert set(pictures) == {"intervals.png", "selective.png", "reliability-clip.png", "reliability-llava.png"}
-    for content in pictures.values():
+    plots = {path.name: path.read_bytes() for path in (outcome.folder / "plots").iterdir()}
+    assert set(plots) == {"intervals.png", "selective.png", "reliability-clip.png", "reliability-llava.png"}
+    for content in plots.values():
         with Image.open(BytesIO(content)) as picture:
             picture.load()
 

@@ -20,7 +20,7 @@ from src.core.records import (
     write_groups,
     write_posts,
 )
-from src.data.ablations import CONDITIONS
+from src.data.ablations import ABLATIONS
 from src.evaluation.metrics import scores
 from tests.pipeline import MODEL, STORE, as_written, run, store_in
 
@@ -69,20 +69,20 @@ def read_output() -> ModalityOutput:
 
 
 def test_each_ablation_is_predicted_and_scored() -> None:
-    predictions = {name: read_predictions(RESULT / f"{name}.csv") for name in CONDITIONS}
+    predictions = {name: read_predictions(RESULT / f"{name}.csv") for name in ABLATIONS}
     output = read_output()
     metrics = read_json(RESULT / "metrics.json")
     evaluated = read_predictions(EVALUATED)
     assert output.posts == len(evaluated)
-    assert list(output.conditions) == list(CONDITIONS)
+    assert list(output.ablations) == list(ABLATIONS)
     for name, rows in predictions.items():
         assert [(row.id, row.actual) for row in rows] == [(row.id, row.actual) for row in evaluated]
-        figures = output.conditions[name].figures
+        figures = output.ablations[name].figures
         assert {key: interval.value for key, interval in figures.items()} == as_written(scores(rows).headline())
         assert metrics[f"{name.replace('-', '_')}_macro_f1"] == figures["macro_f1"].value
     both = [row.positive for row in predictions["both"]]
     assert both == pytest.approx([row.positive for row in evaluated], abs=1e-4)
-    assert len({tuple(row.positive for row in rows) for rows in predictions.values()}) == len(CONDITIONS)
+    assert len({tuple(row.positive for row in rows) for rows in predictions.values()}) == len(ABLATIONS)
     change = metrics["text_accuracy"] - metrics["both_accuracy"]
     assert metrics["text_accuracy_change"] == as_written(change)
 
@@ -101,17 +101,17 @@ def test_unseen_disagreeing_posts_are_predicted() -> None:
         assert follows[shown].image.value == as_written(share)
 
 
-def test_alignment_is_the_base_models() -> None:
-    from src.training.inference import alignments
+def test_similarity_is_the_base_models() -> None:
+    from src.training.inference import similarities
     from src.training.workspace import open_workspace
 
     workspace = open_workspace(load_params(), MODEL)
     test = workspace.data("test")
-    expected = dict(zip([post.id for post in test.posts], alignments(workspace.model, test, 8) or [], strict=True))
-    written = {row["id"]: float(row["cosine"]) for row in read_table(RESULT / "alignment.csv")}
+    expected = dict(zip([post.id for post in test.posts], similarities(workspace.model, test, 8) or [], strict=True))
+    written = {row["id"]: float(row["cosine"]) for row in read_table(RESULT / "similarity.csv")}
     assert written == pytest.approx(expected, abs=1e-6)
-    alignment = read_output().alignment
-    assert alignment and alignment.n == len(expected)
+    similarity = read_output().similarity
+    assert similarity and similarity.n == len(expected)
 
 
 def test_run_holds_figures_and_files(here: Path) -> None:
@@ -124,12 +124,12 @@ def test_run_holds_figures_and_files(here: Path) -> None:
     assert logged.data.tags[ADAPTER_DIGEST] == read_output().adapter_digest == read_trained(MODEL).digest
     assert logged.data.metrics == as_written(read_json(RESULT / "metrics.json"))
     names = {item.path for item in client.list_artifacts(logged.info.run_id, "modality")}
-    assert {"modality/modality.json", "modality/conditions.png", "modality/no-hashtags.csv"} <= names
+    assert {"modality/modality.json", "modality/ablations.png", "modality/no-hashtags.csv"} <= names
 
 
 def test_command_prints_ablations_and_notice(here: Path) -> None:
     printed = (here / "printed").read_text()
-    assert all(f"  {name} " in printed for name in CONDITIONS)
+    assert all(f"  {name} " in printed for name in ABLATIONS)
     assert "shown both: the prediction follows text" in printed
     assert "Weights are random" in printed
 
@@ -163,7 +163,7 @@ def test_no_disagreeing_post_gives_no_adherence(restored: None) -> None:
 def test_infeasible_shuffling_is_omitted(restored: None) -> None:
     write_groups(GROUPS, dict.fromkeys(read_groups(GROUPS), "1"))
     output = run_again()
-    assert list(output.conditions) == [name for name in CONDITIONS if name != "shuffled"]
+    assert list(output.ablations) == [name for name in ABLATIONS if name != "shuffled"]
     assert output.shuffled is None
     assert "near-duplicates" in output.omitted["shuffled"]
     assert read_table(RESULT / "shuffled.csv") == []

@@ -102,7 +102,7 @@ def test_only_stratified_split_separates_near_duplicates(configure: Configure) -
     stratified = split()
     assert stratified.parts == grouped.parts
     assert num_separated() > 0
-    assert LeakReport.read(LEAKS).twins[0].caption > 0
+    assert LeakReport.read(LEAKS).near_duplicates[0].caption > 0
     assert "24 of 24 test posts" not in output()
 
 

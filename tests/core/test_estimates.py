@@ -5,7 +5,7 @@ import pytest
 
 from src.core.config_parser import build
 from src.core.errors import UsageError
-from src.core.estimates import AblationResult, AlignmentCorrelation, AlignmentQuartile, Comparison, Verdict
+from src.core.estimates import AblationResult, Comparison, SimilarityCorrelation, SimilarityQuartile, Verdict
 from src.core.records import Interval
 
 SHARE = Interval(0.5, None, 0.75)
@@ -17,10 +17,10 @@ CHANGE = Comparison(10, 2, 3, SHARE, SHARE, mcnemar_p=0.1, bootstrap_p=0.2, post
     [
         AblationResult({"accuracy": SHARE}, {}),
         AblationResult({"accuracy": SHARE}, {"accuracy": SHARE}, CHANGE, Verdict("cannot tell", 0.2)),
-        AlignmentCorrelation(2, 0.3, None, 0.25, (AlignmentQuartile(0.1, 0.2, 1, SHARE),)),
+        SimilarityCorrelation(2, 0.3, None, 0.25, (SimilarityQuartile(0.1, 0.2, 1, SHARE),)),
     ],
 )
-def test_estimates_survive_json(estimate: AblationResult | AlignmentCorrelation) -> None:
+def test_estimates_survive_json(estimate: AblationResult | SimilarityCorrelation) -> None:
     assert build(type(estimate), json.loads(json.dumps(asdict(estimate))), "file") == estimate
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from src.core.errors import InfeasibleAnalysis
 from src.core.records import Post
-from src.data.ablations import CONDITIONS, conditions, halves, shuffled_images
+from src.data.ablations import ABLATIONS, ablated_posts, halves, shuffled_images
 from src.data.captions import hashtags, without_hashtags
 
 
@@ -40,10 +40,10 @@ def test_found_and_removed_hashtags_agree() -> None:
     assert hashtags("#Happy day, #happy! it&#39;s \N{FULLWIDTH NUMBER SIGN}Beach /#about") == {"#happy", "#beach"}
 
 
-def test_each_condition_changes_its_half() -> None:
+def test_each_ablation_changes_its_half() -> None:
     image_posts = [*POSTS[1:], POSTS[0]]
-    posts_of = conditions(POSTS, image_posts)
-    assert tuple(posts_of) == CONDITIONS
+    posts_of = ablated_posts(POSTS, image_posts)
+    assert tuple(posts_of) == ABLATIONS
     assert all(len(shown) == len(POSTS) for shown in posts_of.values())
     first = {name: shown[0] for name, shown in posts_of.items()}
     assert (first["both"].image, first["both"].caption) == ("data/0.jpg", "caption 0 #tag0")
@@ -53,8 +53,8 @@ def test_each_condition_changes_its_half() -> None:
     assert first["text"].caption == "caption 0 #tag0"
 
 
-def test_no_shuffled_condition_without_images() -> None:
-    assert tuple(conditions(POSTS, [])) == tuple(name for name in CONDITIONS if name != "shuffled")
+def test_no_shuffled_posts_without_images() -> None:
+    assert tuple(ablated_posts(POSTS, [])) == tuple(name for name in ABLATIONS if name != "shuffled")
 
 
 def test_text_alone_has_grey_image() -> None:

@@ -218,8 +218,9 @@ def conflicting(groups: set[frozenset[str]], labels: dict[str, str]) -> set[froz
 def test_known_real_captions_are_grouped(real: mvsa.LoadedDataset) -> None:
     """190 groups, 52 of them with conflicting labels, by a rule that keeps English letters alone.
 
-    They were counted on captions read byte by byte, as cp1252. Six of them, two with conflicting labels, are no twins
-    and not found: captions in other scripts that share a hashtag or its #, and captions that are only a truncated link.
+    They were counted on captions read byte by byte, as cp1252. Six of them, two with conflicting labels, are no
+    near-duplicates and not found: captions in other scripts that share a hashtag or its #, and captions that are only a
+    truncated link.
     """
     labels = {post.id: post.label for post in real.posts if post.label}
     captions = {post.id: post.caption for post in real.posts if post.label}

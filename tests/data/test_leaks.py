@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from src.core.data_outputs import (
-    CrossPartTwins,
+    CrossPartDuplicates,
     ExamplePostOfPart,
     GroupCounts,
     ImageCounts,
@@ -51,17 +51,17 @@ def report() -> LeakReport:
     return report_of(POSTS, PRINTS, PARTS)
 
 
-def twins(report: LeakReport, part: str, other: str) -> CrossPartTwins:
-    return next(row for row in report.twins if (row.part, row.twin_in) == (part, other))
+def duplicates_between(report: LeakReport, part: str, other: str) -> CrossPartDuplicates:
+    return next(row for row in report.near_duplicates if (row.part, row.duplicate_in) == (part, other))
 
 
 def test_cross_part_near_duplicates_are_counted(report: LeakReport) -> None:
-    assert report.twins == (
-        CrossPartTwins("test", "train", caption=2, image=0, looks=0, any=2),
-        CrossPartTwins("test", "val", caption=0, image=1, looks=0, any=1),
+    assert report.near_duplicates == (
+        CrossPartDuplicates("test", "train", caption=2, image=0, looks=0, any=2),
+        CrossPartDuplicates("test", "val", caption=0, image=1, looks=0, any=1),
         # Posts 3 and 1 are alike through post 2 alone.
-        CrossPartTwins("val", "train", caption=0, image=0, looks=0, any=1),
-        CrossPartTwins("val", "test", caption=0, image=1, looks=0, any=1),
+        CrossPartDuplicates("val", "train", caption=0, image=0, looks=0, any=1),
+        CrossPartDuplicates("val", "test", caption=0, image=1, looks=0, any=1),
     )
     assert (report.leak_free_test_posts, report.parts) == (1, {"train": 3, "val": 1, "test": 3})
 
@@ -78,7 +78,7 @@ def test_surplus_images_and_empty_captions(report: LeakReport) -> None:
 
 
 def test_examples_show_both_posts(report: LeakReport) -> None:
-    first, second = report.examples.twins["caption"]
+    first, second = report.examples.near_duplicates["caption"]
     assert first.kinds == ("caption",)
     assert first.posts == (
         ExamplePostOfPart("2", "test", "positive", "RT @a: what a day"),
@@ -102,7 +102,9 @@ def test_report_survives_its_file(report: LeakReport, tmp_path: Path) -> None:
 def test_posts_in_no_part_leak_nothing() -> None:
     some = {key: part for key, part in PARTS.items() if key not in "13"}
     report = report_of(POSTS, PRINTS, some)
-    assert twins(report, "test", "val") == CrossPartTwins("test", "val", caption=0, image=0, looks=0, any=0)
+    assert duplicates_between(report, "test", "val") == CrossPartDuplicates(
+        "test", "val", caption=0, image=0, looks=0, any=0
+    )
     assert report.groups["any"].posts == 5
     assert report.leak_free_test_posts == 2
 
@@ -114,9 +116,9 @@ def test_exact_copy_leaks_in_every_way(report: LeakReport) -> None:
         replace(POSTS[6], id="10", caption="A new caption"),
     ]
     prints = [*PRINTS, *(replace(PRINTS[6], id=key, image_digest="new", image_hash="f" * 16) for key in ("9", "10"))]
-    before = twins(report, "test", "train")
-    after = twins(report_of(copied, prints, {**PARTS, "9": "test", "10": "train"}), "test", "train")
-    assert after == CrossPartTwins(
+    before = duplicates_between(report, "test", "train")
+    after = duplicates_between(report_of(copied, prints, {**PARTS, "9": "test", "10": "train"}), "test", "train")
+    assert after == CrossPartDuplicates(
         "test", "train", before.caption + 1, before.image + 1, before.looks + 1, before.any + 1
     )
 
@@ -157,7 +159,7 @@ def test_only_grouped_split_of_sample_is_leak_free(repo_root: Path) -> None:
     prints = list(dataset.fingerprints)
     duplicates = find_duplicates([post for post in posts if post.label], prints)
     clean = leak_report(posts, prints, grouped(posts, duplicates.groups, 0.2, 0.2, 7), duplicates)
-    assert all((row.caption, row.image, row.looks, row.any) == (0, 0, 0, 0) for row in clean.twins)
+    assert all((row.caption, row.image, row.looks, row.any) == (0, 0, 0, 0) for row in clean.near_duplicates)
     assert clean.leak_free_test_posts == clean.parts["test"]
     leaky = leak_report(posts, prints, stratified(posts, 0.2, 0.2, 7), duplicates)
     assert leaky.leak_free_test_posts < leaky.parts["test"]
@@ -173,7 +175,7 @@ def test_known_leaks_of_published_split(real_mvsa: Path, real_reading: mvsa.Load
     prints = list(real_reading.fingerprints)
     duplicates = find_duplicates([post for post in posts if post.label], prints)
     report = leak_report(posts, prints, predefined_split(posts, real_mvsa / "splits"), duplicates)
-    leaked = twins(report, "test", "train")
+    leaked = duplicates_between(report, "test", "train")
     assert (leaked.caption, report.captions_without_words["test"]) == (27, 3)
     assert leaked.any >= 28
     assert report.images.surplus_identical >= 54
@@ -182,4 +184,4 @@ def test_known_leaks_of_published_split(real_mvsa: Path, real_reading: mvsa.Load
     happy = next(row for row in report.hashtags if row.hashtag == "#happy")
     assert happy == RevealingHashtag("#happy", "positive", posts=50, with_label=50)
     fourth = leak_report(posts, prints, predefined_split(posts, real_mvsa / "splits", 4), duplicates)
-    assert twins(fourth, "test", "train").caption >= 64
+    assert duplicates_between(fourth, "test", "train").caption >= 64

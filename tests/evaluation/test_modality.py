@@ -108,12 +108,12 @@ def test_disagreement_separates_neutral_labels() -> None:
 
 
 def test_disagreeing_posts_are_unseen() -> None:
-    torn = [post(key, POSITIVE, NEUTRAL) for key in ("train", "val", "test", "none")]
+    two_labels = [post(key, POSITIVE, NEUTRAL) for key in ("train", "val", "test", "none")]
     part_of = {"train": "train", "val": "val", "test": "test", "alike": "test"}
-    assert [each.id for each in disagreeing_posts([*torn, post("alike")], part_of)] == ["test", "none"]
+    assert [each.id for each in disagreeing_posts([*two_labels, post("alike")], part_of)] == ["test", "none"]
 
 
-# What each condition costs
+# What each ablation costs
 
 
 @pytest.fixture
@@ -169,9 +169,9 @@ def test_shuffled_images_follow_text_or_image() -> None:
     givers = [posts[2], posts[3], posts[0], posts[1]]
     effect = shuffling_effect(posts, givers, said(posts, [NEGATIVE, NEUTRAL, NEGATIVE, NEUTRAL]))
     assert effect.same_label == 0.5
-    assert effect.torn is not None
-    assert (effect.torn.n, effect.torn.text.value, effect.torn.image.value) == (2, 0.5, 0.5)
-    assert shuffling_effect(posts[:1], posts[2:3], said(posts[:1], [POSITIVE])).torn is None
+    assert effect.other_label is not None
+    assert (effect.other_label.n, effect.other_label.text.value, effect.other_label.image.value) == (2, 0.5, 0.5)
+    assert shuffling_effect(posts[:1], posts[2:3], said(posts[:1], [POSITIVE])).other_label is None
 
 
 def test_hashtag_effect_needs_hashtags() -> None:

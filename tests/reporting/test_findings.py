@@ -121,7 +121,7 @@ def test_given_checkpoint_allows_no_statement() -> None:
 
 AGREEMENT = DuplicateAgreement(
     posts=2592,
-    twins=200,
+    near_duplicates=200,
     groups=90,
     conflicting_groups=14,
     pairs=120,
@@ -160,12 +160,12 @@ def test_missing_noise_estimate_gives_reason() -> None:
 
 
 def modality_of(changes: dict[str, float], follows: dict[str, LabelAdherence]) -> ModalityOutput:
-    conditions = {
+    ablations = {
         name: AblationResult({}, {}, Comparison(500, 9, 3, interval(change), interval(change), 0.1, 0.1, None))
         for name, change in changes.items()
     }
     disagreement = Disagreement(1919, follows, {}, {}, {}, {})
-    return ModalityOutput(500, 470, conditions, {}, None, HashtagEffect(0, 0, None), {}, disagreement, None, "digest")
+    return ModalityOutput(500, 470, ablations, {}, None, HashtagEffect(0, 0, None), {}, disagreement, None, "digest")
 
 
 def test_each_ablation_has_its_change() -> None:

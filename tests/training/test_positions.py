@@ -349,6 +349,25 @@ def test_boundaries_start_from_each_other(
             torch.testing.assert_close(logits(model, data, 4), bare_NK, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("layers", ["all", "last-1"])
+def test_bare_states_start_from_a_split(
+    model: LanguageToneModel, layers: str, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with working(model, adapter_layers=layers):
+        FeatureStore.of(tmp_path, model).ensure(model, posts[:4], 4, lambda _: None)
+    expected = [model.encode(collate(model.preprocess([open_image(p.image)], [p.caption]))) for p in posts[:4]]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an image is read again")
+
+    monkeypatch.setattr("src.training.cache_encoder.open_image", refuse)
+    store = FeatureStore.of(tmp_path, model)
+    assert store.ensure(model, posts[:4], 4, lambda _: None) == 4
+    for row, features in zip(store.table(posts[:4]), expected, strict=True):
+        torch.testing.assert_close(row["pooled"], features["pooled"][0], rtol=0, atol=1e-4)
+    assert all(segment.positions == "all" for segment in model.segments)
+
+
 def test_saved_adapter_answers_as_trained(
     model: LanguageToneModel, posts: list[Post], tiny_model: Callable[[str], ToneModel], tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""Models asked without the cache, as `modality` asks them: a condition hides or changes what it says and no more."""
+"""Models asked without the cache, as `modality` asks them: an ablation hides or changes what it says and no more."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -12,14 +12,14 @@ from transformers.models.clip.modeling_clip import CLIPModel
 from src.core.errors import UserError
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
-from src.data.ablations import BOTH, IMAGE, NO_HASHTAGS, SHUFFLED, TEXT, AblatedPost, conditions, halves
+from src.data.ablations import BOTH, IMAGE, NO_HASHTAGS, SHUFFLED, TEXT, AblatedPost, ablated_posts, halves
 from src.data.images import open_image
 from src.modeling.base import ToneModel
 from src.models.catalog import MODELS
 from src.training.adapter import fresh_adapter
 from src.training.cache import FeatureStore
 from src.training.dataset import LabelledFeatures
-from src.training.inference import alignments, logits, logits_uncached, predictions_of
+from src.training.inference import logits, logits_uncached, predictions_of, similarities
 
 LORA = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.5, lr=0.003)
 
@@ -86,7 +86,7 @@ def test_shuffled_images_and_removed_hashtags(tuned: ToneModel, posts: list[Post
     bare = [replace(post, caption=post.caption.replace("#", "")) for post in posts[:6]]
     tagged = [replace(post, caption=f"{post.caption} #never") for post in bare]
     givers = [*tagged[1:], tagged[0]]
-    inputs = conditions(tagged, givers)
+    inputs = ablated_posts(tagged, givers)
     both_NK = say(tuned, inputs[BOTH])
     swapped = [replace(post, image=giver.image) for post, giver in zip(tagged, givers, strict=True)]
     same(say(tuned, inputs[SHUFFLED]), say(tuned, halves(swapped)[BOTH]))
@@ -106,16 +106,16 @@ def test_unlabelled_post_has_a_prediction(posts: list[Post]) -> None:
     assert (row.id, row.actual, row.predicted) == (posts[0].id, "", "neutral")
 
 
-# Alignment
+# Similarity
 
 
 def aligned(model: ToneModel, posts: Sequence[Post], folder: Path) -> list[float] | None:
     store = FeatureStore.of(folder, model)
     store.ensure(model, posts, 4, lambda _: None)
-    return alignments(model, LabelledFeatures(posts, store.table(posts)), 3)
+    return similarities(model, LabelledFeatures(posts, store.table(posts)), 3)
 
 
-def test_clip_alignment_equals_transformers(
+def test_clip_similarity_equals_transformers(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model, some = tiny_model("clip"), posts[:7]
@@ -130,7 +130,7 @@ def test_clip_alignment_equals_transformers(
     assert aligned(model, some, tmp_path) == pytest.approx(expected_N.tolist(), abs=1e-5)
 
 
-def test_alignment_is_the_bases_alone(
+def test_similarity_is_the_bases_alone(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     model, some = tiny_model("clip"), posts[:5]
@@ -143,7 +143,7 @@ def test_alignment_is_the_bases_alone(
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "clip"])
-def test_other_models_have_no_alignment(
+def test_other_models_have_no_similarity(
     name: str, tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path
 ) -> None:
     assert aligned(tiny_model(name), posts[:2], tmp_path) is None

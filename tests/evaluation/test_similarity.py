@@ -7,7 +7,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from src.core.labels import NEGATIVE, POSITIVE
 from src.core.records import Prediction
-from src.evaluation.alignment import alignment_correlation, point_biserial
+from src.evaluation.similarity import point_biserial, similarity_correlation
 
 FEW = 200
 
@@ -30,7 +30,7 @@ def drawn(n: int, seed: int, noise: float = 1.0) -> tuple[dict[str, float], list
 
 def test_correlations_are_those_of_other_implementations() -> None:
     cosine_of, right = drawn(80, seed=1)
-    correlation = alignment_correlation(cosine_of, said(right), alone(80), seed=1, resamples=FEW)
+    correlation = similarity_correlation(cosine_of, said(right), alone(80), seed=1, resamples=FEW)
     assert correlation is not None and correlation.point_biserial is not None
     assert correlation.point_biserial.value == pytest.approx(pointbiserialr(right, list(cosine_of.values())).statistic)
     # Spearman's for a variable of two values, from the Mann-Whitney ranks of those that are right.
@@ -64,7 +64,7 @@ def test_near_duplicates_widen_the_interval() -> None:
     copies = {str(n): str(n % 40) for n in range(160)}
 
     def width(group_of: dict[str, str]) -> float:
-        correlation = alignment_correlation(often, said(right * 4), group_of, seed=1, resamples=FEW)
+        correlation = similarity_correlation(often, said(right * 4), group_of, seed=1, resamples=FEW)
         assert correlation is not None and correlation.point_biserial is not None
         low, high = correlation.point_biserial.low, correlation.point_biserial.high
         assert low is not None and high is not None
@@ -73,10 +73,10 @@ def test_near_duplicates_widen_the_interval() -> None:
     assert width(copies) > 1.5 * width(alone(160))
 
 
-def test_quartiles_rise_with_alignment() -> None:
+def test_quartiles_rise_with_similarity() -> None:
     cosine_of = {str(n): (7 * n % 10) / 10 for n in range(10)}
     right = [cosine_of[str(n)] >= 0.5 for n in range(10)]
-    correlation = alignment_correlation(cosine_of, said(right), alone(10), seed=1, resamples=FEW)
+    correlation = similarity_correlation(cosine_of, said(right), alone(10), seed=1, resamples=FEW)
     assert correlation is not None
     assert [(each.low, each.high, each.n) for each in correlation.quartiles] == [
         (0.0, 0.2, 3),
@@ -88,14 +88,14 @@ def test_quartiles_rise_with_alignment() -> None:
 
 
 def test_posts_without_cosine_are_dropped() -> None:
-    correlation = alignment_correlation(
+    correlation = similarity_correlation(
         {"1": 0.2, "2": 0.3, "77": 0.9}, said([False, False, True, True]), alone(4), seed=1, resamples=FEW
     )
     assert correlation is not None
     assert correlation.n == 2
     assert correlation.mean == pytest.approx(0.25)
     assert [each.n for each in correlation.quartiles] == [1, 1]
-    assert alignment_correlation({}, said([True]), alone(1), seed=1, resamples=FEW) is None
+    assert similarity_correlation({}, said([True]), alone(1), seed=1, resamples=FEW) is None
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_posts_without_cosine_are_dropped() -> None:
 )
 def test_posts_all_alike_have_no_correlation(cosines: list[float], right: list[bool]) -> None:
     cosine_of = {str(n): cosine for n, cosine in enumerate(cosines)}
-    correlation = alignment_correlation(cosine_of, said(right), alone(3), seed=1, resamples=FEW)
+    correlation = similarity_correlation(cosine_of, said(right), alone(3), seed=1, resamples=FEW)
     assert correlation is not None
     assert correlation.point_biserial is None
     assert correlation.spearman is None
 
 
 def test_few_posts_give_an_interval() -> None:
-    correlation = alignment_correlation(
+    correlation = similarity_correlation(
         {"0": 0.1, "1": 0.2, "2": 0.3}, said([False, True, True]), alone(3), seed=1, resamples=FEW
     )
     assert correlation is not None and correlation.point_biserial is not None

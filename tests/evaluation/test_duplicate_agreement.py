@@ -14,7 +14,7 @@ RESAMPLES = 500
 
 
 def agreement(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreement | None:
-    """What twins say where these are the labels of each group."""
+    """What near-duplicates say where these are the labels of each group."""
     label_of = {f"{g} {i}": label for g, labels in enumerate(groups) for i, label in enumerate(labels)}
     return duplicate_agreement(label_of, {key: key.split()[0] for key in label_of}, seed=7, resamples=resamples)
 
@@ -27,7 +27,7 @@ def required(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreeme
 
 def test_two_disagreeing_posts() -> None:
     result = required([POSITIVE, NEGATIVE])
-    assert (result.twins, result.groups, result.conflicting_groups) == (2, 1, 1)
+    assert (result.near_duplicates, result.groups, result.conflicting_groups) == (2, 1, 1)
     assert (result.pairs, result.disagreeing_pairs) == (1, 1)
     assert result.disagreement == Interval(1.0, None, None)
     assert result.majority_accuracy == Interval(0.5, None, None)
@@ -35,7 +35,7 @@ def test_two_disagreeing_posts() -> None:
 
 
 def test_groups_of_two_in_closed_form() -> None:
-    """Of n twins in pairs of which d disagree, one post in each such pair is wrong: the best is 1 - d / 2."""
+    """Of n near-duplicates in pairs of which d disagree, one post in each such pair is wrong: the best is 1 - d / 2."""
     result = required(*[[POSITIVE, NEUTRAL]] * 3, *[[NEGATIVE, NEGATIVE]] * 9, *[[POSITIVE]] * 76)
     assert result.posts == 100
     assert result.disagreement.value == result.pair_disagreement.value == 3 / 12
@@ -53,7 +53,7 @@ def test_counts_equal_those_of_all_pairs() -> None:
     disagreeing = sum(a != b for a, b in pairs)
     assert (result.pairs, result.disagreeing_pairs) == (len(pairs), disagreeing)
     assert result.pair_disagreement.value == pytest.approx(disagreeing / len(pairs))
-    # Every twin against the others of its group, all twins counted alike.
+    # Every post against the others of its group, all posts counted alike.
     alone = [
         np.mean([group[i] != group[j] for j in range(len(group)) if j != i])
         for group in several

@@ -1,6 +1,6 @@
-"""Correlation of image-text alignment with correct predictions.
+"""Correlation of image-text similarity with correct predictions.
 
-Alignment is the cosine of CLIP's embeddings of image and caption (J. Hessel et al., CLIPScore, EMNLP 2021). The
+Similarity is the cosine of CLIP's embeddings of image and caption (J. Hessel et al., CLIPScore, EMNLP 2021). The
 predictions may be those of any model.
 
 Suffixes of shapes: N posts, G groups of near-duplicates, C columns of sums.
@@ -11,24 +11,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from src.core.estimates import AlignmentCorrelation, AlignmentQuartile
+from src.core.estimates import SimilarityCorrelation, SimilarityQuartile
 from src.core.records import Interval, Prediction
 from src.evaluation.intervals import RESAMPLES, Array, cluster_bootstrap, intervals
 
 NUM_QUARTILES = 4
 
 
-def alignment_correlation(
+def similarity_correlation(
     cosine_of: Mapping[str, float],
     predictions: Sequence[Prediction],
     group_of: Mapping[str, str],
     seed: int,
     resamples: int = RESAMPLES,
-) -> AlignmentCorrelation | None:
-    """Correlate alignment with correct predictions; None if no post has both.
+) -> SimilarityCorrelation | None:
+    """Correlate similarity with correct predictions; None if no post has both.
 
     Args:
-        cosine_of: the alignment of posts, by id.
+        cosine_of: the similarity of posts, by id.
         predictions: of labelled posts; posts without a cosine are left out.
         group_of: the group of near-duplicates of each post, by id.
         seed: equal seeds give equal intervals.
@@ -41,7 +41,7 @@ def alignment_correlation(
     correct_N = np.array([float(row.predicted == row.actual) for row in rows])
     groups = [group_of[row.id] for row in rows]
     is_constant = np.ptp(cosine_N) == 0 or np.ptp(correct_N) == 0
-    return AlignmentCorrelation(
+    return SimilarityCorrelation(
         n=len(rows),
         mean=float(cosine_N.mean()),
         point_biserial=None if is_constant else point_biserial(cosine_N, correct_N, groups, seed, resamples),
@@ -88,6 +88,6 @@ def _correlation(sums_xC: Array) -> Array:
 
 def _quartile(
     rows: Sequence[Prediction], cosine_of: Mapping[str, float], group_of: Mapping[str, str], seed: int, resamples: int
-) -> AlignmentQuartile:
+) -> SimilarityQuartile:
     accuracy = intervals(rows, group_of, seed, resamples)["accuracy"]
-    return AlignmentQuartile(cosine_of[rows[0].id], cosine_of[rows[-1].id], len(rows), accuracy)
+    return SimilarityQuartile(cosine_of[rows[0].id], cosine_of[rows[-1].id], len(rows), accuracy)
