@@ -363,8 +363,9 @@ def test_bare_states_start_from_a_split(
     monkeypatch.setattr("src.training.cache_encoder.open_image", refuse)
     store = FeatureStore.of(tmp_path, model)
     assert store.ensure(model, posts[:4], 4, lambda _: None) == 4
-    for row, features in zip(store.table(posts[:4]), expected, strict=True):
-        torch.testing.assert_close(row["pooled"], features["pooled"][0], rtol=0, atol=1e-4)
+    table = store.table(posts[:4])
+    for row, features in enumerate(expected):
+        torch.testing.assert_close(table[row]["pooled"], features["pooled"][0], rtol=0, atol=1e-4)
     assert all(segment.positions == "all" for segment in model.segments)
 
 
