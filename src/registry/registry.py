@@ -277,7 +277,9 @@ def _read_only_folder(version: Version) -> str | None:
 
     By a version's address MLflow writes a file beside the version's own, in every load. By the folder it only reads.
     """
-    folder = folder_of(_open_registry().get_model_version_download_uri(version.name, str(version.number)))
+    client = _open_registry()
+    with mlflow_errors_as_user_errors():
+        folder = folder_of(client.get_model_version_download_uri(version.name, str(version.number)))
     if folder is None or not folder.is_dir() or os.access(folder, os.W_OK):
         return None
     return str(folder)
