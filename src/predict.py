@@ -16,7 +16,6 @@ from src.cli.options import command, model_option
 from src.cli.output import progress, say, table, warn
 from src.core.errors import UsageError, UserError
 from src.core.files import require_writable
-from src.core.labels import TONES
 from src.models.catalog import MODELS
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def _predict_one(model: str, version: str | None, image: Path, caption: str) -> 
     if answering.warning:
         warn(answering.warning)
     post = predict_post(answering.uri, image, caption)
-    probabilities = ", ".join(f"{tone} {getattr(post, tone):.3f}" for tone in TONES)
+    probabilities = ", ".join(f"{label} {value:.3f}" for label, value in post.probabilities.items())
     say(f"{post.tone} ({probabilities})" + (", from the image alone" if post.missing else ""))
 
 
@@ -138,7 +137,8 @@ def _print_summary(rows: "Sequence[PredictedPost]", out: Path) -> None:
     ignored_labels = sum(bool(row.tone and row.problem) for row in rows)
     if ignored_labels:
         warn(f"{ignored_labels:,} labels are no tones, and no score counts them: see the column problem")
-    tones = ", ".join(f"{sum(row.tone == tone for row in rows):,} {tone}" for tone in TONES)
+    labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
+    tones = ", ".join(f"{sum(row.tone == label for row in rows):,} {label}" for label in labels)
     say(f"{len(rows) - unusable:,} posts: {tones}. Table: {out}")
 
 

@@ -80,7 +80,7 @@ class Trained:
 def macro_f1(posts: Sequence[Post], logits_NK: Tensor) -> float:
     """Return the macro-F1 of logits_NK on labelled posts."""
     rows = zip(posts, logits_NK.softmax(dim=-1).tolist(), strict=True)
-    return scores([Prediction(post.id, post.label, TONES[row.index(max(row))], *row) for post, row in rows]).macro_f1
+    return scores([Prediction.of(post, TONES, row) for post, row in rows]).macro_f1
 
 
 def fixed_settings(settings: TrainingConfig, count: int) -> list[TrainingConfig]:

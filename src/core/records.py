@@ -1,16 +1,16 @@
 """Records that pass between stages, and the tables that hold them."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from src.core.files import digest_of, read_table, write_table
-from src.core.labels import TONES
 
 PARTS = ("train", "val", "test")
 
 
+_PREDICTION_COLUMNS = ("id", "actual", "predicted")
 # The name of an adapter's digest in files, runs and registered versions (src/core/outputs.py).
 ADAPTER_DIGEST = "adapter_digest"
 
@@ -52,14 +52,28 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's prediction for a labelled post. The probabilities follow the order of `TONES` and sum to 1."""
+    """A model's prediction for a labelled post."""
 
     id: str
     actual: str
     predicted: str
-    negative: float
-    neutral: float
-    positive: float
+    # By label, in the order of the labels; they sum to 1.
+    probabilities: Mapping[str, float]
+
+    @classmethod
+    def of(cls, post: Post, labels: Sequence[str], probabilities: Sequence[float]) -> "Prediction":
+        """Return the prediction of the most probable label, the first of equal ones."""
+        predicted = labels[probabilities.index(max(probabilities))]
+        return cls(post.id, post.label, predicted, dict(zip(labels, probabilities, strict=True)))
+
+    @property
+    def confidence(self) -> float:
+        """Return the probability of the predicted label."""
+        return self.probabilities[self.predicted]
+
+    def cells(self) -> dict[str, str | float]:
+        """Return the cells of a table's row, by column: a probability stands under its label."""
+        return {"id": self.id, "actual": self.actual, "predicted": self.predicted, **self.probabilities}
 
 
 @dataclass(frozen=True)
@@ -151,16 +165,28 @@ def leak_free(part_of: Mapping[str, str], group_of: Mapping[str, str]) -> set[st
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """Write a table of predictions."""
-    write_table(path, [asdict(prediction) for prediction in predictions], [field.name for field in fields(Prediction)])
+    """Write a table of predictions. A table without rows has no columns for the probabilities."""
+    columns = (*_PREDICTION_COLUMNS, *labels_of(predictions))
+    write_table(path, [prediction.cells() for prediction in predictions], columns)
 
 
-def read_predictions(path: Path) -> list[Prediction]:
-    """Read a table of predictions."""
+def read_predictions(path: Path, other_columns: Collection[str] = ()) -> list[Prediction]:
+    """Read a table of predictions. All columns but the first three and `other_columns` are labels."""
+    skipped = {*_PREDICTION_COLUMNS, *other_columns}
     return [
-        Prediction(row["id"], row["actual"], row["predicted"], *(float(row[tone]) for tone in TONES))
+        Prediction(
+            row["id"],
+            row["actual"],
+            row["predicted"],
+            {column: float(cell) for column, cell in row.items() if column not in skipped},
+        )
         for row in read_table(path)
     ]
+
+
+def labels_of(predictions: Sequence[Prediction]) -> tuple[str, ...]:
+    """Return the labels of a table of predictions, in order; none of an empty table."""
+    return tuple(predictions[0].probabilities) if predictions else ()
 
 
 @dataclass(frozen=True)

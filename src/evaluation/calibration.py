@@ -3,7 +3,7 @@
 Expected calibration error, reliability and temperature scaling: C. Guo et al., On Calibration of Modern Neural
 Networks, ICML 2017 (sections 2 and 4.2). Selective prediction: Y. Geifman and R. El-Yaniv, NeurIPS 2017.
 
-Suffixes of shapes: N posts, K tones.
+Suffixes of shapes: N posts, K labels.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from src.core.labels import TONES
-from src.core.records import Bin, Prediction
+from src.core.records import Bin, Prediction, labels_of
 
 Array = NDArray[np.float64]
 
@@ -96,22 +95,22 @@ def best_temperature(predictions: Sequence[Prediction]) -> float:
 
 
 def scaled(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
-    """Scale probabilities by a temperature: softmax(log p / T). The predicted tones stay the same."""
+    """Scale probabilities by a temperature: softmax(log p / T). The predicted labels stay the same."""
     probabilities_NK = softmax(_logits(predictions) / temperature, axis=1)
     return [
-        Prediction(row.id, row.actual, row.predicted, *probabilities_K)
+        Prediction(row.id, row.actual, row.predicted, dict(zip(row.probabilities, probabilities_K, strict=True)))
         for row, probabilities_K in zip(predictions, probabilities_NK.tolist(), strict=True)
     ]
 
 
 def log_loss(predictions: Sequence[Prediction]) -> float:
-    """Return the mean negative log-likelihood of the actual tones, in nats per post."""
+    """Return the mean negative log-likelihood of the actual labels, in nats per post."""
     return _nll(_logits(predictions), _actual(predictions))
 
 
 def confidences(predictions: Sequence[Prediction]) -> Array:
-    """Return the probabilities of the predicted tones (N)."""
-    return np.array([getattr(row, row.predicted) for row in predictions])
+    """Return the probabilities of the predicted labels (N)."""
+    return np.array([row.confidence for row in predictions])
 
 
 def hits(predictions: Sequence[Prediction]) -> Array:
@@ -121,12 +120,13 @@ def hits(predictions: Sequence[Prediction]) -> Array:
 
 def _logits(predictions: Sequence[Prediction]) -> Array:
     """Return the logarithms of the probabilities (N, K): the logits, up to a constant per post."""
-    probabilities_NK: Array = np.array([[getattr(row, tone) for tone in TONES] for row in predictions])
+    probabilities_NK: Array = np.array([list(row.probabilities.values()) for row in predictions])
     return np.log(np.maximum(probabilities_NK, _MIN_PROBABILITY))
 
 
 def _actual(predictions: Sequence[Prediction]) -> NDArray[np.int64]:
-    return np.array([TONES.index(row.actual) for row in predictions])
+    labels = labels_of(predictions)
+    return np.array([labels.index(row.actual) for row in predictions])
 
 
 def _nll(logits_NK: Array, actual_N: NDArray[np.int64]) -> float:

@@ -9,9 +9,9 @@ biased and skewed on few posts, and accuracy is skewed near 1. Coverage of 95% i
 - 500 posts: both methods cover alike.
 - 60 posts, macro-F1: percentiles cover 92%, BCa covers 95%.
 - 20 posts, accuracy: percentiles cover 90%, BCa covers 95%.
-- 20 posts, macro-F1: both cover at most 81%, because three posts of a tone do not show how it varies.
+- 20 posts, macro-F1: both cover at most 81%, because three posts of a label do not show how it varies.
 
-Suffixes of shapes: G groups, K tones, C counts (K * K, the flattened confusion matrix), F scores, R resamples.
+Suffixes of shapes: G groups, K labels, C counts (K * K, the flattened confusion matrix), F scores, R resamples.
 """
 
 import math
@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap, t
 
 from src.core.estimates import Spread
-from src.core.labels import TONES
-from src.core.records import Interval, Prediction
+from src.core.records import Interval, Prediction, labels_of
 
 Array = NDArray[np.float64]
 # Maps sums of counts (..., C) to scores (F, ...).
@@ -64,28 +63,29 @@ def intervals(
     return dict(zip(SCORES, scores, strict=True))
 
 
-def tone_intervals(
+def label_intervals(
     predictions: Sequence[Prediction], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
-    """Compute the F1 of each tone with its interval, keyed as f1_TONE; the arguments are those of `intervals`."""
+    """Compute the F1 of each label with its interval, keyed as f1_LABEL; the arguments are those of `intervals`."""
     scores = cluster_bootstrap(group_counts(predictions, group_of), f1_of, seed, resamples).intervals
-    return {f"f1_{tone}": interval for tone, interval in zip(TONES, scores, strict=True)}
+    return {f"f1_{label}": interval for label, interval in zip(labels_of(predictions), scores, strict=True)}
 
 
 def group_counts(predictions: Sequence[Prediction], group_of: Mapping[str, str]) -> Array:
     """Count the confusion matrix of each group (G, C), its rows actual. Groups are in the order of their first post."""
     groups = list(dict.fromkeys(group_of[row.id] for row in predictions))
     row_of = {group: row for row, group in enumerate(groups)}
-    counts_GKK = np.zeros((len(groups), len(TONES), len(TONES)))
+    labels = labels_of(predictions)
+    counts_GKK = np.zeros((len(groups), len(labels), len(labels)))
     for row in predictions:
-        counts_GKK[row_of[group_of[row.id]], TONES.index(row.actual), TONES.index(row.predicted)] += 1
+        counts_GKK[row_of[group_of[row.id]], labels.index(row.actual), labels.index(row.predicted)] += 1
     return counts_GKK.reshape(len(groups), -1)
 
 
 def scores_of(counts_xC: Array) -> Array:
     """Compute the scores of `SCORES` (F, ...) from flattened confusion matrices (..., C).
 
-    As in `src.evaluation.metrics`, all three tones count. A tone that is neither actual nor predicted has F1 0.
+    As in `src.evaluation.metrics`, all labels count. A label that is neither actual nor predicted has F1 0.
     """
     counts_xKK = _matrices(counts_xC)
     correct_x = np.diagonal(counts_xKK, axis1=-2, axis2=-1).sum(-1)
@@ -96,7 +96,7 @@ def scores_of(counts_xC: Array) -> Array:
 
 
 def f1_of(counts_xC: Array) -> Array:
-    """Compute the F1 of each tone (K, ...) from flattened confusion matrices (..., C); 0 for an absent tone."""
+    """Compute the F1 of each label (K, ...) from flattened confusion matrices (..., C); 0 for an absent label."""
     counts_xKK = _matrices(counts_xC)
     actual_plus_predicted_xK = counts_xKK.sum(-1) + counts_xKK.sum(-2)
     correct_xK = np.diagonal(counts_xKK, axis1=-2, axis2=-1)
@@ -143,7 +143,8 @@ def cluster_bootstrap(counts_GC: Array, statistic: Statistic, seed: int, resampl
 
 
 def _matrices(counts_xC: Array) -> Array:
-    return counts_xC.reshape(*counts_xC.shape[:-1], len(TONES), len(TONES))
+    num_labels = math.isqrt(counts_xC.shape[-1])
+    return counts_xC.reshape(*counts_xC.shape[:-1], num_labels, num_labels)
 
 
 def _times_drawn(drawn_xG: NDArray[np.int64], num_groups: int) -> Array:

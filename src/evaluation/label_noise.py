@@ -1,8 +1,8 @@
 """Label noise, estimated by confident learning and from near-duplicates.
 
 Confident learning (C. Northcutt, L. Jiang, I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels,
-JAIR 2021) runs by cleanlab on out-of-fold predictions. A label is flagged if the predicted probability of another tone
-exceeds that tone's average self-confidence. Hard but correct posts are flagged too; the method cannot tell them apart.
+JAIR 2021) runs by cleanlab on out-of-fold predictions. A label is flagged if the predicted probability of another label
+exceeds that label's average self-confidence. Hard but correct posts are flagged too; the method cannot tell them apart.
 The weaker the classifiers, the more posts it flags.
 
 `duplicate_agreement` estimates the noise without a classifier: labels of one content should be equal.
@@ -11,6 +11,7 @@ The weaker the classifiers, the more posts it flags.
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from cleanlab.count import estimate_joint
@@ -20,8 +21,7 @@ from numpy.typing import NDArray
 
 from src.core.errors import UserError
 from src.core.estimates import DuplicateAgreement
-from src.core.labels import TONES
-from src.core.records import Prediction
+from src.core.records import Prediction, labels_of
 from src.evaluation.intervals import RESAMPLES, Array, cluster_bootstrap
 
 # Limits of the expectation maximisation.
@@ -34,11 +34,12 @@ class PooledPredictions:
     """The weighted mean of the probabilities that several systems give to the same posts."""
 
     ids: Sequence[str]
-    # Indices into `TONES`.
+    labels: tuple[str, ...]
+    # Indices into `labels`.
     labels_N: NDArray[np.int64]
     # By system; they sum to 1.
     weights: Mapping[str, float]
-    # In the order of `TONES`.
+    # In the order of `labels`.
     probabilities_NK: NDArray[np.float64]
 
 
@@ -48,7 +49,7 @@ class LabelIssue:
 
     id: str
     label: str
-    # The most probable tone.
+    # The most probable label.
     suggested: str
     # The normalised margin, (p(label) - max p(other) + 1) / 2: from 0, certainly wrong, to 1.
     quality: float
@@ -74,13 +75,14 @@ def pool_predictions(tables: Mapping[str, Sequence[Prediction]]) -> PooledPredic
             raise UserError(
                 f"{name} and {next(iter(tables))} have predictions for different posts or labels: run `dvc repro`"
             )
-    labels_N = np.array([TONES.index(row.actual) for row in first.values()])
+    labels = labels_of(list(first.values()))
+    labels_N = np.array([labels.index(row.actual) for row in first.values()])
     systems_SNK = np.array(
-        [[[getattr(by_id[key], tone) for tone in TONES] for key in first] for by_id in (first, *others)]
+        [[[by_id[key].probabilities[label] for label in labels] for key in first] for by_id in (first, *others)]
     )
     weights_S = _likeliest_weights(systems_SNK[:, np.arange(len(labels_N)), labels_N])
     weights = dict(zip(tables, weights_S.tolist(), strict=True))
-    return PooledPredictions(list(first), labels_N, weights, np.tensordot(weights_S, systems_SNK, axes=1))
+    return PooledPredictions(list(first), labels, labels_N, weights, np.tensordot(weights_S, systems_SNK, axes=1))
 
 
 def label_issues(pooled: PooledPredictions) -> list[LabelIssue]:
@@ -96,8 +98,8 @@ def label_issues(pooled: PooledPredictions) -> list[LabelIssue]:
     return [
         LabelIssue(
             pooled.ids[index],
-            TONES[labels_N[index]],
-            TONES[int(probabilities_NK[index].argmax())],
+            pooled.labels[labels_N[index]],
+            pooled.labels[int(probabilities_NK[index].argmax())],
             float(quality_N[index]),
             float(probabilities_NK[index, labels_N[index]]),
         )
@@ -126,13 +128,18 @@ def _likeliest_weights(likelihood_SN: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def duplicate_agreement(
-    label_of: Mapping[str, str], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
+    label_of: Mapping[str, str],
+    group_of: Mapping[str, str],
+    num_labels: int,
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> DuplicateAgreement | None:
     """Measure the agreement of labels among near-duplicates; None if no labelled post has one.
 
     Args:
         label_of: the label of each labelled post, by id.
         group_of: the group of near-duplicates of each of these posts, by id.
+        num_labels: the number of labels that a post can have.
         seed: equal seeds give equal intervals.
         resamples: the number of bootstrap resamples.
     """
@@ -143,7 +150,7 @@ def duplicate_agreement(
     if not len(counts_GC):
         return None
     pair_disagreement, disagreement, noise, true_tone, majority = cluster_bootstrap(
-        counts_GC, _shares, seed, resamples
+        counts_GC, partial(_shares, num_labels=num_labels), seed, resamples
     ).intervals
     num_duplicates, _, pairs, disagreeing, num_majority = counts_GC.sum(0).tolist()
     return DuplicateAgreement(
@@ -162,13 +169,13 @@ def duplicate_agreement(
     )
 
 
-def noise_rate(disagreement: Array) -> Array:
+def noise_rate(disagreement: Array, num_labels: int) -> Array:
     """Return the probability e that a label is wrong, from the probability that two labels of one content disagree.
 
-    Model: each label is wrong with probability e, independently, and then any other tone with equal probability. If
-    labels disagree more than random labels would, e is (K - 1) / K.
+    Model: each label is wrong with probability e, independently, and then any other label with equal probability.
+    If labels disagree more than random labels would, e is (K - 1) / K of K labels.
     """
-    random_disagreement = (len(TONES) - 1) / len(TONES)
+    random_disagreement = (num_labels - 1) / num_labels
     return random_disagreement * (1 - np.sqrt(np.maximum(0, 1 - disagreement / random_disagreement)))
 
 
@@ -186,9 +193,9 @@ def _counts(group: list[str]) -> tuple[float, ...]:
     return size, size * disagreeing / pairs, pairs, disagreeing, max(tally.values())
 
 
-def _shares(counts_xC: Array) -> Array:
+def _shares(counts_xC: Array, num_labels: int) -> Array:
     """Compute the five shares of `DuplicateAgreement` that have intervals, in the order of its fields."""
     posts, disagree, pairs, disagreeing, majority = np.moveaxis(counts_xC, -1, 0)
     disagreement = disagree / posts
-    noise = noise_rate(disagreement)
+    noise = noise_rate(disagreement, num_labels)
     return np.stack([disagreeing / pairs, disagreement, noise, 1 - noise, majority / posts])

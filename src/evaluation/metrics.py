@@ -7,20 +7,20 @@ over a second. tests/evaluation/test_metrics.py compares the scores with scikit-
 from collections import Counter
 from collections.abc import Sequence
 
-from src.core.labels import TONES
-from src.core.records import Prediction, Scores
+from src.core.records import Prediction, Scores, labels_of
 
 _RATES = ("precision", "recall", "f1")
 
 
 def scores(predictions: Sequence[Prediction]) -> Scores:
-    """Score labelled predictions. A tone that is never predicted has precision and F1 0."""
+    """Score labelled predictions. A label that is never predicted has precision and F1 0."""
+    labels = labels_of(predictions)
     counts = Counter((row.actual, row.predicted) for row in predictions)
-    confusion = [[counts[actual, predicted] for predicted in TONES] for actual in TONES]
-    per_class = {tone: _class_scores(confusion, index) for index, tone in enumerate(TONES)}
+    confusion = [[counts[actual, predicted] for predicted in labels] for actual in labels]
+    per_class = {label: _class_scores(confusion, index) for index, label in enumerate(labels)}
     return Scores(
-        accuracy=_share(sum(confusion[index][index] for index in range(len(TONES))), len(predictions)),
-        macro_f1=sum(row["f1"] for row in per_class.values()) / len(TONES),
+        accuracy=_share(sum(confusion[index][index] for index in range(len(labels))), len(predictions)),
+        macro_f1=_share(sum(row["f1"] for row in per_class.values()), len(labels)),
         weighted_f1=_share(sum(row["f1"] * row["support"] for row in per_class.values()), len(predictions)),
         per_class=per_class,
         confusion=confusion,
@@ -28,10 +28,10 @@ def scores(predictions: Sequence[Prediction]) -> Scores:
 
 
 def report(predictions: Sequence[Prediction]) -> str:
-    """Return the scores of each tone, their means and the accuracy as a text table."""
+    """Return the scores of each label, their means and the accuracy as a text table."""
     scored = scores(predictions)
     total = len(predictions)
-    rows = [(tone, [row[name] for name in _RATES], int(row["support"])) for tone, row in scored.per_class.items()]
+    rows = [(label, [row[name] for name in _RATES], int(row["support"])) for label, row in scored.per_class.items()]
     columns = [[values[index] for _, values, _ in rows] for index in range(len(_RATES))]
     macro = [sum(column) / len(rows) for column in columns]
     weighted = [
@@ -42,7 +42,7 @@ def report(predictions: Sequence[Prediction]) -> str:
         [
             _line("", ["precision", "recall", "f1-score"], "support"),
             "",
-            *(_line(tone, _digits(values), support) for tone, values, support in rows),
+            *(_line(label, _digits(values), support) for label, values, support in rows),
             "",
             _line("accuracy", ["", "", *_digits([scored.accuracy])], total),
             _line("macro avg", _digits(macro), total),
@@ -53,7 +53,7 @@ def report(predictions: Sequence[Prediction]) -> str:
 
 
 def _class_scores(confusion: Sequence[Sequence[int]], index: int) -> dict[str, float]:
-    """Return precision, recall, F1 and support of the tone at `index`."""
+    """Return precision, recall, F1 and support of the label at `index`."""
     right = confusion[index][index]
     support = sum(confusion[index])
     predicted = sum(row[index] for row in confusion)

@@ -13,8 +13,8 @@ from src.core.estimates import (
     LabelAdherence,
     ShuffledImages,
 )
-from src.core.labels import NEUTRAL, TONES
-from src.core.records import Interval, Post, Prediction
+from src.core.labels import NEUTRAL
+from src.core.records import Interval, Post, Prediction, labels_of
 from src.data.ablations import BOTH
 from src.data.captions import without_hashtags
 from src.evaluation.comparison import compare, verdicts
@@ -123,9 +123,14 @@ def label_adherence(
     return LabelAdherence(n, text, image, _share(n - sum(counts), n), shares)
 
 
-def adherence_by_pair(pairs: Sequence[LabelPair], predicted: Sequence[str]) -> dict[str, LabelAdherence]:
-    """Measure `label_adherence` for each pair of labels that occurs, keyed text first, as in "positive, neutral"."""
-    tones_of: dict[LabelPair, list[str]] = {(text, image): [] for text in TONES for image in TONES}
+def adherence_by_pair(
+    pairs: Sequence[LabelPair], predicted: Sequence[str], labels: Sequence[str]
+) -> dict[str, LabelAdherence]:
+    """Measure `label_adherence` for each pair of labels that occurs, keyed text first, as in "positive, neutral".
+
+    The pairs are in the order of `labels`.
+    """
+    tones_of: dict[LabelPair, list[str]] = {(text, image): [] for text in labels for image in labels}
     for pair, tone in zip(pairs, predicted, strict=True):
         tones_of[pair].append(tone)
     adherence_of = {
@@ -192,7 +197,10 @@ def disagreement(
         leak_free=follows(clean),
         neutral=follows(neutral),
         opposite=follows(pair_of.keys() - neutral),
-        by_pair={name: adherence_by_pair(pairs, [row.predicted for row in rows]) for name, rows in predictions.items()},
+        by_pair={
+            name: adherence_by_pair(pairs, [row.predicted for row in rows], labels_of(rows))
+            for name, rows in predictions.items()
+        },
     )
 
 

@@ -5,7 +5,7 @@ not trained on it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.cli.output import EpochBar, Progress, progress, warn
@@ -178,7 +178,7 @@ def _write(
     output: FoldsOutput,
 ) -> None:
     folder = stage_folder("folds", model)
-    rows = [{"fold": number, **asdict(row)} for number, predicted in by_fold.items() for row in predicted]
+    rows = [{"fold": number, **row.cells()} for number, predicted in by_fold.items() for row in predicted]
     write_table(folder / "predictions.csv", rows)
     output.write(folder / FOLDS_JSON)
     digest = digest_of((str(fold.number), fold.digest) for fold in folds)

@@ -6,20 +6,20 @@ computes what the predictions show.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from src.cli.output import progress
 from src.core.config import Params
 from src.core.errors import InfeasibleAnalysis
 from src.core.files import write_bytes, write_json, write_table
-from src.core.labels import TONES
 from src.core.outputs import ModalityOutput, read_trained
 from src.core.paths import FINGERPRINTS, GROUPS, MODALITY_JSON, POSTS, SPLIT, stage_folder
 from src.core.records import (
     ADAPTER_DIGEST,
     Post,
     Prediction,
+    labels_of,
     leak_free,
     read_fingerprints,
     read_groups,
@@ -39,15 +39,6 @@ from src.training.inference import logits_uncached, predictions_of, similarities
 from src.training.workspace import Workspace
 
 ADHERENCE = ("text", "image", "neither")
-_DISAGREEMENT_COLUMNS = (
-    "id",
-    "text_label",
-    "image_label",
-    "predicted",
-    *TONES,
-    "predicted_from_text",
-    "predicted_from_image",
-)
 
 
 @dataclass(frozen=True)
@@ -205,8 +196,9 @@ def _write_files(model: str, posts: ModalityPosts, predictions: ModalityPredicti
     # DVC expects the file of an omitted ablation too.
     for name in (*predictions.test, *posts.omitted):
         write_predictions(folder / f"{name}.csv", predictions.test.get(name, ()))
+    labels = labels_of(predictions.test[BOTH])
     rows = _disagreement_rows(posts.disagreeing, predictions.disagreeing)
-    write_table(folder / "disagreement.csv", rows, _DISAGREEMENT_COLUMNS)
+    write_table(folder / "disagreement.csv", rows, _disagreement_columns(labels))
     cosines = [{"id": key, "cosine": cosine} for key, cosine in predictions.cosine_of.items()]
     write_table(folder / "similarity.csv", cosines, ("id", "cosine"))
     write_json(folder / "metrics.json", metrics_of(output))
@@ -215,18 +207,24 @@ def _write_files(model: str, posts: ModalityPosts, predictions: ModalityPredicti
 
 
 def _disagreement_rows(posts: Sequence[Post], predictions: Mapping[str, Sequence[Prediction]]) -> list[dict[str, Any]]:
-    """Return one row for each post with two labels, with the columns `_DISAGREEMENT_COLUMNS`."""
-    rows = []
-    for post, both, text, image in zip(posts, *(predictions[name] for name in (BOTH, "text", "image")), strict=True):
-        row = {
-            **asdict(both),
+    """Return one row for each post with two labels, with the cells of `_disagreement_columns`."""
+    return [
+        {
+            "id": post.id,
             "text_label": post.text_label,
             "image_label": post.image_label,
+            "predicted": both.predicted,
+            **both.probabilities,
             "predicted_from_text": text.predicted,
             "predicted_from_image": image.predicted,
         }
-        rows.append({name: row[name] for name in _DISAGREEMENT_COLUMNS})
-    return rows
+        for post, both, text, image in zip(posts, *(predictions[name] for name in (BOTH, "text", "image")), strict=True)
+    ]
+
+
+def _disagreement_columns(labels: Sequence[str]) -> tuple[str, ...]:
+    before = ("id", "text_label", "image_label", "predicted")
+    return (*before, *labels, "predicted_from_text", "predicted_from_image")
 
 
 def _accuracy_plot(model: str, output: ModalityOutput) -> bytes:

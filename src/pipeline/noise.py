@@ -74,7 +74,7 @@ def _confident_learning(
         posts=len(pooled.ids),
         flagged=len(issues),
         noise_rate=1 - sum(row[k] for k, row in enumerate(joint_KK)),
-        joint=JointDistribution(TONES, tuple(tuple(row) for row in joint_KK)),
+        joint=JointDistribution(pooled.labels, tuple(tuple(row) for row in joint_KK)),
         weights=pooled.weights,
     )
     return summary, issues
@@ -82,7 +82,7 @@ def _confident_learning(
 
 def _require_current(posts: Sequence[Post], pooled: PooledPredictions) -> None:
     labels = {post.id: post.label for post in posts}
-    if any(labels.get(key) != TONES[number] for key, number in zip(pooled.ids, pooled.labels_N, strict=True)):
+    if any(labels.get(key) != pooled.labels[number] for key, number in zip(pooled.ids, pooled.labels_N, strict=True)):
         raise UserError(f"baseline and probe have predictions for other posts or labels than {POSTS}: run `dvc repro`")
 
 
@@ -98,7 +98,8 @@ def _agreement_of_duplicates(
     by_both = {key: f"{by_caption[key]} {by_looks[key]}" for key in labels}
     groupings = (duplicates.groups, by_caption, by_both)
     return {
-        shared: duplicate_agreement(labels, group_of, seed) for shared, group_of in zip(SHARED, groupings, strict=True)
+        shared: duplicate_agreement(labels, group_of, len(TONES), seed)
+        for shared, group_of in zip(SHARED, groupings, strict=True)
     }
 
 

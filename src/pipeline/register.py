@@ -201,7 +201,7 @@ def _write_card_inputs(subject: _Subject, folder: Path) -> None:
     group_of = read_groups(GROUPS)
     leak_free_ids = leak_free(read_split(SPLIT), group_of)
     rows = [
-        {**asdict(prediction), "group": group_of[prediction.id], "leak_free": int(prediction.id in leak_free_ids)}
+        {**prediction.cells(), "group": group_of[prediction.id], "leak_free": int(prediction.id in leak_free_ids)}
         for prediction in predictions
     ]
     write_table(folder / TEST_FILE, rows)

@@ -15,11 +15,11 @@ from src.core.errors import UserError
 from src.core.files import read_table
 from src.core.labels import TONES
 from src.core.records import Interval, Prediction, Scores, read_predictions
-from src.evaluation.intervals import intervals, tone_intervals
+from src.evaluation.intervals import intervals, label_intervals
 from src.evaluation.metrics import scores
 from src.modeling.transformers_usage import TransformersUsage
 from src.models.catalog import model_class
-from src.registry.contract import SPLIT_REPORT_FILE, TEST_FILE, Contract
+from src.registry.contract import SPLIT_REPORT_FILE, TEST_COLUMNS, TEST_FILE, Contract
 from src.reporting.pages import render_markdown
 
 # The number of posts that each protocol labels in MVSA-Single. It tells the dataset from others in the same layout.
@@ -122,7 +122,7 @@ def read_card_inputs(contract_folder: Path, commit: str) -> CardInputs:
         raise UserError("the version has no test predictions, which a model card needs: train and register it again")
     split = SplitReport.read(contract_folder / SPLIT_REPORT_FILE)
     rows = read_table(contract_folder / TEST_FILE)
-    predictions = read_predictions(contract_folder / TEST_FILE)
+    predictions = read_predictions(contract_folder / TEST_FILE, TEST_COLUMNS)
     group_of = {row["id"]: row["group"] for row in rows}
     leak_free_ids = {row["id"] for row in rows if row["leak_free"] == "1"}
     leak_free = [prediction for prediction in predictions if prediction.id in leak_free_ids]
@@ -135,7 +135,7 @@ def read_card_inputs(contract_folder: Path, commit: str) -> CardInputs:
 
 
 def _score(predictions: Sequence[Prediction], group_of: Mapping[str, str], seed: int) -> ScoredPosts:
-    all_intervals = {**intervals(predictions, group_of, seed), **tone_intervals(predictions, group_of, seed)}
+    all_intervals = {**intervals(predictions, group_of, seed), **label_intervals(predictions, group_of, seed)}
     num_groups = len({group_of[prediction.id] for prediction in predictions})
     return ScoredPosts(scores(predictions), all_intervals, num_groups)
 

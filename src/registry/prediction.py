@@ -1,7 +1,7 @@
 """Predict the tones of a user's own posts with a registered version."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -28,19 +28,23 @@ class PredictedPost:
     missing: str
     # The reason why the post has no prediction, or why its label is ignored; empty without a problem.
     problem: str = ""
-    # The predicted tone and the probabilities; empty and None for a post without a prediction.
+    # The predicted label and the probabilities by label, in order; empty for a post without a prediction.
     tone: str = ""
-    negative: float | None = None
-    neutral: float | None = None
-    positive: float | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
     # The label that came with the post, if any.
     label: str = ""
 
+    def cells(self, labels: Sequence[str]) -> dict[str, str | float]:
+        """Return the cells of a table's row, by column: a probability stands under its label."""
+        probabilities = {label: self.probabilities.get(label, "") for label in labels}
+        ends = {"tone": self.tone, **probabilities, "label": self.label}
+        return {"id": self.id, "text": self.text, "missing": self.missing, "problem": self.problem, **ends}
+
     def as_prediction(self) -> Prediction | None:
         """Return the prediction for scoring; None without a prediction or a valid label."""
-        if self.label not in TONES or self.negative is None or self.neutral is None or self.positive is None:
+        if self.label not in self.probabilities:
             return None
-        return Prediction(self.id, self.label, self.tone, self.negative, self.neutral, self.positive)
+        return Prediction(self.id, self.label, self.tone, self.probabilities)
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,8 @@ def predict_posts(uri: str, posts: Sequence[InputPost]) -> Iterator[PredictedPos
 
 def write_predictions_table(path: Path, rows: Sequence[PredictedPost]) -> None:
     """Write rows as CSV; a missing value is an empty cell."""
-    cells = [{name: "" if value is None else value for name, value in asdict(row).items()} for row in rows]
-    write_table(path, cells, [field.name for field in fields(PredictedPost)])
+    labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
+    write_table(path, [row.cells(labels) for row in rows])
 
 
 def require_other_file(out: Path, listing: Listing) -> None:
@@ -152,5 +156,5 @@ def _predicted(post: InputPost, outcome: Answer | str) -> PredictedPost:
     common = partial(PredictedPost, id=post.id, text=post.text, missing=post.missing, label=post.label)
     if isinstance(outcome, str):
         return common(problem=outcome)
-    tone, negative, neutral, positive = outcome
-    return common(problem=post.remark, tone=tone, negative=negative, neutral=neutral, positive=positive)
+    tone, *probabilities = outcome
+    return common(problem=post.remark, tone=tone, probabilities=dict(zip(TONES, probabilities, strict=True)))

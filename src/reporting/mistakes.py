@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
-from src.core.labels import TONES
 from src.core.records import Post, Prediction
 from src.data.images import UnreadableImage, open_image
 from src.reporting.pages import render
@@ -27,7 +26,7 @@ class Mistake:
     # The label that the protocol makes of both.
     actual: str
     predicted: str
-    # By tone.
+    # By label.
     probabilities: Mapping[str, float]
     # A small JPEG; empty if the image cannot be read.
     thumbnail: bytes
@@ -62,7 +61,7 @@ def mistakes_page(
 def mistaken(predictions: Iterable[Prediction]) -> list[Prediction]:
     """Return the wrong predictions, the most confident first."""
     wrong = (row for row in predictions if row.predicted != row.actual)
-    return sorted(wrong, key=lambda row: (-getattr(row, row.predicted), row.id))
+    return sorted(wrong, key=lambda row: (-row.confidence, row.id))
 
 
 def thumbnail(path: Path) -> bytes:
@@ -85,6 +84,6 @@ def _mistake(post: Post, prediction: Prediction) -> Mistake:
         image_label=post.image_label,
         actual=prediction.actual,
         predicted=prediction.predicted,
-        probabilities={tone: getattr(prediction, tone) for tone in TONES},
+        probabilities=prediction.probabilities,
         thumbnail=thumbnail(Path(post.image)),
     )

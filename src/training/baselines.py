@@ -217,10 +217,7 @@ def _probabilities(fitted: Any, inputs: Any) -> NDArray[np.float64]:
 
 
 def _predictions(posts: Sequence[Post], probabilities_NK: NDArray[np.float64]) -> list[Prediction]:
-    return [
-        Prediction(post.id, post.label, TONES[row.index(max(row))], *row)
-        for post, row in zip(posts, probabilities_NK.tolist(), strict=True)
-    ]
+    return [Prediction.of(post, TONES, row) for post, row in zip(posts, probabilities_NK.tolist(), strict=True)]
 
 
 def _rows(inputs: Any, places: NDArray[np.int64]) -> Any:

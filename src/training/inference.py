@@ -114,10 +114,7 @@ def predictions(data: LabelledFeatures, logits_NK: Tensor) -> list[Prediction]:
 def predictions_of(posts: Sequence[Post], logits_NK: Tensor) -> list[Prediction]:
     """Return the same as `predictions` for posts without features; the posts need no label."""
     probabilities = logits_NK.softmax(dim=-1).tolist()
-    return [
-        Prediction(post.id, post.label, TONES[row.index(max(row))], *row)
-        for post, row in zip(posts, probabilities, strict=True)
-    ]
+    return [Prediction.of(post, TONES, row) for post, row in zip(posts, probabilities, strict=True)]
 
 
 def losses(data: LabelledFeatures, logits_NK: Tensor) -> Tensor:

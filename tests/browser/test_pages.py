@@ -28,7 +28,8 @@ def post(tmp_path: Path) -> Post:
 @pytest.fixture
 def mistakes(tmp_path: Path, post: Post) -> Path:
     page = tmp_path / "mistakes.html"
-    page.write_text(mistakes_page("clip", NOTICE, [post], [Prediction("7", "positive", "negative", 0.8, 0.1, 0.1)]))
+    mistake = Prediction("7", "positive", "negative", {"negative": 0.8, "neutral": 0.1, "positive": 0.1})
+    page.write_text(mistakes_page("clip", NOTICE, [post], [mistake]))
     return page
 
 

@@ -68,7 +68,7 @@ def test_systems_predict_validation_and_test(said: dict[str, str], system: Path)
     labels = {post.id: post.label for post in read_posts(POSTS)}
     for row in (*test, *val):
         assert row.actual == labels[row.id]
-        assert row.negative + row.neutral + row.positive == as_written(1)
+        assert sum(row.probabilities.values()) == as_written(1)
     assert read_json(system / "metrics.json") == as_written(scores(test).summary())
 
 

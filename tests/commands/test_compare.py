@@ -50,7 +50,7 @@ def judged(keys: Sequence[int], wrong: int, confidence: float = 0.8) -> list[Pre
         predicted = right if key < keys[-1] + 1 - wrong else (right + 1) % 3
         shares = [(1 - confidence) / 2] * 3
         shares[predicted] = confidence
-        rows.append(Prediction(str(key), TONES[right], TONES[predicted], *shares))
+        rows.append(Prediction(str(key), TONES[right], TONES[predicted], dict(zip(TONES, shares, strict=True))))
     return rows
 
 

@@ -154,7 +154,8 @@ def test_run_holds_folds_and_files(ran: Ran, folder: Path) -> None:
 def test_finished_folds_are_not_repeated(ran: Ran) -> None:
     first, lost, _ = sorted(CACHE.glob("*.csv"))
     before = lost.read_bytes()
-    kept = [Prediction(row.id, row.actual, row.predicted, 0.5, 0.25, 0.25) for row in read_predictions(first)]
+    shares = {"negative": 0.5, "neutral": 0.25, "positive": 0.25}
+    kept = [Prediction(row.id, row.actual, row.predicted, shares) for row in read_predictions(first)]
     # Only a fold that is not done again leaves these in place.
     write_predictions(first, kept)
     lost.unlink()

@@ -202,7 +202,7 @@ print("ANSWERS" + answers.to_json(orient="records"))
     answers = json.loads(printed.split("ANSWERS")[1].splitlines()[0])
     assert [row["label"] for row in answers] == [row.predicted for row in measured]
     for answer, row in zip(answers, measured, strict=True):
-        assert answer["positive"] == pytest.approx(row.positive, abs=1e-4)
+        assert answer["positive"] == pytest.approx(row.probabilities["positive"], abs=1e-4)
 
 
 def test_predict_prints_three_probabilities(done: Path, warm_python: WarmPython) -> None:

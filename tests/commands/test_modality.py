@@ -80,9 +80,11 @@ def test_each_ablation_is_predicted_and_scored() -> None:
         figures = output.ablations[name].figures
         assert {key: interval.value for key, interval in figures.items()} == as_written(scores(rows).headline())
         assert metrics[f"{name.replace('-', '_')}_macro_f1"] == figures["macro_f1"].value
-    both = [row.positive for row in predictions["both"]]
-    assert both == pytest.approx([row.positive for row in evaluated], abs=1e-4)
-    assert len({tuple(row.positive for row in rows) for rows in predictions.values()}) == len(ABLATIONS)
+    both = [row.probabilities["positive"] for row in predictions["both"]]
+    assert both == pytest.approx([row.probabilities["positive"] for row in evaluated], abs=1e-4)
+    assert len({tuple(row.probabilities["positive"] for row in rows) for rows in predictions.values()}) == len(
+        ABLATIONS
+    )
     change = metrics["text_accuracy"] - metrics["both_accuracy"]
     assert metrics["text_accuracy_change"] == as_written(change)
 

@@ -76,7 +76,7 @@ def test_explained_prediction_equals_evaluates(saliency: Saliency) -> None:
     row = read_predictions(PREDICTIONS)[0]
     printed = saliency(row.id)
     assert f"Post {row.id}: predicted {row.predicted}, labelled {row.actual}" in printed
-    assert f"negative {row.negative:.3f}, neutral {row.neutral:.3f}, positive {row.positive:.3f}" in printed
+    assert ", ".join(f"{tone} {share:.3f}" for tone, share in row.probabilities.items()) in printed
 
 
 def test_other_tone_with_sanity_check(saliency: Saliency, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_most_confident_mistakes_come_first(saliency: Saliency) -> None:
     captions = {post.id: post.caption for post in read_posts(Path("outputs/prepare/posts.csv"))}
     for mistake, row in zip(output.mistakes, wrong, strict=True):
         assert (mistake.actual, mistake.predicted) == (row.actual, row.predicted)
-        assert mistake.probability == pytest.approx(getattr(row, row.predicted), abs=1e-3)
+        assert mistake.probability == pytest.approx(row.confidence, abs=1e-3)
         assert [word.text for word in mistake.words] == captions[mistake.id].split()
         assert is_png(FOLDER / mistake.png)
     assert output.sanity and output.sanity.post == wrong[0].id

@@ -33,7 +33,7 @@ def test_tables_survive_their_files(tmp_path: Path) -> None:
     assert read_posts(tmp_path / "posts.csv") == [POST]
     write_split(tmp_path / "split.csv", {"1": "train", "2": "test"})
     assert read_split(tmp_path / "split.csv") == {"1": "train", "2": "test"}
-    predictions = [Prediction("1", "neutral", "positive", 0.1, 0.2, 0.7)]
+    predictions = [Prediction("1", "neutral", "positive", {"calm": 0.1, "angry": 0.2, "positive": 0.7})]
     write_predictions(tmp_path / "predictions.csv", predictions)
     assert read_predictions(tmp_path / "predictions.csv") == predictions
 

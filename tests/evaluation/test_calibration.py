@@ -28,7 +28,7 @@ Probabilities = NDArray[np.float64]
 
 def predictions(probabilities_NK: Probabilities, actual_N: NDArray[np.int64]) -> list[Prediction]:
     return [
-        Prediction(str(key), TONES[actual], TONES[int(np.argmax(row))], *row)
+        Prediction(str(key), TONES[actual], TONES[int(np.argmax(row))], dict(zip(TONES, row, strict=True)))
         for key, (row, actual) in enumerate(zip(probabilities_NK.tolist(), actual_N.tolist(), strict=True))
     ]
 
@@ -44,7 +44,12 @@ def simulated(num_posts: int, sureness: float, seed: int = 0) -> list[Prediction
 def sure(*posts: tuple[float, bool]) -> list[Prediction]:
     """Positive posts by the confidence of their prediction, and whether it is right."""
     return [
-        Prediction(str(key), "positive", *(("positive", rest, rest, top) if right else ("negative", top, rest, rest)))
+        Prediction(
+            str(key),
+            "positive",
+            said := "positive" if right else "negative",
+            {tone: top if tone == said else rest for tone in TONES},
+        )
         for key, (top, right) in enumerate(posts)
         for rest in [(1 - top) / 2]
     ]
@@ -101,14 +106,14 @@ def test_scaling_keeps_predictions() -> None:
     rows = simulated(50, sureness=2)
     softened = scaled(rows, 4)
     assert [row.predicted for row in softened] == [row.predicted for row in rows]
-    assert all(row.negative + row.neutral + row.positive == pytest.approx(1) for row in softened)
+    assert all(sum(row.probabilities.values()) == pytest.approx(1) for row in softened)
     assert np.all(confidences(softened) < confidences(rows))
     assert confidences(scaled(softened, 1 / 4)) == pytest.approx(confidences(rows))
 
 
 def test_the_log_loss_is_scikit_learns() -> None:
     rows = simulated(200, sureness=2)
-    told = [[row.negative, row.neutral, row.positive] for row in rows]
+    told = [list(row.probabilities.values()) for row in rows]
     assert log_loss(rows) == pytest.approx(sklearn_log_loss([row.actual for row in rows], told, labels=list(TONES)))
 
 

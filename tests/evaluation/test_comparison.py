@@ -13,6 +13,9 @@ from src.evaluation.metrics import scores
 Systems = tuple[list[Prediction], list[Prediction]]
 
 
+SHARES = {"negative": 0.2, "neutral": 0.3, "positive": 0.5}
+
+
 def systems(only_first: int, only_second: int, both: int, neither: int = 0) -> Systems:
     """Two systems by how many posts which of them judges rightly; tones take turns."""
     outcomes = [*[(1, 0)] * only_first, *[(0, 1)] * only_second, *[(1, 1)] * both, *[(0, 0)] * neither]
@@ -26,7 +29,7 @@ def judged(right_N2: np.ndarray) -> Systems:
 
 def prediction(key: int, right: bool) -> Prediction:
     actual = key % 3
-    return Prediction(str(key), TONES[actual], TONES[actual if right else (actual + 1) % 3], 0.2, 0.3, 0.5)
+    return Prediction(str(key), TONES[actual], TONES[actual if right else (actual + 1) % 3], SHARES)
 
 
 def alone(rows: list[Prediction]) -> dict[str, str]:

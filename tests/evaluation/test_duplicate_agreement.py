@@ -16,7 +16,9 @@ RESAMPLES = 500
 def agreement(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreement | None:
     """What near-duplicates say where these are the labels of each group."""
     label_of = {f"{g} {i}": label for g, labels in enumerate(groups) for i, label in enumerate(labels)}
-    return duplicate_agreement(label_of, {key: key.split()[0] for key in label_of}, seed=7, resamples=resamples)
+    return duplicate_agreement(
+        label_of, {key: key.split()[0] for key in label_of}, len(TONES), seed=7, resamples=resamples
+    )
 
 
 def required(*groups: list[str], resamples: int = RESAMPLES) -> DuplicateAgreement:
@@ -88,12 +90,12 @@ def test_agreeing_duplicates_have_exact_interval() -> None:
 def test_noise_rate_inverts_the_model(wrong: float) -> None:
     """Two labels agree where both are right, or both wrong in the same of two ways."""
     disagreement = 1 - (1 - wrong) ** 2 - 2 * (wrong / 2) ** 2
-    assert noise_rate(np.array(disagreement)) == pytest.approx(wrong, abs=1e-7)
+    assert noise_rate(np.array(disagreement), 3) == pytest.approx(wrong, abs=1e-7)
 
 
 @pytest.mark.parametrize("disagreement", [0.67, 0.9, 1.0])
 def test_noise_rate_is_bounded_by_chance(disagreement: float) -> None:
-    assert noise_rate(np.array(disagreement)) == pytest.approx(2 / 3)
+    assert noise_rate(np.array(disagreement), 3) == pytest.approx(2 / 3)
 
 
 def test_noise_interval_covers_the_rate() -> None:

@@ -12,6 +12,9 @@ from src.evaluation.intervals import SCORES, cluster_bootstrap, group_counts, in
 from src.evaluation.metrics import scores
 
 # How often an actual tone (row) is predicted to be which, and how often each is there.
+PROBABILITIES = {"negative": 0.2, "neutral": 0.3, "positive": 0.5}
+
+
 CONFUSION = np.array([[0.7, 0.1, 0.2], [0.2, 0.45, 0.35], [0.08, 0.05, 0.87]])
 SHARES = np.array([0.28, 0.18, 0.54])
 CELLS = (SHARES[:, None] * CONFUSION).ravel()
@@ -20,7 +23,7 @@ CELLS = (SHARES[:, None] * CONFUSION).ravel()
 def predictions(cells: NDArray[np.int64]) -> list[Prediction]:
     """Posts by their cell of the confusion matrix."""
     return [
-        Prediction(str(key), TONES[cell // 3], TONES[cell % 3], 0.2, 0.3, 0.5)
+        Prediction(str(key), TONES[cell // 3], TONES[cell % 3], PROBABILITIES)
         for key, cell in enumerate(cells.tolist())
     ]
 

@@ -18,7 +18,7 @@ NUM_POSTS, FLIPPED = 600, 0.1
 
 def table(labels_N: NDArray[np.int64], probabilities_NK: NDArray[np.float64]) -> list[Prediction]:
     return [
-        Prediction(str(key), TONES[label], TONES[int(row.argmax())], *row.tolist())
+        Prediction(str(key), TONES[label], TONES[int(row.argmax())], dict(zip(TONES, row.tolist(), strict=True)))
         for key, (label, row) in enumerate(zip(labels_N, probabilities_NK, strict=True))
     ]
 
@@ -46,7 +46,7 @@ def test_weights_maximise_the_likelihood(labels_N: NDArray[np.int64]) -> None:
     """Against a general optimiser on the simplex."""
     tables = {name: system(labels_N, knowledge, seed) for seed, (name, knowledge) in enumerate(KNOWLEDGE.items())}
     pooled = pool_predictions(tables)
-    likelihood_SN = np.array([[getattr(row, row.actual) for row in each] for each in tables.values()])
+    likelihood_SN = np.array([[row.probabilities[row.actual] for row in each] for each in tables.values()])
 
     def loss(weights_S: NDArray[np.float64]) -> float:
         return -float(np.log(weights_S @ likelihood_SN).mean())
@@ -57,7 +57,7 @@ def test_weights_maximise_the_likelihood(labels_N: NDArray[np.int64]) -> None:
     assert list(pooled.weights.values()) == pytest.approx(best.x, abs=5e-3)
     assert loss(np.array(list(pooled.weights.values()))) <= best.fun + 1e-6
     expected_NK = sum(
-        weight * np.array([[row.negative, row.neutral, row.positive] for row in tables[name]])
+        weight * np.array([list(row.probabilities.values()) for row in tables[name]])
         for name, weight in pooled.weights.items()
     )
     assert pooled.probabilities_NK == pytest.approx(expected_NK)
@@ -73,7 +73,7 @@ def test_single_system_is_unchanged(labels_N: NDArray[np.int64]) -> None:
     rows = system(labels_N, 1.0, seed=1)
     pooled = pool_predictions({"tfidf": rows})
     assert pooled.weights == {"tfidf": pytest.approx(1)}
-    assert pooled.probabilities_NK[7].tolist() == pytest.approx([rows[7].negative, rows[7].neutral, rows[7].positive])
+    assert pooled.probabilities_NK[7].tolist() == pytest.approx(list(rows[7].probabilities.values()))
 
 
 def test_order_of_posts_does_not_matter(labels_N: NDArray[np.int64]) -> None:

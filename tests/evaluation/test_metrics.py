@@ -7,9 +7,11 @@ from sklearn.metrics import classification_report
 from src.core.records import Prediction
 from src.evaluation.metrics import report, scores
 
+SHARES = {"negative": 0.2, "neutral": 0.3, "positive": 0.5}
+
 
 def said(actual: str, predicted: str) -> Prediction:
-    return Prediction("1", actual, predicted, 0.2, 0.3, 0.5)
+    return Prediction("1", actual, predicted, SHARES)
 
 
 def cells(report: str) -> list[list[str]]:

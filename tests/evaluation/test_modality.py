@@ -20,6 +20,9 @@ from src.evaluation.modality import (
     shuffling_effect,
 )
 
+SHARES = {"negative": 0.2, "neutral": 0.3, "positive": 0.5}
+
+
 FEW = 200
 PAIRS = [(text, image) for text in TONES for image in TONES if text != image]
 
@@ -29,7 +32,7 @@ def post(key: str, text: str = POSITIVE, image: str = POSITIVE, label: str = POS
 
 
 def said(posts: Sequence[Post], tones: Sequence[str]) -> list[Prediction]:
-    return [Prediction(each.id, each.label, tone, 0.2, 0.3, 0.5) for each, tone in zip(posts, tones, strict=True)]
+    return [Prediction(each.id, each.label, tone, SHARES) for each, tone in zip(posts, tones, strict=True)]
 
 
 def alone(posts: Sequence[Post]) -> dict[str, str]:
@@ -73,14 +76,14 @@ def test_expectation_is_the_permutation_mean() -> None:
 
 def test_of_no_posts_nothing_follows_anything() -> None:
     assert label_adherence([], []) is None
-    assert adherence_by_pair([], []) == {}
+    assert adherence_by_pair([], [], TONES) == {}
     none = disagreement([], {"both": []}, set())
     assert (none.posts, none.follows, none.leak_free, none.neutral, none.by_pair) == (0, {}, {}, {}, {"both": {}})
 
 
 def test_adherence_by_occurring_pairs_alone() -> None:
     pairs = [(POSITIVE, NEUTRAL), (NEUTRAL, POSITIVE), (POSITIVE, NEUTRAL), (POSITIVE, NEUTRAL)]
-    adherence = adherence_by_pair(pairs, [POSITIVE, POSITIVE, NEUTRAL, NEGATIVE])
+    adherence = adherence_by_pair(pairs, [POSITIVE, POSITIVE, NEUTRAL, NEGATIVE], TONES)
     assert list(adherence) == ["neutral, positive", "positive, neutral"]
     assert (adherence["neutral, positive"].n, adherence["neutral, positive"].image.value) == (1, 1.0)
     three = adherence["positive, neutral"]

@@ -9,11 +9,14 @@ from src.core.labels import NEGATIVE, POSITIVE
 from src.core.records import Prediction
 from src.evaluation.similarity import point_biserial, similarity_correlation
 
+SHARES = {"negative": 0.2, "neutral": 0.3, "positive": 0.5}
+
+
 FEW = 200
 
 
 def said(right: list[bool]) -> list[Prediction]:
-    return [Prediction(str(n), POSITIVE, POSITIVE if each else NEGATIVE, 0.2, 0.3, 0.5) for n, each in enumerate(right)]
+    return [Prediction(str(n), POSITIVE, POSITIVE if each else NEGATIVE, SHARES) for n, each in enumerate(right)]
 
 
 def alone(n: int) -> dict[str, str]:

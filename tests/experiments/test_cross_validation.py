@@ -21,7 +21,10 @@ def test_majority_class_is_pooled_over_folds(repo_root: Path, tmp_path: Path, so
 
     def majority(fold: Fold) -> list[Prediction]:
         predicted_folds.append(fold.number)
-        return [Prediction(key, label_of[key], "positive", 0, 0, 1) for key in sorted(fold.test_ids())]
+        return [
+            Prediction(key, label_of[key], "positive", dict.fromkeys(label_of.values(), 0.0))
+            for key in sorted(fold.test_ids())
+        ]
 
     write_fold_lists(tmp_path / "lists", some)
     folds = read_folds(some, tmp_path / "lists")

@@ -28,7 +28,7 @@ def post(key: str, picture: Path, caption: str = "what a day") -> Post:
 def said(key: str, predicted: str, sure: float, actual: str = "positive") -> Prediction:
     rest = (1 - sure) / 2
     shares = {tone: sure if tone == predicted else rest for tone in ("negative", "neutral", "positive")}
-    return Prediction(key, actual, predicted, **shares)
+    return Prediction(key, actual, predicted, shares)
 
 
 def test_mistakes_come_by_confidence(picture: Path) -> None:

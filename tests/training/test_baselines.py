@@ -49,7 +49,7 @@ def features(posts: list[Post], width: int = 6, spread: float = 1.5, scale: floa
 
 
 def matrix(predictions: list[Prediction]) -> NDArray[np.float64]:
-    return np.array([[row.negative, row.neutral, row.positive] for row in predictions])
+    return np.array([list(row.probabilities.values()) for row in predictions])
 
 
 # The largest class

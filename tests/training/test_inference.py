@@ -70,10 +70,10 @@ def test_predictions_hold_probabilities() -> None:
     assert [row.predicted for row in rows[:3]] == ["negative", "neutral", "positive"]
     assert rows[3].predicted in TONES
     for row in rows:
-        shares = (row.negative, row.neutral, row.positive)
+        shares = row.probabilities.values()
         assert sum(shares) == pytest.approx(1, abs=1e-6)
-        assert getattr(row, row.predicted) == max(shares)
-    assert rows[3].neutral == pytest.approx(1 / 3)
+        assert row.confidence == max(shares)
+    assert rows[3].probabilities["neutral"] == pytest.approx(1 / 3)
 
 
 def test_mean_loss_of_labels() -> None:
