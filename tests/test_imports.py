@@ -55,6 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "repeat": MODEL | {"scipy.stats"},
     "register": MODEL,
     "noise": {"cleanlab", "pandas", "rich", "scipy.stats", "sklearn"},
+    "ensemble": {"scipy.stats"},
     "compare": {"pandas", "scipy.stats", "statsmodels"},
     # Some recipes are baselines.
     "reproduce": MODEL | {"pandas", "rich", "scipy.stats", "sklearn"},
@@ -62,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # A fresh process loads the stages of a chain in this order, and shows what each adds. The light ones come first.
 CHAINS = (
-    ("prepare", "split", "compare", "report", "baseline", "noise", "frozen", "reproduce"),
+    ("prepare", "split", "ensemble", "compare", "report", "baseline", "noise", "frozen", "reproduce"),
     ("encode", "align", "tune", "train", "register", "repeat", "evaluate"),
 )
 

@@ -201,11 +201,28 @@ class EvaluateParams:
 class RepeatParams:
     """Section `repeat`: how often the best trial of a search and the initial trials are trained again."""
 
-    # The number of seeds for each of them.
+    # The number of seeds for each of them; 0 trains nothing.
     seeds: int
 
     def __post_init__(self) -> None:
-        require(self.seeds >= 2, "seeds must be at least 2: one score has no spread")
+        require(self.seeds == 0 or self.seeds >= 2, "seeds must be 0, or at least 2: one score has no spread")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleParams:
+    """Section `ensemble`: the choice of its members on validation (src/evaluation/ensemble.py)."""
+
+    # The number of random subsets of the systems that members are chosen from; 1 is a single choice from all systems.
+    bags: int = 20
+    # The share of the systems in each subset, rounded up.
+    share: float = 0.5
+    # How many of a search's best trials may be members, beside the winner's training.
+    trials: int = 3
+
+    def __post_init__(self) -> None:
+        require(self.bags >= 1, "bags must be at least 1")
+        require(0 < self.share <= 1, "share must be above 0 and not above 1")
+        require(self.trials >= 0, "trials must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +271,7 @@ class Params:
     evaluate: EvaluateParams
     saliency: SaliencyParams
     reproduce: ReproduceParams = ReproduceParams()
+    ensemble: EnsembleParams = EnsembleParams()
     # By model: settings of the training of segments that its checkpoint has no trained weights for. Empty: none.
     align: dict[str, dict[str, Setting | bool]] = field(default_factory=dict)
     # By model; a model without an entry has the published checkpoint of its file in src/models/.

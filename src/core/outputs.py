@@ -279,6 +279,39 @@ class SaliencyOutput(StageOutput):
 
 
 @dataclass(frozen=True)
+class EnsembleMember:
+    """A member of the ensemble."""
+
+    # As in `evaluation.systems.System`: the name in tables, such as "clip seed 8", then its parts. The model is empty
+    # for a baseline, and the number is a seed or a trial.
+    system: str
+    kind: str
+    model: str
+    number: int | None
+    # Positive; the weights of all members sum to 1.
+    weight: float
+
+
+@dataclass(frozen=True)
+class EnsembleOutput(StageOutput):
+    """The content of ensemble.json: the members that validation chose."""
+
+    # The largest weight first.
+    members: tuple[EnsembleMember, ...]
+    # The temperature that scales the weighted mean, fitted on validation.
+    temperature: float
+    # The number of systems that members were chosen from.
+    candidates: int
+    # The system of the highest validation macro-F1, with its scores on validation and the ensemble's, by name. The
+    # ensemble's are optimistic, because its weights were fitted to these posts.
+    best_single: str
+    best_single_validation: Mapping[str, float]
+    validation: Mapping[str, float]
+    # The cost of an answer: how often each model's base runs over a post. A baseline runs none.
+    passes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class RepeatOutput(StageOutput):
     """The content of repeat.json: the winner of a search and the default, each trained on the same other seeds.
 

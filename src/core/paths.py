@@ -31,6 +31,7 @@ SPLIT_REPORT = OUTPUTS / "split" / "report.json"
 GROUPS = OUTPUTS / "split" / "groups.csv"
 LEAKS = OUTPUTS / "split" / "leaks.json"
 BASELINE = OUTPUTS / "baseline"
+ENSEMBLE = OUTPUTS / "ensemble"
 COMPARE = OUTPUTS / "compare"
 NOISE = OUTPUTS / "noise"
 REPORT = OUTPUTS / "report"
@@ -84,6 +85,12 @@ TRAIN_JSON = "train.json"
 HISTORY_FILE = "history.csv"
 ADAPTER_FOLDER = "adapter"
 
+# What `baseline` and `frozen` write for each fitted classifier, beside its predictions.
+CLASSIFIER_FOLDER = "classifier"
+
+# What `ensemble` writes in its stage's folder, besides metrics and predictions.
+ENSEMBLE_JSON = "ensemble.json"
+
 # What `evaluate` writes in its stage's folder, besides metrics and predictions.
 EVALUATE_JSON = "evaluate.json"
 
@@ -114,6 +121,11 @@ def checkpoint_file(model: str) -> Path:
 def seed_runs_file(model: str) -> Path:
     """Return the table of finished trainings on other seeds of one model."""
     return REPEATS / f"{model}.csv"
+
+
+def seed_runs_folder(model: str) -> Path:
+    """Return the folder with the predictions and the adapter of each finished training on another seed."""
+    return REPEATS / f"{model}-seeds"
 
 
 def fold_runs_folder(model: str) -> Path:

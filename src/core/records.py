@@ -13,6 +13,8 @@ PARTS = ("train", "val", "test")
 _PREDICTION_COLUMNS = ("id", "actual", "predicted")
 # The name of an adapter's digest in files, runs and registered versions (src/core/outputs.py).
 ADAPTER_DIGEST = "adapter_digest"
+# The name of an ensemble's digest in runs and registered versions (src/pipeline/ensemble.py).
+ENSEMBLE_DIGEST = "ensemble_digest"
 
 
 @dataclass(frozen=True)

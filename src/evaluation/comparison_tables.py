@@ -17,12 +17,14 @@ from src.evaluation.calibration import (
 )
 from src.evaluation.comparison import compare, verdicts
 from src.evaluation.intervals import RESAMPLES, SCORES, intervals
-from src.evaluation.systems import BASELINES, Kind, System
+from src.evaluation.systems import BASELINES, COMBINED, TFIDF, Kind, System, best_on_validation
 
 # The test posts that scores and comparisons are computed on.
 ALL, LEAK_FREE = "all", "leak-free"
 # Before and after temperature scaling.
 BEFORE, AFTER = "before", "after"
+# The kinds of systems that the pipeline trains for; all others are what these are judged by.
+JUDGED = ("tuned", COMBINED)
 # The names of two systems.
 SystemPair = tuple[str, str]
 TableRow = dict[str, Any]
@@ -119,13 +121,19 @@ class CalibrationRow:
 
 
 def family(systems: Sequence[System]) -> list[SystemPair]:
-    """Return the comparisons: tuned models with each other, then with baselines, their zero-shot and their probe."""
+    """Return the comparisons.
+
+    Tuned models are compared with each other, then with baselines, their zero-shot and their probe; the ensemble with
+    the single system that is the best on validation, and with TF-IDF.
+    """
     tuned = [system for system in systems if system.kind == "tuned"]
     pairs = [(first.name, second.name) for first, second in combinations(tuned, 2)]
     for system in tuned:
         others = [other for other in systems if other.kind in BASELINES or other.model == system.model]
         pairs += [(system.name, other.name) for other in others if other is not system]
-    return pairs
+    singles = [system for system in systems if system.kind != COMBINED]
+    rivals = dict.fromkeys((best_on_validation(singles).name, TFIDF))
+    return pairs + [(system.name, rival) for system in systems if system.kind == COMBINED for rival in rivals]
 
 
 def score_and_compare(
@@ -224,12 +232,13 @@ def headline(
     results_of: Mapping[str, ComparisonResults],
     qualities: Mapping[str, ConfidenceQuality],
 ) -> dict[str, float]:
-    """Return the scores of tuned models that `dvc metrics diff` compares, keyed as MODEL_SCORE."""
+    """Return the scores of tuned models and the ensemble that `dvc metrics diff` compares, keyed as MODEL_SCORE."""
     figures: dict[str, float] = {}
-    for system in (system for system in systems if system.kind == "tuned"):
+    for system in (system for system in systems if system.kind in JUDGED):
         for part, prefix in ((ALL, ""), (LEAK_FREE, "leak_free_")):
             if part in results_of:
                 scores = results_of[part].scores[system.name]
-                figures |= {f"{system.model}_{prefix}{name}": scores[name].value for name in ("accuracy", "macro_f1")}
-        figures[f"{system.model}_ece"] = qualities[system.name].calibration.ece
+                names = ("accuracy", "macro_f1")
+                figures |= {f"{system.short_name}_{prefix}{name}": scores[name].value for name in names}
+        figures[f"{system.short_name}_ece"] = qualities[system.name].calibration.ece
     return figures

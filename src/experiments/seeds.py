@@ -4,6 +4,7 @@ The best score of a search is the highest of many, so it overestimates its setti
 choice show by how much, and whether the winner is better than the settings that were known before the search.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,13 +14,21 @@ from src.cli.output import EpochBar, Progress, progress, warn
 from src.core.config import Params
 from src.core.errors import DivergenceError, first_line
 from src.core.estimates import Spread
-from src.core.files import read_table, write_table
+from src.core.files import atomic_folder, read_table, write_table
 from src.core.outputs import BestTrial, RepeatOutput
-from src.core.paths import seed_runs_file
+from src.core.paths import (
+    ADAPTER_FOLDER,
+    PREDICTIONS_FILE,
+    VAL_PREDICTIONS_FILE,
+    seed_runs_file,
+    seed_runs_folder,
+    stage_folder,
+)
 from src.core.provenance import training_key
+from src.core.records import write_predictions
 from src.core.training_config import TrainingConfig
 from src.evaluation.intervals import spread_of
-from src.training.train_and_test import train_and_test
+from src.training.train_and_test import TestedTraining, train_and_test
 from src.training.trainer import TrainingContext
 from src.training.workspace import Workspace
 
@@ -39,6 +48,11 @@ class SeedRun:
     # The reason of a failure. Empty on success.
     failure: str = ""
 
+    @staticmethod
+    def columns() -> list[str]:
+        """Return the columns of a table of trainings."""
+        return ["seed", "epochs", *FIGURES, "failure"]
+
     def row(self) -> dict[str, Any]:
         """Return the training as a row of a table."""
         figures = {name: self.scores.get(name) for name in FIGURES}
@@ -53,12 +67,15 @@ class SeedRun:
 
 @dataclass
 class RunCache:
-    """The finished trainings of one model, in a file that outlives a kill and a rerun of the stage.
+    """The finished trainings of one model, in files that outlive a kill and a rerun of the stage.
 
     The key of a training covers everything that its scores depend on, so a changed training is not in the cache.
     """
 
+    # A table of scores.
     path: Path
+    # Folders of predictions and adapters, by key.
+    folder: Path
     runs: dict[str, SeedRun] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,6 +84,10 @@ class RunCache:
 
     def _read(self) -> None:
         self.runs = {row["key"]: SeedRun.of_row(row) for row in read_table(self.path)}
+
+    def has(self, key: str) -> bool:
+        """Return whether a training is finished, with its predictions and adapter unless it failed."""
+        return key in self.runs and (bool(self.runs[key].failure) or (self.folder / key).is_dir())
 
     def add(self, key: str, run: SeedRun) -> None:
         """Write a training to the file."""
@@ -103,22 +124,38 @@ def train_on_seeds(
     A training of an earlier call is taken from the cache, and equal settings are trained once.
     """
     model = workspace.model.spec.name
-    facts = workspace.facts()
-    seeds = range(params.seed + 1, params.seed + 1 + params.repeat.seeds)
-    keys = {(name, seed): training_key(config, facts, seed) for name, config in settings.items() for seed in seeds}
-    cache = RunCache(seed_runs_file(model))
-    missing = {key: (settings[name], seed) for (name, seed), key in keys.items() if key not in cache.runs}
+    keys = _keys(params, workspace, settings)
+    cache = RunCache(seed_runs_file(model), seed_runs_folder(model))
+    missing = {key: (settings[name], seed) for (name, seed), key in keys.items() if not cache.has(key)}
     num_epochs = sum(config.epochs for config, _ in missing.values())
     with progress(num_epochs, f"{model}: other seeds", "epochs") as bar:
         for key, (config, seed) in missing.items():
-            cache.add(key, _train(params, workspace, config, seed, bar))
-    return {name: [cache.runs[keys[name, seed]] for seed in seeds] for name in settings}
+            # The folder comes first: a training counts once its scores are in the table.
+            cache.add(key, _train(params, workspace, config, seed, bar, cache.folder / key))
+    _publish(model, {seed: cache.folder / key for (name, seed), key in keys.items() if name == WINNER})
+    return {name: [cache.runs[keys[name, seed]] for seed in _seeds(params)] for name in settings}
 
 
-def _train(params: Params, workspace: Workspace, config: TrainingConfig, seed: int, bar: Progress) -> SeedRun:
+def _seeds(params: Params) -> range:
+    return range(params.seed + 1, params.seed + 1 + params.repeat.seeds)
+
+
+def _keys(params: Params, workspace: Workspace, settings: Mapping[str, TrainingConfig]) -> dict[tuple[str, int], str]:
+    facts = workspace.facts()
+    return {
+        (name, seed): training_key(config, facts, seed) for name, config in settings.items() for seed in _seeds(params)
+    }
+
+
+def _train(
+    params: Params, workspace: Workspace, config: TrainingConfig, seed: int, bar: Progress, folder: Path
+) -> SeedRun:
     callback = EpochBar(bar, f"seed {seed}")
+    context = TrainingContext(seed, callback)
     try:
-        tested = train_and_test(workspace, config, TrainingContext(seed, callback), params.evaluate.batch_size)
+        with atomic_folder(folder) as temporary:
+            tested = train_and_test(workspace, config, context, params.evaluate.batch_size, temporary / ADAPTER_FOLDER)
+            _write_predictions(temporary, tested)
     except DivergenceError as error:
         reason = first_line(error)
         warn(f"seed {seed}: {reason}")
@@ -128,6 +165,19 @@ def _train(params: Params, workspace: Workspace, config: TrainingConfig, seed: i
         bar.advance(config.epochs - callback.epochs)
     scores = tested.scores()
     return SeedRun(seed, callback.epochs, {name: scores[name] for name in FIGURES})
+
+
+def _write_predictions(folder: Path, tested: TestedTraining) -> None:
+    write_predictions(folder / PREDICTIONS_FILE, tested.test)
+    write_predictions(folder / VAL_PREDICTIONS_FILE, tested.training.predictions)
+
+
+def _publish(model: str, folders: Mapping[int, Path]) -> None:
+    """Copy predictions and adapters to outputs/seeds/<model>/<seed>/. A training that failed has none."""
+    with atomic_folder(stage_folder("seeds", model)) as temporary:
+        for seed, folder in folders.items():
+            if folder.is_dir():
+                shutil.copytree(folder, temporary / str(seed))
 
 
 def summarise(

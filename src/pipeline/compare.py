@@ -22,6 +22,7 @@ from src.core.rows import write_rows
 from src.evaluation import comparison_tables
 from src.evaluation.comparison_tables import (
     ALL,
+    JUDGED,
     LEAK_FREE,
     CalibrationRow,
     ComparisonResults,
@@ -31,7 +32,7 @@ from src.evaluation.comparison_tables import (
     confidence_quality,
     score_and_compare,
 )
-from src.evaluation.systems import TFIDF, System, read_systems
+from src.evaluation.systems import TFIDF, System, read_ensemble, read_systems
 from src.reporting.plot_evaluation import forest, reliability_diagram, selective_curves
 
 
@@ -59,7 +60,7 @@ def run_compare(params: Params) -> CompareResult:
     """
     part_of = read_split(SPLIT)
     group_of = read_groups(GROUPS)
-    systems = read_systems(params.models, part_of)
+    systems = [*read_systems(params.models, part_of), read_ensemble(part_of)]
     test = {key for key, part in part_of.items() if part == "test"}
     unleaked = leak_free(part_of, group_of)
     results = {ALL: score_and_compare(systems, test, group_of, params.seed)}
@@ -83,15 +84,15 @@ def _write_tables(result: CompareResult) -> None:
 
 
 def _write_plots(result: CompareResult, notice: str) -> None:
-    tuned = [system for system in result.systems if system.kind == "tuned"]
+    judged = [system for system in result.systems if system.kind in JUDGED]
     test_posts = f"{result.results[ALL].posts:,} test posts"
-    curves = {name: result.qualities[name].curve for name in (TFIDF, *(system.name for system in tuned))}
+    curves = {name: result.qualities[name].curve for name in (TFIDF, *(system.name for system in judged))}
     title = f"Accuracy with 95% intervals. {notice}"
     plots = {
         "intervals": forest(_accuracies(result), _published_accuracies(result.systems), "accuracy", title),
         "selective": selective_curves(curves, TFIDF, f"Accuracy on the most confident of {test_posts}"),
     }
-    for system in tuned:
+    for system in judged:
         calibration = result.qualities[system.name].calibration
         bins = result.qualities[system.name].bins.values()
         names = (
@@ -99,7 +100,7 @@ def _write_plots(result: CompareResult, notice: str) -> None:
             f"at temperature {calibration.temperature:.2f}: ECE {calibration.ece_scaled:.3f}",
         )
         panels = dict(zip(names, bins, strict=True))
-        plots[f"reliability-{system.model}"] = reliability_diagram(panels, f"{system.name}, {test_posts}")
+        plots[f"reliability-{system.short_name}"] = reliability_diagram(panels, f"{system.name}, {test_posts}")
     for name, png in plots.items():
         write_bytes(COMPARE / PLOTS_FOLDER / f"{name}.png", png)
 

@@ -40,7 +40,8 @@ def _write(
 ) -> None:
     model = workspace.model.spec.name
     folder = stage_folder("repeat", model)
-    write_table(folder / "runs.csv", [{"settings": name, **run.row()} for name in runs for run in runs[name]])
+    rows = [{"settings": name, **run.row()} for name in runs for run in runs[name]]
+    write_table(folder / "runs.csv", rows, ["settings", *SeedRun.columns()])
     output.write(folder / REPEAT_JSON)
     tags = {**run_tags("repeat", workspace.facts(), params.notice), "study": output.study}
     winner = output.settings[WINNER]

@@ -22,6 +22,7 @@ from src.core.paths import (
 from src.core.records import Scores, read_predictions
 from src.core.saliency import METHOD
 from src.core.training_config import display_value
+from src.evaluation.comparison_tables import JUDGED
 from src.evaluation.intervals import SCORES
 from src.evaluation.metrics import scores
 from src.evaluation.systems import TFIDF
@@ -46,6 +47,7 @@ SOURCES = (
     ("other seeds, gain, optimism", "python -m src.repeat --model {model}", "repeat/<model>/repeat.json"),
     ("text or image, similarity", "python -m src.evaluate --model {model}", "modality/<model>/modality.json"),
     ("saliency maps", "python -m src.evaluate --model {model}", "saliency/<model>/saliency.json"),
+    ("members of the ensemble, weights", "python -m src.ensemble", "ensemble/ensemble.json"),
     ("intervals, comparisons, calibration", "python -m src.compare", "compare/scores.csv, pairs.csv, calibration.csv"),
     ("the paper's experiments", "python -m src.reproduce", "reproduce/recipes.csv, <recipe>.json"),
     ("wrong labels, the best possible score", "python -m src.noise", "noise/noise.json, mislabelled.csv"),
@@ -106,17 +108,17 @@ def _compare_plots(inputs: ReportInputs) -> dict[str, Plot]:
     alts |= {
         f"reliability-{row.system.removesuffix(' tuned')}": alt_texts.reliability_alt(row)
         for row in inputs.calibration
-        if row.system.endswith("tuned")
+        if row.system.endswith(JUDGED)
     }
     folder = COMPARE / PLOTS_FOLDER
     return {name: Plot((folder / f"{name}.png").read_bytes(), alt) for name, alt in alts.items()}
 
 
 def _selective_curves() -> dict[str, list[float]]:
-    """Read the curves that the plot shows: those of TF-IDF and the tuned models."""
+    """Read the curves that the plot shows: those of TF-IDF, the tuned models and the ensemble."""
     curves: dict[str, list[float]] = {}
     for row in read_table(COMPARE / SELECTIVE_TABLE):
-        if row["system"] == TFIDF or row["system"].endswith("tuned"):
+        if row["system"] == TFIDF or row["system"].endswith(JUDGED):
             curves.setdefault(row["system"], []).append(float(row["accuracy"]))
     return curves
 

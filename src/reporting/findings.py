@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from src.core.data_outputs import DataReport, LeakReport, SplitReport
 from src.core.estimates import SimilarityCorrelation
 from src.core.files import read_table
-from src.core.format import percent, percent_interval, points
+from src.core.format import percent, percent_interval, points, points_interval
 from src.core.outputs import (
     BaselineOmissions,
+    EnsembleOutput,
     MislabelledRow,
     ModalityOutput,
     NoiseOutput,
@@ -22,6 +23,8 @@ from src.core.paths import (
     CALIBRATION_TABLE,
     COMPARE,
     DATA_REPORT,
+    ENSEMBLE,
+    ENSEMBLE_JSON,
     GROUPS,
     LEAKS,
     MISLABELLED_TABLE,
@@ -40,7 +43,7 @@ from src.core.records import Interval, read_groups, read_predictions
 from src.core.rows import read_rows
 from src.evaluation.comparison_tables import ALL, LEAK_FREE, CalibrationRow, PairRow, ScoreRow
 from src.evaluation.similarity import similarity_correlation
-from src.evaluation.systems import MAJORITY, TFIDF
+from src.evaluation.systems import COMBINED, MAJORITY, TFIDF
 
 _NUM_MISLABELLED_SHOWN = 20
 
@@ -58,12 +61,25 @@ def on_the_choice(scores: Sequence[ScoreRow], chosen: str) -> Iterator[str]:
 
 
 def on_comparisons(pairs: Sequence[PairRow]) -> Iterator[str]:
-    """Yield which systems differ on all test posts, after Holm's correction."""
-    whole = [row for row in pairs if row.part == ALL]
+    """Yield which models differ from which systems on all test posts, after Holm's correction."""
+    whole = [row for row in pairs if row.part == ALL and row.first != COMBINED]
     yield from _against(whole, TFIDF, "TF-IDF on the captions")
     yield from _against(whole, "zero-shot", "the same model untrained")
     yield from _against(whole, "probe", "a logistic regression on its own frozen features")
     yield from _among_models([row for row in whole if row.second.endswith("tuned")])
+
+
+def on_the_ensemble(output: EnsembleOutput, scores: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> Iterator[str]:
+    """Yield the ensemble's members, its scores, and whether it is better than its rivals."""
+    row = next(row for row in scores if row.system == COMBINED and row.part == ALL)
+    members = ", ".join(f"{member.system} ({percent(member.weight)})" for member in output.members)
+    yield (
+        f"The mean of {len(output.members)} of {output.candidates} systems, weighted on validation, has an accuracy of "
+        f"{percent_interval(row.accuracy)} and a macro-F1 of {percent_interval(row.macro_f1)}. Members: {members}."
+    )
+    for pair in (pair for pair in pairs if pair.first == COMBINED and pair.part == ALL):
+        best = ", the best single system on validation" if pair.second == output.best_single else ""
+        yield f"Better than {pair.second}{best}: {pair.better}, by {points_interval(pair.accuracy_difference)} points."
 
 
 def on_leaks(scores: Sequence[ScoreRow]) -> Iterator[str]:
@@ -253,6 +269,7 @@ class ReportInputs:
     data: DataReport
     # Of TF-IDF.
     omissions: BaselineOmissions
+    ensemble: EnsembleOutput
 
     @property
     def chosen(self) -> str:
@@ -285,6 +302,7 @@ class ReportInputs:
         subjects = (
             ("scores", "Best model", on_the_choice(self.scores, self.chosen)),
             ("comparisons", "Comparisons", on_comparisons(self.pairs)),
+            ("ensemble", "Ensemble", on_the_ensemble(self.ensemble, self.scores, self.pairs)),
             ("data", "Leaks", on_leaks(self.scores)),
             ("experiments", "The paper", on_the_paper(self.scores, accuracies, weights)),
             ("modality", "Text or image", on_modality(self.modality)),
@@ -330,6 +348,7 @@ def read_report_inputs(models: Sequence[str]) -> ReportInputs:
         split=SplitReport.read(SPLIT_REPORT),
         data=DataReport.read(DATA_REPORT),
         omissions=BaselineOmissions.read(BASELINE / TFIDF / OMITTED_JSON),
+        ensemble=EnsembleOutput.read(ENSEMBLE / ENSEMBLE_JSON),
     )
 
 

@@ -38,6 +38,10 @@ _BASELINES_DESCRIPTION = """\
 Scores that a tuned model has to exceed, on the same posts: the largest class (`majority`), TF-IDF of the captions
 (`tfidf`), and a linear probe of each model's frozen features. `val_*` chose the settings. No choice uses `test_*`."""
 
+_ENSEMBLE_DESCRIPTION = """\
+Tone of posts by the weighted mean of several systems' probabilities: {versions}. Validation chose members, weights and
+temperature, so `val_*` are optimistic. No choice uses `test_*`. `ensemble.json` lists the members."""
+
 
 def open_tracker(model: str) -> Tracker:
     """Open the experiment of a model."""
@@ -83,6 +87,12 @@ def log_history(run: Run, history: History, title: str) -> None:
 def open_baselines() -> Tracker:
     """Return the experiment that lists all baselines."""
     return Tracker("mvsa-baselines", _BASELINES_DESCRIPTION)
+
+
+def open_ensemble() -> Tracker:
+    """Return the experiment of the ensemble."""
+    versions = model_link("registered versions", "mvsa-ensemble")
+    return Tracker("mvsa-ensemble", _ENSEMBLE_DESCRIPTION.format(versions=versions))
 
 
 def log_training(run: Run, trained: Trained) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from src.core.records import Prediction
 from src.core.training_config import TrainingConfig
@@ -58,20 +59,27 @@ def trained_adapter(
 
 
 def train_and_test(
-    workspace: Workspace, settings: TrainingConfig, context: TrainingContext, batch_size: int
+    workspace: Workspace,
+    settings: TrainingConfig,
+    context: TrainingContext,
+    batch_size: int,
+    adapter_folder: Path | None = None,
 ) -> TestedTraining:
     """Train an adapter, and predict the test part with its best epoch, `batch_size` posts at a time.
 
-    The test part is predicted once, after training, and decides nothing. The adapter is detached at the end.
+    The test part is predicted once, after training, and decides nothing. The adapter is detached at the end, and saved
+    before if there is a folder for it.
 
     Raises:
         DivergenceError: a loss is NaN or infinite.
         StopRequested: the callback ends the training.
     """
-    with fresh_adapter(workspace.model, settings, context.seed):
+    with fresh_adapter(workspace.model, settings, context.seed) as adapter:
         # Encoded before training, so that an unreadable image costs no training.
         test = workspace.data("test")
         training = _fit(workspace, settings, context)
+        if adapter_folder:
+            adapter.save(adapter_folder)
         return TestedTraining(training, tuple(predict(workspace.model, test, batch_size)))
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from src.compare import main
 from src.core.files import read_json, read_table
 from src.core.labels import TONES
-from src.core.paths import BASELINE, COMPARE, GROUPS, SPLIT, stage_folder
+from src.core.paths import BASELINE, COMPARE, ENSEMBLE, GROUPS, SPLIT, stage_folder
 from src.core.records import Prediction, read_predictions, write_groups, write_predictions, write_split
 from tests.pipeline import as_written
 
@@ -60,7 +60,7 @@ def write(folder: Path, wrong: int, wrong_val: int = 12) -> None:
 
 
 def fill(folder: Path, repo_root: Path) -> None:
-    """Write all that `compare` reads into a folder: CLIP is good, LLaVA about as good as TF-IDF."""
+    """Write all that `compare` reads into a folder: CLIP and the ensemble are good, LLaVA about as good as TF-IDF."""
     params = yaml.safe_load((repo_root / "params.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump({**params, "models": list(MODELS)}))
     keys = (*TEST, *VAL, *TRAIN)
@@ -71,6 +71,7 @@ def fill(folder: Path, repo_root: Path) -> None:
     write_groups(folder / GROUPS, {str(key): str(group) for key, group in groups.items()})
     write(folder / BASELINE / "majority", wrong=28)
     write(folder / BASELINE / "tfidf", wrong=24)
+    write(folder / ENSEMBLE, wrong=2)
     for model, wrong in zip(MODELS, (2, 23), strict=True):
         write(folder / stage_folder("zeroshot", model), wrong=40)
         write(folder / stage_folder("probe", model), wrong=20)
@@ -135,6 +136,7 @@ def test_worse_or_equal_does_not_beat() -> None:
 
 def test_systems_are_scored_with_and_without_leaks(outcome: Outcome) -> None:
     names = ["majority", "tfidf", *(f"{model} {kind}" for model in MODELS for kind in ("zero-shot", "probe", "tuned"))]
+    names.append("ensemble")
     assert [(row["system"], row["part"], row["posts"]) for row in outcome.table("scores")] == [
         (name, part, posts) for name in names for part, posts in (("all", "60"), ("leak-free", str(60 - LEAKED)))
     ]
@@ -150,6 +152,8 @@ def test_systems_are_scored_with_and_without_leaks(outcome: Outcome) -> None:
 def test_family_holds_tuned_models_and_rivals(outcome: Outcome) -> None:
     others = ("majority", "tfidf", "{} zero-shot", "{} probe")
     wanted = [(f"{model} tuned", other.format(model)) for model in MODELS for other in others]
+    # All systems are equally good on validation, so the first of them is the best single one.
+    wanted += [("ensemble", "majority"), ("ensemble", "tfidf")]
     rows = outcome.table("pairs", part="all")
     assert [(row["first"], row["second"]) for row in rows] == [("clip tuned", "llava tuned"), *wanted]
 
@@ -181,16 +185,20 @@ def test_selective_curve_has_every_coverage(outcome: Outcome) -> None:
     assert float(rows[-1]["accuracy"]) == as_written(36 / 60)
 
 
-def test_metrics_hold_tuned_models_alone(outcome: Outcome) -> None:
+def test_metrics_hold_tuned_models_and_ensemble(outcome: Outcome) -> None:
     metrics = read_json(outcome.folder / "metrics.json")
     figures = ("accuracy", "macro_f1", "leak_free_accuracy", "leak_free_macro_f1", "ece")
-    assert list(metrics) == [f"{model}_{figure}" for model in MODELS for figure in figures]
+    assert list(metrics) == [f"{name}_{figure}" for name in (*MODELS, "ensemble") for figure in figures]
     assert metrics["clip_accuracy"] == as_written(58 / 60)
 
 
 def test_plots_are_whole_files(outcome: Outcome) -> None:
     plots = {path.name: path.read_bytes() for path in (outcome.folder / "plots").iterdir()}
-    assert set(plots) == {"intervals.png", "selective.png", "reliability-clip.png", "reliability-llava.png"}
+    assert set(plots) == {
+        "intervals.png",
+        "selective.png",
+        *(f"reliability-{name}.png" for name in (*MODELS, "ensemble")),
+    }
     for content in plots.values():
         with Image.open(BytesIO(content)) as picture:
             picture.load()
@@ -211,7 +219,7 @@ def test_order_of_predictions_changes_no_file(outcome: Outcome) -> None:
     write_predictions(place, read_predictions(place)[::-1])
     compare()
     names = [path.relative_to(outcome.folder) for path in outcome.folder.rglob("*.*")]
-    assert len(names) == 10
+    assert len(names) == 11
     assert all((COMPARE / name).read_bytes() == (outcome.folder / name).read_bytes() for name in names)
 
 

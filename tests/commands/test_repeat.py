@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from src.core.files import read_table, write_json, write_table
 from src.core.outputs import BestTrial, RepeatOutput
 from src.core.paths import SPLIT_REPORT
-from src.core.records import Post, write_posts, write_split
+from src.core.records import Post, read_predictions, write_posts, write_split
+from src.evaluation.metrics import scores
 from src.experiments.seeds import FIGURES
 from src.repeat import main
 from tests.pipeline import as_written
@@ -22,6 +23,7 @@ from tests.split_report import split_report
 DEFAULT = {"rank": 2, "alpha": 4, "lr": 0.003, "dropout": 0.0}
 WINNER = {"rank": 1, "alpha": 2, "lr": 0.004, "dropout": 0.0}
 CACHE = Path("outputs/repeats/clip.csv")
+SEEDS = Path("outputs/seeds/clip")
 RESULT = Path("outputs/repeat/clip")
 
 
@@ -143,6 +145,38 @@ def test_finished_trainings_are_not_repeated(repeat: Repeat) -> None:
     }
 
 
+def test_seeds_keep_predictions_and_adapters(repeat: Repeat, repo_root: Path) -> None:
+    repeat(WINNER)
+    rows = {row["seed"]: row for row in read_table(RESULT / "runs.csv") if row["settings"] == "winner"}
+    assert {path.name for path in SEEDS.iterdir()} == rows.keys() == {"8", "9"}
+    for seed, row in rows.items():
+        folder = SEEDS / seed
+        for name, figure in (("predictions", "test_macro_f1"), ("val_predictions", "val_macro_f1")):
+            assert scores(read_predictions(folder / f"{name}.csv")).macro_f1 == as_written(float(row[figure]))
+        assert (folder / "adapter" / "head.safetensors").is_file()
+
+
+def test_training_without_kept_predictions_is_repeated(repeat: Repeat) -> None:
+    repeat(WINNER)
+    lost = cached()[0]["key"]
+    shutil.rmtree(CACHE.parent / "clip-seeds" / lost)
+    write_table(CACHE, [{**row, "val_macro_f1": "0.125"} for row in cached()])
+    repeat(WINNER)
+    assert {row["key"] for row in cached() if row["val_macro_f1"] != "0.125"} == {lost}
+
+
+def test_no_seeds_train_nothing(repeat: Repeat, folder: Path) -> None:
+    path = folder / "params.yaml"
+    text = path.read_text()
+    path.write_text(yaml.safe_dump({**yaml.safe_load(text), "repeat": {"seeds": 0}}))
+    try:
+        output = repeat(WINNER).output
+    finally:
+        path.write_text(text)
+    assert (output.seeds, output.optimism, output.drop) == ((), None, None)
+    assert not CACHE.exists() and not list(SEEDS.iterdir())
+
+
 def test_other_split_or_winner_is_trained(repeat: Repeat) -> None:
     repeat(WINNER)
     before = {row["key"] for row in cached()}
@@ -172,6 +206,7 @@ def test_diverged_training_keeps_its_reason(repeat: Repeat) -> None:
     default = output.scores["default"]["val_macro_f1"]
     assert default and default.n == 2
     assert read_table(RESULT / "runs.csv")[0]["val_macro_f1"] == ""
+    assert not list(SEEDS.iterdir())
 
 
 def test_missing_search_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,10 +70,10 @@ def test_output_is_read_as_written(params: Params, tmp_path: Path) -> None:
 
 
 def test_cache_keeps_runs_and_failures(tmp_path: Path) -> None:
-    cache = RunCache(tmp_path / "clip.csv")
+    cache = RunCache(tmp_path / "clip.csv", tmp_path)
     cache.add("first", run_of(8, 1 / 3))
     cache.add("second", SeedRun(9, 1, {}, "failed, with a comma"))
-    assert RunCache(tmp_path / "clip.csv").runs == cache.runs
+    assert RunCache(tmp_path / "clip.csv", tmp_path).runs == cache.runs
     assert cache.runs["first"].scores["val_macro_f1"] == 0.333333
     assert cache.runs["second"] == SeedRun(9, 1, {}, "failed, with a comma")
 

@@ -18,6 +18,8 @@ from src.core.estimates import (
 from src.core.outputs import (
     BaselineOmissions,
     ConfidentLearning,
+    EnsembleMember,
+    EnsembleOutput,
     JointDistribution,
     ModalityOutput,
     NoiseOutput,
@@ -57,6 +59,8 @@ def pair(first: str, second: str, better: VerdictAnswer, needed: int | None = No
     return PairRow(part, first, second, 500, 9, 3, difference, difference, 0.1, 0.1, 0.1, 0.2, better, needed)
 
 
+MEMBERS = (EnsembleMember("clip seed 8", "seed", "clip", 8, 0.7), EnsembleMember("tfidf", "tfidf", "", None, 0.3))
+ENSEMBLE = EnsembleOutput(MEMBERS, 1.2, 9, "clip tuned", {"macro_f1": 0.7}, {"macro_f1": 0.8}, {"clip": 1})
 ANSWERS: dict[str, VerdictAnswer] = {"clip": "yes", "llava": "cannot tell", "blip2": "no"}
 PAIRS = [
     pair("clip tuned", "llava tuned", "cannot tell", 4000),
@@ -90,6 +94,22 @@ def test_comparisons_count_all_test_posts() -> None:
 def test_one_model_has_no_pairs() -> None:
     rows = [pair("clip tuned", second, "yes") for second in ("tfidf", "clip zero-shot", "clip probe")]
     assert len(list(findings.on_comparisons(rows))) == 3
+
+
+def test_ensemble_is_no_tuned_model() -> None:
+    rows = [pair("ensemble", second, "yes") for second in ("clip tuned", "tfidf")]
+    assert list(findings.on_comparisons([*PAIRS, *rows])) == list(findings.on_comparisons(PAIRS))
+
+
+def test_ensemble_stands_beside_its_rivals() -> None:
+    scores = [*SCORES, score("ensemble", "", ALL, 500, 0.81)]
+    pairs = [pair("ensemble", "clip tuned", "cannot tell"), pair("ensemble", "tfidf", "yes")]
+    members, single, tfidf = findings.on_the_ensemble(ENSEMBLE, scores, pairs)
+    assert "2 of 9" in members
+    assert "clip seed 8 (70.0%), tfidf (30.0%)" in members
+    assert "81.0% (78.0% to 84.0%)" in members
+    assert "best single" in single and "cannot tell" in single
+    assert "best single" not in tfidf and "yes" in tfidf
 
 
 def test_leaks_are_counted_and_measured() -> None:
@@ -206,6 +226,7 @@ def inputs_of(scores: Sequence[ScoreRow]) -> findings.ReportInputs:
         split=nothing,
         data=nothing,
         omissions=BaselineOmissions(),
+        ensemble=ENSEMBLE,
     )
 
 
