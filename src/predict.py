@@ -17,6 +17,7 @@ from src.cli.output import progress, say, table, warn
 from src.core.errors import UsageError, UserError
 from src.core.files import require_writable
 from src.models.catalog import MODELS
+from src.registry.ensemble_contract import ENSEMBLE
 
 if TYPE_CHECKING:
     from src.core.records import Prediction
@@ -38,7 +39,7 @@ def _columns(_context: click.Context, _option: click.Parameter, values: Sequence
 
 
 @command(example="python -m src.predict --model clip posts.csv --out tones.csv")
-@model_option(MODELS)
+@model_option((*MODELS, ENSEMBLE))
 @click.option("--out", type=click.Path(path_type=Path), help="The CSV for the tones of many posts.")
 @click.option(
     "--column",

@@ -14,10 +14,11 @@ from src.cli.options import command, model_option
 from src.cli.output import say, table
 from src.core.errors import UsageError
 from src.models.catalog import MODELS
+from src.registry.ensemble_contract import ENSEMBLE
 
 
 @command(example="python -m src.promote --model clip --version 3")
-@model_option(MODELS)
+@model_option((*MODELS, ENSEMBLE))
 @click.option("--version", "number", type=click.IntRange(min=1), help="Promote this version, whatever its score.")
 @click.option("--rollback", is_flag=True, help="Go back to the previous champion; a second rollback goes further back.")
 def main(model: str, number: int | None, rollback: bool) -> None:

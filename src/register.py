@@ -16,11 +16,7 @@ def main(model: str) -> None:
     params = load_params()
     from src.pipeline.register import register_model
 
-    registration = register_model(params, model)
-    version = registration.version
-    state = "new" if version.created else "registered already"
-    rank = " and is the champion" if registration.is_champion else ""
-    say(f"{version.name} version {version.number} is {state}{rank}")
+    say(register_model(params, model).summary())
 
 
 if __name__ == "__main__":

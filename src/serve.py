@@ -14,48 +14,47 @@ from src.core.labels import TONES
 from src.registry.pyfunc import Answer, Row
 
 if TYPE_CHECKING:
-    from src.modeling.base import ToneModel
+    from src.registry.verification import Loaded
 
 BATCH_SIZE = 32
 # In characters. The longest caption of MVSA-Single has some hundreds.
 MAX_CAPTION_LENGTH = 10_000
 
 
-def load(artifacts: Mapping[str, str]) -> "ToneModel":
-    """Load a version's base with the adapter attached, and check the version against its contract.
+def load(artifacts: Mapping[str, str]) -> "Loaded":
+    """Load a version, and check it against its contract.
 
     Raises:
         UserError: the version breaks its contract.
     """
-    from src.registry.loading import load_version
+    from src.registry.verification import load
 
-    loaded = load_version(artifacts)
+    loaded = load(artifacts)
     for warning in loaded.warnings:
         warnings.warn(warning, stacklevel=2)
-    return loaded.model
+    return loaded
 
 
-def predict(model: "ToneModel", rows: list[Row], halves: bool = False) -> list[Answer]:
+def predict(loaded: "Loaded", rows: list[Row], halves: bool = False) -> list[Answer]:
     """Predict the tone of each post, with probabilities.
 
     Args:
-        model: the loaded version.
+        loaded: the loaded version.
         rows: the posts.
         halves: whether captions may be empty.
 
     Raises:
         UserError: a post cannot be used; the message has the post's number, counted from 1.
     """
-    from src.registry.loading import compute_logits
-
     for number, (_, caption) in enumerate(rows, start=1):
         _require_caption(number, caption, halves)
     answers: list[Answer] = []
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
-        for probabilities in compute_logits(model, batch, first=start + 1).softmax(dim=-1).tolist():
+        for probabilities in loaded.probabilities(batch, first=start + 1):
             tone = TONES[probabilities.index(max(probabilities))]
-            answers.append((tone, *probabilities))
+            negative, neutral, positive = probabilities
+            answers.append((tone, negative, neutral, positive))
     return answers
 
 

@@ -30,13 +30,8 @@ def main(version: str) -> None:
     loaded = verify_folder(Path(version))
     for warning in loaded.warnings:
         warn(warning)
-    contract = loaded.contract
-    say(f"base: {contract.checkpoint.source} at {contract.checkpoint.revision}")
-    say(f"adapter: {len(contract.adapted_modules)} modules and the head, complete and trained")
-    say(
-        f"golden posts: {len(contract.golden)} answered, "
-        f"logits off by {loaded.difference:.2g} ({loaded.allowed:.2g} allowed)"
-    )
+    for line in loaded.summary():
+        say(line)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": MODEL | {"captum", "matplotlib", "pandas", "scipy.stats", "statsmodels"},
     "repeat": MODEL | {"scipy.stats"},
     "register": MODEL,
+    "register_ensemble": MODEL | {"pandas", "rich", "scipy.stats", "sklearn"},
     "noise": {"cleanlab", "pandas", "rich", "scipy.stats", "sklearn"},
     "ensemble": {"scipy.stats"},
     "compare": {"pandas", "scipy.stats", "statsmodels"},
@@ -64,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
 # A fresh process loads the stages of a chain in this order, and shows what each adds. The light ones come first.
 CHAINS = (
     ("prepare", "split", "ensemble", "compare", "report", "baseline", "noise", "frozen", "reproduce"),
-    ("encode", "align", "tune", "train", "register", "repeat", "evaluate"),
+    ("encode", "align", "tune", "train", "register", "repeat", "evaluate", "register_ensemble"),
 )
 
 

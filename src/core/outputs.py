@@ -293,6 +293,19 @@ class EnsembleMember:
 
 
 @dataclass(frozen=True)
+class BestTrials:
+    """The choice of k for the plain mean of a study's best k trials, on validation."""
+
+    # The numbers of the trials after the best one, whose settings are the tuned model's. The best is first.
+    numbers: tuple[int, ...]
+    # The mean negative log-likelihood of the mean of the tuned model and the k - 1 next trials, for k from 1 on, in
+    # nats a post.
+    losses: tuple[float, ...]
+    # The k of the least loss. Only k - 1 of the trials are candidates for the ensemble.
+    k: int
+
+
+@dataclass(frozen=True)
 class EnsembleOutput(StageOutput):
     """The content of ensemble.json: the members that validation chose."""
 
@@ -307,6 +320,8 @@ class EnsembleOutput(StageOutput):
     best_single: str
     best_single_validation: Mapping[str, float]
     validation: Mapping[str, float]
+    # By model. A model without other trials has no entry.
+    best_trials: Mapping[str, BestTrials]
     # The cost of an answer: how often each model's base runs over a post. A baseline runs none.
     passes: Mapping[str, int]
 

@@ -32,6 +32,7 @@ GROUPS = OUTPUTS / "split" / "groups.csv"
 LEAKS = OUTPUTS / "split" / "leaks.json"
 BASELINE = OUTPUTS / "baseline"
 ENSEMBLE = OUTPUTS / "ensemble"
+REGISTER_ENSEMBLE = OUTPUTS / "register_ensemble"
 COMPARE = OUTPUTS / "compare"
 NOISE = OUTPUTS / "noise"
 REPORT = OUTPUTS / "report"
@@ -60,7 +61,7 @@ PREDICTIONS_TABLE = "predictions.csv"
 VAL_PREDICTIONS_TABLE = "val_predictions.csv"
 OUT_OF_FOLD_TABLE = "out_of_fold.csv"
 
-# What `register` writes in its stage's folder.
+# What `register` and `register_ensemble` write in their stage's folder.
 REGISTER_FILE = "version.json"
 CONTRACT_FOLDER = "contract"
 

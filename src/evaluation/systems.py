@@ -17,7 +17,7 @@ TFIDF: Kind = "tfidf"
 BASELINES = (MAJORITY, TFIDF)
 COMBINED: Kind = "ensemble"
 # Kinds of further trainings of a model, and the stage's folder that has one folder for each training.
-FURTHER: Mapping[Kind, str] = {"seed": "seeds"}
+FURTHER: Mapping[Kind, str] = {"seed": "seeds", "trial": "best_trials"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def read_ensemble(part_of: Mapping[str, str]) -> System:
 
 
 def read_further_trainings(models: Sequence[str], part_of: Mapping[str, str]) -> list[System]:
-    """Read the trainings of the winner on other seeds; none if stage `repeat` has trained none.
+    """Read the trainings of the winner on other seeds, and the search's next best trials, by their numbers.
+
+    A model without such trainings has none.
 
     Errors are those of `read_systems`.
     """

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from src.core.config import Params
 from src.core.data_outputs import SplitReport
 from src.core.outputs import BaselineOmissions
-from src.core.paths import BASELINE, GROUPS, OMITTED_JSON, POSTS, SPLIT, SPLIT_REPORT
+from src.core.paths import BASELINE, CLASSIFIER_FOLDER, GROUPS, OMITTED_JSON, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import PARTS, read_groups, read_posts, read_split
 from src.evaluation.systems import MAJORITY, TFIDF
 from src.pipeline.finish_evaluation import Evaluation, finish_evaluation
 from src.tracking.run_logging import open_baselines, run_tags
 from src.training.baselines import Fitted, captions, majority, tfidf, write_out_of_fold
+from src.training.classifier_files import save_classifier
 
 NOTICE = "No pretrained weights: the labels, or the captions, of the train part alone."
 
@@ -49,5 +50,6 @@ def _finish(name: str, fitted: Fitted) -> Evaluation:
     settings = fitted.chosen.settings
     evaluation = Evaluation(name, BASELINE / name, fitted.test, fitted.val, settings, chosen_by_val=True)
     fitted.write_candidates(evaluation.folder)
+    save_classifier(evaluation.folder / CLASSIFIER_FOLDER, fitted.chosen.classifier)
     finish_evaluation(evaluation, open_baselines(), name, run_tags("baseline", facts, NOTICE), PARTS)
     return evaluation

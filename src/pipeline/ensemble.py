@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from src.core.config import Params
 from src.core.data_outputs import SplitReport
 from src.core.files import digest_of, file_digest
-from src.core.outputs import EnsembleMember, EnsembleOutput
+from src.core.outputs import BestTrials, EnsembleMember, EnsembleOutput
 from src.core.paths import (
     ENSEMBLE,
     ENSEMBLE_JSON,
@@ -17,7 +17,7 @@ from src.core.paths import (
     VAL_PREDICTIONS_FILE,
 )
 from src.core.records import ENSEMBLE_DIGEST, Prediction, read_predictions, read_split, write_predictions
-from src.evaluation.ensemble import Bagging, Selection, answers_of, mean_of, select
+from src.evaluation.ensemble import Bagging, Selection, answers_of, best_prefix, mean_of, select
 from src.evaluation.metrics import scores
 from src.evaluation.systems import COMBINED, System, best_on_validation, read_further_trainings, read_systems
 from src.pipeline.finish_evaluation import Evaluation, finish_evaluation
@@ -41,10 +41,14 @@ def run_ensemble(params: Params) -> EnsembleResult:
     """
     part_of = read_split(SPLIT)
     singles = read_systems(params.models, part_of)
-    library = {system.name: system for system in [*singles, *read_further_trainings(params.models, part_of)]}
+    further = read_further_trainings(params.models, part_of)
+    trials = {model: _rank(model, singles, further) for model in params.models}
+    best_trials = {model: _choose_trials(ranked) for model, ranked in trials.items() if len(ranked) > 1}
+    left_out = {system.name for model, choice in best_trials.items() for system in trials[model][choice.k :]}
+    library = {system.name: system for system in [*singles, *further] if system.name not in left_out}
     chosen_on = {name: system.val for name, system in library.items()}
     selection = select(chosen_on, Bagging(params.ensemble.bags, params.ensemble.share, params.seed))
-    _output(library, selection, best_on_validation(singles)).write(ENSEMBLE / ENSEMBLE_JSON)
+    _output(library, selection, best_on_validation(singles), best_trials).write(ENSEMBLE / ENSEMBLE_JSON)
     # The file rounds weights. Reading them back makes this stage and a registered version compute with the same ones.
     output = EnsembleOutput.read(ENSEMBLE / ENSEMBLE_JSON)
     evaluation = _evaluate(library, output)
@@ -70,7 +74,22 @@ def log_ensemble(params: Params) -> None:
     _log(params, _evaluation(output, test, val))
 
 
-def _output(library: Mapping[str, System], selection: Selection, best: System) -> EnsembleOutput:
+def _rank(model: str, singles: Sequence[System], further: Sequence[System]) -> list[System]:
+    """Return the tuned model, and the other trials of its study with the best on validation first."""
+    tuned = [system for system in singles if (system.kind, system.model) == ("tuned", model)]
+    trials = [system for system in further if (system.kind, system.model) == ("trial", model)]
+    return [*tuned, *sorted(trials, key=lambda system: -scores(system.val).macro_f1)]
+
+
+def _choose_trials(ranked: Sequence[System]) -> BestTrials:
+    k, losses = best_prefix([system.val for system in ranked])
+    numbers = tuple(system.number for system in ranked if system.number is not None)
+    return BestTrials(numbers, tuple(losses), k)
+
+
+def _output(
+    library: Mapping[str, System], selection: Selection, best: System, best_trials: Mapping[str, BestTrials]
+) -> EnsembleOutput:
     members = [library[name] for name in selection.weights]
     mean = mean_of({member.name: member.val for member in members}, selection.weights)
     return EnsembleOutput(
@@ -83,6 +102,7 @@ def _output(library: Mapping[str, System], selection: Selection, best: System) -
         best_single=best.name,
         best_single_validation=scores(best.val).headline(),
         validation=scores(mean).headline(),
+        best_trials=best_trials,
         passes=dict(Counter(member.model for member in members if member.model)),
     )
 

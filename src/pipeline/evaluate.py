@@ -6,6 +6,7 @@ from src.core.config import Params
 from src.core.outputs import EvaluateOutput, ModalityOutput, Trained, read_trained
 from src.core.paths import EVALUATE_JSON, PREDICTIONS_FILE, stage_folder
 from src.core.records import ADAPTER_DIGEST
+from src.pipeline.best_trials import predict_best_trials
 from src.pipeline.finish_evaluation import Evaluation, finish_evaluation
 from src.pipeline.modality import run_modality
 from src.pipeline.saliency import ExplainedMistakes, explain_mistakes
@@ -39,6 +40,7 @@ def evaluate_adapter(params: Params, model: str) -> EvaluateResult:
     workspace = open_workspace(params, model)
     require_base_of(trained, workspace.model.checkpoint)
     evaluation = score_adapter(params, workspace, trained)
+    predict_best_trials(params, workspace, trained)
     modality = run_modality(params, workspace)
     saliency = explain_mistakes(params, workspace, params.saliency.mistakes, stage_folder("saliency", model))
     return EvaluateResult(evaluation, modality, saliency)

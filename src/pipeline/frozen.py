@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from src.core.config import Params
 from src.core.outputs import BaselineOmissions
-from src.core.paths import GROUPS, OMITTED_JSON, stage_folder
+from src.core.paths import CLASSIFIER_FOLDER, GROUPS, OMITTED_JSON, stage_folder
 from src.core.records import PARTS, read_groups
 from src.pipeline.finish_evaluation import Evaluation, finish_evaluation
 from src.tracking.run_logging import open_baselines, open_tracker, run_tags
 from src.training.baselines import Examples, probe, together, write_out_of_fold
+from src.training.classifier_files import save_classifier
 from src.training.dataset import pooled
 from src.training.inference import predict
 from src.training.workspace import Workspace, open_workspace
@@ -63,6 +64,7 @@ def _probe(params: Params, workspace: Workspace, group_of: dict[str, str]) -> tu
     fitted = probe(train, val, test)
     folder = stage_folder("probe", model)
     fitted.write_candidates(folder)
+    save_classifier(folder / CLASSIFIER_FOLDER, fitted.chosen.classifier)
     posts = together([train, val, test])
     omissions = BaselineOmissions(**write_out_of_fold(folder, fitted.chosen.classifier, posts, group_of, params.seed))
     omissions.write(folder / OMITTED_JSON)

@@ -62,10 +62,16 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Registration:
-    """The version of an adapter; `is_champion` tells whether it is the champion now."""
+    """The version of an adapter or an ensemble; `is_champion` tells whether it is the champion now."""
 
     version: Version
     is_champion: bool
+
+    def summary(self) -> str:
+        """Return the line that the command prints."""
+        state = "new" if self.version.created else "registered already"
+        rank = " and is the champion" if self.is_champion else ""
+        return f"{self.version.name} version {self.version.number} is {state}{rank}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,7 @@ def _package(subject: _Subject, checkpoint: PretrainedWeights) -> ModelPackage:
     return ModelPackage(
         code=Path("src"),
         artifacts=artifacts,
-        requirements=[f"{name}=={release}" for name, release in _installed_libraries().items()],
+        requirements=[f"{name}=={release}" for name, release in installed(LIBRARIES).items()],
         example=(Path(golden[0].image).read_bytes(), golden[0].caption),
     )
 
@@ -218,7 +224,7 @@ def _contract(subject: _Subject, adapter: Adapter, golden: tuple[GoldenPost, ...
         preprocessing=model.preprocessing_digest(),
         dtype=dtype_of(model),
         checkpoint=model.checkpoint,
-        libraries=_installed_libraries(),
+        libraries=installed(LIBRARIES),
         adapted_modules=tuple(adapter.modules()),
         settings=adapter.settings,
         data_digest=trained.facts["data_digest"],
@@ -232,9 +238,9 @@ def _contract(subject: _Subject, adapter: Adapter, golden: tuple[GoldenPost, ...
     )
 
 
-def _installed_libraries() -> dict[str, str]:
+def installed(libraries: Sequence[str]) -> dict[str, str]:
     """Return versions by library, without local parts such as +cpu."""
-    return {name: version(name).partition("+")[0] for name in LIBRARIES}
+    return {name: version(name).partition("+")[0] for name in libraries}
 
 
 def _description(subject: _Subject, notice: str) -> str:

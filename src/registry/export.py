@@ -19,6 +19,7 @@ from src.core.provenance import COMMIT_TAG
 from src.data.images import open_image
 from src.registry import registry
 from src.registry.contract import Contract, write_contract
+from src.registry.ensemble_contract import ENSEMBLE
 from src.registry.loading import LoadedVersion, load_version
 from src.registry.model_card import LoadingSnippet, code_of, dtype_of, model_card, read_card_inputs
 from src.registry.pyfunc import artifacts_in
@@ -63,6 +64,8 @@ def export_version(address: str, folder: Path, *, merge: bool) -> ExportedVersio
     _, version = registry.version_at(address)
     with TemporaryDirectory() as download_folder, atomic_folder(folder) as temporary:
         artifacts = artifacts_in(registry.download(version, Path(download_folder)))
+        if ENSEMBLE in artifacts:
+            raise UserError(f"{address} is an ensemble, which the Hub's layout cannot hold: export its members")
         inputs = read_card_inputs(Path(artifacts.get("contract", "")), version.tags.get(COMMIT_TAG, ""))
         loaded = load_version(artifacts, "cpu")
         snippet = write_files(loaded, artifacts, temporary, merge)

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from src.core.errors import UserError
@@ -10,10 +11,11 @@ from src.core.files import digest_of, folder_digest
 from src.core.outputs import BestTrial, PretrainedWeights, adapter_digest
 from src.core.paths import BEST_FILE, DATA, DATA_DVC, POSTS, SPLIT, checkpoint_file, stage_folder
 from src.core.provenance import COMMIT_TAG, DIRTY_TAG, changed_since, data_revision, has_commit
-from src.core.records import ADAPTER_DIGEST, content_digest, data_digest, read_posts, read_split
+from src.core.records import ADAPTER_DIGEST, ENSEMBLE_DIGEST, content_digest, data_digest, read_posts, read_split
 from src.data import mvsa
 from src.registry import registry
 from src.registry.contract import Contract, read_contract
+from src.registry.ensemble_contract import ENSEMBLE, EnsembleContract, read_ensemble_contract
 from src.registry.pyfunc import artifacts_in
 from src.registry.registry import RunRecord, Version
 
@@ -47,7 +49,7 @@ class Lineage:
     """A version with the links from it back to the raw data."""
 
     version: Version
-    contract: Contract
+    contract: Contract | EnsembleContract
     links: tuple[Link, ...]
 
     @property
@@ -83,6 +85,9 @@ def lineage_of(address: str) -> Lineage:
     model, version = registry.version_at(address)
     with tempfile.TemporaryDirectory() as temporary:
         artifacts = artifacts_in(registry.download(version, Path(temporary)))
+        if ENSEMBLE in artifacts:
+            members = read_ensemble_contract(Path(artifacts[ENSEMBLE]))
+            return Lineage(version, members, tuple(_ensemble_links(version, members)))
         contract = read_contract(Path(artifacts.get("contract", "")))
         links = tuple(_links(_Subject(model, version, artifacts, contract)))
     return Lineage(version, contract, links)
@@ -92,20 +97,33 @@ def _links(subject: _Subject) -> Iterator[Link]:
     contract = subject.contract
     search = contract.search
     settings = contract.settings
-    tags = subject.version.tags
     parameters = f"rank {settings.rank}, alpha {settings.alpha}, lr {settings.lr}, dropout {settings.dropout}"
     weights = f"{contract.checkpoint.source} at {contract.checkpoint.revision[:12]}"
-    commit = f"{tags.get(COMMIT_TAG, '')[:12] or 'none'}{' with changes' if tags.get(DIRTY_TAG) == 'true' else ''}"
     yield _link("version", f"{subject.version.name} {subject.version.number}", lambda: _version_fault(subject))
     yield _link("run", subject.version.run_id, lambda: _run_fault(subject))
     yield _link("study", search.study, lambda: _study_fault(subject))
     yield _link("trial", str(search.trial), lambda: _trial_fault(subject))
     yield _link("parameters", parameters, lambda: _parameters_fault(subject))
+    yield from _links_to_the_data(subject.version, contract)
+    yield _link("checkpoint", weights, lambda: _checkpoint_fault(subject))
+
+
+def _ensemble_links(version: Version, contract: EnsembleContract) -> Iterator[Link]:
+    yield _link("version", f"{version.name} {version.number}", lambda: "")
+    yield _link("run", version.run_id, lambda: _ensemble_run_fault(version))
+    for address, digest in contract.versions().items():
+        systems = ", ".join(record.member.system for record in contract.members if record.version == address)
+        yield _link(systems, address, partial(_members_fault, address, digest))
+    yield from _links_to_the_data(version, contract)
+
+
+def _links_to_the_data(version: Version, contract: Contract | EnsembleContract) -> Iterator[Link]:
+    tags = version.tags
+    commit = f"{tags.get(COMMIT_TAG, '')[:12] or 'none'}{' with changes' if tags.get(DIRTY_TAG) == 'true' else ''}"
     yield _link("split digest", contract.split_digest, lambda: _split_fault(contract))
     yield _link("data digest", contract.data_digest, lambda: _data_fault(contract))
     yield _link("data.dvc", contract.data_revision or "none", lambda: _revision_fault(contract))
-    yield _link("git commit", commit, lambda: _code_fault(subject))
-    yield _link("checkpoint", weights, lambda: _checkpoint_fault(subject))
+    yield _link("git commit", commit, lambda: _code_fault(version))
 
 
 def _link(name: str, recorded: str, find_fault: Callable[[], str]) -> Link:
@@ -141,6 +159,19 @@ def _run_fault(subject: _Subject) -> str:
         ADAPTER_DIGEST: subject.digest,
     }
     return next((f"its {key} is {tags.get(key)}" for key, value in expected.items() if tags.get(key) != value), "")
+
+
+def _ensemble_run_fault(version: Version) -> str:
+    recorded, present = (tags.get(ENSEMBLE_DIGEST, "") for tags in (version.tags, _run_of(version.run_id).tags))
+    return _unequal("its members and answers", present, recorded)
+
+
+def _members_fault(address: str, digest: str) -> str:
+    """Return the first fault in the lineage of the version of some members."""
+    lineage = lineage_of(address)
+    if lineage.broken:
+        return f"its {lineage.broken[0].name}: {lineage.broken[0].fault}"
+    return _unequal("its adapter's files", lineage.version.tags.get(ADAPTER_DIGEST, ""), digest)
 
 
 def _study_fault(subject: _Subject) -> str:
@@ -205,11 +236,11 @@ def _parameters_fault(subject: _Subject) -> str:
     return ""
 
 
-def _split_fault(contract: Contract) -> str:
+def _split_fault(contract: Contract | EnsembleContract) -> str:
     return _unequal(str(SPLIT), digest_of(read_split(SPLIT).items()), contract.split_digest)
 
 
-def _data_fault(contract: Contract) -> str:
+def _data_fault(contract: Contract | EnsembleContract) -> str:
     posts = read_posts(POSTS)
     labels_of = mvsa.survey(mvsa.find_root(DATA)).pairs
     for post in posts:
@@ -222,17 +253,17 @@ def _data_fault(contract: Contract) -> str:
     return _unequal(str(POSTS), data_digest(posts), contract.data_digest)
 
 
-def _revision_fault(contract: Contract) -> str:
+def _revision_fault(contract: Contract | EnsembleContract) -> str:
     if not contract.data_revision:
         return f"there was no {DATA_DVC} with a digest of the posts"
     return _unequal(str(DATA_DVC), data_revision(), contract.data_revision)
 
 
-def _code_fault(subject: _Subject) -> str:
-    commit = subject.version.tags.get(COMMIT_TAG)
+def _code_fault(version: Version) -> str:
+    commit = version.tags.get(COMMIT_TAG)
     if not commit:
         return "no commit is known: it was trained outside of a git repository, or by other code than this one's"
-    if subject.version.tags.get(DIRTY_TAG) != "false":
+    if version.tags.get(DIRTY_TAG) != "false":
         return "src/ had changes then that are in no commit"
     if not has_commit(commit):
         return "this repository does not know the commit"

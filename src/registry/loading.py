@@ -16,7 +16,7 @@ from src.data.images import UnreadableImage, open_image
 from src.modeling.base import ToneModel
 from src.registry.contract import Contract, read_contract
 from src.training import adapter as adapter_module
-from src.training.inference import logits_of
+from src.training.inference import logits_of, pooled_of
 from src.training.workspace import load_model
 
 # The initial value of LoRA's second matrix and of IA3's scales: with it an adapter does not change the base.
@@ -40,6 +40,21 @@ class LoadedVersion:
     def model(self) -> ToneModel:
         """The base with the adapter attached."""
         return self.adapter.model
+
+    def summary(self) -> list[str]:
+        """Return what has been checked, a line each."""
+        contract = self.contract
+        return [
+            f"base: {contract.checkpoint.source} at {contract.checkpoint.revision}",
+            f"adapter: {len(contract.adapted_modules)} modules and the head, complete and trained",
+            f"golden posts: {len(contract.golden)} answered, "
+            f"logits off by {self.difference:.2g} ({self.allowed:.2g} allowed)",
+        ]
+
+    def probabilities(self, rows: Sequence[tuple[bytes, str]], first: int = 1) -> list[list[float]]:
+        """Return the probabilities of posts, in the order of the labels. Errors are those of `compute_logits`."""
+        probabilities: list[list[float]] = compute_logits(self.model, rows, first).softmax(dim=-1).tolist()
+        return probabilities
 
 
 def load_version(artifacts: Mapping[str, str], device: str | None = None) -> LoadedVersion:
@@ -103,9 +118,17 @@ def compute_logits(model: ToneModel, rows: Sequence[tuple[bytes, str]], first: i
     Raises:
         UnreadableImage: an image cannot be used; the message has the number of its post, counted from `first`.
     """
+    return logits_of(model, _images(model, rows, first), [text for _, text in rows])
+
+
+def compute_pooled(model: ToneModel, rows: Sequence[tuple[bytes, str]], first: int = 1) -> Tensor:
+    """Compute pooled_BD in float32, the features that a probe reads, as `compute_logits` computes logits."""
+    return pooled_of(model, _images(model, rows, first), [text for _, text in rows])
+
+
+def _images(model: ToneModel, rows: Sequence[tuple[bytes, str]], first: int) -> list[Image]:
     at_least = model.image_resizer().min_decoded_side
-    images = [_decoded(image, at_least, number) for number, (image, _) in enumerate(rows, start=first)]
-    return logits_of(model, images, [text for _, text in rows])
+    return [_decoded(image, at_least, number) for number, (image, _) in enumerate(rows, start=first)]
 
 
 def _decoded(image: bytes, at_least: int, number: int) -> Image:
@@ -161,14 +184,16 @@ def _largest_difference(contract: Contract, logits_BK: Tensor) -> float:
 
 
 def _compatibility_warnings(contract: Contract, model: ToneModel) -> list[str]:
-    warnings = []
-    for name, recorded in contract.libraries.items():
-        installed = _version_of(name)
-        if installed != recorded:
-            warnings.append(f"{name} is {installed}, was {recorded}")
+    warnings = library_warnings(contract.libraries)
     if model.preprocessing_digest() != contract.preprocessing:
         warnings.append("the preprocessing, or its description, has changed since the version was registered")
     return warnings
+
+
+def library_warnings(recorded: Mapping[str, str]) -> list[str]:
+    """Return a line for each library of another version than the recorded one."""
+    installed = {name: _version_of(name) for name in recorded}
+    return [f"{name} is {installed[name]}, was {then}" for name, then in recorded.items() if installed[name] != then]
 
 
 def _version_of(library: str) -> str:

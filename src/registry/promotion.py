@@ -146,7 +146,7 @@ def _set_challenger(model: str) -> None:
 
 def _best(model: str, versions: Sequence[Version]) -> Version:
     if not versions:
-        raise UserError(f"no version of {model} is registered: run `python -m src.register --model {model}`")
+        raise UserError(f"no version of {model} is registered: run `{registry.register_command(model)}`")
     return max((version for version in versions if _comparable(version, versions[-1])), key=_rank)
 
 

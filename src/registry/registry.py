@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from src.core.errors import UsageError, UserError
 from src.core.labels import TONES
 from src.core.records import ADAPTER_DIGEST
+from src.registry.ensemble_contract import ENSEMBLE
 from src.registry.pyfunc import HALVES, Answer, ModelPackage, Row, save_package, table_of
 from src.tracking.addresses import without_password
 from src.tracking.store import folder_of, mlflow_errors_as_user_errors, open_store, readable_uri
@@ -26,6 +27,10 @@ _DESCRIPTION = """\
 Adapters of {model} for the tone of posts. `champion` is the best version by validation macro-F1, or the one that
 `python -m src.promote --model {model}` chose, and `challenger` the next or newest. The tags `champion_change` list each
 change."""
+_ENSEMBLE_DESCRIPTION = """\
+Ensembles for the tone of posts: weighted means of several systems' probabilities. `champion` is the best version by
+validation macro-F1, or the one that `python -m src.promote --model ensemble` chose, and `challenger` the next or
+newest."""
 _ADDRESS = re.compile(r"models:/mvsa-(?P<model>[^@/]+)(@(?P<alias>[^@/]+)|/(?P<number>\d+))")
 
 
@@ -60,6 +65,11 @@ class RunRecord:
 def registered_name(model: str) -> str:
     """Return the name under which a model's versions are registered, such as mvsa-clip."""
     return f"mvsa-{model}"
+
+
+def register_command(model: str) -> str:
+    """Return the command that registers a version of a model or of the ensemble."""
+    return "python -m src.register_ensemble" if model == ENSEMBLE else f"python -m src.register --model {model}"
 
 
 def uri_of(model: str, alias: str = CHAMPION) -> str:
@@ -101,7 +111,8 @@ def register(
     with mlflow_errors_as_user_errors():
         model_id = _log_model(client, model, package, run_id)
         if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description=_DESCRIPTION.format(model=model))
+            template = _ENSEMBLE_DESCRIPTION if model == ENSEMBLE else _DESCRIPTION
+            client.create_registered_model(name, description=template.format(model=model))
         entity = client.create_model_version(
             name, f"models:/{model_id}", run_id, all_tags, description=description, model_id=model_id
         )
@@ -142,8 +153,7 @@ def version_at(uri: str) -> tuple[str, Version]:
     if match["alias"]:
         aliased = version_at_alias(model, match["alias"])
         if aliased is None:
-            remedy = f"run `python -m src.register --model {model}`"
-            raise UserError(f"no {match['alias']} of {model} is registered: {remedy}")
+            raise UserError(f"no {match['alias']} of {model} is registered: run `{register_command(model)}`")
         return model, aliased
     for version in versions(model):
         if version.number == int(match["number"]):

@@ -319,6 +319,13 @@ class Tracker:
         runs = self._search([*(f"tags.`{key}` = '{value}'" for key, value in tags.items()), *conditions])
         return [run.info.run_id for run in runs]
 
+    @mlflow_errors_as_user_errors()
+    def download(self, run_id: str, artifact: str, folder: Path) -> Path | None:
+        """Copy a folder of a run's artifacts into `folder`, and return the copy; None if the run has no such folder."""
+        if not self._client.list_artifacts(run_id, artifact):
+            return None
+        return Path(self._client.download_artifacts(run_id, artifact, str(folder)))
+
     def children(self, parent: str) -> list[Child]:
         """Return the children of a run, the newest first."""
         runs = self._search([f"tags.`mlflow.parentRunId` = '{parent}'"])

@@ -26,7 +26,7 @@ from src.tracking.addresses import database_errors_as_user_errors, without_passw
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_OPTION = "MLFLOW_TRACKING_URI"
+STORE_VARIABLE = "MLFLOW_TRACKING_URI"
 _ADDRESSES = "sqlite:///FILE, postgresql://USER@HOST/DATABASE or http://HOST:PORT"
 _SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 _COPY_PREFIX = "mlflow-read-only-"
@@ -75,6 +75,13 @@ def readable_uri() -> str:
     if database is None or not database.exists() or os.access(database.parent, os.W_OK):
         return tracking_uri()
     return _copy_of(database.resolve())
+
+
+def absolute_uri() -> str:
+    """Return `readable_uri` for processes in other folders."""
+    uri = readable_uri()
+    database = sqlite_file(uri)
+    return uri if database is None else f"{uri.partition(':///')[0]}:///{database.resolve()}"
 
 
 def _is_copy(database: Path) -> bool:
@@ -167,11 +174,11 @@ def _require_address(uri: str) -> None:
     database = sqlite_file(uri)
     in_memory = scheme == "sqlite" and (database is None or database.name in ("", ":memory:"))
     if scheme not in _SCHEMES or "://" not in uri or in_memory:
-        raise UsageError(f"{_OPTION} takes {_ADDRESSES}, not {without_password(uri, uri)}")
+        raise UsageError(f"{STORE_VARIABLE} takes {_ADDRESSES}, not {without_password(uri, uri)}")
     if database is None and not scheme.startswith("http"):
         from sqlalchemy import NullPool, create_engine
 
-        with database_errors_as_user_errors(uri, "the MLflow store", _OPTION, _ADDRESSES):
+        with database_errors_as_user_errors(uri, "the MLflow store", STORE_VARIABLE, _ADDRESSES):
             create_engine(uri, poolclass=NullPool).connect().close()
 
 

@@ -47,9 +47,20 @@ def logits(
 def logits_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> Tensor:
     """Return logits_BK, float32 on the CPU, of one batch of posts that are in no cache."""
     model.eval()
-    inputs = collate(model.preprocess(images, captions))
-    logits_BK: Tensor = model({name: value.to(model.device) for name, value in inputs.items()})
+    logits_BK: Tensor = model(_inputs(model, images, captions))
     return logits_BK.float().cpu()
+
+
+@torch.no_grad()
+def pooled_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> Tensor:
+    """Return pooled_BD, float32 on the CPU, of one batch of posts that are in no cache."""
+    model.eval()
+    return model.forward_pooled(_inputs(model, images, captions)).float().cpu()
+
+
+def _inputs(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> dict[str, Tensor]:
+    inputs = collate(model.preprocess(images, captions))
+    return {name: value.to(model.device) for name, value in inputs.items()}
 
 
 @torch.no_grad()

@@ -104,6 +104,22 @@ def test_other_seeds_are_members_with_passes() -> None:
 
 
 @pytest.mark.usefixtures("workplace")
+def test_worse_trials_are_no_candidates() -> None:
+    # The tuned CLIP and all trials err in 12 of 60 posts, but trial 4 in others than the tuned one.
+    folders = {number: stage_folder("best_trials", "clip") / str(number) for number in (4, 5)}
+    for folder in folders.values():
+        write_predictions(folder / "predictions.csv", judged(TEST, 2))
+    write_predictions(folders[4] / "val_predictions.csv", [*judged(VAL[:12], 12, 0.95), *judged(VAL[12:], 0, 0.95)])
+    write_predictions(folders[5] / "val_predictions.csv", judged(VAL, 30, 0.95))
+    output = ensemble()
+    choice = output.best_trials["clip"]
+    assert (choice.numbers, choice.k, len(choice.losses)) == ((4, 5), 2, 3)
+    assert min(choice.losses) == choice.losses[1]
+    assert output.candidates == 9
+    assert "llava" not in output.best_trials
+
+
+@pytest.mark.usefixtures("workplace")
 def test_one_model_has_an_ensemble_too() -> None:
     set_params(lambda params: params.update(models=["llava"]))
     output = ensemble()
@@ -139,13 +155,11 @@ def test_senseless_settings_are_usage_errors(setting: dict[str, float]) -> None:
 
 def test_run_holds_members_and_both_parts(workplace: Path) -> None:
     from src.tracking.run_logging import open_ensemble
+    from src.tracking.store import open_store
 
     ensemble()
-    tracker = open_ensemble()
-    (run_id, *_) = tracker.find({"stage": "ensemble"})
-    from mlflow import MlflowClient
-
-    client = MlflowClient()
+    (run_id, *_) = open_ensemble().find({"stage": "ensemble"})
+    client = open_store()
     run = client.get_run(run_id)
     assert {"val_macro_f1", "test_macro_f1"} <= run.data.metrics.keys()
     assert "ensemble.json" in {item.path for item in client.list_artifacts(run_id)}

@@ -17,6 +17,7 @@ from src.core.estimates import (
 )
 from src.core.outputs import (
     BaselineOmissions,
+    BestTrials,
     ConfidentLearning,
     EnsembleMember,
     EnsembleOutput,
@@ -60,7 +61,7 @@ def pair(first: str, second: str, better: VerdictAnswer, needed: int | None = No
 
 
 MEMBERS = (EnsembleMember("clip seed 8", "seed", "clip", 8, 0.7), EnsembleMember("tfidf", "tfidf", "", None, 0.3))
-ENSEMBLE = EnsembleOutput(MEMBERS, 1.2, 9, "clip tuned", {"macro_f1": 0.7}, {"macro_f1": 0.8}, {"clip": 1})
+ENSEMBLE = EnsembleOutput(MEMBERS, 1.2, 9, "clip tuned", {"macro_f1": 0.7}, {"macro_f1": 0.8}, {}, {"clip": 1})
 ANSWERS: dict[str, VerdictAnswer] = {"clip": "yes", "llava": "cannot tell", "blip2": "no"}
 PAIRS = [
     pair("clip tuned", "llava tuned", "cannot tell", 4000),
@@ -253,6 +254,14 @@ def test_tiles_show_chosen_model() -> None:
     assert (accuracy.value, accuracy.note) == ("78.0%", "75.0% to 81.0% on 500 test posts")
     assert macro_f1.value == "68.0%"
     assert better.value == "cannot tell" and "70.0%" in better.note
+
+
+def test_page_lists_members_and_trials() -> None:
+    trials = {"clip": BestTrials((4, 5), (0.61, 0.58, 0.6), 2), "llava": BestTrials((3,), (0.5, 0.6), 1)}
+    page = render("report/ensemble", inputs=replace(LEAKY, ensemble=replace(ENSEMBLE, best_trials=trials)))
+    assert '<th scope="row">clip seed 8</th><td>70.0' in page
+    assert "1 pass of clip" in page
+    assert "the plain mean of the best 2 trials" in page and "the best trial alone" in page
 
 
 def test_repeated_leak_free_tables_are_left_out() -> None:
