@@ -71,6 +71,9 @@ def _on_other_seeds(repeated: RepeatOutput) -> Iterator[str]:
     winner = repeated.scores["winner"]["val_macro_f1"]
     optimism = repeated.optimism
     yield f"The best trial has a validation macro-F1 of {repeated.best_val_macro_f1:.4f}, on the search's one seed."
+    if not repeated.seeds:
+        yield "It was trained on no other seed (repeat.seeds is 0), so nothing shows how much of this is chance."
+        return
     if winner is not None and optimism is not None:
         verdict = f"{optimism:.4f} less: the optimism of choosing the best of many trials"
         if optimism <= 0:

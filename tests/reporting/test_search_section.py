@@ -89,6 +89,14 @@ def test_optimism_is_stated_either_way(section: MakeSection) -> None:
     assert has(section(optimism=-0.01), "0.0100 more")
 
 
+def test_no_other_seeds_say_so(section: MakeSection) -> None:
+    nothing = all_scores(None)
+    none = section(seeds=(), optimism=None, drop=None, scores={"winner": nothing, "default": nothing}, gain=nothing)
+    assert has(none, "no other seed")
+    assert not has(none, "Seeds vary the training")
+    assert none.scores["test macro-F1"]["winner"] == "-"
+
+
 @pytest.mark.parametrize(
     ("gain", "data"),
     [
