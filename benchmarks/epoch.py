@@ -25,6 +25,7 @@ from benchmarks.lib.task import Task
 from src.cli.options import command, model_option
 from src.cli.output import say
 from src.core.config import load_params
+from src.core.labels import TONES
 from src.core.paths import SAMPLE
 from src.core.training_config import TrainingConfig
 from src.models.catalog import MODELS
@@ -97,7 +98,7 @@ def _train(task: Task, settings: TrainingConfig, counts: tuple[int, int], watch:
 def _repeated(data: LabelledFeatures, places: range, count: int) -> LabelledFeatures:
     chosen = list(islice(cycle(places), count))
     rows = [data.features.rows[place] for place in chosen]
-    return LabelledFeatures([data.posts[place] for place in chosen], FeatureTable(rows))
+    return LabelledFeatures([data.posts[place] for place in chosen], FeatureTable(rows), TONES)
 
 
 if __name__ == "__main__":

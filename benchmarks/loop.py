@@ -17,6 +17,7 @@ import torch
 from transformers.trainer import Trainer
 from transformers.training_args import TrainingArguments
 
+from src.core.labels import TONE_LABELS, TONES
 from src.core.training_config import TrainingConfig
 from src.data import mvsa
 from src.data.split import stratified
@@ -72,12 +73,12 @@ def _prepare(folder: Path) -> tuple[ToneModel, LabelledFeatures, LabelledFeature
     checkpoint = resolve_checkpoint(
         "tinyllava", "tiny", folder / "checkpoint", [post.caption for post in dataset.posts]
     )
-    model = load_model("tinyllava", checkpoint)
+    model = load_model("tinyllava", checkpoint, TONE_LABELS)
     with fresh_adapter(model, SETTINGS, seed=7):
         store = FeatureStore.of(folder / "cache", model)
         store.ensure(model, dataset.posts, 32, lambda _: None)
     parts = [[post for post in dataset.posts if part_of.get(post.id) == part] for part in ("train", "val")]
-    train, val = (LabelledFeatures(posts, store.table(posts)) for posts in parts)
+    train, val = (LabelledFeatures(posts, store.table(posts), TONES) for posts in parts)
     return model, train, val
 
 

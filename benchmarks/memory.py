@@ -89,7 +89,7 @@ def _peak(
     model: ToneModel, data: LabelledFeatures, batch: list[int], features: Features, settings: TrainingConfig
 ) -> int:
     labels_B = data.labels(batch).to(model.device)
-    loss = Loss.of(settings, labels_B.cpu())
+    loss = Loss.of(settings, labels_B.cpu(), 3)
     model.train()
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None

@@ -82,7 +82,7 @@ def project_step(
             if limit_bytes is None or predicted <= limit_bytes or size == 1:
                 break
             size //= 2
-        loss = Loss.of(settings, data.labels(range(len(data.posts))))
+        loss = Loss.of(settings, data.labels(range(len(data.posts))), 3)
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = AdamW(weights, lr=settings.lr, fused=True)
 

@@ -8,7 +8,7 @@ import click
 
 from src.cli.options import command
 from src.cli.output import say
-from src.core.labels import PROTOCOLS, TONES, label_of
+from src.core.labels import label_of, protocols_of
 from src.core.paths import DATA_DVC
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ def _print_index(index: "DatasetIndex") -> None:
         say(f"  to be left out, {reason}: {count:,}")
     for variant, count in index.variants.items():
         say(f"  read in spite of {variant}: {count:,}")
-    for protocol in PROTOCOLS:
+    names = sorted({label for pair in index.pairs.values() for label in pair})
+    for protocol in protocols_of(names):
         counts = Counter(label_of(protocol, *pair) for pair in index.pairs.values())
-        say(f"  {protocol}: {', '.join(f'{counts[tone]:,} {tone}' for tone in TONES)}")
+        say(f"  {protocol}: {', '.join(f'{counts[label]:,} {label}' for label in names)}")
 
 
 if __name__ == "__main__":

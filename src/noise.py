@@ -22,7 +22,7 @@ def main() -> None:
     params = load_params()
     from src.pipeline.noise import run_noise
 
-    output = run_noise(params.models, params.seed)
+    output = run_noise(params.models, params.label_names, params.seed)
     for name, reason in output.omitted.items():
         warn(f"{name.replace('_', ' ')} is left out: {reason}")
     if output.confident_learning:
@@ -46,7 +46,7 @@ def _print_agreement(output: "NoiseOutput") -> None:
         table(f"Agreement of {protocol} labels among near-duplicates (95% intervals)", columns, rows)
     say(
         "duplicates: posts with a near-duplicate. wrong: share of labels that are wrong, if labels err independently. "
-        "best: highest accuracy on these posts of a classifier that gives near-duplicates the same tone. "
+        "best: highest accuracy on these posts of a classifier that gives near-duplicates the same label. "
         "best of all: the same on all posts, if all others are correct."
     )
 

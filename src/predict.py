@@ -1,4 +1,4 @@
-"""Predict the tones of posts with the adapter in outputs/, or with another registered version.
+"""Predict the labels of posts with the adapter in outputs/, or with another registered version.
 
 python -m src.predict --model clip photo.jpg "what a day"
 python -m src.predict --model clip posts.csv --out tones.csv
@@ -40,7 +40,7 @@ def _columns(_context: click.Context, _option: click.Parameter, values: Sequence
 
 @command(example="python -m src.predict --model clip posts.csv --out tones.csv")
 @model_option((*MODELS, ENSEMBLE))
-@click.option("--out", type=click.Path(path_type=Path), help="The CSV for the tones of many posts.")
+@click.option("--out", type=click.Path(path_type=Path), help="The CSV for the answers to many posts.")
 @click.option(
     "--column",
     "columns",
@@ -55,10 +55,10 @@ def _columns(_context: click.Context, _option: click.Parameter, values: Sequence
 def main(
     model: str, source: Path, caption: str | None, out: Path | None, columns: Mapping[str, str], version: str | None
 ) -> None:
-    """Print the tone of one post (an image SOURCE and its CAPTION), or write the tones of many posts.
+    """Print the label of one post (an image SOURCE and its CAPTION), or write the labels of many posts.
 
     Many posts are a folder or a CSV. A folder holds images, and captions in text files of the same names. A CSV has the
-    columns image (or image_path, picture) and text (or caption). Its column label may hold known tones; the command
+    columns image (or image_path, picture) and text (or caption). Its column label may hold known labels; the command
     then prints scores. Its column id may hold names. A post may lack its image or its caption; a grey image or an empty
     text replaces it. A post that cannot be used gets a row with the reason.
 
@@ -137,7 +137,7 @@ def _print_summary(rows: "Sequence[PredictedPost]", out: Path) -> None:
         warn(f"{unusable:,} of {len(rows):,} posts could not be used: see the column problem")
     ignored_labels = sum(bool(row.tone and row.problem) for row in rows)
     if ignored_labels:
-        warn(f"{ignored_labels:,} labels are no tones, and no score counts them: see the column problem")
+        warn(f"{ignored_labels:,} labels are none of the version's, and no score counts them: see the column problem")
     labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
     tones = ", ".join(f"{sum(row.tone == label for row in rows):,} {label}" for label in labels)
     say(f"{len(rows) - unusable:,} posts: {tones}. Table: {out}")

@@ -15,7 +15,7 @@ def main() -> None:
     """Read the posts in data/, leave out the unusable ones, and write outputs/prepare/."""
     from src.pipeline.prepare import prepare_posts
 
-    _print_report(prepare_posts(load_params().prepare))
+    _print_report(prepare_posts(load_params()))
 
 
 def _print_report(report: DataReport) -> None:
@@ -27,9 +27,9 @@ def _print_report(report: DataReport) -> None:
     for encoding, ids in report.guessed_encodings.items():
         say(f"  captions without a known encoding, read as {encoding}: {len(ids):,}")
     for protocol, counts in report.tones.items():
-        tones = ", ".join(f"{count:,} {tone}" for tone, count in counts.items())
+        labels = ", ".join(f"{count:,} {label}" for label, count in counts.items())
         mark = "used" if protocol == report.protocol else "not used"
-        say(f"  {protocol} ({mark}): {sum(counts.values()):,} labelled, {tones}")
+        say(f"  {protocol} ({mark}): {sum(counts.values()):,} labelled, {labels}")
     words = report.caption_words
     say(f"  captions: median {words.median} words, at most {words.max}; {report.empty_captions:,} empty")
     say(f"  see {DATA_REPORT}")

@@ -14,6 +14,7 @@ from src.cli.options import command
 from src.cli.output import say, table
 from src.core.config import Scale, load_params
 from src.core.errors import UsageError, UserError
+from src.core.labels import TONES, are_tones
 from src.core.paper import ALL, RECIPES, format_figures, recipes_of
 from src.modeling.hub import go_offline_if_hub_unreachable
 from src.models.catalog import MODELS, needs_hub
@@ -42,6 +43,8 @@ def main(listing: bool, name: str | None, everything: bool, scale: Scale | None)
         return
     params = load_params()
     params = replace(params, scale=scale or params.scale)
+    if not are_tones(params.label_names) and (name or everything):
+        raise UsageError(f"the paper's experiments need the labels {', '.join(TONES)}: name them in params.yaml")
     named = ALL if everything else name
     recipes = params.recipes() if named is None else recipes_of([named], MODELS)
     if any(needs_hub(params, recipe.model) for recipe in recipes):
@@ -51,7 +54,7 @@ def main(listing: bool, name: str | None, everything: bool, scale: Scale | None)
 
     reproduction = run_reproduce(params, recipes)
     if not recipes:
-        say("reproduce.recipes in params.yaml names no experiment of the models there: none is run")
+        say("reproduce.recipes in params.yaml names no experiment of the models and labels there: none is run")
     if reproduction.rows:
         _print_table(reproduction.rows)
         say(f"{params.notice}\nLook: `make ui`, experiment mvsa-paper. Table: {TABLE}")

@@ -13,7 +13,6 @@ from src.cli.options import command, model_option
 from src.cli.output import say, table
 from src.core.config import Params, load_params
 from src.core.errors import UsageError
-from src.core.labels import TONES
 from src.core.paths import stage_folder
 from src.core.saliency import SANITY, signed
 from src.models.catalog import MODELS
@@ -26,7 +25,7 @@ WORDS_PRINTED = 10
 
 @command(example="python -m src.saliency --model clip 2499")
 @model_option(MODELS)
-@click.option("--tone", type=click.Choice(TONES), help="Explain this tone of ID instead of the predicted one.")
+@click.option("--tone", help="Explain this label of ID instead of the predicted one.")
 @click.option("--sanity", is_flag=True, help="Compare the map of ID with maps of shuffled readouts.")
 @click.option("--mistakes", type=click.IntRange(min=1), help="Number of mistakes.  [default: as in params.yaml]")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: outputs/saliency/<model>/]")

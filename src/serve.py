@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from src.core.errors import UserError
-from src.core.labels import TONES
-from src.registry.pyfunc import Answer, Row
+from src.registry.pyfunc import Answers, Row
 
 if TYPE_CHECKING:
     from src.registry.verification import Loaded
@@ -35,8 +34,8 @@ def load(artifacts: Mapping[str, str]) -> "Loaded":
     return loaded
 
 
-def predict(loaded: "Loaded", rows: list[Row], halves: bool = False) -> list[Answer]:
-    """Predict the tone of each post, with probabilities.
+def predict(loaded: "Loaded", rows: list[Row], halves: bool = False) -> Answers:
+    """Predict the label of each post, with probabilities.
 
     Args:
         loaded: the loaded version.
@@ -48,14 +47,11 @@ def predict(loaded: "Loaded", rows: list[Row], halves: bool = False) -> list[Ans
     """
     for number, (_, caption) in enumerate(rows, start=1):
         _require_caption(number, caption, halves)
-    answers: list[Answer] = []
+    probabilities: list[list[float]] = []
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]
-        for probabilities in loaded.probabilities(batch, first=start + 1):
-            tone = TONES[probabilities.index(max(probabilities))]
-            negative, neutral, positive = probabilities
-            answers.append((tone, negative, neutral, positive))
-    return answers
+        probabilities += loaded.probabilities(batch, first=start + 1)
+    return Answers(loaded.contract.labels, probabilities)
 
 
 def _require_caption(number: int, caption: str, halves: bool) -> None:

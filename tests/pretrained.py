@@ -54,7 +54,7 @@ def renamed(name: str, names: Mapping[str, str]) -> str:
 
 def small_tokenizer() -> Any:
     """Train a tokenizer with the special tokens of SmolLM2."""
-    return tiny.train_tokenizer(CAPTIONS, "", END, END, ["<|endoftext|>", BEGIN], TONES)
+    return tiny.train_tokenizer(CAPTIONS, "", END, END, TONES, ["<|endoftext|>", BEGIN])
 
 
 def write_gguf(file: Path, model: LlamaForCausalLM) -> None:

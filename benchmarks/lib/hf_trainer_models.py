@@ -39,7 +39,7 @@ class Facts:
         """Read the facts from a project model."""
         if not isinstance(model, LanguageToneModel):
             return cls(model.width, False, 0, ())
-        space = "" if model.spec.prompt.endswith("\n") else " "
+        space = "" if model.prompt.endswith("\n") else " "
         words = model.tokenizer([f"{space}{tone}" for tone in TONES], add_special_tokens=False)["input_ids"]
         token = image_token(model.backbone.config, model.tokenizer)
         return cls(model.width, True, token, tuple(ids[0] for ids in words))
@@ -119,7 +119,7 @@ def build(
             backbone = get_peft_model(backbone, _lora(settings, adapted))
     if settings.readout == "verbalizer":
         return VerbalizerModel(backbone, facts.tone_ids, logits)
-    head = ClassifierHead(facts.width, settings)
+    head = ClassifierHead(facts.width, settings, 3)
     return PooledModel(backbone, head, logits) if facts.is_language_model else TowersModel(backbone, head)
 
 

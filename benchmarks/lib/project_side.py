@@ -13,6 +13,7 @@ from time import perf_counter
 import torch
 
 from benchmarks.lib.task import Plan, Task, Trained, macro_f1
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
@@ -99,7 +100,7 @@ def features(model: ToneModel, posts: Sequence[Post], cache: Path) -> LabelledFe
     """Return posts with their features at the boundary of the model's current adapter."""
     store = FeatureStore.of(cache, model)
     store.ensure(model, posts, ENCODE_BATCH, lambda _: None)
-    return LabelledFeatures(posts, store.table(posts))
+    return LabelledFeatures(posts, store.table(posts), TONES)
 
 
 def score_on_test(task: Task, trained: Trained) -> float:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from src.core.errors import UserError
+from src.core.labels import TONE_LABELS
 from src.core.outputs import PretrainedWeights
 from src.modeling import tiny
 from src.modeling.base import ToneModel
@@ -115,7 +116,7 @@ class Sized:
     def load(self) -> ToneModel:
         """Return the project's model, on the device and in the precision that the commands use."""
         if self.size != "full":
-            return load_model(self.name, self.checkpoint)
+            return load_model(self.name, self.checkpoint, TONE_LABELS)
         kind = model_class(self.name)
         processors = kind.load_processors(self.checkpoint.source)
         side = kind.image_side(kind.published_config())

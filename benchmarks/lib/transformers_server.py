@@ -110,6 +110,6 @@ def _head(contract: Contract, folder: Path) -> nn.Module | None:
     if settings.readout == "verbalizer":
         return None
     weights = load_file(folder / "head.safetensors")
-    head = ClassifierHead(len(weights["0.weight"]), settings).eval()
+    head = ClassifierHead(len(weights["0.weight"]), settings, 3).eval()
     head.load_state_dict(weights)
     return head

@@ -9,6 +9,7 @@ from typing import Literal
 
 from src.core.config_parser import build, load_yaml, require
 from src.core.errors import UsageError, UserError, unknown
+from src.core.labels import TONE_LABELS, Labels, are_tones, names_of, require_distinct
 from src.core.paper import ALL, Recipe, recipes_of
 from src.core.paths import PARAMS
 from src.core.training_config import Setting, TrainingConfig
@@ -261,6 +262,8 @@ class Params:
     seed: int
     # Names in the catalog (src/models/catalog.py).
     models: tuple[str, ...]
+    # In the order of logits and tables. Posts with other labels are left out.
+    labels: Labels = TONE_LABELS
     prepare: PrepareParams
     split: SplitParams
     encode: EncodeParams
@@ -282,6 +285,9 @@ class Params:
             known = {*self.models, *self.training} - {"common"}
             if model not in known:
                 raise ValueError(f"checkpoints: {unknown('model', model, known)}")
+        require_distinct(self.labels)
+        tones = self.prepare.protocol != "standard" or are_tones(self.label_names)
+        require(tones, "prepare.protocol standard is defined for negative, neutral and positive: choose agreement")
         require(0 <= self.seed <= MAX_SEED, f"seed must lie from 0 to {MAX_SEED}")
         for model in self.models:
             self.align_config(model)
@@ -296,6 +302,11 @@ class Params:
         values = {name: space.ends() for name, space in self.tune.spaces.get(model, {}).items()}
         first = {name: ends[0] for name, ends in values.items()}
         yield from ({**first, name: value} for name, ends in values.items() for value in ends)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the labels."""
+        return names_of(self.labels)
 
     @property
     def notice(self) -> str:
@@ -326,8 +337,8 @@ class Params:
         return settings
 
     def recipes(self) -> tuple[Recipe, ...]:
-        """Return the experiments of the paper that `dvc repro` runs."""
-        return recipes_of(self.reproduce.recipes, self.models)
+        """Return the experiments of the paper that `dvc repro` runs: none with other labels than the paper's."""
+        return recipes_of(self.reproduce.recipes, self.models) if are_tones(self.label_names) else ()
 
     def space_of(self, model: str) -> dict[str, Range]:
         """Return the search space of a model.

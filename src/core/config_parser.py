@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
 
@@ -50,7 +50,7 @@ def build(kind: type[T], content: Any, where: str) -> T:
     """
     if not isinstance(content, Mapping):
         raise UsageError(f"{where}: expected keys and values, found {content!r}")
-    hints = typing.get_type_hints(kind)
+    hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if not _is_of_class(hint)}
     for key in content:
         if key not in hints:
             error = unknown("key", str(key), hints)
@@ -71,6 +71,10 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _is_of_class(hint: Any) -> bool:
+    return hint is ClassVar or typing.get_origin(hint) is ClassVar
+
+
 def _is_needed(item: "dataclasses.Field[Any]") -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
@@ -79,6 +83,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(hint)
     arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
+        # A class may name the field that a plain string stands for.
+        shorthand = getattr(hint, "SHORTHAND", None)
+        if shorthand and isinstance(value, str):
+            value = {shorthand: value}
         return build(typing.cast(type[Any], hint), value, where)
     if origin is Literal:
         return _convert_literal(arguments, value, where)

@@ -44,7 +44,7 @@ class DataReport(StageOutput):
     posts: int
     # Number of posts that have a label under `protocol`.
     labelled: int
-    # Number of posts by protocol and tone.
+    # Number of posts by protocol and label.
     tones: dict[str, dict[str, int]]
     # Number of posts by text label and image label, such as "positive,neutral".
     label_pairs: dict[str, int]
@@ -84,10 +84,15 @@ class SplitReport(StageOutput):
     data_digest: str
     # Digest of the part of each post.
     split_digest: str
-    # Number of posts by part and tone.
+    # Number of posts by part and label.
     parts: dict[str, dict[str, int]]
     # Number of labelled posts that the lists of a predefined split do not name.
     in_no_part: int
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of params.yaml."""
+        return tuple(next(iter(self.parts.values())))
 
 
 @dataclass(frozen=True)

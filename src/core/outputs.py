@@ -400,18 +400,6 @@ class RecipeOutput(StageOutput):
 
 
 @dataclass(frozen=True)
-class MetricsOutput(StageOutput):
-    """The content of metrics.json of one system: scores on the test part, shares between 0 and 1."""
-
-    accuracy: float
-    macro_f1: float
-    weighted_f1: float
-    f1_negative: float
-    f1_neutral: float
-    f1_positive: float
-
-
-@dataclass(frozen=True)
 class BaselineOmissions(StageOutput):
     """The content of omitted.json of TF-IDF and of a probe: reasons why something could not be done, else None."""
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.core.errors import UsageError, UserError, unknown
-from src.core.labels import TONES
 from src.data.images import UnreadableImage, blank, inspect
 from src.data.mvsa import decode_caption
 
@@ -36,7 +35,7 @@ class InputPost:
     image: Path | None
     # Empty if the post has no caption.
     text: str
-    # The tone, if the user knows it; otherwise empty.
+    # The label as the user gives it; empty if unknown.
     label: str = ""
     # The reason why the post cannot be predicted, if its reader has found one.
     fault: str = ""
@@ -47,12 +46,6 @@ class InputPost:
         if self.image is None:
             return "image"
         return "" if self.text.strip() else "text"
-
-    @property
-    def remark(self) -> str:
-        """The reason why the label counts in no score; empty if it counts or is missing."""
-        known = not self.label or self.label in TONES
-        return "" if known else f"the label {self.label!r} is no tone ({', '.join(TONES)}): no score counts it"
 
     def read(self) -> bytes:
         """Read and check the image. Return its content, or that of a blank image if the post has none.
@@ -184,8 +177,7 @@ def _read_row(folder: Path, line: int, cells: Sequence[str], places: Mapping[str
     fault = ""
     if any(cell.strip() for cell in cells[width:]):
         fault = f"line {line} has {len(cells)} cells, and the header {width}: quote a text that holds delimiters"
-    tone = label.casefold() if label.casefold() in TONES else label
-    return InputPost(values.get("id") or image or f"line {line}", folder / image if image else None, text, tone, fault)
+    return InputPost(values.get("id") or image or f"line {line}", folder / image if image else None, text, label, fault)
 
 
 def _by_stem(files: Iterable[Path], suffixes: Sequence[str]) -> dict[str, list[Path]]:

@@ -10,11 +10,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from src.core.errors import UserError
-from src.core.labels import TONES, label_of
+from src.core.labels import label_of
 from src.core.records import DroppedPost, Fingerprint, Post, content_digest, numeric_id_key
 from src.data import encodings, images
 from src.data.mvsa_labels import LABEL_FILE, Pair, read_labels
@@ -109,6 +109,32 @@ def survey(root: Path) -> DatasetIndex:
     return DatasetIndex(root, labels.num_annotators, complete, tuple(dropped), len(labels.undecided), files, variants)
 
 
+def with_labels(index: DatasetIndex, label_names: Sequence[str]) -> DatasetIndex:
+    """Return the index without the posts that have another label than these, which are dropped.
+
+    Raises:
+        UserError: no post has one of the labels.
+    """
+    others = {key: [label for label in pair if label not in label_names] for key, pair in index.pairs.items()}
+    dropped = [
+        DroppedPost(key, f"the label {labels[0]} is not among labels") for key, labels in others.items() if labels
+    ]
+    kept = {key: pair for key, pair in index.pairs.items() if not others[key]}
+    found = {label for pair in index.pairs.values() for label in pair}
+    absent = [label for label in label_names if label not in found]
+    if absent:
+        raise UserError(
+            f"{index.root}: no post has the label {' or '.join(absent)}; its labels are {', '.join(sorted(found))}: "
+            "name those wanted under labels in params.yaml"
+        )
+    return replace(
+        index,
+        pairs=kept,
+        files={key: index.files[key] for key in kept},
+        dropped=tuple(sorted([*index.dropped, *dropped], key=lambda post: numeric_id_key(post.id))),
+    )
+
+
 def read_folder(
     index: DatasetIndex, protocol: str, max_pixels: int, on_post: Callable[[], None], *, hashes: bool = True
 ) -> LoadedDataset:
@@ -122,7 +148,7 @@ def read_folder(
         hashes: compute perceptual hashes. Only the search for near-duplicates needs them.
 
     Raises:
-        UserError: no post can be read, or a tone has no post under the protocol.
+        UserError: no post can be read.
     """
 
     def read(key: str) -> "_Entry | DroppedPost":
@@ -141,7 +167,8 @@ def read_folder(
             on_post()
     entries = [result for result in results if isinstance(result, _Entry)]
     posts = tuple(entry.post for entry in entries)
-    _require_all_tones(index.root, posts, protocol)
+    if not posts:
+        raise UserError(f"{index.root}: none of {len(index.pairs):,} posts can be read")
     dropped = [*index.dropped, *(result for result in results if isinstance(result, DroppedPost))]
     return LoadedDataset(
         posts,
@@ -195,13 +222,14 @@ def _by_id(paths: Sequence[Path], suffixes: Sequence[str]) -> dict[str, Path]:
     return path_of
 
 
-def _require_all_tones(root: Path, posts: tuple[Post, ...], protocol: str) -> None:
-    counts = Counter(post.label for post in posts if post.label)
-    absent = [tone for tone in TONES if not counts[tone]]
+def require_all_labels(posts: Sequence[Post], label_names: Sequence[str], protocol: str) -> None:
+    """Raise UserError unless every label has a post under the protocol."""
+    counts = Counter(post.label for post in posts)
+    absent = [label for label in label_names if not counts[label]]
     if absent:
         raise UserError(
-            f"{root}: no {' and no '.join(absent)} post among {len(posts):,} readable ones under protocol {protocol}, "
-            "and training needs all three tones"
+            f"no {' and no '.join(absent)} post among {len(posts):,} readable ones under protocol {protocol}, "
+            "and training needs all labels"
         )
 
 

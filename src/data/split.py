@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
 from src.core.errors import UserError
-from src.core.labels import TONES
 from src.core.records import PARTS, Post, numeric_id_key
 
 # Shares are met to a fiftieth. Assigning 4,511 posts to five folds takes seconds, to fifty a minute.
@@ -16,7 +15,7 @@ _MAX_RATIO = 2
 
 
 def stratified(posts: Sequence[Post], val: float, test: float, seed: int) -> dict[str, str]:
-    """Return the part of each labelled post, with the same shares of tones in every part.
+    """Return the part of each labelled post, with the same shares of labels in every part.
 
     The size of test is rounded up, that of val down. At 0.2 and 0.2 this gives 1,555/518/519 of MVSA's 2,592 posts, as
     in MMBT and QMF. The order of the posts does not matter.
@@ -46,8 +45,8 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
 
     scikit-learn's StratifiedGroupKFold assigns posts to folds, and a part takes several folds: at 0.2 and 0.2 there are
     five folds, one for test, one for val and three for train. If a group is too large for that, or a tone has too few
-    groups, a part may be one fold of three. A group that is larger than a part goes to train. Sizes and shares of tones
-    come as near to the wanted ones as the groups allow.
+    groups, a part may be one fold of three. A group that is larger than a part goes to train. Sizes and shares of
+    labels come as near to the wanted ones as the groups allow.
 
     Args:
         posts: all posts. Those without a label are left out.
@@ -94,7 +93,7 @@ def complete(
     """Return the part of each post, in the order of `labels`, without posts in no part.
 
     Raises:
-        UserError: a part lacks a tone.
+        UserError: a part lacks a label.
     """
     ids = dict(zip(PARTS, map(set, (train, val, test)), strict=True))
     if not _has_all(labels, ids.values()):
@@ -104,8 +103,9 @@ def complete(
 
 
 def _has_all(labels: Mapping[str, str], parts: Iterable[Iterable[str]]) -> bool:
-    """Return whether every part has every tone."""
-    return all({labels[key] for key in part} == set(TONES) for part in parts)
+    """Return whether every part has every label."""
+    wanted = set(labels.values())
+    return all({labels[key] for key in part} == wanted for part in parts)
 
 
 def _divide(ids: list[str], labels: dict[str, str], num_second: int, seed: int) -> tuple[list[str], list[str]]:
@@ -117,20 +117,20 @@ def _divide(ids: list[str], labels: dict[str, str], num_second: int, seed: int) 
 
 
 def _folds(labels: Mapping[str, str], val: Fraction, test: Fraction) -> tuple[int, int, int]:
-    """Return the number of folds, which the rarest tone limits, and how many of them are val and test."""
+    """Return the number of folds, which the rarest label limits, and how many of them are val and test."""
     denominators = (share.limit_denominator(_MAX_FOLDS).denominator for share in (val, test))
     num_folds = min(math.lcm(*denominators), _MAX_FOLDS, _rarest(labels))
     return num_folds, max(1, round(val * num_folds)), max(1, round(test * num_folds))
 
 
 def _rarest(labels: Mapping[str, str]) -> int:
-    return min(list(labels.values()).count(tone) for tone in TONES)
+    return min(Counter(labels.values()).values(), default=0)
 
 
 def _assign_folds(
     ids: list[str], labels: Mapping[str, str], group_of: Mapping[str, str], num_folds: int, seed: int
 ) -> list[list[str]]:
-    """Assign ids to folds of about the same size and shares of tones, with each group in one fold."""
+    """Assign ids to folds of about the same size and shares of labels, with each group in one fold."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     number_of: dict[str, int] = {}
@@ -147,15 +147,16 @@ def _share(value: float) -> Fraction:
 
 def _too_few(labels: Mapping[str, str]) -> UserError:
     counts = Counter(labels.values())
-    shown = ", ".join(f"{counts[tone]} {tone}" for tone in TONES)
-    return UserError(f"too few posts to have every tone in {', '.join(PARTS)}: {shown}; add posts or change split")
+    shown = ", ".join(f"{counts[label]} {label}" for label in sorted(counts))
+    return UserError(f"too few posts to have every label in {', '.join(PARTS)}: {shown}; add posts or change split")
 
 
 def _too_few_groups(labels: Mapping[str, str], group_of: Mapping[str, str]) -> UserError:
-    groups = {tone: {group_of[key] for key, label in labels.items() if label == tone} for tone in TONES}
-    in_words = ", ".join(f"{len(names)} with {tone}" for tone, names in groups.items())
+    names = sorted(set(labels.values()))
+    groups = {name: {group_of[key] for key, label in labels.items() if label == name} for name in names}
+    in_words = ", ".join(f"{len(keys)} with {name}" for name, keys in groups.items())
     return UserError(
-        f"too few groups of near-duplicates to have every tone in {', '.join(PARTS)} with each group in one part: "
+        f"too few groups of near-duplicates to have every label in {', '.join(PARTS)} with each group in one part: "
         f"{len(set().union(*groups.values()))} in all, {in_words}; add posts with other images and captions, "
         "or set split.kind: stratified, which separates near-duplicates"
     )

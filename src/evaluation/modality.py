@@ -196,7 +196,7 @@ def disagreement(
         follows=follows(pair_of),
         leak_free=follows(clean),
         neutral=follows(neutral),
-        opposite=follows(pair_of.keys() - neutral),
+        opposite=follows(pair_of.keys() - neutral) if neutral else {},
         by_pair={
             name: adherence_by_pair(pairs, [row.predicted for row in rows], labels_of(rows))
             for name, rows in predictions.items()

@@ -127,7 +127,7 @@ def _run_model(
     params: Params, model: str, recipes: Sequence[Recipe], parts: dict[str, list[Post]], bar: Progress
 ) -> Iterator[ExperimentResult]:
     checkpoint = _checkpoint(params, model, parts["train"])
-    facts = facts_of(model, checkpoint)
+    facts = facts_of(model, checkpoint, params.labels)
     experiments = [PlannedExperiment.of(params, recipe, facts) for recipe in recipes]
     # The base is loaded only if a recipe has no stored result.
     missing = [experiment.recipe.name for experiment in experiments if not experiment.stored()]
@@ -135,7 +135,7 @@ def _run_model(
     failure = ""
     if missing:
         try:
-            workspace = Workspace(load_model(model, checkpoint), parts)
+            workspace = Workspace(load_model(model, checkpoint, params.labels), parts)
         except _FAILURES as error:
             failure = first_line_without_password(error)
             warn(f"{', '.join(missing)}: failed: {failure}")
@@ -153,7 +153,8 @@ def _checkpoint(params: Params, model: str, train: Sequence[Post]) -> Pretrained
     with suppress(UserError):
         return checkpoint_of(params, model)
     captions = [post.caption for post in train]
-    return resolve_checkpoint(model, params.scale, CHECKPOINTS / model, captions, params.checkpoint(model))
+    given = params.checkpoint(model)
+    return resolve_checkpoint(model, params.scale, CHECKPOINTS / model, captions, given, params.labels)
 
 
 def _run(params: Params, experiment: PlannedExperiment, workspace: Workspace | None) -> ExperimentResult:

@@ -1,6 +1,6 @@
 """The interface of all models: `ToneModel` and the records that describe one model.
 
-Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of an image, D width, K tones,
+Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of an image, D width, K labels,
 S side of an image in pixels.
 
 A model's forward pass is a chain of segments (`src/modeling/segments.py`). `encode` runs the frozen segments, and the
@@ -27,6 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from src.core.errors import UserError, first_line
 from src.core.files import file_digest, folder_digest
+from src.core.labels import TONE_LABELS, Labels, listed
 from src.core.outputs import AlignedWeights, PretrainedWeights
 from src.modeling.segments import (
     POOLED,
@@ -76,7 +77,7 @@ class Spec:
     attention: str
     # The projections that an adapter targets by default: some of the letters q, k, v, o.
     target_projections: str
-    # The text around a caption; `{caption}` is its place.
+    # The text around a caption. `{caption}` is its place, and `{labels}` that of the possible answers.
     prompt: str
     tokens: TokenCounts
     # The module of each projection.
@@ -128,12 +129,14 @@ class ImageResizer:
 
 
 class ToneModel(nn.Module, ABC):
-    """A vision-language model that scores the three tones of a post."""
+    """A vision-language model that scores the labels of a post."""
 
     spec: ClassVar[Spec]
     # The architectures that a part of a checkpoint may have: values of `model_type` by the part's key in config.json.
     # All other parts have one architecture, which is also transformers' default for these.
     part_types: ClassVar[Mapping[str, Sequence[str]]] = {}
+    # In the order of the logits.
+    labels: Labels
     # The steps of the forward pass, in order.
     segments: tuple[Segment, ...]
     # The pretrained model of transformers. Only a training makes weights of it trainable.
@@ -151,8 +154,16 @@ class ToneModel(nn.Module, ABC):
     mean_311: Tensor
     std_311: Tensor
 
-    def __init__(self, backbone: Any, tokenizer: Any, image_processor: Any, checkpoint: PretrainedWeights) -> None:
+    def __init__(
+        self,
+        backbone: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        checkpoint: PretrainedWeights,
+        labels: Labels = TONE_LABELS,
+    ) -> None:
         super().__init__()
+        self.labels = labels
         self.segments = self.build_segments(backbone.config)
         self.backbone = backbone.requires_grad_(False).eval()
         self.tokenizer = tokenizer
@@ -165,7 +176,9 @@ class ToneModel(nn.Module, ABC):
         self.register_buffer("std_311", torch.tensor(image_processor.image_std).view(3, 1, 1), persistent=False)
 
     @classmethod
-    def load(cls, checkpoint: PretrainedWeights, device: torch.device, dtype: torch.dtype) -> Self:
+    def load(
+        cls, checkpoint: PretrainedWeights, device: torch.device, dtype: torch.dtype, labels: Labels = TONE_LABELS
+    ) -> Self:
         """Load weights, tokenizer and image processor, from the Hub or from a local folder.
 
         Raises:
@@ -197,7 +210,7 @@ class ToneModel(nn.Module, ABC):
         if not checkpoint.is_local:
             commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
             checkpoint = replace(checkpoint, revision=commit)
-        return cls(backbone, *processors, checkpoint).to(device)
+        return cls(backbone, *processors, checkpoint, labels).to(device)
 
     @classmethod
     @abstractmethod
@@ -231,8 +244,11 @@ class ToneModel(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
-        """Write a small checkpoint of this architecture: random weights, and a tokenizer trained on `captions`."""
+    def make_tiny(cls, folder: Path, captions: Sequence[str], labels: Labels = TONE_LABELS) -> None:
+        """Write a small checkpoint of this architecture: random weights, and a tokenizer.
+
+        The tokenizer is trained on `captions`, and every label's word is one token of it.
+        """
 
     @property
     @abstractmethod
@@ -252,7 +268,7 @@ class ToneModel(nn.Module, ABC):
 
     @abstractmethod
     def verbalizer_readout(self) -> nn.Module:
-        """Return the readout that needs no training: it scores each tone's own word against pooled_BD."""
+        """Return the readout that needs no training: it scores each label's own word against pooled_BD."""
 
     def transformers_usage(self) -> TransformersUsage:
         """Return the lines of Python by which transformers alone computes this model, for the card of an export.
@@ -264,6 +280,16 @@ class ToneModel(nn.Module, ABC):
             f"{self.spec.name} cannot be exported: its file does not define Model.transformers_usage, "
             "the lines of a model card that compute it with transformers alone"
         )
+
+    @property
+    def prompt(self) -> str:
+        """The text around a caption; `{caption}` is its place."""
+        return self.prompt_for(self.labels)
+
+    @classmethod
+    def prompt_for(cls, labels: Labels) -> str:
+        """Return the prompt that asks for these labels."""
+        return cls.spec.prompt.replace("{labels}", listed([label.option for label in labels]))
 
     @property
     def device(self) -> torch.device:
@@ -295,7 +321,7 @@ class ToneModel(nn.Module, ABC):
     def preprocessing_digest(self) -> str:
         """Return a digest of 12 hexadecimal digits that changes if the same post would become other inputs."""
         captions = ["A caption, 1 é.", "<image> </s> <|EndOfText|>", "very long " * 500, "\U0001f600" * 500]
-        probe = (self.spec.prompt, DECODED_SIDES, self.image_processor.to_dict(), self.token_ids(captions))
+        probe = (self.prompt, DECODED_SIDES, self.image_processor.to_dict(), self.token_ids(captions))
         return hashlib.sha256("\n".join(map(str, probe)).encode()).hexdigest()[:12]
 
     def normalize(self, pixels_B3SS: Tensor) -> Tensor:
@@ -366,7 +392,7 @@ class ToneModel(nn.Module, ABC):
         return self._run(pending_segments(self.cached_segments(), features, names), features, names)
 
     def forward(self, features: Features) -> Tensor:
-        """Compute logits_BK, float32, in the order of `TONES`, from the features of `encode` or from the inputs."""
+        """Compute logits_BK, float32, in the order of `labels`, from the features of `encode` or from the inputs."""
         assert self.readout is not None, "attach a readout first"
         logits_BK: Tensor = self.readout(self.forward_pooled(features).float())
         return logits_BK

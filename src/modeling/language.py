@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from src.core.errors import UserError
-from src.core.labels import TONES
 from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
 from src.modeling.prefix import PrefixKeys, run_and_record
@@ -27,9 +26,9 @@ CUT = f"A caption was cut to {MAX_CAPTION_TOKENS} tokens."
 
 
 class VerbalizerReadout(nn.Module):
-    """The verbalizer: it scores each tone by the language model's own logit of the tone's word.
+    """The verbalizer: it scores each label by the language model's own logit of the label's word.
 
-    It computes three rows of the vocabulary head instead of the whole vocabulary.
+    It computes one row a label of the vocabulary head instead of the whole vocabulary.
     """
 
     rows_KD: Tensor
@@ -39,7 +38,7 @@ class VerbalizerReadout(nn.Module):
         self.register_buffer("rows_KD", rows_KD.detach().float().clone(), persistent=False)
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """Compute logits_BK. Up to a constant for each row, they are the log-likelihoods of the tones' words."""
+        """Compute logits_BK. Up to a constant for each row, they are the log-likelihoods of the labels' words."""
         return pooled_BD @ self.rows_KD.T
 
 
@@ -71,7 +70,7 @@ class LanguageToneModel(ToneModel):
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
         """Return the prompt's tokens after the image, for each caption. Long captions are cut, the prompt never is."""
-        prompts = [self.spec.prompt.format(caption=self.strip_special_tokens(caption)) for caption in captions]
+        prompts = [self.prompt.format(caption=self.strip_special_tokens(caption)) for caption in captions]
         return [self.tokens_after_image(ids) for ids in self.tokenizer(prompts)["input_ids"]]
 
     def tokens_after_image(self, ids: list[int]) -> list[int]:
@@ -213,29 +212,37 @@ class LanguageToneModel(ToneModel):
         """Return the verbalizer.
 
         Raises:
-            UserError: a tone's word is not one token of its own, so one position cannot score it.
+            UserError: a label's word is not one token of its own, so one position cannot score it.
         """
         return VerbalizerReadout(self.vocabulary_head.weight[self.word_ids()])
 
     def word_ids(self) -> list[int]:
-        """Return the token of each tone's word as the answer, in the order of `TONES`.
+        """Return the token of each label's word as the answer, in the order of the labels.
 
         Raises:
-            UserError: a tone's word is not one token of its own.
+            UserError: a label's word is not one token of its own.
         """
-        prompt = self.spec.prompt.format(caption="")
+        prompt = self.prompt.format(caption="")
         # A prompt that ends with a line's end leaves no space before the answer.
         space = "" if prompt[-1].isspace() else " "
-        stem, *answers = self.tokenizer([prompt, *(f"{prompt}{space}{tone}" for tone in TONES)])["input_ids"]
-        words = [ids[len(stem) :] for ids in answers]
-        # A tokenizer that joins the answer to the prompt's end would change the prompt's own tokens.
-        follow = all(ids[: len(stem)] == stem and len(word) == 1 for ids, word in zip(answers, words, strict=True))
-        if not follow or len({word[0] for word in words}) != len(TONES):
-            raise UserError(
-                f"{self.checkpoint.source}: its tokenizer does not give each tone's word one token: {words}; "
-                "train with readout: head"
-            )
-        return [word[0] for word in words]
+        words = [label.word for label in self.labels]
+        stem, *answers = self.tokenizer([prompt, *(f"{prompt}{space}{word}" for word in words)])["input_ids"]
+        word_of: dict[int, str] = {}
+        for word, ids in zip(words, answers, strict=True):
+            answer = ids[len(stem) :]
+            # A tokenizer that joins the answer to the prompt's end would change the prompt's own tokens.
+            if ids[: len(stem)] != stem or len(answer) != 1:
+                raise self._unusable_word(f"{word!r} is not one token but {answer}")
+            if answer[0] in word_of:
+                raise self._unusable_word(f"{word!r} is the same token as {word_of[answer[0]]!r}")
+            word_of[answer[0]] = word
+        return list(word_of)
+
+    def _unusable_word(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.spec.name} cannot answer with the labels' words: {reason} for the tokenizer of "
+            f"{self.checkpoint.source}; give the label another word in params.yaml"
+        )
 
     def strip_special_tokens(self, caption: str) -> str:
         """Replace special tokens by spaces, and cut the caption to `MAX_CAPTION_TOKENS` tokens of its own."""

@@ -23,6 +23,7 @@ from transformers.models.llava.modeling_llava import LlavaForConditionalGenerati
 from transformers.models.llava.processing_llava import LlavaProcessor
 
 from src.core.errors import UserError, first_line
+from src.core.labels import TONE_LABELS, Labels
 from src.core.outputs import PretrainedWeights
 from src.modeling import tiny
 from src.modeling.base import Features
@@ -108,14 +109,16 @@ class LlavaFormat(LanguageToneModel):
         return super().image_side(config)
 
     @classmethod
-    def load(cls, checkpoint: PretrainedWeights, device: torch.device, dtype: torch.dtype) -> Self:
+    def load(
+        cls, checkpoint: PretrainedWeights, device: torch.device, dtype: torch.dtype, labels: Labels = TONE_LABELS
+    ) -> Self:
         """Load a checkpoint as `ToneModel.load` does, and check that its parts belong together.
 
         Raises:
             UserError: as `ToneModel.load`; the tokenizer has no token for the image; or the language model's attention
                 is narrower than a prompt.
         """
-        model = super().load(checkpoint, device, dtype)
+        model = super().load(checkpoint, device, dtype, labels)
         model.require_fitting_parts()
         return model
 
@@ -202,7 +205,7 @@ class LlavaFormat(LanguageToneModel):
 
     def opening_ids(self) -> list[int]:
         """Return the tokens before the image: the begin token if the tokenizer adds one, and `USER: `."""
-        ids: list[int] = self.tokenizer(self.spec.prompt.format(caption=""))["input_ids"]
+        ids: list[int] = self.tokenizer(self.prompt.format(caption=""))["input_ids"]
         return ids[: self._image_position(ids)]
 
     def tokens_after_image(self, ids: list[int]) -> list[int]:
@@ -258,9 +261,9 @@ class LlavaFormat(LanguageToneModel):
         return ids.index(self.backbone.config.image_token_index)
 
     @classmethod
-    def tiny_tokenizer(cls, prompts: Sequence[str]) -> Any:
+    def tiny_tokenizer(cls, prompts: Sequence[str], labels: Labels) -> Any:
         """Train the tokenizer of a small checkpoint."""
-        return tiny.train_tokenizer(prompts, "<s>", "</s>", "<pad>", extra=[IMAGE_TOKEN])
+        return tiny.train_tokenizer(prompts, "<s>", "</s>", "<pad>", tiny.answers(labels), extra=[IMAGE_TOKEN])
 
     @classmethod
     def tiny_vision(cls) -> Any:
@@ -276,9 +279,10 @@ class LlavaFormat(LanguageToneModel):
         )
 
     @classmethod
-    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
+    def make_tiny(cls, folder: Path, captions: Sequence[str], labels: Labels = TONE_LABELS) -> None:
         """Write a small LLaVA whose language model is a Llama of the shape of `tiny_language`."""
-        tokenizer = cls.tiny_tokenizer([cls.spec.prompt.format(caption=caption) for caption in captions])
+        prompt = cls.prompt_for(labels)
+        tokenizer = cls.tiny_tokenizer([prompt.format(caption=caption) for caption in captions], labels)
         language = LlamaConfig(
             **cls.tiny_language,
             vocab_size=len(tokenizer),

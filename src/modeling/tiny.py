@@ -14,7 +14,7 @@ from transformers.tokenization_utils_tokenizers import TokenizersBackend
 from transformers.utils.logging import disable_progress_bar
 
 from src.core.files import atomic_folder
-from src.core.labels import TONES
+from src.core.labels import Labels
 
 SEED = 1
 VOCABULARY = 1500
@@ -29,22 +29,23 @@ HEADS = 4
 INIT_STD = WIDTH**-0.5
 
 
-# The tones' words as they follow a prompt that ends without a space.
-ANSWERS = tuple(f" {tone}" for tone in TONES)
+def answers(labels: Labels, space: str = " ") -> list[str]:
+    """Return the labels' words as they follow a prompt, which ends without a space."""
+    return [f"{space}{label.word}" for label in labels]
 
 
 def train_tokenizer(
-    corpus: Sequence[str], begin: str, end: str, pad: str, extra: Sequence[str] = (), answers: Sequence[str] = ANSWERS
+    corpus: Sequence[str], begin: str, end: str, pad: str, words: Sequence[str], extra: Sequence[str] = ()
 ) -> Any:
-    """Train a byte-level BPE tokenizer in which every tone's word is one token, as in the full-size tokenizers.
+    """Train a byte-level BPE tokenizer in which every label's word is one token, as in the full-size tokenizers.
 
     Args:
         corpus: the texts to train on.
         begin: the token before every text; empty for none.
         end: the token that ends a text.
         pad: the token for padding.
+        words: the labels' words, as `answers` returns them.
         extra: other special tokens.
-        answers: the tones' words, as they follow the prompt.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -56,7 +57,7 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*corpus, *[*answers] * len(corpus)], trainer)
+    tokenizer.train_from_iterator([*corpus, *[*words] * len(corpus)], trainer)
     if begin:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{begin} $A", special_tokens=[(begin, tokenizer.token_to_id(begin))]

@@ -18,6 +18,7 @@ from transformers.models.blip_2.modeling_blip_2 import Blip2ForConditionalGenera
 from transformers.models.blip_2.processing_blip_2 import Blip2Processor
 from transformers.models.opt.configuration_opt import OPTConfig
 
+from src.core.labels import TONE_LABELS, Labels
 from src.modeling import tiny
 from src.modeling.base import Features, Spec, TokenCounts
 from src.modeling.language import CUT, PROMPTED, LanguageToneModel, VerbalizerReadout, language_stack
@@ -39,8 +40,7 @@ class Model(LanguageToneModel):
         target_projections="qv",
         projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
         prompt=(
-            "This picture was posted with the caption: {caption}\n"
-            "Question: is the tone of the post negative, neutral or positive? Answer:"
+            "This picture was posted with the caption: {caption}\nQuestion: is the tone of the post {labels}? Answer:"
         ),
         tokens=TokenCounts(opening=0, prompt=27, caption=51),
     )
@@ -168,10 +168,10 @@ class Model(LanguageToneModel):
         return TransformersUsage(processor, PROMPTED, (image, *prefix, end), (CUT,))
 
     @classmethod
-    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
+    def make_tiny(cls, folder: Path, captions: Sequence[str], labels: Labels = TONE_LABELS) -> None:
         """Write a small BLIP-2."""
-        prompts = [cls.spec.prompt.format(caption=caption) for caption in captions]
-        tokenizer = tiny.train_tokenizer(prompts, "</s>", "</s>", "<pad>")
+        prompts = [cls.prompt_for(labels).format(caption=caption) for caption in captions]
+        tokenizer = tiny.train_tokenizer(prompts, "</s>", "</s>", "<pad>", tiny.answers(labels))
         shape = {"hidden_size": tiny.WIDTH, "num_hidden_layers": 2, "num_attention_heads": tiny.HEADS}
         inner = {"intermediate_size": 2 * tiny.WIDTH, "initializer_range": tiny.INIT_STD}
         vision = Blip2VisionConfig(**shape, **inner, image_size=tiny.IMAGE_SIDE, patch_size=tiny.PATCH_SIDE)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from src.core.config import CheckpointParams, Params
 from src.core.errors import UsageError, unknown
+from src.core.labels import TONE_LABELS, Labels
 from src.core.outputs import PretrainedWeights
 from src.core.paths import PARAMS
 
@@ -43,7 +44,12 @@ def needs_hub(params: Params, model: str) -> bool:
 
 
 def resolve_checkpoint(
-    name: str, scale: str, folder: Path, captions: Sequence[str], given: CheckpointParams | None = None
+    name: str,
+    scale: str,
+    folder: Path,
+    captions: Sequence[str],
+    given: CheckpointParams | None = None,
+    labels: Labels = TONE_LABELS,
 ) -> PretrainedWeights:
     """Return the checkpoint of a model: the published or the given one, or a tiny one that is written to `folder`.
 
@@ -53,6 +59,7 @@ def resolve_checkpoint(
         folder: the folder for a tiny checkpoint; an existing one is replaced.
         captions: the texts that the tokenizer of a tiny checkpoint is trained on.
         given: the checkpoint that params.yaml gives in place of the published one; None for the published one.
+        labels: their words are tokens of a tiny checkpoint's tokenizer.
 
     Raises:
         UsageError: a checkpoint is given, and the scale is tiny.
@@ -65,7 +72,7 @@ def resolve_checkpoint(
             raise UsageError(
                 f"checkpoints.{name} in {PARAMS} needs scale: full, and the scale is tiny: change one of the two"
             )
-        model_type.make_tiny(folder, captions)
+        model_type.make_tiny(folder, captions, labels)
         return PretrainedWeights.of_folder(folder, scale)
     if given:
         from src.modeling.checkpoints import resolve_given

@@ -18,7 +18,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.clip.modeling_clip import CLIPModel
 from transformers.models.clip.processing_clip import CLIPProcessor
 
-from src.core.labels import TONES
+from src.core.labels import TONE_LABELS, Labels
 from src.modeling import tiny
 from src.modeling.base import Features, Spec, TokenCounts, ToneModel
 from src.modeling.last_layer import LayerParts
@@ -31,7 +31,7 @@ BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
 
 class PromptReadout(nn.Module):
-    """CLIP's verbalizer: the cosine of an image with one prompt for each tone, scaled by CLIP's temperature.
+    """CLIP's verbalizer: the cosine of an image with one prompt for each label, scaled by CLIP's temperature.
 
     Section 3.1.4 of CLIP's paper describes it.
     """
@@ -169,9 +169,14 @@ class Model(ToneModel):
         image_BD, text_BD = self.forward_pooled(features).float().chunk(2, dim=-1)
         return cosine_similarity(image_BD, text_BD, dim=-1)
 
+    @classmethod
+    def label_prompts(cls, labels: Labels) -> list[str]:
+        """Return the zero-shot prompt of each label: its description, or the template with its word."""
+        return [label.description or cls.spec.prompt.format(caption=label.word) for label in labels]
+
     def verbalizer_readout(self) -> nn.Module:
-        """Return zero-shot CLIP, which compares the image with a prompt for each tone."""
-        ids = self.token_ids([self.spec.prompt.format(caption=tone) for tone in TONES])
+        """Return zero-shot CLIP, which compares the image with a prompt for each label."""
+        ids = self.token_ids(self.label_prompts(self.labels))
         tokens = pad_sequence([torch.tensor(row) for row in ids], batch_first=True).to(self.device)
         length_K = torch.tensor([len(row) for row in ids], device=self.device)
         (tower,) = join_layers(segment for segment in self.segments if segment.name == "text")
@@ -192,10 +197,10 @@ class Model(ToneModel):
         return TransformersUsage(processor, f"text=caption, truncation=True, max_length={max_length}", lines)
 
     @classmethod
-    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
+    def make_tiny(cls, folder: Path, captions: Sequence[str], labels: Labels = TONE_LABELS) -> None:
         """Write a small CLIP."""
-        prompts = [cls.spec.prompt.format(caption=tone) for tone in TONES]
-        tokenizer = tiny.train_tokenizer([*captions, *prompts], BEGIN, END, END)
+        corpus = [*captions, *cls.label_prompts(labels)]
+        tokenizer = tiny.train_tokenizer(corpus, BEGIN, END, END, tiny.answers(labels))
         begin, end = tokenizer.convert_tokens_to_ids([BEGIN, END])
         tokenizer.backend_tokenizer.post_processor = post_processors.TemplateProcessing(
             single=f"{BEGIN} $A {END}", special_tokens=[(BEGIN, begin), (END, end)]

@@ -20,7 +20,7 @@ class Model(LlavaFormat):
         target_projections="qkvo",
         prompt=(
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
-            "Is the tone of the post negative, neutral or positive? Answer with one word. ASSISTANT:"
+            "Is the tone of the post {labels}? Answer with one word. ASSISTANT:"
         ),
         tokens=TokenCounts(opening=5, prompt=35, caption=58),
     )

@@ -28,7 +28,7 @@ from transformers.models.llava.modeling_llava import LlavaForConditionalGenerati
 from src.cli.output import progress
 from src.core.errors import UserError
 from src.core.files import atomic_folder, folder_digest, read_json, write_text
-from src.core.labels import TONES
+from src.core.labels import Labels
 from src.core.outputs import PretrainedWeights
 from src.core.paths import CHECKPOINTS
 from src.modeling import conversion, tiny
@@ -72,7 +72,7 @@ class Model(LlavaFormat):
         target_projections="qkvo",
         prompt=(
             f"{BEGIN}user\n{IMAGE_TOKEN}\nThis picture was posted with the caption: {{caption}}\n"
-            f"Is the tone of the post negative, neutral or positive? Answer with one word.{END}\n{BEGIN}assistant\n"
+            f"Is the tone of the post {{labels}}? Answer with one word.{END}\n{BEGIN}assistant\n"
         ),
         tokens=TokenCounts(opening=3, prompt=34, caption=55),
         untrained_segments=("connector",),
@@ -144,9 +144,10 @@ class Model(LlavaFormat):
         return PretrainedWeights(str(folder), cls.spec.revision, "full", is_local=True)
 
     @classmethod
-    def tiny_tokenizer(cls, prompts: Sequence[str]) -> Any:
-        """Train a tokenizer that adds no begin token, and whose tones' words follow a line's end, as SmolLM2's."""
-        return tiny.train_tokenizer(prompts, "", END, END, extra=(BEGIN, IMAGE_TOKEN), answers=TONES)
+    def tiny_tokenizer(cls, prompts: Sequence[str], labels: Labels) -> Any:
+        """Train a tokenizer that adds no begin token, and whose labels' words follow a line's end, as SmolLM2's."""
+        words = tiny.answers(labels, space="")
+        return tiny.train_tokenizer(prompts, "", END, END, words, extra=(BEGIN, IMAGE_TOKEN))
 
     @classmethod
     def tiny_vision(cls) -> Any:

@@ -23,7 +23,7 @@ class Model(LlavaFormat):
         target_projections="qv",
         prompt=(
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"
-            "Is the tone of the post negative, neutral or positive?\nASSISTANT:"
+            "Is the tone of the post {labels}?\nASSISTANT:"
         ),
         tokens=TokenCounts(opening=5, prompt=30, caption=58),
     )

@@ -38,8 +38,8 @@ def align_model(params: Params, model: str, settings: TrainingConfig) -> AlignOu
     captions = [post.caption for post in parts["train"]]
     with try_lock(KEPT / f"align-{model}.lock", f"align for {model}"):
         given = params.checkpoint(model)
-        weights = resolve_checkpoint(model, params.scale, CHECKPOINTS / model, captions, given)
-        workspace = Workspace(load_model(model, weights), parts)
+        weights = resolve_checkpoint(model, params.scale, CHECKPOINTS / model, captions, given, params.labels)
+        workspace = Workspace(load_model(model, weights, params.labels), parts)
         checkpoint = _training_checkpoint(workspace, settings, params.seed)
         output = _train(workspace, settings, checkpoint, params)
         # Deleted last: until the outputs are complete, the same command must find the state.

@@ -30,12 +30,13 @@ def run_baseline(params: Params) -> BaselineResult:
     group_of = read_groups(GROUPS)
     posts = [post for post in read_posts(POSTS) if post.id in part_of]
     parts = [[post for post in posts if part_of[post.id] == part] for part in PARTS]
-    fitted = {MAJORITY: majority(*parts), TFIDF: tfidf(*parts)}
+    names = params.label_names
+    fitted = {MAJORITY: majority(*parts, label_names=names), TFIDF: tfidf(*parts, label_names=names)}
     evaluations = tuple(_finish(name, baseline) for name, baseline in fitted.items())
     chosen = fitted[TFIDF].chosen
     folder = BASELINE / TFIDF
     omissions = BaselineOmissions(
-        **write_out_of_fold(folder, chosen.classifier, captions(posts), group_of, params.seed)
+        **write_out_of_fold(folder, chosen.classifier, captions(posts), group_of, params.seed, names)
     )
     if not chosen.settings:
         omissions = replace(omissions, words="no caption of the train part has any text, so tfidf is the largest class")

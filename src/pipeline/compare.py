@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from src.core.config import Params
 from src.core.files import write_bytes, write_json, write_table
+from src.core.labels import are_tones
 from src.core.paper import PUBLISHED, Published
 from src.core.paths import (
     CALIBRATION_TABLE,
@@ -17,7 +18,7 @@ from src.core.paths import (
     SELECTIVE_TABLE,
     SPLIT,
 )
-from src.core.records import Interval, leak_free, read_groups, read_split
+from src.core.records import Interval, labels_of, leak_free, read_groups, read_split
 from src.core.rows import write_rows
 from src.evaluation import comparison_tables
 from src.evaluation.comparison_tables import (
@@ -115,7 +116,9 @@ def _accuracies(result: CompareResult) -> dict[str, dict[str, Interval]]:
 
 def _published_accuracies(systems: Sequence[System]) -> dict[str, float]:
     """Return the paper's accuracies by system, for the systems that it reports."""
-    accuracies = {}
+    accuracies: dict[str, float] = {}
+    if not are_tones(labels_of(systems[0].test)):
+        return accuracies
     for system in systems:
         published = PUBLISHED.get(system.model, Published())
         figures = {"zero-shot": published.zeroshot, "tuned": published.tuned}.get(system.kind)

@@ -57,12 +57,13 @@ def encode_model(params: Params, model: str) -> EncodeResult:
     """
     parts = posts_by_part()
     captions = [post.caption for post in parts["train"]]
-    checkpoint = resolve_checkpoint(model, params.scale, checkpoint_folder(model), captions, params.checkpoint(model))
+    given = params.checkpoint(model)
+    checkpoint = resolve_checkpoint(model, params.scale, checkpoint_folder(model), captions, given, params.labels)
     settings = params.training_config(model)
     if params.align_config(model):
         checkpoint = replace(checkpoint, aligned=_aligned_weights(model, checkpoint.revision))
     _warn_of_untrained(model, checkpoint, settings)
-    workspace = Workspace(load_model(model, checkpoint), parts)
+    workspace = Workspace(load_model(model, checkpoint, params.labels), parts)
     posts = [post for part in parts.values() for post in part]
     views = [view for row in views_of(parts["train"], settings) for view in row]
     # The adapted model's boundary comes first. The bare model's boundary lies behind it, so its features are computed

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from src.core.outputs import MetricsOutput
+from src.core.files import write_json
 from src.core.paths import METRICS_JSON, PREDICTIONS_FILE, VAL_PREDICTIONS_FILE
 from src.core.records import Prediction, Scores, write_predictions
 from src.core.training_config import Setting
@@ -68,7 +68,7 @@ def finish_evaluation(
     if evaluation.val:
         write_predictions(evaluation.folder / VAL_PREDICTIONS_FILE, evaluation.val)
     test = evaluation.scores()
-    MetricsOutput(**test.summary()).write(evaluation.folder / METRICS_JSON)
+    write_json(evaluation.folder / METRICS_JSON, test.summary())
     with tracker.run(run_name, tags=tags, params=evaluation.settings) as run:
         run.inputs(parts_read(*parts))
         if evaluation.chosen_by_val:

@@ -61,12 +61,14 @@ def _probe(params: Params, workspace: Workspace, group_of: dict[str, str]) -> tu
     """Fit the probe, and predict val, test and every post out of fold."""
     model = workspace.model.spec.name
     train, val, test = (_examples(workspace, part, params.encode.batch_size) for part in PARTS)
-    fitted = probe(train, val, test)
+    names = params.label_names
+    fitted = probe(train, val, test, label_names=names)
     folder = stage_folder("probe", model)
     fitted.write_candidates(folder)
     save_classifier(folder / CLASSIFIER_FOLDER, fitted.chosen.classifier)
     posts = together([train, val, test])
-    omissions = BaselineOmissions(**write_out_of_fold(folder, fitted.chosen.classifier, posts, group_of, params.seed))
+    classifier = fitted.chosen.classifier
+    omissions = BaselineOmissions(**write_out_of_fold(folder, classifier, posts, group_of, params.seed, names))
     omissions.write(folder / OMITTED_JSON)
     evaluation = Evaluation(
         f"{model}, linear probe", folder, fitted.test, fitted.val, fitted.chosen.settings, chosen_by_val=True

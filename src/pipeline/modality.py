@@ -130,7 +130,7 @@ def predict(workspace: Workspace, params: Params, posts: ModalityPosts) -> Modal
             images = [post.image for post in ablated]
             captions = [post.caption for post in ablated]
             logits_NK = logits_uncached(model, images, captions, params.evaluate.batch_size, bar.advance)
-            return predictions_of(originals, logits_NK)
+            return predictions_of(originals, logits_NK, params.label_names)
 
         test = {name: predicted(posts.test, ablated) for name, ablated in ablated_test.items()}
         rest = {name: predicted(others, ablated) for name, ablated in ablated_others.items()}

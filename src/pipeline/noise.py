@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from src.core.errors import UserError
 from src.core.estimates import DuplicateAgreement
-from src.core.labels import PROTOCOLS, TONES, label_of
+from src.core.labels import label_of, protocols_of
 from src.core.outputs import BaselineOmissions, ConfidentLearning, JointDistribution, MislabelledRow, NoiseOutput
 from src.core.paths import (
     BASELINE,
@@ -35,7 +35,7 @@ from src.evaluation.systems import TFIDF
 SHARED = ("any", "caption", "caption and looks")
 
 
-def run_noise(models: Sequence[str], seed: int) -> NoiseOutput:
+def run_noise(models: Sequence[str], label_names: Sequence[str], seed: int) -> NoiseOutput:
     """Estimate label noise in two ways, and write outputs/noise/."""
     posts = read_posts(POSTS)
     fingerprints = read_fingerprints(FINGERPRINTS)
@@ -51,7 +51,8 @@ def run_noise(models: Sequence[str], seed: int) -> NoiseOutput:
     output = NoiseOutput(
         confident_learning=learned,
         near_duplicates={
-            protocol: _agreement_of_duplicates(posts, fingerprints, protocol, seed) for protocol in PROTOCOLS
+            protocol: _agreement_of_duplicates(posts, fingerprints, protocol, len(label_names), seed)
+            for protocol in protocols_of(label_names)
         },
         omitted=omitted,
     )
@@ -87,7 +88,7 @@ def _require_current(posts: Sequence[Post], pooled: PooledPredictions) -> None:
 
 
 def _agreement_of_duplicates(
-    posts: Sequence[Post], fingerprints: Sequence[Fingerprint], protocol: str, seed: int
+    posts: Sequence[Post], fingerprints: Sequence[Fingerprint], protocol: str, num_labels: int, seed: int
 ) -> dict[str, DuplicateAgreement | None]:
     """Measure the agreement of a protocol's labels among near-duplicates, by what these share."""
     label_by_id = {post.id: label_of(protocol, post.text_label, post.image_label) for post in posts}
@@ -98,7 +99,7 @@ def _agreement_of_duplicates(
     by_both = {key: f"{by_caption[key]} {by_looks[key]}" for key in labels}
     groupings = (duplicates.groups, by_caption, by_both)
     return {
-        shared: duplicate_agreement(labels, group_of, len(TONES), seed)
+        shared: duplicate_agreement(labels, group_of, num_labels, seed)
         for shared, group_of in zip(SHARED, groupings, strict=True)
     }
 

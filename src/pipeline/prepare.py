@@ -5,16 +5,16 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from src.cli.output import progress
-from src.core.config import PrepareParams
+from src.core.config import Params
 from src.core.data_outputs import DataReport, DroppedPosts, Quantiles, WordCounts
 from src.core.errors import UserError
-from src.core.labels import PROTOCOLS, TONES, label_of
+from src.core.labels import label_of, protocols_of
 from src.core.paths import DATA, DATA_REPORT, FINGERPRINTS, POSTS
 from src.core.records import Post, data_digest, write_fingerprints, write_posts
 from src.data import encodings, mvsa
 
 
-def prepare_posts(params: PrepareParams) -> DataReport:
+def prepare_posts(params: Params) -> DataReport:
     """Read the posts in data/, write outputs/prepare/, and return the data report.
 
     Raises:
@@ -22,17 +22,21 @@ def prepare_posts(params: PrepareParams) -> DataReport:
     """
     if not DATA.is_dir():
         raise UserError(f"{DATA}/ is missing: run `dvc repro`, which imports the folder that data.dvc names")
-    index = mvsa.survey(mvsa.find_root(DATA))
+    names, protocol = params.label_names, params.prepare.protocol
+    index = mvsa.with_labels(mvsa.survey(mvsa.find_root(DATA)), names)
     with progress(len(index.pairs), "reading posts", "post") as bar:
-        dataset = mvsa.read_folder(index, params.protocol, params.max_pixels, bar.advance)
-    report = describe_data(index, dataset, params.protocol)
+        dataset = mvsa.read_folder(index, protocol, params.prepare.max_pixels, bar.advance)
+    mvsa.require_all_labels(dataset.posts, names, protocol)
+    report = describe_data(index, dataset, protocol, names)
     write_posts(POSTS, dataset.posts)
     write_fingerprints(FINGERPRINTS, dataset.fingerprints)
     report.write(DATA_REPORT)
     return report
 
 
-def describe_data(index: mvsa.DatasetIndex, dataset: mvsa.LoadedDataset, protocol: str) -> DataReport:
+def describe_data(
+    index: mvsa.DatasetIndex, dataset: mvsa.LoadedDataset, protocol: str, label_names: Sequence[str]
+) -> DataReport:
     """Return the data report of a folder that has been read."""
     widths, heights = zip(*dataset.sizes, strict=True)
     num_words = [len(post.caption.split()) for post in dataset.posts]
@@ -42,7 +46,7 @@ def describe_data(index: mvsa.DatasetIndex, dataset: mvsa.LoadedDataset, protoco
         annotators=index.num_annotators,
         posts=len(dataset.posts),
         labelled=sum(bool(post.label) for post in dataset.posts),
-        tones={name: _count_tones(dataset.posts, name) for name in PROTOCOLS},
+        tones={name: _count_labels(dataset.posts, name, label_names) for name in protocols_of(label_names)},
         label_pairs=_count(f"{post.text_label},{post.image_label}" for post in dataset.posts),
         dropped=DroppedPosts(len(dataset.dropped), _count(post.reason for post in dataset.dropped), dataset.dropped),
         variants={**index.variants, **_folders_above(index)},
@@ -72,9 +76,9 @@ def _guessed_encodings(dataset: mvsa.LoadedDataset) -> dict[str, tuple[str, ...]
     return ids
 
 
-def _count_tones(posts: Sequence[Post], protocol: str) -> dict[str, int]:
+def _count_labels(posts: Sequence[Post], protocol: str, label_names: Sequence[str]) -> dict[str, int]:
     counts = Counter(label_of(protocol, post.text_label, post.image_label) for post in posts)
-    return {tone: counts[tone] for tone in TONES}
+    return {label: counts[label] for label in label_names}
 
 
 def _count(names: Iterable[str]) -> dict[str, int]:

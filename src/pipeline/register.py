@@ -1,7 +1,7 @@
 """Work of stage `register`: make the trained adapter a model version, with a contract that its loading can check."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 from src.core.config import Params
 from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
-from src.core.files import write_table
-from src.core.labels import TONES
-from src.core.outputs import EvaluateOutput, MetricsOutput, PretrainedWeights, RegisterOutput, Trained, read_trained
+from src.core.files import read_json, write_table
+from src.core.labels import Labels, listed, names_of
+from src.core.outputs import EvaluateOutput, PretrainedWeights, RegisterOutput, Trained, read_trained
 from src.core.paths import (
     CONTRACT_FOLDER,
     EVALUATE_JSON,
@@ -103,7 +103,7 @@ def register_model(params: Params, model: str) -> Registration:
     digest = subject.trained.digest
     checkpoint = checkpoint_of(params, model)
     require_base_of(subject.trained, checkpoint)
-    package = _package(subject, checkpoint)
+    package = _package(subject, checkpoint, params.labels)
     registered = registry.find_by_digest(model, digest)
     if registered is None:
         run = _training_run(subject, params.notice)
@@ -113,7 +113,7 @@ def register_model(params: Params, model: str) -> Registration:
             run_id=run.id,
             digest=digest,
             tags=_tags(subject, run),
-            description=_description(subject, params.notice),
+            description=_description(subject, params.label_names, params.notice),
         )
     is_champion = promote_if_better(model, registered)
     # The version's number is left out, because another registry gives it another number.
@@ -125,14 +125,14 @@ def register_model(params: Params, model: str) -> Registration:
 def _read_subject(model: str) -> _Subject:
     trained = read_trained(model)
     folder = stage_folder("evaluate", model)
-    test = MetricsOutput.read(folder / METRICS_JSON)
+    test = read_json(folder / METRICS_JSON)
     evaluated = EvaluateOutput.read(folder / EVALUATE_JSON)
     split = SplitReport.read(SPLIT_REPORT)
     if evaluated.adapter_digest != trained.digest:
         raise UserError(f"this adapter of {model} has no test scores: run `python -m src.evaluate --model {model}`")
     if (split.data_digest, split.split_digest) != (trained.facts["data_digest"], trained.facts["split_digest"]):
         raise UserError(f"the posts are not those that {model} was trained on: run `dvc repro`")
-    return _Subject(trained, asdict(test))
+    return _Subject(trained, test)
 
 
 def _tags(subject: _Subject, run: RunRecord) -> dict[str, Any]:
@@ -163,11 +163,11 @@ def _log_run(subject: _Subject, notice: str) -> None:
         log_training(run, trained)
 
 
-def _package(subject: _Subject, checkpoint: PretrainedWeights) -> ModelPackage:
+def _package(subject: _Subject, checkpoint: PretrainedWeights, labels: Labels) -> ModelPackage:
     """Write the contract, and return the content of the version."""
-    golden = choose_golden(posts_by_part()["val"])
+    golden = choose_golden(posts_by_part()["val"], names_of(labels))
     contract_folder = stage_folder("register", subject.model) / CONTRACT_FOLDER
-    _write_contract(subject, checkpoint, golden, contract_folder)
+    _write_contract(subject, checkpoint, labels, golden, contract_folder)
     artifacts = {"adapter": subject.trained.adapter, "contract": contract_folder}
     if checkpoint.is_local:
         # Nobody else could load the version without it.
@@ -178,16 +178,19 @@ def _package(subject: _Subject, checkpoint: PretrainedWeights) -> ModelPackage:
         code=Path("src"),
         artifacts=artifacts,
         requirements=[f"{name}=={release}" for name, release in installed(LIBRARIES).items()],
+        labels=names_of(labels),
         example=(Path(golden[0].image).read_bytes(), golden[0].caption),
     )
 
 
-def _write_contract(subject: _Subject, checkpoint: PretrainedWeights, posts: Sequence[Post], folder: Path) -> None:
+def _write_contract(
+    subject: _Subject, checkpoint: PretrainedWeights, labels: Labels, posts: Sequence[Post], folder: Path
+) -> None:
     """Write the contract and the files for the model card.
 
     The golden logits come from the adapter's files and not from the training's process, so they also check the files.
     """
-    adapter = load_adapter(subject.model, checkpoint, subject.trained.adapter)
+    adapter = load_adapter(subject.model, checkpoint, subject.trained.adapter, labels)
     rows = [(Path(post.image).read_bytes(), post.caption) for post in posts]
     logits_BK = compute_logits(adapter.model, rows).tolist()
     golden = []
@@ -219,8 +222,10 @@ def _contract(subject: _Subject, adapter: Adapter, golden: tuple[GoldenPost, ...
     return Contract(
         format=FORMAT,
         model=trained.model,
-        labels=TONES,
-        prompt=model.spec.prompt,
+        labels=names_of(model.labels),
+        words=tuple(label.word for label in model.labels),
+        descriptions=tuple(label.description for label in model.labels),
+        prompt=model.prompt,
         preprocessing=model.preprocessing_digest(),
         dtype=dtype_of(model),
         checkpoint=model.checkpoint,
@@ -243,12 +248,12 @@ def installed(libraries: Sequence[str]) -> dict[str, str]:
     return {name: version(name).partition("+")[0] for name in libraries}
 
 
-def _description(subject: _Subject, notice: str) -> str:
+def _description(subject: _Subject, labels: Sequence[str], notice: str) -> str:
     trained = subject.trained
     facts = trained.facts
     scores = trained.validation
     return (
-        f"Tone of a post (negative, neutral, positive) by **{subject.model}** ({facts['checkpoint']} at "
+        f"A post is {listed(labels)}, by **{subject.model}** ({facts['checkpoint']} at "
         f"`{facts['checkpoint_revision']}`) with a LoRA adapter: trial {trained.trial} of study "
         f"`{trained.study}`.\n\n"
         f"Validation macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}. {notice}"

@@ -2,15 +2,14 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from src.core.config import Params
 from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
-from src.core.files import digest_of
-from src.core.outputs import EnsembleMember, EnsembleOutput, MetricsOutput, RegisterOutput
+from src.core.files import digest_of, read_json
+from src.core.outputs import EnsembleMember, EnsembleOutput, RegisterOutput
 from src.core.paths import (
     ADAPTER_FOLDER,
     BASELINE,
@@ -25,7 +24,7 @@ from src.core.paths import (
     stage_folder,
 )
 from src.core.provenance import COMMIT_TAG, DIRTY_TAG, data_revision
-from src.core.records import ADAPTER_DIGEST, ENSEMBLE_DIGEST, Prediction, labels_of, read_predictions
+from src.core.records import ADAPTER_DIGEST, ENSEMBLE_DIGEST, Prediction, read_predictions
 from src.evaluation.metrics import scores
 from src.evaluation.systems import BASELINES, COMBINED, FURTHER
 from src.pipeline.ensemble import ensemble_digest, log_ensemble
@@ -60,7 +59,7 @@ def register_ensemble(params: Params) -> Registration:
         run = _run_of(params)
         with TemporaryDirectory() as temporary:
             folder = Path(temporary) / COMBINED
-            package = _package(output, versions, folder)
+            package = _package(output, versions, params.label_names, folder)
             registered = registry.register(
                 COMBINED,
                 package,
@@ -97,14 +96,17 @@ def _run_of(params: Params) -> RunRecord:
     return runs[0]
 
 
-def _package(output: EnsembleOutput, versions: Mapping[str, Version], folder: Path) -> ModelPackage:
+def _package(
+    output: EnsembleOutput, versions: Mapping[str, Version], labels: tuple[str, ...], folder: Path
+) -> ModelPackage:
     """Write the contract with the members' own files, and return the content of the version."""
     records = [_record(place, member, versions, folder) for place, member in enumerate(output.members)]
-    rows = _write_contract(output, records, folder)
+    rows = _write_contract(output, records, labels, folder)
     return ModelPackage(
         code=Path("src"),
         artifacts={COMBINED: folder},
         requirements=[f"{name}=={release}" for name, release in _libraries().items()],
+        labels=labels,
         example=rows[0],
     )
 
@@ -130,14 +132,15 @@ def _own_files(member: EnsembleMember) -> Path | None:
     return trainings[0] / str(member.number) / ADAPTER_FOLDER if trainings else None
 
 
-def _write_contract(output: EnsembleOutput, records: Sequence[MemberRecord], folder: Path) -> list[tuple[bytes, str]]:
+def _write_contract(
+    output: EnsembleOutput, records: Sequence[MemberRecord], labels: tuple[str, ...], folder: Path
+) -> list[tuple[bytes, str]]:
     """Write the contract, and return the golden posts.
 
     The golden answers come from the members' files, as a loaded version computes them, and so check the files too.
     """
     val = {row.id: row for row in read_predictions(ENSEMBLE / VAL_PREDICTIONS_FILE)}
-    labels = labels_of(list(val.values()))
-    posts = choose_golden(posts_by_part()["val"])
+    posts = choose_golden(posts_by_part()["val"], labels)
     rows = [(Path(post.image).read_bytes(), post.caption) for post in posts]
     ensemble = open_ensemble(labels, output.temperature, records, folder)
     answers = ensemble.probabilities(rows)
@@ -158,7 +161,7 @@ def _write_contract(output: EnsembleOutput, records: Sequence[MemberRecord], fol
         split_digest=split.split_digest,
         data_revision=data_revision(),
         validation=scores(list(val.values())).summary(),
-        test=asdict(MetricsOutput.read(ENSEMBLE / METRICS_JSON)),
+        test=read_json(ENSEMBLE / METRICS_JSON),
         golden=golden,
     )
     _require_equal(contract, [val[post.id] for post in posts])
@@ -190,7 +193,7 @@ def _tags(params: Params, run: RunRecord) -> dict[str, object]:
         "split_digest": split.split_digest,
         **{name: run.tags[name] for name in (COMMIT_TAG, DIRTY_TAG) if name in run.tags},
         **{f"val_{name}": value for name, value in val.items()},
-        "test_macro_f1": MetricsOutput.read(ENSEMBLE / METRICS_JSON).macro_f1,
+        "test_macro_f1": read_json(ENSEMBLE / METRICS_JSON)["macro_f1"],
         ENSEMBLE_DIGEST: ensemble_digest(),
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from src.core.config import Params, notice_of
 from src.core.files import read_table, write_bytes, write_table, write_text
-from src.core.labels import TONES
+from src.core.labels import are_tones
 from src.core.outputs import BestTrial, ExplainedMistake, ModalityOutput, Trained
 from src.core.paper import RECIPES
 from src.core.paths import (
@@ -153,20 +153,22 @@ def _model_section(model: str, trained: Trained) -> ModelSection:
 
 
 def _confusion_plot(of: Scores, title: str) -> Plot:
-    alt = alt_texts.confusion_alt(f"Confusion matrix of {title}", of.confusion, TONES)
-    return Plot(confusion_matrix(of.confusion, TONES, title), alt)
+    labels = list(of.per_class)
+    alt = alt_texts.confusion_alt(f"Confusion matrix of {title}", of.confusion, labels)
+    return Plot(confusion_matrix(of.confusion, labels, title), alt)
 
 
 def _per_class_plot(sections: Mapping[str, ModelSection]) -> Plot:
-    """Plot the F1 of each tone, beside the paper's for the same model if it reports them."""
-    names = {tone: f"f1_{tone}" for tone in TONES}
-    published = {recipe.model: recipe.published for recipe in RECIPES if set(names.values()) <= set(recipe.published)}
+    """Plot the F1 of each label, beside the paper's for the same model if it reports them."""
+    names = {label: f"f1_{label}" for section in sections.values() for label in section.scores.per_class}
+    recipes = RECIPES if are_tones(list(names)) else ()
+    published = {recipe.model: recipe.published for recipe in recipes if set(names.values()) <= set(recipe.published)}
     bars: dict[str, dict[str, float]] = {}
     for model, section in sections.items():
-        bars[model] = {tone: section.scores.per_class[tone]["f1"] for tone in TONES}
+        bars[model] = {label: row["f1"] for label, row in section.scores.per_class.items()}
         if model in published:
-            bars[f"{model}, paper"] = {tone: published[model][name] for tone, name in names.items()}
-    title = "F1 of each tone on the test part, tuned"
+            bars[f"{model}, paper"] = {label: published[model][name] for label, name in names.items()}
+    title = "F1 of each label on the test part, tuned"
     return Plot(per_class_bars(bars, "F1", title), alt_texts.bars_alt(title, bars))
 
 

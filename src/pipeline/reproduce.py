@@ -46,7 +46,8 @@ def run_reproduce(params: Params, recipes: Sequence[Recipe]) -> Reproduction:
     if not any(row.scores for row in rows):
         return Reproduction((), failed)
     rows += [
-        PaperTableRow(name=name, **_scored(params, predictions, group_of)) for name, predictions in _baselines().items()
+        PaperTableRow(name=name, **_scored(params, predictions, group_of))
+        for name, predictions in _baselines(params).items()
     ]
     write_rows(rows)
     return Reproduction(rows, failed)
@@ -72,8 +73,12 @@ def _scored(params: Params, predictions: Sequence[Prediction], group_of: Mapping
     return {"posts": len(predictions), "scores": figures}
 
 
-def _baselines() -> dict[str, list[Prediction]]:
+def _baselines(params: Params) -> dict[str, list[Prediction]]:
     """Return the test predictions of the baselines that need no model, by name."""
     parts = posts_by_part()
     posts = [parts[part] for part in PARTS]
-    return {"majority": majority(*posts).test, TO_BEAT: tfidf(*posts).test}
+    names = params.label_names
+    return {
+        "majority": majority(*posts, label_names=names).test,
+        TO_BEAT: tfidf(*posts, label_names=names).test,
+    }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from src.cli.output import progress
 from src.core.config import Params
-from src.core.errors import UsageError
+from src.core.errors import UsageError, unknown
 from src.core.files import write_bytes, write_text
 from src.core.outputs import CheckedMap, ExplainedMistake, SaliencyOutput, read_trained
 from src.core.paths import MISTAKES_FOLDER, MISTAKES_HTML, POSTS, SALIENCY_JSON, SPLIT, stage_folder
@@ -66,15 +66,17 @@ def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bo
         params: the settings of params.yaml.
         model: the name in the catalog.
         post_id: the id in outputs/prepare/posts.csv.
-        tone: one of `TONES`. Empty for the predicted tone.
+        tone: one of the labels. Empty for the predicted one.
         sanity: compare the map with maps of shuffled readouts.
         folder: where the files are written.
 
     Raises:
-        UsageError: there is no such post.
+        UsageError: there is no such post or label.
         UserError: an earlier stage has not run, or the image cannot be read.
     """
     read_trained(model)
+    if tone and tone not in params.label_names:
+        raise unknown("label", tone, params.label_names)
     post = _post(post_id)
     explanation = _explain(params, open_workspace(params, model), [(post, tone)], sanity)
     (explained,) = explanation.posts

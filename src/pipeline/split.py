@@ -7,7 +7,6 @@ from pathlib import Path
 from src.core.config import Params
 from src.core.data_outputs import LeakReport, PredefinedLists, SplitReport
 from src.core.files import digest_of
-from src.core.labels import TONES
 from src.core.paths import FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import PARTS, Post, data_digest, read_fingerprints, read_posts, write_groups, write_split
 from src.data.duplicates import find_duplicates
@@ -46,7 +45,7 @@ def assign_parts(posts: Sequence[Post], group_of: Mapping[str, str], params: Par
 
 
 def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Params) -> SplitReport:
-    """Return the report of a split, with the number of posts of each tone in each part."""
+    """Return the report of a split, with the number of posts of each label in each part."""
     counts = Counter((part_of[post.id], post.label) for post in posts if post.id in part_of)
     lists = params.split.predefined
     return SplitReport(
@@ -56,6 +55,6 @@ def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Pa
         predefined=PredefinedLists(lists.folder, lists.fold) if params.split.kind == "predefined" else None,
         data_digest=data_digest(posts),
         split_digest=digest_of(part_of.items()),
-        parts={part: {tone: counts[part, tone] for tone in TONES} for part in PARTS},
+        parts={part: {label: counts[part, label] for label in params.label_names} for part in PARTS},
         in_no_part=sum(bool(post.label) and post.id not in part_of for post in posts),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from src.core.config_parser import build
 from src.core.errors import UsageError, UserError
 from src.core.files import write_bytes, write_json
-from src.core.labels import TONES
+from src.core.labels import Label, Labels
 from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
@@ -67,7 +67,7 @@ class Contract:
     format: int
     # The name in the catalog.
     model: str
-    # The tones in the order of the logits.
+    # The names of the labels, in the order of the logits.
     labels: tuple[str, ...]
     # The model's template for captions.
     prompt: str
@@ -93,6 +93,16 @@ class Contract:
     validation: dict[str, float]
     test: dict[str, float]
     golden: tuple[GoldenPost, ...]
+    # The word that asks for each label, and its description in prompts, in the order of the labels. A contract without
+    # words is of the names themselves.
+    words: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
+
+    def label_set(self) -> Labels:
+        """Return the labels, with words and descriptions."""
+        words = self.words or self.labels
+        descriptions = self.descriptions or ("",) * len(self.labels)
+        return tuple(Label(*given) for given in zip(self.labels, words, descriptions, strict=True))
 
     def tolerance(self, dtype: str) -> float:
         """Return how much a golden logit may differ if it is computed in `dtype`; the coarser precision decides."""
@@ -101,15 +111,17 @@ class Contract:
         return ABSOLUTE[coarser] + RELATIVE[coarser] * largest
 
 
-def choose_golden(posts: Sequence[Post]) -> list[Post]:
-    """Choose up to eight posts, the tones in turn. The choice does not depend on the order of `posts`.
+def choose_golden(posts: Sequence[Post], label_names: Sequence[str]) -> list[Post]:
+    """Choose up to eight posts, the labels in turn. The choice does not depend on the order of `posts`.
 
     The posts with the smallest digests are taken, which amounts to a random choice.
     """
-    by_tone: dict[str, list[Post]] = defaultdict(list)
+    by_label: dict[str, list[Post]] = defaultdict(list)
     for post in sorted(posts, key=lambda post: post.digest):
-        by_tone[post.label].append(post)
-    ranked = [(rank, TONES.index(tone), post) for tone, group in by_tone.items() for rank, post in enumerate(group)]
+        by_label[post.label].append(post)
+    ranked = [
+        (rank, label_names.index(label), post) for label, group in by_label.items() for rank, post in enumerate(group)
+    ]
     return [post for _, _, post in sorted(ranked, key=lambda entry: entry[:2])[:NUM_GOLDEN]]
 
 

@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from src.core.errors import UserError
-from src.core.labels import TONES
+from src.core.labels import Labels
 from src.core.outputs import PretrainedWeights
 from src.data.images import UnreadableImage, open_image
 from src.modeling.base import ToneModel
@@ -72,7 +72,9 @@ def load_version(artifacts: Mapping[str, str], device: str | None = None) -> Loa
     contract = read_contract(folder)
     if "adapter" not in artifacts:
         raise UserError("the version has no adapter: register it again")
-    adapter = load_adapter(contract.model, _base(contract, artifacts), Path(artifacts["adapter"]), device)
+    adapter = load_adapter(
+        contract.model, _base(contract, artifacts), Path(artifacts["adapter"]), contract.label_set(), device
+    )
     _require_equal_facts(contract, adapter)
     rows = [((folder / post.image).read_bytes(), post.caption) for post in contract.golden]
     difference = _largest_difference(contract, compute_logits(adapter.model, rows))
@@ -89,7 +91,7 @@ def load_version(artifacts: Mapping[str, str], device: str | None = None) -> Loa
 
 
 def load_adapter(
-    name: str, checkpoint: PretrainedWeights, folder: Path, device: str | None = None
+    name: str, checkpoint: PretrainedWeights, folder: Path, labels: Labels, device: str | None = None
 ) -> adapter_module.Adapter:
     """Load a base and attach a saved adapter.
 
@@ -97,7 +99,7 @@ def load_adapter(
         UserError: the adapter's files are missing, damaged or do not fit; the base has another revision; or a module of
             the adapter was never trained.
     """
-    model = load_model(name, checkpoint, device)
+    model = load_model(name, checkpoint, labels, device)
     if model.checkpoint.revision != checkpoint.revision:
         raise UserError(
             f"the base {checkpoint.source} is at {model.checkpoint.revision}, and the adapter was trained on "
@@ -169,8 +171,7 @@ def _untrained_weights(adapter: adapter_module.Adapter) -> list[str]:
 
 def _require_equal_facts(contract: Contract, adapter: adapter_module.Adapter) -> None:
     facts = {
-        "the order of the labels": (list(contract.labels), list(TONES)),
-        "the prompt": (contract.prompt, adapter.model.spec.prompt),
+        "the prompt": (contract.prompt, adapter.model.prompt),
         "the list of adapted modules": (sorted(contract.adapted_modules), sorted(adapter.modules())),
     }
     for name, (recorded, present) in facts.items():

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import read_table
-from src.core.labels import TONES
+from src.core.labels import listed
 from src.core.records import Interval, Prediction, Scores, read_predictions
 from src.evaluation.intervals import intervals, label_intervals
 from src.evaluation.metrics import scores
@@ -175,12 +175,13 @@ def model_card(
         split=inputs.split,
         protocol=PROTOCOLS[inputs.split.protocol],
         total=inputs.num_posts,
-        labels=list(TONES),
+        labels=list(contract.labels),
+        choice=listed(contract.labels),
         shown={setting: settings[setting] for setting in SHOWN if settings[setting] not in ("", 0)},
         libraries=", ".join(f"{library} {version}" for library, version in contract.libraries.items()),
         test=inputs.test,
         leak_free=inputs.leak_free,
-        confusion=dict(zip(TONES, inputs.test.scores.confusion, strict=True)),
+        confusion=dict(zip(contract.labels, inputs.test.scores.confusion, strict=True)),
     )
 
 
@@ -262,6 +263,6 @@ def _adapter(contract: Contract) -> str:
 
 def _readout(contract: Contract) -> str:
     if contract.settings.readout == "verbalizer":
-        return "the verbalizer: the model's own logits for the words of the tones, not trained"
+        return "the verbalizer: the model's own logits for the words of the labels, not trained"
     layers = contract.settings.head_layers
-    return f"a classifier head on the pooled states: a norm, {layers} hidden layers, three logits"
+    return f"a classifier head on the pooled states: a norm, {layers} hidden layers, {len(contract.labels)} logits"

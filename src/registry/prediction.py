@@ -1,4 +1,4 @@
-"""Predict the tones of a user's own posts with a registered version."""
+"""Predict the labels of a user's own posts with a registered version."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from src.core.errors import UsageError, UserError
 from src.core.files import write_table
-from src.core.labels import TONES
 from src.core.outputs import read_trained
 from src.core.paths import stage_folder
 from src.core.records import Prediction
 from src.data.inputs import InputPost, Listing
 from src.registry import registry
-from src.registry.pyfunc import Answer, Row
+from src.registry.pyfunc import Row
+from src.registry.registry import Answer
 
 BATCH_SIZE = 32
 
@@ -82,7 +82,7 @@ def answering_version(model: str, address: str | None = None) -> AnsweringVersio
 
 
 def predict_post(uri: str, image: Path, caption: str) -> PredictedPost:
-    """Predict the tone of one post.
+    """Predict the label of one post.
 
     Raises:
         UserError: the image or the caption cannot be used, or the version cannot be loaded.
@@ -136,7 +136,7 @@ def require_other_file(out: Path, listing: Listing) -> None:
 
 
 def _ask(ask: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Row]) -> list[Answer | str]:
-    """Ask a version for the tones of posts; a post that it rejects gets the reason instead.
+    """Ask a version for the labels of posts; a post that it rejects gets the reason instead.
 
     A version rejects a whole call because of one post, so the halves of a rejected call are asked again.
     """
@@ -153,8 +153,11 @@ def _ask(ask: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Row]) -> l
 
 
 def _predicted(post: InputPost, outcome: Answer | str) -> PredictedPost:
-    common = partial(PredictedPost, id=post.id, text=post.text, missing=post.missing, label=post.label)
+    common = partial(PredictedPost, id=post.id, text=post.text, missing=post.missing)
     if isinstance(outcome, str):
-        return common(problem=outcome)
-    tone, *probabilities = outcome
-    return common(problem=post.remark, tone=tone, probabilities=dict(zip(TONES, probabilities, strict=True)))
+        return common(problem=outcome, label=post.label)
+    labels = outcome.probabilities
+    label = post.label.casefold() if post.label.casefold() in labels else post.label
+    known = not label or label in labels
+    problem = "" if known else f"the label {label!r} is none of {', '.join(labels)}: no score counts it"
+    return common(problem=problem, label=label, tone=outcome.label, probabilities=labels)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from src.core.errors import UserError
-from src.core.labels import TONES
 from src.registry.vendoring import vendor
 
 if TYPE_CHECKING:
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 State = TypeVar("State")
 # The bytes of a post's image, and its caption.
 Row = tuple[bytes, str]
-# The predicted tone, and the probabilities in the order of `TONES`.
-Answer = tuple[str, float, float, float]
 # The parameter of a prediction that allows empty captions.
 HALVES = "halves"
 
@@ -44,6 +41,22 @@ _DATA_URL = re.compile(r"\s*data:[^,]*;\s*base64\s*,", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
+class Answers:
+    """A version's answers to posts, in their order."""
+
+    labels: tuple[str, ...]
+    # A row for each post, in the order of the labels.
+    probabilities: Sequence[Sequence[float]]
+
+    def table(self) -> "DataFrame":
+        """Return the answers as a loaded version's table: the predicted label, and a column for each label."""
+        from pandas import DataFrame
+
+        rows = [(self.labels[row.index(max(row))], *row) for row in self.probabilities]
+        return DataFrame(rows, columns=["label", *self.labels])
+
+
+@dataclass(frozen=True)
 class ModelPackage:
     """The content of a version, with which it loads without this repository."""
 
@@ -53,14 +66,16 @@ class ModelPackage:
     artifacts: Mapping[str, Path]
     # In pip's format.
     requirements: Sequence[str]
+    # The labels in the order of the logits.
+    labels: tuple[str, ...]
     # A post for MLflow's input example.
     example: Row
 
 
 def set_pyfunc_model(
-    load: Callable[[Mapping[str, str]], State], predict: Callable[[State, list[Row], bool], list[Answer]]
+    load: Callable[[Mapping[str, str]], State], predict: Callable[[State, list[Row], bool], Answers]
 ) -> None:
-    """Make the file that calls this function an MLflow model: tables of image and text in, tables of tones out.
+    """Make the file that calls this function an MLflow model: tables of image and text in, tables of labels out.
 
     A `UserError` becomes an `MlflowException`, which programs that load a version expect. MLflow's server answers an
     error of `predict` with status 400 and its message.
@@ -100,7 +115,7 @@ def set_pyfunc_model(
             self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
         ) -> pd.DataFrame:
             with user_errors_as_serving_errors():
-                return _answer_table(predict(self.state, _rows_of(model_input), bool((params or {}).get(HALVES))))
+                return predict(self.state, _rows_of(model_input), bool((params or {}).get(HALVES))).table()
 
     mlflow.models.set_model(ToneClassifier())
 
@@ -130,7 +145,7 @@ def save_package(folder: Path, package: ModelPackage, run_id: str, model_id: str
                 artifacts={key: str(path) for key, path in package.artifacts.items()},
                 # Without this list MLflow would load the model in another process to infer the requirements.
                 pip_requirements=list(package.requirements),
-                signature=_signature(),
+                signature=_signature(package.labels),
                 input_example=table_of([package.example]),
                 mlflow_model=Model(run_id=run_id, model_uuid=model_id, model_id=model_id),
             )
@@ -185,7 +200,7 @@ def table_of(rows: Sequence[Row]) -> "DataFrame":
     return DataFrame(rows, columns=["image", "text"])
 
 
-def _signature() -> "ModelSignature":
+def _signature(labels: Sequence[str]) -> "ModelSignature":
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType
@@ -194,7 +209,7 @@ def _signature() -> "ModelSignature":
     return ModelSignature(
         params=ParamSchema([ParamSpec(HALVES, "boolean", default=False)]),
         inputs=Schema([ColSpec(AnyType(), "image"), ColSpec("string", "text")]),
-        outputs=Schema([ColSpec("string", "label"), *(ColSpec("double", tone) for tone in TONES)]),
+        outputs=Schema([ColSpec("string", "label"), *(ColSpec("double", label) for label in labels)]),
     )
 
 
@@ -221,9 +236,3 @@ def _text(number: int, text: object) -> str:
     if not isinstance(text, str):
         raise UserError(f"post {number}: a text is a string")
     return text
-
-
-def _answer_table(answers: Sequence[Answer]) -> "DataFrame":
-    from pandas import DataFrame
-
-    return DataFrame(answers, columns=["label", *TONES])

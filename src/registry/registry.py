@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.core.errors import UsageError, UserError
-from src.core.labels import TONES
 from src.core.records import ADAPTER_DIGEST
 from src.registry.ensemble_contract import ENSEMBLE
-from src.registry.pyfunc import HALVES, Answer, ModelPackage, Row, save_package, table_of
+from src.registry.pyfunc import HALVES, ModelPackage, Row, save_package, table_of
 from src.tracking.addresses import without_password
 from src.tracking.store import folder_of, mlflow_errors_as_user_errors, open_store, readable_uri
 
@@ -24,11 +23,11 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 # Markdown for the page that lists a model's versions.
 _DESCRIPTION = """\
-Adapters of {model} for the tone of posts. `champion` is the best version by validation macro-F1, or the one that
+Adapters of {model} for the labels of posts. `champion` is the best version by validation macro-F1, or the one that
 `python -m src.promote --model {model}` chose, and `challenger` the next or newest. The tags `champion_change` list each
 change."""
 _ENSEMBLE_DESCRIPTION = """\
-Ensembles for the tone of posts: weighted means of several systems' probabilities. `champion` is the best version by
+Ensembles for the labels of posts: weighted means of several systems' probabilities. `champion` is the best version by
 validation macro-F1, or the one that `python -m src.promote --model ensemble` chose, and `challenger` the next or
 newest."""
 _ADDRESS = re.compile(r"models:/mvsa-(?P<model>[^@/]+)(@(?P<alias>[^@/]+)|/(?P<number>\d+))")
@@ -51,6 +50,15 @@ class Version:
     def uri(self) -> str:
         """The address, such as models:/mvsa-clip/3."""
         return f"models:/{self.name}/{self.number}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A version's answer to one post."""
+
+    label: str
+    # By label, in the version's order.
+    probabilities: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -274,11 +282,12 @@ def predict(model: "PyFuncModel", rows: Sequence[Row], halves: bool = False) -> 
     from mlflow.exceptions import MlflowException
 
     try:
-        answers = model.predict(table_of(rows), params={HALVES: halves})[["label", *TONES]].values.tolist()
+        table = model.predict(table_of(rows), params={HALVES: halves})
     except MlflowException as error:
         raise UserError(str(error.message)) from error
     return [
-        (str(label), float(negative), float(neutral), float(positive)) for label, negative, neutral, positive in answers
+        Answer(str(row.pop("label")), {str(label): float(value) for label, value in row.items()})
+        for row in table.to_dict("records")
     ]
 
 

@@ -7,6 +7,7 @@ from src.core.data_outputs import DataReport, LeakReport, SplitReport
 from src.core.estimates import SimilarityCorrelation
 from src.core.files import read_table
 from src.core.format import percent, percent_interval, points, points_interval
+from src.core.labels import are_tones
 from src.core.outputs import (
     BaselineOmissions,
     EnsembleOutput,
@@ -296,7 +297,7 @@ class ReportInputs:
 
     def findings(self) -> list[Finding]:
         """Return the findings by subject, the most important first."""
-        published = {model: _published(model).tuned.accuracy for model in self.trained}
+        published = {model: self._published(model).tuned.accuracy for model in self.trained}
         accuracies = {model: accuracy for model, accuracy in published.items() if accuracy is not None}
         weights = {model: trained.facts["weights"] for model, trained in self.trained.items()}
         subjects = (
@@ -311,11 +312,20 @@ class ReportInputs:
         )
         return [Finding(section, title, tuple(sentences)) for section, title, sentences in subjects]
 
+    def _published(self, model: str) -> Published:
+        """Return the paper's scores of a model; none for other labels than the paper's."""
+        return PUBLISHED.get(model, Published()) if are_tones(self.split.labels) else Published()
+
+    def _figures(self, kind: str, model: str) -> Figures:
+        """Return the paper's scores of a system; none for systems that it does not report."""
+        published = self._published(model)
+        return {"zero-shot": published.zeroshot, "tuned": published.tuned}.get(kind, Figures())
+
     def score_rows(self) -> list[SystemScores]:
         """Return a row for each system: on all test posts, on leak-free ones, and the paper's scores."""
         row_of = {(row.system, row.part): row for row in self.scores}
         return [
-            SystemScores(system, row.kind, row, row_of.get((system, LEAK_FREE)), _figures(row.kind, row.model))
+            SystemScores(system, row.kind, row, row_of.get((system, LEAK_FREE)), self._figures(row.kind, row.model))
             for (system, part), row in row_of.items()
             if part == ALL
         ]
@@ -364,12 +374,3 @@ def similarities(models: Sequence[str], seed: int) -> dict[str, SimilarityCorrel
         if correlation:
             correlations[model] = correlation
     return correlations
-
-
-def _published(model: str) -> Published:
-    return PUBLISHED.get(model, Published())
-
-
-def _figures(kind: str, model: str) -> Figures:
-    """Return the paper's scores of a system; none for systems that it does not report."""
-    return {"zero-shot": _published(model).zeroshot, "tuned": _published(model).tuned}.get(kind, Figures())

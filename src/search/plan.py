@@ -63,7 +63,7 @@ def plan_of(params: Params, model: str, facts: Mapping[str, str]) -> StudyPlan:
     Args:
         params: all settings of params.yaml.
         model: the name in the catalog.
-        facts: the weights and the split, as `facts_of` returns them.
+        facts: the weights, the split and the labels, as `facts_of` returns them.
     """
     tune = params.tune
     space = params.space_of(model)
@@ -71,7 +71,7 @@ def plan_of(params: Params, model: str, facts: Mapping[str, str]) -> StudyPlan:
     rest = [
         *asdict(training).items(),
         ("seed", params.seed),
-        *((name, facts[name]) for name in ("checkpoint_revision", "aligned") if name in facts),
+        *((name, facts[name]) for name in ("checkpoint_revision", "aligned", "labels") if name in facts),
         *((name, getattr(tune, name)) for name in _SEARCH_SETTINGS),
     ]
     digests = (space_digest(space), facts["split_digest"][:8], digest_of([[str(rest)]])[:8])

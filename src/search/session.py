@@ -75,7 +75,7 @@ class SearchRun:
     failure_causes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.facts = facts_of(self.model, checkpoint_of(self.params, self.model))
+        self.facts = facts_of(self.model, checkpoint_of(self.params, self.model), self.params.labels)
         self.plan: StudyPlan = plan_of(self.params, self.model, self.facts)
 
     def search(self, total: int) -> SearchResult:

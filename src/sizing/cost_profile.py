@@ -61,7 +61,7 @@ def profile_step(model: ToneModel, features: Features, settings: TrainingConfig,
     """Return the cost of one batch in a training, from its cached features to the gradients of all trained weights."""
     (num_posts,) = {len(value) for value in features.values()}
     labels_B = torch.zeros(num_posts, dtype=torch.long)
-    loss = Loss.of(settings, labels_B)
+    loss = Loss.of(settings, labels_B, len(model.labels))
     meta_labels_B = labels_B.to(model.device)
     set_checkpointing(model.backbone, gradient_checkpointing)
     model.train()

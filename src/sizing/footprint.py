@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from src.core.labels import TONE_LABELS, Labels
 from src.core.training_config import TrainingConfig
 from src.modeling.base import Features, ToneModel
 from src.sizing.cost_profile import Cost, gpu_semantics_on_meta, profile_encode, profile_step
@@ -122,6 +123,7 @@ def measure_footprint(
     num_posts: Mapping[str, int],
     dtype: torch.dtype = torch.bfloat16,
     config: Any = None,
+    labels: Labels = TONE_LABELS,
 ) -> Footprint:
     """Return the footprint of training a model at full size, on posts with long captions.
 
@@ -131,8 +133,9 @@ def measure_footprint(
         num_posts: the number of posts in each part.
         dtype: the precision of the base.
         config: the configuration of the checkpoint; None for the published one.
+        labels: the labels that the model scores.
     """
-    model = build_on_meta(model_type, dtype, config)
+    model = build_on_meta(model_type, dtype, config, labels)
     base_weights = list(model.parameters())
     base_names = _backbone_names(model)
     base_bytes = sum(weight.nbytes for weight in (*base_weights, *model.buffers()))
@@ -158,13 +161,13 @@ def measure_footprint(
 
 
 def count_trained_parameters(
-    model_type: type[ToneModel], settings: TrainingConfig, config: Any = None
+    model_type: type[ToneModel], settings: TrainingConfig, config: Any = None, labels: Labels = TONE_LABELS
 ) -> dict[str, int]:
     """Return the number of trained parameters by place, for the published configuration or another one.
 
     The places are `adapter on <segment>`, `<segment>` for unfrozen weights of the base, and `head`.
     """
-    model = build_on_meta(model_type, torch.bfloat16, config)
+    model = build_on_meta(model_type, torch.bfloat16, config, labels)
     base_names = _backbone_names(model)
     _attach_on_meta(model, settings)
     return _count_by_place(model, base_names)

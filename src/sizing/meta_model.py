@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from src.core.labels import TONE_LABELS, Labels
 from src.core.outputs import PretrainedWeights
 from src.modeling.base import Features, Spec, ToneModel
 from src.modeling.llava_format import IMAGE_TOKEN
@@ -28,16 +29,17 @@ class MeasuredTokenizer:
 
     Args:
         spec: the model's facts.
+        prompt: the model's prompt.
         image_id: the token that stands for an image in the model's configuration, if it has one.
     """
 
     added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
-    def __init__(self, spec: Spec, image_id: int | None) -> None:
+    def __init__(self, spec: Spec, prompt: str, image_id: int | None) -> None:
         image = [image_id] if IMAGE_TOKEN in spec.prompt else []
         self._prompt_ids = [PROMPT_ID] * spec.tokens.opening + image + [PROMPT_ID] * spec.tokens.prompt
-        self._head = spec.prompt.partition("{caption}")[0]
-        self._num_prompt_words = len(spec.prompt.format(caption="").split())
+        self._head = prompt.partition("{caption}")[0]
+        self._num_prompt_words = len(prompt.format(caption="").split())
         self._ids: dict[str, int] = {}
 
     def __call__(
@@ -57,23 +59,26 @@ class MeasuredTokenizer:
         return {"input_ids": [*prompt_ids, *ids][:max_length], "offset_mapping": [word.span() for word in words]}
 
 
-def build_on_meta(model_type: type[M], dtype: torch.dtype, config: Any = None) -> M:
+def build_on_meta(model_type: type[M], dtype: torch.dtype, config: Any = None, labels: Labels = TONE_LABELS) -> M:
     """Build a model at full size. It can be adapted, run and differentiated; its results are shapes.
 
     Args:
         model_type: the class of the model.
         dtype: the precision of the base.
         config: the configuration of its checkpoint; None for the published one.
+        labels: the labels that it scores.
     """
     config = config or model_type.published_config()
-    tokenizer = MeasuredTokenizer(model_type.spec, getattr(config, "image_token_id", None))
+    tokenizer = MeasuredTokenizer(
+        model_type.spec, model_type.prompt_for(labels), getattr(config, "image_token_id", None)
+    )
     side = model_type.image_side(config)
     size = {"height": side, "width": side}
     image_processor = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), size=size)
     with META:
         backbone = model_type.architecture()(config).to(dtype)
         checkpoint = PretrainedWeights(model_type.spec.checkpoint, model_type.spec.revision, "full")
-        return model_type(backbone, tokenizer, image_processor, checkpoint)
+        return model_type(backbone, tokenizer, image_processor, checkpoint, labels)
 
 
 def blank_inputs(model: ToneModel, caption_tokens: int | None = None) -> Features:

@@ -7,6 +7,7 @@ from typing import Any
 
 from src.cli.output import say, table
 from src.core.config import Params
+from src.core.labels import TONE_LABELS, Labels
 from src.core.paths import SPLIT
 from src.core.records import read_split
 from src.core.training_config import TrainingConfig
@@ -43,7 +44,7 @@ def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
     num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else PAPER_POSTS
     given = params.checkpoint(model)
     config = config_of(model_type, given) if given else None
-    footprint = measure_footprint(model_type, largest, num_posts, config=config)
+    footprint = measure_footprint(model_type, largest, num_posts, config=config, labels=params.labels)
     source = given or model_type.spec.checkpoint
     say(f"{model} as {source}, base in bfloat16, {footprint.num_tokens} tokens of text a post")
     if given:
@@ -52,7 +53,10 @@ def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
     say(
         f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, readout {largest.readout}, {on}"
     )
-    for title, columns, rows in [*footprint_tables(footprint), initial_trials_table(model_type, initial, config)]:
+    for title, columns, rows in [
+        *footprint_tables(footprint),
+        initial_trials_table(model_type, initial, config, params.labels),
+    ]:
         table(title, columns, rows)
     say(verdict(footprint, memory_gib or PAPER_MEMORY_GIB))
 
@@ -70,12 +74,15 @@ def footprint_tables(footprint: Footprint) -> list[Table]:
 
 
 def initial_trials_table(
-    model_type: type[ToneModel], initial_trials: Sequence[TrainingConfig], config: Any = None
+    model_type: type[ToneModel],
+    initial_trials: Sequence[TrainingConfig],
+    config: Any = None,
+    labels: Labels = TONE_LABELS,
 ) -> Table:
-    """Return the table of trained parameters for the initial trials of a search; `config` as in `measure_footprint`."""
+    """Return the trained parameters of a search's initial trials; the last arguments as in `measure_footprint`."""
     rows = []
     for settings in initial_trials:
-        trained = count_trained_parameters(model_type, settings, config)
+        trained = count_trained_parameters(model_type, settings, config, labels)
         head = trained.pop("head")
         rows.append((settings.rank, settings.alpha, settings.dropout, f"{sum(trained.values()):,}", f"{head:,}"))
     return "Initial trials", ("rank", "alpha", "dropout", "adapter", "head"), rows

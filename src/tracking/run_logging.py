@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 from src.core.files import read_table
-from src.core.labels import TONES
 from src.core.outputs import Trained
 from src.core.paths import HISTORY_FILE, PREDICTIONS_FILE, stage_folder
 from src.core.provenance import git_tags
@@ -18,7 +17,7 @@ from src.tracking.ui_views import VIEW_TAG, trials_view, view_address
 History = Sequence[Mapping[str, float]]
 
 _DESCRIPTION = """\
-Tone of posts by {model}: [trials, the best first]({table}) · [as a chart]({charts}) · {versions}
+Labels of posts by {model}: [trials, the best first]({table}) · [as a chart]({charts}) · {versions}
 
 | run | content |
 | --- | --- |
@@ -68,13 +67,14 @@ def run_tags(stage: str, facts: Mapping[str, str], notice: str) -> dict[str, str
 def log_scores(run: Run, scores: Scores, report: str, title: str, prefix: str, at_ms: int | None = None) -> None:
     """Log scores as metrics under `prefix`, and the confusion matrix and classification report as artifacts.
 
-    Precision, recall and support of each tone are only in the report, because MLflow shows a column for each metric.
+    Precision, recall and support of each label are only in the report, because MLflow shows a column for each metric.
     """
     run.metrics({f"{prefix}_{name}": value for name, value in scores.summary().items()}, at_ms=at_ms)
-    run.figure("confusion_matrix.png", plot_evaluation.confusion_matrix(scores.confusion, TONES, title))
-    run.json("confusion_matrix.json", {"labels": list(TONES), "rows_actual": [list(row) for row in scores.confusion]})
+    labels = list(scores.per_class)
+    run.figure("confusion_matrix.png", plot_evaluation.confusion_matrix(scores.confusion, labels, title))
+    run.json("confusion_matrix.json", {"labels": labels, "rows_actual": [list(row) for row in scores.confusion]})
     run.text("classification_report.txt", report)
-    run.json("classification_report.json", {tone: dict(row) for tone, row in scores.per_class.items()})
+    run.json("classification_report.json", {label: dict(row) for label, row in scores.per_class.items()})
 
 
 def log_history(run: Run, history: History, title: str) -> None:

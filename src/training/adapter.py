@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from src.core.config_parser import build
 from src.core.errors import UsageError, UserError, unknown
 from src.core.files import atomic_file, atomic_folder, read_json, write_json
-from src.core.labels import TONES
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
 from src.modeling.segments import Segment
@@ -38,21 +37,21 @@ from src.training.sharding import fill, full_tensor, put_back
 
 
 class ClassifierHead(nn.Sequential):
-    """A head: layer norm, 0 to 2 hidden layers (GELU), and one logit a tone. Dropout precedes every linear layer.
+    """A head: layer norm, 0 to 2 hidden layers (GELU), and one logit a label. Dropout precedes every linear layer.
 
     The norm makes one learning rate fit the pooled states of all models, whose scales differ by orders of magnitude.
     """
 
-    def __init__(self, width: int, settings: TrainingConfig) -> None:
+    def __init__(self, width: int, settings: TrainingConfig, num_labels: int) -> None:
         layers: list[nn.Module] = [nn.LayerNorm(width)]
         for depth in range(settings.head_layers):
             hidden = settings.head_width // 2**depth
             layers += [nn.Dropout(settings.dropout), nn.Linear(width, hidden), nn.GELU()]
             width = hidden
-        super().__init__(*layers, nn.Dropout(settings.dropout), nn.Linear(width, len(TONES)))
+        super().__init__(*layers, nn.Dropout(settings.dropout), nn.Linear(width, num_labels))
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
-        """Return logits_BK, in the order of `TONES`."""
+        """Return logits_BK, in the order of the model's labels."""
         logits_BK: Tensor = super().forward(pooled_BD)  # type: ignore[no-untyped-call]
         return logits_BK
 
@@ -175,7 +174,7 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
         if settings.adapter_positions == "text":
             model.adapt_text(_bare_copy)
     if readout is None:
-        readout = ClassifierHead(model.width, settings)
+        readout = ClassifierHead(model.width, settings, len(model.labels))
     model.readout = readout.to(model.device)
     return Adapter(model, settings, peft, _unfreeze(model, wholes))
 

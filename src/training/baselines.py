@@ -23,7 +23,6 @@ from sklearn.preprocessing import StandardScaler
 
 from src.core.errors import InfeasibleAnalysis
 from src.core.files import write_table
-from src.core.labels import TONES
 from src.core.records import Post, Prediction, Scores, write_predictions
 from src.evaluation.metrics import scores
 
@@ -75,12 +74,13 @@ class Fitted:
         write_table(folder / "candidates.csv", self.tried)
 
 
-def majority(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post]) -> Fitted:
+def majority(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post], *, label_names: Sequence[str]) -> Fitted:
     """Fit a classifier that always predicts the largest class of train. Its probabilities are the classes' shares."""
-    return _fit([Candidate({}, DummyClassifier(strategy="prior"))], *map(captions, (train, val, test)))
+    parts = map(captions, (train, val, test))
+    return _fit([Candidate({}, DummyClassifier(strategy="prior"))], *parts, label_names=label_names)
 
 
-def tfidf(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post]) -> Fitted:
+def tfidf(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post], *, label_names: Sequence[str]) -> Fitted:
     """Fit logistic regression on TF-IDF of the captions, with words alone or with words and characters.
 
     Words are runs of at least two letters or digits, single and in pairs. Characters are runs of 2 to 5 within a word:
@@ -93,28 +93,31 @@ def tfidf(train: Sequence[Post], val: Sequence[Post], test: Sequence[Post]) -> F
     if any(_WORD.search(post.caption) for post in train):
         features = {"words": words, "words and characters": make_union(words, characters)}
     elif not any(post.caption.strip() for post in train):
-        return majority(train, val, test)
+        return majority(train, val, test, label_names=label_names)
     candidates = [
         Candidate({"features": name, "C": c}, make_pipeline(vectorizer, _logistic(c)))
         for name, vectorizer in features.items()
         for c in TFIDF_C
     ]
-    return _fit(candidates, *map(captions, (train, val, test)))
+    return _fit(candidates, *map(captions, (train, val, test)), label_names=label_names)
 
 
-def probe(train: Examples, val: Examples, test: Examples) -> Fitted:
+def probe(train: Examples, val: Examples, test: Examples, *, label_names: Sequence[str]) -> Fitted:
     """Fit a linear probe: logistic regression (L-BFGS) on features_ND of a frozen model.
 
     After A. Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021, section
     3.2 and appendix A.3. Unlike in that paper, features are standardised: one short list of C suits all models.
     """
-    return _fit([Candidate({"C": c}, make_pipeline(StandardScaler(), _logistic(c))) for c in PROBE_C], train, val, test)
+    candidates = [Candidate({"C": c}, make_pipeline(StandardScaler(), _logistic(c))) for c in PROBE_C]
+    return _fit(candidates, train, val, test, label_names=label_names)
 
 
-def out_of_fold(classifier: Any, data: Examples, group_of: Mapping[str, str], seed: int) -> list[Prediction]:
+def out_of_fold(
+    classifier: Any, data: Examples, group_of: Mapping[str, str], seed: int, label_names: Sequence[str]
+) -> list[Prediction]:
     """Predict every post with a classifier that has seen neither the post nor a near-duplicate of it.
 
-    Clones of the classifier are fitted on four of five folds. Folds have about equal shares of the tones, and a group
+    Clones of the classifier are fitted on four of five folds. Folds have about equal shares of the labels, and a group
     of near-duplicates lies in one fold. The settings stay as validation has chosen them: only they depend on the posts.
 
     Args:
@@ -122,6 +125,7 @@ def out_of_fold(classifier: Any, data: Examples, group_of: Mapping[str, str], se
         data: posts of whatever parts.
         group_of: the group of near-duplicates by the id of a post.
         seed: decides the folds, which do not depend on the order of the posts.
+        label_names: the labels that a post can have.
 
     Returns:
         the predictions in the order of the posts.
@@ -131,20 +135,20 @@ def out_of_fold(classifier: Any, data: Examples, group_of: Mapping[str, str], se
     """
     labels = np.array(data.labels())
     groups = [group_of[post.id] for post in data.posts]
-    # A fold needs a group, and scikit-learn warns if the rarest tone has fewer posts than there are folds.
+    # A fold needs a group, and scikit-learn warns if the rarest label has fewer posts than there are folds.
     num_folds = min(NUM_FOLDS, len(set(groups)), max(2, min(Counter(data.labels()).values())))
     if num_folds == 1:
         raise InfeasibleAnalysis(
             "all posts are near-duplicates of each other: no classifier can be fitted without them"
         )
-    probabilities_NK = np.zeros((len(labels), len(TONES)))
+    probabilities_NK = np.zeros((len(labels), len(label_names)))
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     for seen, unseen in folds.split(labels, labels, groups):
         if not len(unseen):
             continue
         fitted = _fitted_on(clone(classifier), _rows(data.inputs, seen), labels[seen])
-        probabilities_NK[unseen] = _probabilities(fitted, _rows(data.inputs, unseen))
-    return _predictions(data.posts, probabilities_NK)
+        probabilities_NK[unseen] = _probabilities(fitted, _rows(data.inputs, unseen), label_names)
+    return _predictions(data.posts, probabilities_NK, label_names)
 
 
 def _fitted_on(classifier: Any, inputs: Any, labels: NDArray[Any]) -> Any:
@@ -152,14 +156,19 @@ def _fitted_on(classifier: Any, inputs: Any, labels: NDArray[Any]) -> Any:
         return classifier.fit(inputs, labels)
     except ValueError as error:
         posts = f"{len(labels):,} posts"
-        tones = len(set(labels))
+        num_labels = len(set(labels))
         raise InfeasibleAnalysis(
-            f"no classifier can be fitted on {posts} of {tones} tones, which are left without near-duplicates"
+            f"no classifier can be fitted on {posts} of {num_labels} labels, which are left without near-duplicates"
         ) from error
 
 
 def write_out_of_fold(
-    folder: Path, classifier: Any, data: Examples, group_of: Mapping[str, str], seed: int
+    folder: Path,
+    classifier: Any,
+    data: Examples,
+    group_of: Mapping[str, str],
+    seed: int,
+    label_names: Sequence[str],
 ) -> dict[str, str]:
     """Write the predictions of `out_of_fold` to out_of_fold.csv.
 
@@ -171,7 +180,7 @@ def write_out_of_fold(
     predictions: list[Prediction] = []
     omitted = {}
     try:
-        predictions = out_of_fold(classifier, data, group_of, seed)
+        predictions = out_of_fold(classifier, data, group_of, seed, label_names)
     except InfeasibleAnalysis as error:
         omitted["out_of_fold"] = str(error)
     write_predictions(folder / "out_of_fold.csv", predictions)
@@ -192,32 +201,37 @@ def _logistic(c: float) -> LogisticRegression:
     return LogisticRegression(C=c, solver="lbfgs", max_iter=_MOST_ITERATIONS)
 
 
-def _fit(candidates: Sequence[Candidate], train: Examples, val: Examples, test: Examples) -> Fitted:
+def _fit(
+    candidates: Sequence[Candidate], train: Examples, val: Examples, test: Examples, *, label_names: Sequence[str]
+) -> Fitted:
     """Fit all candidates on train, and choose by validation macro-F1. The first, plainest one wins a tie."""
     results: list[tuple[Scores, Candidate, list[Prediction]]] = []
     for candidate in candidates:
         fitted = clone(candidate.classifier).fit(train.inputs, train.labels())
-        predictions = _predictions(val.posts, _probabilities(fitted, val.inputs))
+        predictions = _predictions(val.posts, _probabilities(fitted, val.inputs, label_names), label_names)
         results.append((scores(predictions), Candidate(candidate.settings, fitted), predictions))
     _, chosen, val_predictions = max(results, key=lambda result: result[0].macro_f1)
     rows = [
         {**candidate.settings, "val_accuracy": val_scores.accuracy, "val_macro_f1": val_scores.macro_f1}
         for val_scores, candidate, _ in results
     ]
-    test_predictions = _predictions(test.posts, _probabilities(chosen.classifier, test.inputs))
+    probabilities_NK = _probabilities(chosen.classifier, test.inputs, label_names)
+    test_predictions = _predictions(test.posts, probabilities_NK, label_names)
     return Fitted(chosen, rows, val_predictions, test_predictions)
 
 
-def _probabilities(fitted: Any, inputs: Any) -> NDArray[np.float64]:
-    """Return probabilities_NK in the order of `TONES`. A tone that the classifier has not seen has 0."""
-    probabilities_NK = np.zeros((len(inputs), len(TONES)))
-    columns = [TONES.index(tone) for tone in fitted.classes_]
+def _probabilities(fitted: Any, inputs: Any, label_names: Sequence[str]) -> NDArray[np.float64]:
+    """Return probabilities_NK in the order of the labels. A label that the classifier has not seen has 0."""
+    probabilities_NK = np.zeros((len(inputs), len(label_names)))
+    columns = [label_names.index(label) for label in fitted.classes_]
     probabilities_NK[:, columns] = fitted.predict_proba(inputs)
     return probabilities_NK
 
 
-def _predictions(posts: Sequence[Post], probabilities_NK: NDArray[np.float64]) -> list[Prediction]:
-    return [Prediction.of(post, TONES, row) for post, row in zip(posts, probabilities_NK.tolist(), strict=True)]
+def _predictions(
+    posts: Sequence[Post], probabilities_NK: NDArray[np.float64], label_names: Sequence[str]
+) -> list[Prediction]:
+    return [Prediction.of(post, label_names, row) for post, row in zip(posts, probabilities_NK.tolist(), strict=True)]
 
 
 def _rows(inputs: Any, places: NDArray[np.int64]) -> Any:

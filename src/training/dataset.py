@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.core.labels import TONES
 from src.core.records import Post
 from src.modeling.segments import POOLED
 from src.training.batching import collate
@@ -22,6 +21,8 @@ class LabelledFeatures:
 
     posts: Sequence[Post]
     features: FeatureTable
+    # The labels that a post can have, in the order of the logits.
+    label_names: tuple[str, ...]
     # One table for each augmented view, in the order of the posts.
     views: tuple[FeatureTable, ...] = ()
 
@@ -31,13 +32,12 @@ class LabelledFeatures:
             return self
         rng = random.Random(seed)
         tables = (self.features, *self.views)
-        return LabelledFeatures(
-            self.posts, FeatureTable([rng.choice(tables).rows[row] for row in range(len(self.posts))])
-        )
+        rows = [rng.choice(tables).rows[row] for row in range(len(self.posts))]
+        return LabelledFeatures(self.posts, FeatureTable(rows), self.label_names)
 
     def labels(self, indices: Sequence[int]) -> Tensor:
-        """Return labels_B, as indices into `TONES`."""
-        return torch.tensor([TONES.index(self.posts[index].label) for index in indices])
+        """Return labels_B, as indices into `label_names`."""
+        return torch.tensor([self.label_names.index(self.posts[index].label) for index in indices])
 
     def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:
         """Return the features of these posts as one batch on `device`."""

@@ -7,7 +7,6 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from src.core.labels import TONES
 from src.core.records import Post, Prediction
 from src.data.images import Source
 from src.modeling.base import ToneModel
@@ -32,7 +31,7 @@ def logits(
     gets the logits of all posts.
     """
     model.eval()
-    result_NK = torch.zeros(len(data.posts), len(TONES))
+    result_NK = torch.zeros(len(data.posts), len(model.labels))
     batches = in_order(data.features.lengths(), batch_size)
     for indices, counts in shard_batches(batches, distributed.rank, distributed.num_processes):
         logits_BK = model(data.batch(indices, model.device)).float().cpu()
@@ -86,7 +85,7 @@ def logits_uncached(
         UserError: An image cannot be read.
     """
     model.eval()
-    result_NK = torch.zeros(len(images), len(TONES))
+    result_NK = torch.zeros(len(images), len(model.labels))
     for indices, inputs in read_inputs(model, images, captions, batch_size):
         logits_BK = model({name: value.to(model.device) for name, value in inputs.items()})
         result_NK[indices] = logits_BK.float().cpu()
@@ -118,14 +117,14 @@ def predict(model: ToneModel, data: LabelledFeatures, batch_size: int) -> list[P
 
 
 def predictions(data: LabelledFeatures, logits_NK: Tensor) -> list[Prediction]:
-    """Return the predicted tones, with the probabilities of all tones."""
-    return predictions_of(data.posts, logits_NK)
+    """Return the predicted labels, with the probabilities of all labels."""
+    return predictions_of(data.posts, logits_NK, data.label_names)
 
 
-def predictions_of(posts: Sequence[Post], logits_NK: Tensor) -> list[Prediction]:
+def predictions_of(posts: Sequence[Post], logits_NK: Tensor, label_names: Sequence[str]) -> list[Prediction]:
     """Return the same as `predictions` for posts without features; the posts need no label."""
     probabilities = logits_NK.softmax(dim=-1).tolist()
-    return [Prediction.of(post, TONES, row) for post, row in zip(posts, probabilities, strict=True)]
+    return [Prediction.of(post, label_names, row) for post, row in zip(posts, probabilities, strict=True)]
 
 
 def losses(data: LabelledFeatures, logits_NK: Tensor) -> Tensor:

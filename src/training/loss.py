@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy or focal loss, weighted by tone."""
+"""The training loss: cross-entropy or focal loss, weighted by label."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from src.core.labels import TONES
 from src.core.training_config import TrainingConfig
 
 
@@ -16,22 +15,22 @@ class Loss:
     """The mean loss of a batch, in nats."""
 
     settings: TrainingConfig
-    # The weight of a post by its tone.
+    # The weight of a post by its label.
     weights_K: Tensor
 
     @classmethod
-    def of(cls, settings: TrainingConfig, labels_N: Tensor) -> Self:
-        """Return the loss for training on posts with these labels.
+    def of(cls, settings: TrainingConfig, labels_N: Tensor, num_labels: int) -> Self:
+        """Return the loss for training on posts with these labels, of `num_labels` possible ones.
 
-        Balanced weights are N / (K * posts of the tone): all tones weigh alike, and a post weighs 1 on average
+        Balanced weights are N / (K * posts of the label): all labels weigh alike, and a post weighs 1 on average
         (G. King and L. Zeng, Logistic Regression in Rare Events Data, 2001; scikit-learn's "balanced").
         """
-        counts_K = torch.bincount(labels_N, minlength=len(TONES)).clamp(min=1)
-        balanced_K = len(labels_N) / (len(TONES) * counts_K)
-        return cls(settings, balanced_K if settings.class_weights == "balanced" else torch.ones(len(TONES)))
+        counts_K = torch.bincount(labels_N, minlength=num_labels).clamp(min=1)
+        balanced_K = len(labels_N) / (num_labels * counts_K)
+        return cls(settings, balanced_K if settings.class_weights == "balanced" else torch.ones(num_labels))
 
     def __call__(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
-        """Return cross-entropy with label smoothing (C. Szegedy et al., CVPR 2016, section 7), weighted by tone.
+        """Return cross-entropy with label smoothing (C. Szegedy et al., CVPR 2016, section 7), weighted by label.
 
         `loss: focal` scales a post's loss by (1 - p)**gamma, where p is the probability of its label. Posts that the
         model predicts confidently then weigh less (T.-Y. Lin et al., Focal Loss for Dense Object Detection, ICCV 2017,

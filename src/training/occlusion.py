@@ -1,4 +1,4 @@
-"""Saliency maps by occlusion: parts of a post are removed, and the change of a tone's log-odds is their contribution.
+"""Saliency maps by occlusion: parts of a post are removed, and the change of a label's log-odds is their contribution.
 
 Source: M. Zeiler and R. Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014 (section 4.2).
 captum implements it (N. Kokhlikyan et al., arXiv 2009.07896). The method uses only a model's logits, so that it is
@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from src.core.labels import TONES
+from src.core.labels import names_of
 from src.core.saliency import GRID, WINDOW, SaliencyMap, SanityCheck, Word
 from src.modeling.base import ToneModel
 from src.modeling.segments import LENGTH
@@ -54,7 +54,7 @@ class Parts:
 
     @torch.no_grad()
     def log_odds(self, cells_BGG: Tensor, words_BW: Tensor) -> Tensor:
-        """Return log(p / (1 - p)) of each tone, float64[B, K], for the post without the parts that are 0."""
+        """Return log(p / (1 - p)) of each label, float64[B, K], for the post without the parts that are 0."""
         kept_B1SS = interpolate(cells_BGG[:, None], size=self.pixels_3SS.shape[1:]) > 0
         ids = self.model.token_ids([self._remaining_caption(words_W) for words_W in words_BW.tolist()])
         tokens = collate([{"tokens": torch.tensor(row), LENGTH: torch.tensor(len(row))} for row in ids])
@@ -63,7 +63,9 @@ class Parts:
         logits_BK = logits_BK.double().cpu()
         self.advance(len(logits_BK))
         # The log-odds are a logit minus the log-sum-exp of the others. 1 - p would round to 0 for a confident model.
-        others_BK = [torch.cat([logits_BK[:, :k], logits_BK[:, k + 1 :]], 1).logsumexp(1) for k in range(len(TONES))]
+        others_BK = [
+            torch.cat([logits_BK[:, :k], logits_BK[:, k + 1 :]], 1).logsumexp(1) for k in range(logits_BK.shape[1])
+        ]
         return logits_BK - torch.stack(others_BK, dim=1)
 
     def _mean_311(self) -> Tensor:
@@ -107,14 +109,14 @@ def saliency_map(
     advance: Callable[[int], None] = noop,
     window: int = WINDOW,
 ) -> SaliencyMap:
-    """Return the contribution of each part of a post to a tone, as `METHOD` describes.
+    """Return the contribution of each part of a post to a label, as `METHOD` describes.
 
     Args:
         model: The model, with its adapter and readout attached.
         image: The post's image.
         caption: The post's caption, which may be empty.
         batch_size: The number of posts that go through the model at once.
-        tone: One of `TONES`; if empty, the most probable tone.
+        tone: A label of the model; if empty, the most probable one.
         advance: Called with the number of posts that went through the model; `num_passes` returns their sum.
         window: The side of the square of cells that are removed together.
     """
@@ -125,11 +127,12 @@ def saliency_map(
     odds_3K = parts.log_odds(
         torch.stack([cells_GG, 0 * cells_GG, cells_GG]), torch.stack([words_W, words_W, 0 * words_W])
     )
-    k = TONES.index(tone) if tone else int(odds_3K[0].argmax())
+    names = names_of(model.labels)
+    k = names.index(tone) if tone else int(odds_3K[0].argmax())
     whole, without_image, without_caption = odds_3K[:, k].tolist()
     return SaliencyMap(
-        tone=TONES[k],
-        probabilities=dict(zip(TONES, odds_3K[0].sigmoid().tolist(), strict=True)),
+        tone=names[k],
+        probabilities=dict(zip(names, odds_3K[0].sigmoid().tolist(), strict=True)),
         words=_occluded_words(parts, k, batch_size),
         cells_GG=_occluded_cells(parts, k, batch_size, window),
         image=whole - without_image,

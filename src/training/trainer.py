@@ -137,7 +137,7 @@ class Trainer:
         )
         self.schedule = LambdaLR(self.optimizer, schedule_for(settings, data.posts))
         set_checkpointing(model.backbone, settings.gradient_checkpointing)
-        self.loss = Loss.of(settings, data.labels(range(len(data.posts))))
+        self.loss = Loss.of(settings, data.labels(range(len(data.posts))), len(model.labels))
         # Measured last: a step's memory depends on the sharding and on gradient checkpointing.
         self.micro_batch_size = micro_batch(model, data, settings, self.loss, context.distributed)
 

@@ -12,6 +12,7 @@ from src.core.config import Params
 from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import free_bytes
+from src.core.labels import TONE_LABELS, Label, Labels, names_of
 from src.core.outputs import PretrainedWeights, Trained
 from src.core.paths import CACHE, PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
 from src.core.records import Post, read_posts, read_split
@@ -43,7 +44,7 @@ class Workspace:
 
     def facts(self) -> dict[str, str]:
         """Return the weights and posts that scores depend on besides the settings, for tags and keys."""
-        return facts_of(self.model.spec.name, self.model.checkpoint)
+        return facts_of(self.model.spec.name, self.model.checkpoint, self.model.labels)
 
     def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = noop) -> LabelledFeatures:
         """Return a part with the features that the model reads as it is adapted now.
@@ -53,7 +54,7 @@ class Workspace:
         posts = self.parts[part]
         store = self.store()
         store.ensure(self.model, posts, batch_size, advance)
-        return LabelledFeatures(posts, store.table(posts))
+        return LabelledFeatures(posts, store.table(posts), names_of(self.model.labels))
 
     def training(
         self, settings: TrainingConfig, batch_size: int = 32, advance: Callable[[int], None] = noop
@@ -65,7 +66,8 @@ class Workspace:
         store = self.store(altered)
         store.ensure(self.model, posts, batch_size, advance)
         store.ensure(self.model, altered, batch_size, advance)
-        return LabelledFeatures(posts, store.table(posts), tuple(store.table(view) for view in views))
+        tables = tuple(store.table(view) for view in views)
+        return LabelledFeatures(posts, store.table(posts), names_of(self.model.labels), tables)
 
     def store(self, views: Sequence[AugmentedPost] = ()) -> FeatureStore:
         """Return the store of the segments that are frozen now.
@@ -124,7 +126,7 @@ def open_workspace(params: Params, name: str) -> Workspace:
     Raises:
         UserError: One of these stages has not run, or params.yaml has asked for another checkpoint since.
     """
-    return Workspace(load_model(name, checkpoint_of(params, name)), posts_by_part())
+    return Workspace(load_model(name, checkpoint_of(params, name), params.labels), posts_by_part())
 
 
 def checkpoint_of(params: Params, name: str) -> PretrainedWeights:
@@ -153,9 +155,17 @@ def require_base_of(trained: Trained, checkpoint: PretrainedWeights) -> None:
         )
 
 
-def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
-    """Return the weights and posts that scores depend on besides the settings, for tags and keys."""
+def facts_of(name: str, checkpoint: PretrainedWeights, labels: Labels) -> dict[str, str]:
+    """Return the weights, posts and labels that scores depend on besides the settings, for tags and keys.
+
+    Raises:
+        UserError: `split` has not run, or params.yaml has named other labels since.
+    """
     split = SplitReport.read(SPLIT_REPORT)
+    if split.labels != names_of(labels):
+        raise UserError(
+            f"{PARAMS} names other labels than {', '.join(split.labels)}, which `split` found: run `dvc repro`"
+        )
     return {
         "model": name,
         "scale": checkpoint.scale,
@@ -165,7 +175,15 @@ def facts_of(name: str, checkpoint: PretrainedWeights) -> dict[str, str]:
         **({"aligned": checkpoint.aligned.digest} if checkpoint.aligned else {}),
         "data_digest": split.data_digest,
         "split_digest": split.split_digest,
+        **({} if labels == TONE_LABELS else {"labels": _written(labels)}),
     }
+
+
+def _written(labels: Labels) -> str:
+    """Return labels in a line: the names, each with another word and a description if it has them."""
+    return ", ".join(
+        label.name if label == Label(label.name) else f"{label.name} asked for as {label.option}" for label in labels
+    )
 
 
 def _kind_of(checkpoint: PretrainedWeights) -> str:
@@ -174,15 +192,15 @@ def _kind_of(checkpoint: PretrainedWeights) -> str:
     return "given" if checkpoint.given else "pretrained"
 
 
-def load_model(name: str, checkpoint: PretrainedWeights, device: str | None = None) -> ToneModel:
-    """Return a model with its weights on `device`, or on the best device if there is no `device`.
+def load_model(name: str, checkpoint: PretrainedWeights, labels: Labels, device: str | None = None) -> ToneModel:
+    """Return a model of `labels` with its weights on `device`, or on the best device if there is no `device`.
 
     The precision is bfloat16 on a GPU, and float32 on a CPU, where bfloat16 is slow.
     """
     target = torch.device(device) if device else loading_device()
     # The loading device may differ from the one that computes, which decides the precision.
     dtype = torch.bfloat16 if (target if device else own_device()).type == "cuda" else torch.float32
-    return model_class(name).load(checkpoint, target, dtype)
+    return model_class(name).load(checkpoint, target, dtype, labels)
 
 
 def posts_by_part() -> dict[str, list[Post]]:

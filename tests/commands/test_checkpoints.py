@@ -11,6 +11,7 @@ import yaml
 
 from src.core.config import Params, load_params
 from src.core.files import folder_digest, read_json
+from src.core.labels import TONE_LABELS
 from src.core.outputs import PretrainedWeights, read_trained
 from src.core.paths import checkpoint_file, checkpoint_folder
 from src.registry import registry
@@ -35,7 +36,7 @@ def set_params(scale: str, **checkpoint: str) -> Params:
 
 def study() -> str:
     params = load_params()
-    return plan_of(params, MODEL, facts_of(MODEL, checkpoint_of(params, MODEL))).name
+    return plan_of(params, MODEL, facts_of(MODEL, checkpoint_of(params, MODEL), TONE_LABELS)).name
 
 
 @pytest.fixture(scope="module")

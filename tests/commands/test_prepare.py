@@ -98,14 +98,14 @@ def test_deviations_from_layout_are_counted() -> None:
 
 
 def test_function_runs_without_command() -> None:
-    report = prepare_posts(load_params().prepare)
+    report = prepare_posts(load_params())
     assert report == DataReport.read(DATA_REPORT)
 
 
 def test_missing_data_folder_is_one_line() -> None:
     shutil.rmtree("data")
     with pytest.raises(UserError, match="data/ is missing"):
-        prepare_posts(load_params().prepare)
+        prepare_posts(load_params())
     result = run()
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
 

@@ -92,14 +92,13 @@ def test_unlabelled_posts_get_no_part() -> None:
     "counts",
     [
         {"negative": 10, "neutral": 2, "positive": 50},
-        {"negative": 20, "positive": 20},
         {"negative": 2, "neutral": 2, "positive": 2},
         {},
     ],
 )
 def test_too_few_posts_are_refused(counts: dict[str, int]) -> None:
     posts = posts_of(**counts)
-    with pytest.raises(UserError, match="too few posts to have every tone in train, val, test"):
+    with pytest.raises(UserError, match="too few posts to have every label in train, val, test"):
         grouped(posts, {post.id: post.id for post in posts}, 0.2, 0.2, seed=1)
 
 

@@ -143,15 +143,25 @@ def test_posts_without_majority_are_dropped(tmp_path: Path) -> None:
     }
 
 
-def test_missing_tone_is_refused(tmp_path: Path) -> None:
-    root = write_folder(tmp_path / "m", {"1": "positive,positive", "2": "neutral,negative"})
+def test_label_without_post_is_refused(tmp_path: Path) -> None:
+    posts = read(write_folder(tmp_path / "m", {"1": "positive,positive", "2": "neutral,negative"})).posts
     with pytest.raises(UserError, match="no negative and no neutral post among 2 readable ones"):
-        read(root)
+        mvsa.require_all_labels(posts, ("negative", "neutral", "positive"), "agreement")
+
+
+def test_posts_with_other_labels_are_dropped(tmp_path: Path) -> None:
+    rows = {"1": "joy,joy", "2": "joy,calm", "3": "anger,anger", "4": "fear,joy"}
+    index = mvsa.with_labels(mvsa.survey(write_folder(tmp_path / "m", rows)), ("joy", "anger"))
+    assert index.pairs == {"1": ("joy", "joy"), "3": ("anger", "anger")}
+    assert index.files.keys() == index.pairs.keys()
+    assert [post.id for post in index.dropped] == ["2", "4"]
+    with pytest.raises(UserError, match="no post has the label rage; its labels are anger, calm, fear, joy"):
+        mvsa.with_labels(mvsa.survey(tmp_path / "m"), ("joy", "rage"))
 
 
 def test_folder_without_readable_posts_is_refused(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m", {})
-    with pytest.raises(UserError, match="no negative and no neutral and no positive post among 0"):
+    with pytest.raises(UserError, match="none of 0 posts can be read"):
         read(root)
 
 

@@ -118,7 +118,7 @@ def test_unlabelled_listed_posts_are_counted(write: Write) -> None:
 
 
 def test_part_without_tone_is_refused(write: Write) -> None:
-    assert "every tone in train, val, test" in refused(write({**LISTS, "test": "67"}))
+    assert "every label in train, val, test" in refused(write({**LISTS, "test": "67"}))
 
 
 @pytest.mark.parametrize("line", ["9", "-1", "1.5", "abc", "0,1"])

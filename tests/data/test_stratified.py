@@ -64,13 +64,12 @@ def test_unlabelled_posts_get_no_part() -> None:
     [
         {"negative": 10, "neutral": 2, "positive": 50},
         {"negative": 1, "neutral": 20, "positive": 20},
-        {"negative": 20, "positive": 20},
         {"negative": 2, "neutral": 2, "positive": 2},
         {},
     ],
 )
 def test_too_few_posts_are_refused(counts: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="too few posts to have every tone in train, val, test"):
+    with pytest.raises(UserError, match="too few posts to have every label in train, val, test"):
         stratified(posts_of(**counts), 0.2, 0.2, seed=1)
 
 

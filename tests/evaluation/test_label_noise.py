@@ -114,8 +114,8 @@ def planted() -> tuple[PooledPredictions, set[str]]:
     labels = [TONES[(int(tone) + chance.randint(1, 2) * (key in flipped)) % 3] for key, tone in enumerate(true_N)]
     posts = [Post(str(key), "", "", label, label, label, "") for key, label in enumerate(labels)]
     data = Examples(posts, inputs_ND)
-    classifier = probe(data, data, data).chosen.classifier
-    held_out = out_of_fold(classifier, data, {post.id: post.id for post in posts}, seed=1)
+    classifier = probe(data, data, data, label_names=TONES).chosen.classifier
+    held_out = out_of_fold(classifier, data, {post.id: post.id for post in posts}, seed=1, label_names=TONES)
     return pool_predictions({"probe": held_out}), {str(key) for key in flipped}
 
 

@@ -26,7 +26,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from src.core.config import CheckpointParams
 from src.core.errors import UserError
-from src.core.labels import TONES
+from src.core.labels import TONE_LABELS, TONES
 from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
@@ -71,8 +71,11 @@ def write_checkpoint(
     folder: Path, language: str, tower: str, *, begin: bool = True, tied: bool = False, **changes: Any
 ) -> Path:
     """Write a small checkpoint of these two models, with changes in the language model's configuration."""
-    prompts = [Model.spec.prompt.format(caption=caption) for caption in ("so happy today", "so sad")]
-    tokenizer = tiny.train_tokenizer(prompts, "<s>" if begin else "", "</s>", "<pad>", extra=["<image>"])
+    prompt = Model.prompt_for(TONE_LABELS)
+    prompts = [prompt.format(caption=caption) for caption in ("so happy today", "so sad")]
+    tokenizer = tiny.train_tokenizer(
+        prompts, "<s>" if begin else "", "</s>", "<pad>", tiny.answers(TONE_LABELS), extra=["<image>"]
+    )
     config_class, settings = LANGUAGE_MODELS[language]
     text = {**LANGUAGE, **settings, "vocab_size": len(tokenizer), "tie_word_embeddings": tied, **changes}
     vision, image_processor, states = TOWERS[tower]
@@ -94,7 +97,7 @@ def load(folder: Path) -> Model:
 def plain_logits(model: LanguageToneModel, folder: Path, post: Post, caption: str) -> Tensor:
     """Return the logits of the tones' words that transformers computes, with its own processor."""
     processor = model.transformers_usage().processor
-    text = model.spec.prompt.format(caption=caption)
+    text = model.prompt.format(caption=caption)
     backbone = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     inputs = processor(text=text, images=open_image(post.image), return_tensors="pt")
     words = model.tokenizer.convert_tokens_to_ids([f"Ġ{tone}" for tone in TONES])
@@ -201,7 +204,7 @@ def other_image_token(folder: Path) -> None:
 
 
 def no_image_token(folder: Path) -> None:
-    tiny.train_tokenizer(["so sad"], "<s>", "</s>", "<pad>").save_pretrained(folder)
+    tiny.train_tokenizer(["so sad"], "<s>", "</s>", "<pad>", []).save_pretrained(folder)
 
 
 def several_crops(folder: Path) -> None:

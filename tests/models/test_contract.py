@@ -79,7 +79,7 @@ def inputs_of(model: ToneModel, posts: Sequence[Post], captions: Sequence[str] |
 
 def seeded_head(model: ToneModel) -> nn.Module:
     torch.manual_seed(1)
-    return ClassifierHead(model.width, HEAD).eval()
+    return ClassifierHead(model.width, HEAD, 3).eval()
 
 
 @contextmanager
@@ -554,18 +554,18 @@ def test_verbalizer_needs_single_token_tones(
 ) -> None:
     model = tiny_model(name)
     monkeypatch.setattr(tiny, "VOCABULARY", 270)
-    model.tokenizer = tiny.train_tokenizer(["x"], "<s>", "</s>", "<pad>", extra=["<image>"])
-    with pytest.raises(UserError, match="does not give each tone's word one token"):
+    model.tokenizer = tiny.train_tokenizer(["x"], "<s>", "</s>", "<pad>", [], extra=["<image>"])
+    with pytest.raises(UserError, match=f"{name} cannot answer .* 'negative' is not one token"):
         model.verbalizer_readout()
 
 
 def prompt_text(model: ToneModel, caption: str, num_images: int) -> str:
-    return model.spec.prompt.format(caption=caption).replace("<image>", "<image>" * num_images)
+    return model.prompt.format(caption=caption).replace("<image>", "<image>" * num_images)
 
 
 def tone_ids(model: ToneModel) -> list[int]:
     """Return the tokens of the three answers, computed by the tokenizer alone."""
-    space = "" if model.spec.prompt.endswith("\n") else " "
+    space = "" if model.prompt.endswith("\n") else " "
     rows = [model.tokenizer.encode(f"{space}{tone}", add_special_tokens=False) for tone in TONES]
     assert [len(row) for row in rows] == [1, 1, 1]
     return [row[0] for row in rows]
@@ -630,7 +630,7 @@ def test_long_caption_keeps_question_and_image(
 ) -> None:
     model = tiny_model(name)
     assert isinstance(model, LanguageToneModel)
-    question = model.spec.prompt.partition("{caption}")[2]
+    question = model.prompt.partition("{caption}")[2]
     widths: list[int] = []
     model.decoder.layers[0].register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[1]))
     model.readout = seeded_head(model)
@@ -743,8 +743,8 @@ def test_short_training_learns_and_reloads(
     with fresh_adapter(model, LORA, seed=1) as adapter:
         store = FeatureStore.of(tmp_path / "cache", model)
         assert store.ensure(model, [*train, *val], 16, lambda _: None) == 48
-        data = LabelledFeatures(val, store.table(val))
-        result = fit(model, LabelledFeatures(train, store.table(train)), data, LORA, TrainingContext(1))
+        data = LabelledFeatures(val, store.table(val), TONES)
+        result = fit(model, LabelledFeatures(train, store.table(train), TONES), data, LORA, TrainingContext(1))
         assert result.history[1]["train_loss"] < result.history[0]["train_loss"]
         expected_NK = logits(model, data, 8)
         adapter.save(tmp_path / "adapter")

@@ -139,7 +139,7 @@ def images(posts: list[Post]) -> list[Image]:
 
 def processed(loaded: LoadedPair, caption: str, image: Image) -> Any:
     """Return the inputs that transformers' processor makes of a post."""
-    return loaded.processor(text=loaded.model.spec.prompt.format(caption=caption), images=image, return_tensors="pt")
+    return loaded.processor(text=loaded.model.prompt.format(caption=caption), images=image, return_tensors="pt")
 
 
 def close(actual: Tensor, expected: Tensor) -> None:

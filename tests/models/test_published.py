@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from src.core.labels import TONE_LABELS
 from src.core.outputs import PretrainedWeights
 from src.modeling.base import ToneModel
 from src.modeling.language import LanguageToneModel
@@ -62,9 +63,10 @@ def test_meta_model_reads_measured_lengths(name: str, opening: int, prompt: int,
 
 def test_measured_tokenizer_counts_caption_words() -> None:
     spec = model_class("llava").spec
-    tokenizer = MeasuredTokenizer(spec, image_id=7)
+    prompt = model_class("llava").prompt_for(TONE_LABELS)
+    tokenizer = MeasuredTokenizer(spec, prompt, image_id=7)
     bare, prompted, answered = (
-        tokenizer(text)["input_ids"] for text in ("so, so", spec.prompt.format(caption="so, so"), spec.prompt + " so")
+        tokenizer(text)["input_ids"] for text in ("so, so", prompt.format(caption="so, so"), prompt + " so")
     )
     assert len(bare) == len(prompted) == 5 + 1 + 35 + 2
     assert prompted[:6] == [0, 0, 0, 0, 0, 7]

@@ -14,7 +14,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from src.core.labels import TONES
+from src.core.labels import TONE_LABELS, TONES, Labels
 from src.modeling import tiny
 from src.modeling.base import Features, Spec, TokenCounts, ToneModel
 from src.modeling.segments import POOLED, Segment
@@ -121,8 +121,8 @@ class Model(ToneModel):
         return ToyReadout(self.backbone.caption.weight[words])
 
     @classmethod
-    def make_tiny(cls, folder: Path, captions: Sequence[str]) -> None:
-        tokenizer = tiny.train_tokenizer(captions, "<s>", "</s>", "<pad>")
+    def make_tiny(cls, folder: Path, captions: Sequence[str], labels: Labels = TONE_LABELS) -> None:
+        tokenizer = tiny.train_tokenizer(captions, "<s>", "</s>", "<pad>", tiny.answers(labels))
         config = ToyConfig(words=len(tokenizer))
         side = tiny.IMAGE_SIDE
         processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})

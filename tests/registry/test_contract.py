@@ -56,15 +56,18 @@ CONTRACT = Contract(
 
 
 def test_golden_posts_balance_tones() -> None:
-    chosen = choose_golden(POSTS)
+    chosen = choose_golden(POSTS, TONES)
     assert sorted(Counter(post.label for post in chosen).values()) == [2, 3, 3]
-    assert choose_golden(POSTS[::-1]) == chosen
+    assert choose_golden(POSTS[::-1], TONES) == chosen
 
 
 def test_common_tone_fills_up_rare_one() -> None:
     rare = [candidate for candidate in POSTS if candidate.label == "positive"] + [post(1, "negative")]
-    assert Counter(candidate.label for candidate in choose_golden(rare)) == {"positive": NUM_GOLDEN - 1, "negative": 1}
-    assert len(choose_golden(POSTS[:5])) == 5
+    assert Counter(candidate.label for candidate in choose_golden(rare, TONES)) == {
+        "positive": NUM_GOLDEN - 1,
+        "negative": 1,
+    }
+    assert len(choose_golden(POSTS[:5], TONES)) == 5
 
 
 def test_written_contract_is_read(tmp_path: Path) -> None:

@@ -109,9 +109,9 @@ def test_version_answers_as_the_stage_scored(registered: Path) -> None:
     rows = read_predictions(ENSEMBLE / "predictions.csv")[:40]
     posts = [post_of[row.id] for row in rows]
     answers = registry.predict(model, [(Path(post.image).read_bytes(), post.caption) for post in posts])
-    for row, (tone, *probabilities) in zip(rows, answers, strict=True):
-        assert tone == row.predicted
-        assert probabilities == pytest.approx(list(row.probabilities.values()), abs=1e-4)
+    for row, answer in zip(rows, answers, strict=True):
+        assert answer.label == row.predicted
+        assert answer.probabilities == pytest.approx(row.probabilities, abs=1e-4)
 
 
 def test_commands_take_the_ensemble(registered: Path) -> None:

@@ -178,7 +178,7 @@ def make(
     contract = replace(
         registered,
         model=case.model,
-        prompt=model.spec.prompt,
+        prompt=model.prompt,
         checkpoint=model.checkpoint,
         settings=settings,
         golden=tuple(golden),

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from src.core.config import load_params
 from src.core.errors import UserError
 from src.core.files import write_text
+from src.core.labels import TONE_LABELS
 from src.core.records import Post
 from src.registry.contract import CONTRACT_FILE
 from tests.registry.conftest import MODEL, run
@@ -150,7 +151,7 @@ def test_other_hub_commit_raises(
     monkeypatch.setattr(loading, "load_model", lambda *_: model)
     wanted = replace(model.checkpoint, revision="a" * 40)
     with pytest.raises(UserError, match=f"the base openai/clip is at {'b' * 40}, .* trained on {'a' * 40}"):
-        loading.load_adapter(MODEL, wanted, downloaded / "artifacts" / "adapter")
+        loading.load_adapter(MODEL, wanted, downloaded / "artifacts" / "adapter", TONE_LABELS)
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "rslora", "ia3"])
@@ -178,9 +179,9 @@ def test_untrained_adapter_raises(
         adapter.save(tmp_path / "trained")
     monkeypatch.setattr(loading, "load_model", lambda *_: model)
     with pytest.raises(UserError, match=r"fresh was never trained: all of .*(lora_B|ia3_l)"):
-        loading.load_adapter(MODEL, model.checkpoint, tmp_path / "fresh")
+        loading.load_adapter(MODEL, model.checkpoint, tmp_path / "fresh", TONE_LABELS)
     model = tiny_model(MODEL)
-    assert loading.load_adapter(MODEL, model.checkpoint, tmp_path / "trained").modules()
+    assert loading.load_adapter(MODEL, model.checkpoint, tmp_path / "trained", TONE_LABELS).modules()
 
 
 def test_bfloat16_version_loads_in_float32(version: Path, posts: list[Post]) -> None:

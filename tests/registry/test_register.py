@@ -49,7 +49,7 @@ def test_golden_posts_have_training_logits(contract: Contract, repository: Path)
     part_of = read_split(OUTPUTS / "split" / "split.csv")
     val = [post for post in read_posts(OUTPUTS / "prepare" / "posts.csv") if part_of.get(post.id) == "val"]
     assert [(post.id, post.caption) for post in contract.golden] == [
-        (post.id, post.caption) for post in choose_golden(val)
+        (post.id, post.caption) for post in choose_golden(val, TONES)
     ]
     said = {row.id: row for row in read_predictions(OUTPUTS / "train" / MODEL / "predictions.csv")}
     for post in contract.golden:

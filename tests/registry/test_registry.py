@@ -14,10 +14,12 @@ from mlflow.exceptions import MlflowException
 from pandas import DataFrame
 
 from src.core.errors import UsageError, UserError
+from src.core.labels import TONES
 from src.core.records import ADAPTER_DIGEST
 from src.registry.pyfunc import ModelPackage, artifacts_in
 from src.registry.registry import (
     CHAMPION,
+    Answer,
     RunRecord,
     Version,
     download,
@@ -45,6 +47,7 @@ from pathlib import Path
 
 from src.core.errors import UserError
 from src.core.toy import GOOD
+from src.registry.pyfunc import Answers
 
 
 def load(artifacts):
@@ -55,11 +58,17 @@ def load(artifacts):
 
 
 def predict(words, rows, halves):
-    return [
-        ("positive", 0.0, 0.25, GOOD) if words["positive"] in text else ("negative", 1.0, 0.0, len(image) / 100)
-        for image, text in rows
+    probabilities = [
+        (0.0, 0.25, GOOD) if words["positive"] in text else (1.0, 0.0, len(image) / 100) for image, text in rows
     ]
+    return Answers(("negative", "neutral", "positive"), probabilities)
 """
+
+
+def answer(*probabilities: float) -> Answer:
+    return Answer(TONES[probabilities.index(max(probabilities))], dict(zip(TONES, probabilities, strict=True)))
+
+
 POSTS = [(b"\x89PNG", "a good day"), (b"JFIF", "a bad day")]
 
 
@@ -77,6 +86,7 @@ def toy_package(folder: Path, good: float = 0.75, words: str = '{"positive": "go
         code=code,
         artifacts={"adapter": folder / "adapter"},
         requirements=["mlflow==3.17.2"],
+        labels=TONES,
         example=(b"\x89PNG", "a good day"),
     )
 
@@ -183,7 +193,7 @@ def test_nothing_is_pickled(version: Version, store: Path) -> None:
 
 def test_loaded_version_predicts(version: Version) -> None:
     answers = predict(load(uri_of("toy")), POSTS)
-    assert answers == [("positive", 0.0, 0.25, 0.75), ("negative", 1.0, 0.0, 0.04)]
+    assert answers == [answer(0.0, 0.25, 0.75), answer(1.0, 0.0, 0.04)]
 
 
 def test_versions_run_their_own_code(store: Path, tmp_path: Path) -> None:
@@ -193,8 +203,8 @@ def test_versions_run_their_own_code(store: Path, tmp_path: Path) -> None:
             made = register("two", toy_package(tmp_path / str(good), good), run_id=run.id, digest=str(good), tags={})
         models.append(load(made.uri))
     assert [predict(model, POSTS[:1]) for model in models] == [
-        [("positive", 0.0, 0.25, 0.5)],
-        [("positive", 0.0, 0.25, 0.625)],
+        [answer(0.0, 0.25, 0.5)],
+        [answer(0.0, 0.25, 0.625)],
     ]
 
 
@@ -313,5 +323,5 @@ def test_read_only_version_is_left_as_it_is(version: Version, store: Path, monke
     may = os.access
     # Root may write in spite of a folder's mode; a read-only mount of the files answers as this does.
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "artifacts" and may(path, mode))
-    assert predict(load(version.uri), POSTS)[0] == ("positive", 0.0, 0.25, 0.75)
+    assert predict(load(version.uri), POSTS)[0] == answer(0.0, 0.25, 0.75)
     assert written() == before

@@ -195,6 +195,6 @@ def test_halves_allow_empty_caption(repository: Path, posts: list[tuple[bytes, s
     loaded = registry.load(registry.uri_of("clip"))
     with pytest.raises(UserError, match="post 1: the text is empty"):
         registry.predict(loaded, [(posts[0][0], "")])
-    ((label, *probabilities),) = registry.predict(loaded, [(posts[0][0], "")], halves=True)
-    assert label in TONES
-    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    (answer,) = registry.predict(loaded, [(posts[0][0], "")], halves=True)
+    assert answer.label in TONES
+    assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-4)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from src.core.config import load_params
+from src.core.labels import TONE_LABELS
 from src.search.plan import plan_of
 from src.search.study import Study, open_study
 from src.training.workspace import checkpoint_of, facts_of
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow
 def study() -> Study:
     return open_study(
         "sqlite:///outputs/studies.db",
-        plan_of(load_params(), "clip", facts_of("clip", checkpoint_of(load_params(), "clip"))),
+        plan_of(load_params(), "clip", facts_of("clip", checkpoint_of(load_params(), "clip"), TONE_LABELS)),
     )
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from src.core.config import load_params
 from src.core.errors import UsageError, UserError
+from src.core.labels import TONE_LABELS
 from src.core.signals import StopSignal
 from src.search.adapters import PendingAdapters
 from src.search.plan import StudyPlan, plan_of
@@ -169,7 +170,7 @@ def test_stopped_ray_search_goes_on(repository: Path, warm: WarmCommand, monkeyp
     words = ["--trials", str(TRIALS), "--workers", "2"]
     study = open_study(
         "sqlite:///outputs/studies.db",
-        plan_of(load_params(), "clip", facts_of("clip", checkpoint_of(load_params(), "clip"))),
+        plan_of(load_params(), "clip", facts_of("clip", checkpoint_of(load_params(), "clip"), TONE_LABELS)),
     )
     process = warm.start(*words)
     while process.is_running and not in_the_third_trial(study):

@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from src.core.config import load_params
+from src.core.labels import TONE_LABELS
 from src.core.signals import StopSignal
 from src.search import mlflow_sync as sync_module
 from src.search.adapters import PendingAdapters
@@ -150,7 +151,7 @@ def test_sync_repairs_after_mlflow_outage(
 ) -> None:
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_HTTP_REQUEST_MAX_RETRIES")
     environment = {name: os.environ[name] for name in names} | {"MVSA_STORAGE": postgres.create("outlived")}
-    facts = facts_of("clip", checkpoint_of(load_params(), "clip"))
+    facts = facts_of("clip", checkpoint_of(load_params(), "clip"), TONE_LABELS)
     study = open_study(environment["MVSA_STORAGE"], plan_of(load_params(), "clip", facts))
     process = warm.start("--trials", "3", environment=environment)
     while not study.finished():

@@ -12,6 +12,7 @@ import torch
 
 from src.core.config import load_params
 from src.core.errors import StopRequested, UserError
+from src.core.labels import TONE_LABELS
 from src.search.plan import plan_of
 from src.search.study import Study, open_study
 from src.search.trial import TrialRecord
@@ -27,7 +28,7 @@ URL = "sqlite:///outputs/studies.db"
 def worker(repository: Path) -> TrialWorker:
     torch.set_num_threads(1)
     params = load_params()
-    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of(params, "clip"))))
+    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of(params, "clip"), TONE_LABELS)))
     return TrialWorker(params, open_workspace(params, "clip"), study, "w1")
 
 
@@ -174,7 +175,7 @@ def test_worker_stops_within_a_step(worker: TrialWorker) -> None:
 def test_two_objectives_keep_their_order(repository: Path) -> None:
     params = load_params()
     params = replace(params, tune=replace(params.tune, objectives=("macro_f1", "parameters")))
-    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of(params, "clip"))))
+    study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of(params, "clip"), TONE_LABELS)))
     worker = TrialWorker(params, open_workspace(params, "clip"), study, "w1")
     for _ in range(2):
         result = worker.run_one()

@@ -140,7 +140,7 @@ def peak_of_a_step(model: ToneModel, features: Features, settings: TrainingConfi
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
     labels_B = torch.zeros(len(features["length"]), dtype=torch.long)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        Loss.of(settings, labels_B)(model(features), labels_B).backward()  # type: ignore[no-untyped-call]
+        Loss.of(settings, labels_B, 3)(model(features), labels_B).backward()  # type: ignore[no-untyped-call]
     bytes_now = peak = sum(value.nbytes for value in features.values())
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -202,7 +202,7 @@ def peak_at_full_size(name: str, settings: TrainingConfig, device: torch.device)
     batch["length"] += torch.arange(len(batch["tokens"][0]) - 4, len(batch["tokens"][0]), device=device)
     set_checkpointing(model.backbone, settings.gradient_checkpointing)
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
-    loss = Loss.of(settings, torch.zeros(4, dtype=torch.long))
+    loss = Loss.of(settings, torch.zeros(4, dtype=torch.long), 3)
     for _ in range(2):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()

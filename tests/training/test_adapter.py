@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from src.core.errors import UserError
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import open_image
@@ -48,7 +49,7 @@ def train(model: ToneModel, posts: list[Post], tmp_path: Path) -> LabelledFeatur
     with fresh_adapter(model, SETTINGS, seed=0):
         store = FeatureStore.of(tmp_path / "cache", model)
         store.ensure(model, posts[:8], 8, lambda _: None)
-    return LabelledFeatures(posts[:8], store.table(posts[:8]))
+    return LabelledFeatures(posts[:8], store.table(posts[:8]), TONES)
 
 
 def trace(model: ToneModel) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def test_one_step_moves_every_lora_b(
     with fresh_adapter(model, settings, seed=1) as adapter:
         store = FeatureStore.of(tmp_path, model)
         store.ensure(model, posts[:8], 8, lambda _: None)
-        data = LabelledFeatures(posts[:8], store.table(posts[:8]))
+        data = LabelledFeatures(posts[:8], store.table(posts[:8]), TONES)
         before = trainable_state(model)
         fit(model, data, data, settings, TrainingContext(1))
         after = trainable_state(model)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from src.core.errors import UsageError
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
@@ -41,7 +42,7 @@ def bits(model: ToneModel) -> dict[str, Tensor]:
 def data_for(model: ToneModel, posts: list[Post], folder: Path) -> LabelledFeatures:
     store = FeatureStore.of(folder, model)
     store.ensure(model, posts[:8], 8, lambda _: None)
-    return LabelledFeatures(posts[:8], store.table(posts[:8]))
+    return LabelledFeatures(posts[:8], store.table(posts[:8]), TONES)
 
 
 def train_once(adapter: Adapter, data: LabelledFeatures) -> None:

@@ -58,7 +58,7 @@ def matrix(predictions: list[Prediction]) -> NDArray[np.float64]:
 def test_majority_predicts_the_largest_class() -> None:
     train = [post(key, label) for key, label in enumerate([POSITIVE] * 5 + [NEGATIVE] * 3 + [NEUTRAL] * 2)]
     test = [post(10, NEUTRAL), post(11, POSITIVE), post(12, NEGATIVE), post(13, NEGATIVE)]
-    baseline = majority(train, [post(20, NEUTRAL)], test)
+    baseline = majority(train, [post(20, NEUTRAL)], test, label_names=TONES)
     assert [row.predicted for row in baseline.test] == [POSITIVE] * 4
     assert matrix(baseline.test) == pytest.approx(np.array([[0.3, 0.2, 0.5]] * 4))
     assert scores(baseline.test).accuracy == 1 / 4
@@ -68,7 +68,10 @@ def test_majority_predicts_the_largest_class() -> None:
 
 def test_absent_tone_has_no_probability() -> None:
     baseline = majority(
-        [post(0, POSITIVE), post(1, NEGATIVE), post(2, POSITIVE)], [post(3, NEUTRAL)], [post(4, NEUTRAL)]
+        [post(0, POSITIVE), post(1, NEGATIVE), post(2, POSITIVE)],
+        [post(3, NEUTRAL)],
+        [post(4, NEUTRAL)],
+        label_names=TONES,
     )
     assert matrix(baseline.test) == pytest.approx(np.array([[1 / 3, 0, 2 / 3]]))
 
@@ -78,7 +81,7 @@ def test_absent_tone_has_no_probability() -> None:
 
 def test_tfidf_learns_words_of_tones() -> None:
     train, val, test = divided(drawn(150))
-    baseline = tfidf(train, val, test)
+    baseline = tfidf(train, val, test, label_names=TONES)
     assert scores(baseline.test).accuracy > 0.95
     assert [row.id for row in baseline.test] == [each.id for each in test]
     assert [row.actual for row in baseline.val] == [each.label for each in val]
@@ -92,13 +95,13 @@ def test_tfidf_learns_characters() -> None:
     posts = [
         post(key, label, "".join(chance.choices(letters, k=7)) + endings[label]) for key in range(90) for label in TONES
     ]
-    baseline = tfidf(*divided([replace(each, id=str(key)) for key, each in enumerate(posts)]))
+    baseline = tfidf(*divided([replace(each, id=str(key)) for key, each in enumerate(posts)]), label_names=TONES)
     assert baseline.chosen.settings["features"] == "words and characters"
     assert scores(baseline.test).accuracy > 0.9
 
 
 def test_validation_chooses_the_first_best() -> None:
-    baseline = tfidf(*divided(drawn(60, first=1000)))
+    baseline = tfidf(*divided(drawn(60, first=1000)), label_names=TONES)
     best = max(row["val_macro_f1"] for row in baseline.tried)
     first = next(row for row in baseline.tried if row["val_macro_f1"] == best)
     assert {name: first[name] for name in ("features", "C")} == baseline.chosen.settings
@@ -108,18 +111,18 @@ def test_validation_chooses_the_first_best() -> None:
 
 def test_baselines_are_deterministic() -> None:
     parts = divided(drawn(60))
-    assert tfidf(*parts).test == tfidf(*parts).test
+    assert tfidf(*parts, label_names=TONES).test == tfidf(*parts, label_names=TONES).test
 
 
 def test_empty_captions_leave_the_majority() -> None:
     posts = [post(key, TONES[key % 3 % 2], " ") for key in range(9)]
-    assert tfidf(posts, posts, posts).test == majority(posts, posts, posts).test
+    assert tfidf(posts, posts, posts, label_names=TONES).test == majority(posts, posts, posts, label_names=TONES).test
 
 
 def test_captions_without_words_are_read() -> None:
     emoji = dict(zip(TONES, ("\U0001f62d", "!", "\U0001f600\U0001f600"), strict=True))
     posts = [post(key, TONES[key % 3], emoji[TONES[key % 3]]) for key in range(30)]
-    fitted = tfidf(posts, posts, posts)
+    fitted = tfidf(posts, posts, posts, label_names=TONES)
     assert fitted.chosen.settings["features"] == "characters"
     assert [row.predicted for row in fitted.test] == [row.actual for row in fitted.test]
 
@@ -130,7 +133,8 @@ def test_captions_without_words_are_read() -> None:
 def out_of_fold_in(group_of_place: Callable[[int], str]) -> list[Prediction]:
     posts = drawn(30)
     groups = {each.id: group_of_place(place) for place, each in enumerate(posts)}
-    return out_of_fold(tfidf(posts, posts, posts).chosen.classifier, captions(posts), groups, seed=1)
+    classifier = tfidf(posts, posts, posts, label_names=TONES).chosen.classifier
+    return out_of_fold(classifier, captions(posts), groups, seed=1, label_names=TONES)
 
 
 @pytest.mark.parametrize("num_groups", [2, 3, 4])
@@ -146,8 +150,9 @@ def test_single_group_is_refused() -> None:
 def test_folds_with_one_tone_are_refused() -> None:
     posts = drawn(30)
     groups = {each.id: str(each.label == "positive") for each in posts}
-    with pytest.raises(InfeasibleAnalysis, match="of 1 tones"):
-        out_of_fold(tfidf(posts, posts, posts).chosen.classifier, captions(posts), groups, seed=1)
+    classifier = tfidf(posts, posts, posts, label_names=TONES).chosen.classifier
+    with pytest.raises(InfeasibleAnalysis, match="of 1 labels"):
+        out_of_fold(classifier, captions(posts), groups, seed=1, label_names=TONES)
 
 
 @pytest.mark.slow
@@ -158,8 +163,8 @@ def test_tfidf_beats_majority_on_mvsa(real_agreement: list[Post]) -> None:
     posts = real_agreement
     part_of = stratified(posts, 0.2, 0.2, seed=7)
     train, val, test = ([each for each in posts if part_of.get(each.id) == part] for part in ("train", "val", "test"))
-    assert scores(majority(train, val, test).test).accuracy == pytest.approx(280 / 519)
-    baseline = scores(tfidf(train, val, test).test)
+    assert scores(majority(train, val, test, label_names=TONES).test).accuracy == pytest.approx(280 / 519)
+    baseline = scores(tfidf(train, val, test, label_names=TONES).test)
     assert baseline.accuracy > 0.7
     assert baseline.macro_f1 > 0.62
 
@@ -170,7 +175,7 @@ def test_tfidf_beats_majority_on_mvsa(real_agreement: list[Post]) -> None:
 def test_probe_minimises_the_penalised_loss() -> None:
     """Against an optimiser of another library on the loss as it is written down."""
     train, val, test = (features(part, scale=40) for part in divided(drawn(150)))
-    baseline = probe(train, val, test)
+    baseline = probe(train, val, test, label_names=TONES)
     mean_D, sd_D = train.inputs.mean(0), train.inputs.std(0)
     x_ND, y_N = (train.inputs - mean_D) / sd_D, np.array([TONES.index(label) for label in train.labels()])
 
@@ -187,7 +192,7 @@ def test_probe_minimises_the_penalised_loss() -> None:
 def test_probe_chooses_penalty_on_validation() -> None:
     """Of many features that say nothing, weights that are free learn train by heart."""
     train, val, test = (features(part, width=200, spread=0.7) for part in divided(drawn(240)))
-    baseline = probe(train, val, test)
+    baseline = probe(train, val, test, label_names=TONES)
     by_c = {row["C"]: row["val_macro_f1"] for row in baseline.tried}
     assert list(by_c) == list(PROBE_C)
     assert baseline.chosen.settings["C"] == max(by_c, key=lambda c: by_c[c]) != PROBE_C[-1]
@@ -197,7 +202,7 @@ def test_constant_feature_does_no_harm() -> None:
     train, val, test = (features(part, spread=0.1) for part in divided(drawn(90)))
     for part in (train, val, test):
         part.inputs[:, -1] = 3.0
-    assert scores(probe(train, val, test).test).accuracy > 0.95
+    assert scores(probe(train, val, test, label_names=TONES).test).accuracy > 0.95
 
 
 def test_parts_keep_their_order() -> None:
@@ -240,7 +245,7 @@ def in_pairs(posts: list[Post]) -> dict[str, str]:
 def test_folds_separate_near_duplicates(calls: list[tuple[list[str], list[str]]]) -> None:
     posts = drawn(100)
     group_of, ids = in_pairs(posts), [each.id for each in posts]
-    out_of_fold(Remembering(), Examples(posts, ids), group_of, seed=7)
+    out_of_fold(Remembering(), Examples(posts, ids), group_of, seed=7, label_names=TONES)
     assert sorted((key for _, asked in calls for key in asked), key=int) == ids
     for seen, asked in calls:
         assert {*seen, *asked} == set(ids)
@@ -250,7 +255,7 @@ def test_folds_separate_near_duplicates(calls: list[tuple[list[str], list[str]]]
 def test_folds_are_stratified(calls: list[tuple[list[str], list[str]]]) -> None:
     posts = drawn(300)
     label_of = {each.id: each.label for each in posts}
-    out_of_fold(Remembering(), Examples(posts, list(label_of)), in_pairs(posts), seed=7)
+    out_of_fold(Remembering(), Examples(posts, list(label_of)), in_pairs(posts), seed=7, label_names=TONES)
     wanted = Counter(label_of.values())
     for _, asked in calls:
         counts = Counter(label_of[key] for key in asked)
@@ -259,9 +264,9 @@ def test_folds_are_stratified(calls: list[tuple[list[str], list[str]]]) -> None:
 
 def test_folds_ignore_the_posts_order() -> None:
     train, val, test = divided(drawn(90))
-    classifier, posts = tfidf(train, val, test).chosen.classifier, [*train, *val, *test]
-    rows = out_of_fold(classifier, captions(posts), in_pairs(posts), seed=7)
-    turned = out_of_fold(classifier, captions(posts[::-1]), in_pairs(posts), seed=7)[::-1]
+    classifier, posts = tfidf(train, val, test, label_names=TONES).chosen.classifier, [*train, *val, *test]
+    rows = out_of_fold(classifier, captions(posts), in_pairs(posts), seed=7, label_names=TONES)
+    turned = out_of_fold(classifier, captions(posts[::-1]), in_pairs(posts), seed=7, label_names=TONES)[::-1]
     assert [row.id for row in rows] == [row.id for row in turned] == [each.id for each in posts]
     assert matrix(rows) == pytest.approx(matrix(turned), abs=1e-3)
 
@@ -269,7 +274,7 @@ def test_folds_ignore_the_posts_order() -> None:
 def test_another_seed_makes_other_folds(calls: list[tuple[list[str], list[str]]]) -> None:
     posts = drawn(60)
     for seed in (1, 1, 2):
-        out_of_fold(Remembering(), Examples(posts, [each.id for each in posts]), in_pairs(posts), seed)
+        out_of_fold(Remembering(), Examples(posts, [each.id for each in posts]), in_pairs(posts), seed, TONES)
     folds = [asked for _, asked in calls]
     assert folds[:5] == folds[5:10] != folds[10:]
 
@@ -278,7 +283,7 @@ def test_memorising_fails_out_of_fold() -> None:
     """Labels drawn by lot: the fitted probe knows train, and says no more of unseen posts than chance."""
     posts = drawn(300)
     data = Examples(posts, np.random.default_rng(5).normal(size=(300, 250)))
-    fitted = probe(data, data, data)
+    fitted = probe(data, data, data, label_names=TONES)
     assert scores(fitted.test).accuracy > 0.95
-    held_out = out_of_fold(fitted.chosen.classifier, data, in_pairs(posts), seed=7)
+    held_out = out_of_fold(fitted.chosen.classifier, data, in_pairs(posts), seed=7, label_names=TONES)
     assert scores(held_out).accuracy < 0.6

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from src.core.errors import UsageError
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import open_image
@@ -75,11 +76,11 @@ class Bare:
 def cached(model: ToneModel, posts: list[Post], folder: Path) -> LabelledFeatures:
     store = FeatureStore.of(folder, model)
     store.ensure(model, posts, 16, lambda _: None)
-    return LabelledFeatures(posts, store.table(posts))
+    return LabelledFeatures(posts, store.table(posts), TONES)
 
 
 def bare(model: ToneModel, posts: list[Post]) -> LabelledFeatures:
-    return LabelledFeatures(posts, cast(FeatureTable, Bare(model, posts)))
+    return LabelledFeatures(posts, cast(FeatureTable, Bare(model, posts)), TONES)
 
 
 def test_cases_cover_the_catalog() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from src.core.errors import UserError
+from src.core.labels import TONES
 from src.core.records import Post
 from src.training.baselines import Examples, captions, majority, probe, tfidf
 from src.training.classifier_files import NUMBERS_FILE, WORDS_FILE, load_classifier, save_classifier
@@ -29,7 +30,7 @@ def saved(classifier: Any, folder: Path) -> Any:
 @pytest.mark.parametrize("fit", [majority, tfidf])
 def test_caption_classifiers_answer_as_before(fit: Any, posts: list[Post], tmp_path: Path) -> None:
     train, val, test = parts(posts)
-    before = fit(train, val, test).chosen.classifier
+    before = fit(train, val, test, label_names=TONES).chosen.classifier
     after = saved(before, tmp_path)
     texts = [*captions(test).inputs, "", "#joy not a word of it", "ÀÉ 中文"]
     assert list(after.classes_) == list(before.classes_)
@@ -54,19 +55,19 @@ def test_probe_answers_as_before(num_labels: int, posts: list[Post], tmp_path: P
     labels = sorted({post.label for post in posts})[:num_labels]
     some = [post for post in posts if post.label in labels]
     train, val, test = map(examples, parts(some))
-    before = probe(train, val, test).chosen.classifier
+    before = probe(train, val, test, label_names=TONES).chosen.classifier
     after = saved(before, tmp_path)
     np.testing.assert_array_equal(after.predict_proba(test.inputs), before.predict_proba(test.inputs))
 
 
 def test_files_hold_no_pickle(posts: list[Post], tmp_path: Path) -> None:
-    saved(majority(*parts(posts)).chosen.classifier, tmp_path)
+    saved(majority(*parts(posts), label_names=TONES).chosen.classifier, tmp_path)
     assert {path.name for path in (tmp_path / "classifier").iterdir()} == {NUMBERS_FILE, WORDS_FILE}
 
 
 @pytest.mark.parametrize("name", [NUMBERS_FILE, WORDS_FILE])
 def test_missing_file_is_named(name: str, posts: list[Post], tmp_path: Path) -> None:
-    save_classifier(tmp_path, majority(*parts(posts)).chosen.classifier)
+    save_classifier(tmp_path, majority(*parts(posts), label_names=TONES).chosen.classifier)
     (tmp_path / name).unlink()
     with pytest.raises(UserError, match=name):
         load_classifier(tmp_path)
@@ -75,8 +76,8 @@ def test_missing_file_is_named(name: str, posts: list[Post], tmp_path: Path) -> 
 def test_numbers_of_other_terms_are_refused(posts: list[Post], tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     train, val, test = parts(posts)
-    save_classifier(first, tfidf(train, val, test).chosen.classifier)
-    save_classifier(second, tfidf(train[:30], val, test).chosen.classifier)
+    save_classifier(first, tfidf(train, val, test, label_names=TONES).chosen.classifier)
+    save_classifier(second, tfidf(train[:30], val, test, label_names=TONES).chosen.classifier)
     (first / NUMBERS_FILE).write_bytes((second / NUMBERS_FILE).read_bytes())
     with pytest.raises(UserError, match="damaged"):
         load_classifier(first)

@@ -16,7 +16,7 @@ SETTINGS = TrainingConfig(readout="head", rank=0, alpha=1, dropout=0.5, lr=0.1, 
     [(0, [(3, 8)]), (1, [(16, 8), (3, 16)]), (2, [(16, 8), (8, 16), (3, 8)])],
 )
 def test_head_has_the_wanted_layers(layers: int, shapes: list[tuple[int, int]]) -> None:
-    head = ClassifierHead(8, replace(SETTINGS, head_layers=layers))
+    head = ClassifierHead(8, replace(SETTINGS, head_layers=layers), 3)
     linear = [module for module in head if isinstance(module, nn.Linear)]
     assert [tuple(module.weight.shape) for module in linear] == shapes
     assert isinstance(head[0], nn.LayerNorm)
@@ -28,14 +28,14 @@ def test_head_has_the_wanted_layers(layers: int, shapes: list[tuple[int, int]]) 
 
 @pytest.mark.parametrize("layers", [0, 1, 2])
 def test_head_ignores_the_scale(layers: int) -> None:
-    head = ClassifierHead(8, replace(SETTINGS, head_layers=layers)).eval()
+    head = ClassifierHead(8, replace(SETTINGS, head_layers=layers), 3).eval()
     pooled_BD = torch.randn(4, 8)
     torch.testing.assert_close(head(pooled_BD * 1000), head(pooled_BD), rtol=0, atol=1e-3)
 
 
 def test_dropout_is_for_training_alone() -> None:
     torch.manual_seed(0)
-    head = ClassifierHead(8, SETTINGS)
+    head = ClassifierHead(8, SETTINGS, 3)
     pooled_BD = torch.randn(4, 8)
     assert not torch.equal(head(pooled_BD), head(pooled_BD))
     head.eval()
@@ -44,6 +44,6 @@ def test_dropout_is_for_training_alone() -> None:
 
 def test_every_weight_learns() -> None:
     torch.manual_seed(0)
-    head = ClassifierHead(8, replace(SETTINGS, head_layers=2, dropout=0.0))
+    head = ClassifierHead(8, replace(SETTINGS, head_layers=2, dropout=0.0), 3)
     cross_entropy(head(torch.randn(4, 8)), torch.tensor([0, 1, 2, 2])).backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None and weight.grad.any() for weight in head.parameters())

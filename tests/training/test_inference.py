@@ -46,7 +46,7 @@ def labelled(lengths: list[int], labels: list[str] | None = None) -> LabelledFea
         "length": Array(np.array(lengths), None, torch.int64),
     }
     shard = Shard(Path(), (), arrays, {})
-    return LabelledFeatures(posts, FeatureTable([(shard, row) for row in range(len(lengths))]))
+    return LabelledFeatures(posts, FeatureTable([(shard, row) for row in range(len(lengths))]), TONES)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 100])
@@ -96,7 +96,7 @@ def test_uncached_logits_equal_cached_logits(
     with fresh_adapter(model, settings, seed=1):
         store = FeatureStore.of(tmp_path, model)
         store.ensure(model, posts[:5], 2, lambda _: None)
-        cached_NK = logits(model.train(), LabelledFeatures(posts[:5], store.table(posts[:5])), 3)
+        cached_NK = logits(model.train(), LabelledFeatures(posts[:5], store.table(posts[:5]), TONES), 3)
         images, captions = [open_image(post.image) for post in posts[:5]], [post.caption for post in posts[:5]]
         direct_NK = logits_of(model.train(), images, captions)
     torch.testing.assert_close(direct_NK, cached_NK, rtol=0, atol=1e-4)

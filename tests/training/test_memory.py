@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from src.core.errors import UserError
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
@@ -66,14 +67,14 @@ def test_micro_batch_equals_the_dry_run() -> None:
 def data_of(model: ToneModel, posts: list[Post], cache: object) -> LabelledFeatures:
     store = FeatureStore.of(cache, model)  # type: ignore[arg-type]
     store.ensure(model, posts, 16, lambda _: None)
-    return LabelledFeatures(posts, store.table(posts))
+    return LabelledFeatures(posts, store.table(posts), TONES)
 
 
 def test_cpu_keeps_the_settings(tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: object) -> None:
     model = tiny_model("tinyllava")
     with fresh_adapter(model, SETTINGS, seed=1):
         data = data_of(model, posts[:8], tmp_path)
-        assert micro_batch(model, data, SETTINGS, Loss.of(SETTINGS, data.labels(range(8)))) == 4
+        assert micro_batch(model, data, SETTINGS, Loss.of(SETTINGS, data.labels(range(8)), 3)) == 4
 
 
 @pytest.mark.gpu
@@ -83,6 +84,6 @@ def test_gpu_takes_the_whole_step(tiny_model: Callable[[str], ToneModel], posts:
     with fresh_adapter(model, settings, seed=1):
         data = data_of(model, posts[:16], tmp_path)
         state = torch.cuda.get_rng_state()
-        assert micro_batch(model, data, settings, Loss.of(settings, data.labels(range(16)))) == 16
+        assert micro_batch(model, data, settings, Loss.of(settings, data.labels(range(16)), 3)) == 16
         assert torch.equal(torch.cuda.get_rng_state(), state)
         assert all(weight.grad is None for weight in model.parameters())

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.saliency import GRID, SaliencyMap
 from src.core.training_config import TrainingConfig
@@ -220,7 +221,7 @@ def trained(
     attach_adapter(model, settings, seed=1)
     store = FeatureStore.of(tmp_path_factory.mktemp("cache"), model)
     store.ensure(model, posts[:64], 16, lambda _: None)
-    train, val = (LabelledFeatures(some, store.table(some)) for some in (posts[:48], posts[48:64]))
+    train, val = (LabelledFeatures(some, store.table(some), TONES) for some in (posts[:48], posts[48:64]))
     fit(model, train, val, settings, TrainingContext(1))
     post = max(posts[:48], key=lambda post: len(post.caption))
     return Trained(model, open_image(post.image), post.caption)

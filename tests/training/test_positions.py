@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from src.core.errors import UsageError, UserError
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import open_image
@@ -98,7 +99,7 @@ def step(model: ToneModel, forward: Callable[[], Tensor]) -> tuple[Tensor, dict[
 
 def ids_of(model: LanguageToneModel, captions: Sequence[str]) -> list[list[int]]:
     """Return the tokens of whole prompts, with the image's token once for each of its positions."""
-    prompts = [model.spec.prompt.format(caption=model.strip_special_tokens(caption)) for caption in captions]
+    prompts = [model.prompt.format(caption=model.strip_special_tokens(caption)) for caption in captions]
     rows = model.tokenizer(prompts)["input_ids"]
     image_id = getattr(model.backbone.config, "image_token_id", None)
     if image_id is None:
@@ -344,7 +345,7 @@ def test_boundaries_start_from_each_other(
         with working(model, **changes):
             store = FeatureStore.of(tmp_path, model)
             store.ensure(model, posts[:6], 4, lambda _: None)
-            data = LabelledFeatures(posts[:6], store.table(posts[:6]))
+            data = LabelledFeatures(posts[:6], store.table(posts[:6]), TONES)
             bare_NK = logits_uncached(model, [p.image for p in posts[:6]], [p.caption for p in posts[:6]], 3)
             torch.testing.assert_close(logits(model, data, 4), bare_NK, rtol=0, atol=1e-4)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from src.core.errors import DivergenceError, StopRequested
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.evaluation.metrics import scores
@@ -44,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_of(model: ToneModel, posts: Sequence[Post], cache: Path) -> LabelledFeatures:
     store = FeatureStore.of(cache, model)
     store.ensure(model, posts, 16, lambda _: None)
-    return LabelledFeatures(posts, store.table(posts))
+    return LabelledFeatures(posts, store.table(posts), TONES)
 
 
 class Listener:
@@ -220,7 +221,7 @@ class Watched(LabelledFeatures):
     """Posts that remember in which batches they were asked for."""
 
     def __init__(self, data: LabelledFeatures) -> None:
-        super().__init__(data.posts, data.features)
+        super().__init__(data.posts, data.features, data.label_names)
         self.__dict__["batches"] = []
 
     def batch(self, indices: Sequence[int], device: torch.device) -> dict[str, Tensor]:

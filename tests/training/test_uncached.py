@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.models.clip.modeling_clip import CLIPModel
 
 from src.core.errors import UserError
+from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.ablations import BOTH, IMAGE, NO_HASHTAGS, SHUFFLED, TEXT, AblatedPost, ablated_posts, halves
@@ -55,7 +56,7 @@ def test_uncached_posts_score_the_same(tuned: ToneModel, posts: list[Post], tmp_
     some, counted = posts[:7], list[int]()
     store = FeatureStore.of(tmp_path, tuned)
     store.ensure(tuned, some, 3, lambda _: None)
-    cached_NK = logits(tuned, LabelledFeatures(some, store.table(some)), 2)
+    cached_NK = logits(tuned, LabelledFeatures(some, store.table(some), TONES), 2)
     images, captions = [post.image for post in some], [post.caption for post in some]
     same(logits_uncached(tuned.train(), images, captions, 3, counted.append), cached_NK)
     assert counted == [3, 3, 1]
@@ -102,7 +103,7 @@ def test_unreadable_image_is_refused(tuned: ToneModel, posts: list[Post]) -> Non
 
 
 def test_unlabelled_post_has_a_prediction(posts: list[Post]) -> None:
-    (row,) = predictions_of([replace(posts[0], label="")], torch.tensor([[0.0, 2.0, 1.0]]))
+    (row,) = predictions_of([replace(posts[0], label="")], torch.tensor([[0.0, 2.0, 1.0]]), TONES)
     assert (row.id, row.actual, row.predicted) == (posts[0].id, "", "neutral")
 
 
@@ -112,7 +113,7 @@ def test_unlabelled_post_has_a_prediction(posts: list[Post]) -> None:
 def aligned(model: ToneModel, posts: Sequence[Post], folder: Path) -> list[float] | None:
     store = FeatureStore.of(folder, model)
     store.ensure(model, posts, 4, lambda _: None)
-    return similarities(model, LabelledFeatures(posts, store.table(posts)), 3)
+    return similarities(model, LabelledFeatures(posts, store.table(posts), TONES), 3)
 
 
 def test_clip_similarity_equals_transformers(

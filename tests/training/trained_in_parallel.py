@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from src.core.files import write_json
+from src.core.labels import TONES
 from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
@@ -94,7 +95,7 @@ def labelled(model: ToneModel, posts: Sequence[Post], folder: Path) -> LabelledF
     """Posts with the features that the model reads, from the cache in `folder`."""
     store = FeatureStore.of(folder / "cache", model)
     store.ensure(model, posts, 16, lambda _: None)
-    return LabelledFeatures(posts, store.table(posts))
+    return LabelledFeatures(posts, store.table(posts), TONES)
 
 
 def train(
