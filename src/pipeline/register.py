@@ -24,12 +24,21 @@ from src.core.paths import (
     stage_folder,
 )
 from src.core.provenance import COMMIT_TAG, DIRTY_TAG, code_digest, data_revision, git_tags
-from src.core.records import ADAPTER_DIGEST, Post, leak_free, read_groups, read_predictions, read_split
+from src.core.records import (
+    ADAPTER_DIGEST,
+    Post,
+    leak_free,
+    read_groups,
+    read_predictions,
+    read_split,
+    write_predictions,
+)
 from src.registry import registry
 from src.registry.contract import (
     FORMAT,
     SPLIT_REPORT_FILE,
     TEST_FILE,
+    VALIDATION_FILE,
     Contract,
     GoldenPost,
     Search,
@@ -186,7 +195,7 @@ def _package(subject: _Subject, checkpoint: PretrainedWeights, labels: Labels) -
 def _write_contract(
     subject: _Subject, checkpoint: PretrainedWeights, labels: Labels, posts: Sequence[Post], folder: Path
 ) -> None:
-    """Write the contract and the files for the model card.
+    """Write the contract, and the files for the model card and for `predict`.
 
     The golden logits come from the adapter's files and not from the training's process, so they also check the files.
     """
@@ -200,11 +209,16 @@ def _write_contract(
         golden.append(GoldenPost(post.id, post.digest, name, caption, tuple(logits)))
         images[name] = image
     write_contract(folder, _contract(subject, adapter, tuple(golden)), images)
-    _write_card_inputs(subject, folder)
+    _write_evidence(subject, folder)
 
 
-def _write_card_inputs(subject: _Subject, folder: Path) -> None:
-    """Write the report of the split, and the test predictions with each post's group and whether it is leak-free."""
+def _write_evidence(subject: _Subject, folder: Path) -> None:
+    """Write the report of the split, and the predictions for validation and test.
+
+    A test prediction has its post's group, and whether the post is leak-free.
+    """
+    validation = read_predictions(stage_folder("train", subject.model) / PREDICTIONS_FILE)
+    write_predictions(folder / VALIDATION_FILE, validation)
     SplitReport.read(SPLIT_REPORT).write(folder / SPLIT_REPORT_FILE)
     predictions = read_predictions(stage_folder("evaluate", subject.model) / PREDICTIONS_FILE)
     group_of = read_groups(GROUPS)

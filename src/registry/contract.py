@@ -19,11 +19,12 @@ from src.core.records import Post
 from src.core.training_config import TrainingConfig
 
 CONTRACT_FILE = "contract.json"
-# Files beside it, for the model card: the report of the split, and the version's prediction for each test post.
+# Files beside it: the report of the split, and the version's prediction for each test and each validation post.
 SPLIT_REPORT_FILE = "split_report.json"
 TEST_FILE = "test.csv"
 # The columns of that file besides those of a table of predictions.
 TEST_COLUMNS = ("group", "leak_free")
+VALIDATION_FILE = "validation.csv"
 FORMAT = 3
 NUM_GOLDEN = 8
 HEADLINE_SCORES = ("accuracy", "macro_f1", "weighted_f1")

@@ -12,8 +12,9 @@ from src.core.labels import TONES
 from src.core.outputs import read_trained
 from src.core.provenance import code_digest
 from src.core.records import leak_free, read_groups, read_posts, read_predictions, read_split
+from src.evaluation.metrics import scores
 from src.registry import promotion, registry
-from src.registry.contract import Contract, choose_golden, read_contract
+from src.registry.contract import VALIDATION_FILE, Contract, choose_golden, read_contract
 from tests.registry.conftest import DATA_MD5, MODEL, STORE, git, run, store_in
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ def test_golden_posts_have_training_logits(contract: Contract, repository: Path)
     for post in contract.golden:
         row = said[post.id]
         assert probabilities(post.logits) == pytest.approx(list(row.probabilities.values()), abs=1e-4)
+
+
+def test_contract_folder_has_validation_predictions(repository: Path) -> None:
+    written = read_predictions(OUTPUTS / "register" / MODEL / "contract" / VALIDATION_FILE)
+    part_of = read_split(OUTPUTS / "split" / "split.csv")
+    assert {row.id for row in written} == {key for key, part in part_of.items() if part == "val"}
+    assert scores(written).macro_f1 == pytest.approx(read_trained(MODEL).macro_f1)
 
 
 def test_contract_folder_has_test_predictions(repository: Path) -> None:
