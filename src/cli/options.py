@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -41,7 +42,28 @@ def model_option(names: Collection[str]) -> Decorator:
     return click.option("--model", required=True, callback=check, help=f"One of {', '.join(names)}.")
 
 
+def option_group(title: str) -> Callable[..., Decorator]:
+    """Return a `click.option` whose options stand under a title of their own in the help."""
+    return partial(click.option, cls=_GroupedOption, title=title)
+
+
+class _GroupedOption(click.Option):
+    def __init__(self, *args: Any, title: str, **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        self.title = title
+
+
 class _Command(click.Command):
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(context):
+            record = param.get_help_record(context)
+            if record and not isinstance(param, click.Argument):
+                groups.setdefault(getattr(param, "title", "Options"), []).append(record)
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
             return require_utf8(super().make_context(*args, **kwargs))

@@ -1,7 +1,7 @@
 """Lineage of a version: the chain of links from a registered version back to the raw data, each checked today."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -101,8 +101,8 @@ def _links(subject: _Subject) -> Iterator[Link]:
     weights = f"{contract.checkpoint.source} at {contract.checkpoint.revision[:12]}"
     yield _link("version", f"{subject.version.name} {subject.version.number}", lambda: _version_fault(subject))
     yield _link("run", subject.version.run_id, lambda: _run_fault(subject))
-    yield _link("study", search.study, lambda: _study_fault(subject))
-    yield _link("trial", str(search.trial), lambda: _trial_fault(subject))
+    yield _link("study", search.study, lambda: _study_fault(subject), lambda: _asked_of_study(subject))
+    yield _link("trial", str(search.trial), lambda: _trial_fault(subject), lambda: _asked_of_trial(subject))
     yield _link("parameters", parameters, lambda: _parameters_fault(subject))
     yield from _links_to_the_data(subject.version, contract)
     yield _link("checkpoint", weights, lambda: _checkpoint_fault(subject))
@@ -126,10 +126,10 @@ def _links_to_the_data(version: Version, contract: Contract | EnsembleContract) 
     yield _link("git commit", commit, lambda: _code_fault(version))
 
 
-def _link(name: str, recorded: str, find_fault: Callable[[], str]) -> Link:
+def _link(name: str, recorded: str, find_fault: Callable[[], str], remark: Callable[[], str] = str) -> Link:
     """Check one link. A link whose evidence cannot be read does not hold."""
     try:
-        return Link(name, recorded, find_fault())
+        return Link(name, f"{recorded}{remark()}", find_fault())
     except UserError as error:
         return Link(name, recorded, str(error))
     except OSError as error:
@@ -180,6 +180,25 @@ def _study_fault(subject: _Subject) -> str:
         study = _run_of(run.tags.get("mlflow.parentRunId", "")).tags.get("study", "")
         return _unequal("the trial's study", study, subject.contract.search.study)
     return "" if _best_trial(subject) else f"neither MLflow nor {_best_file(subject)} has it"
+
+
+def _asked_of_study(subject: _Subject) -> str:
+    """Return what a person asked of the search, and when. Only MLflow records it."""
+    run = _trial_run(subject)
+    study = registry.run_record(run.tags.get("mlflow.parentRunId", "")) if run else None
+    numbered = {name: text for name, text in (study.tags if study else {}).items() if name.startswith("request_")}
+    return _asked(numbered[name] for name in sorted(numbered, key=lambda name: (len(name), name)))
+
+
+def _asked_of_trial(subject: _Subject) -> str:
+    """Return what a person asked about the trial, and when. Only MLflow records it."""
+    run = _trial_run(subject)
+    return _asked(run.tags[name] for name in ("request", "stop_request") if run and name in run.tags)
+
+
+def _asked(requests: Iterable[str]) -> str:
+    joined = "; ".join(requests)
+    return f", asked for by {joined}" if joined else ""
 
 
 def _trial_fault(subject: _Subject) -> str:

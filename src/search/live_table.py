@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from src.cli.output import cell, console, make_table, say
 from src.core.training_config import display_value
-from src.search.trial import ENDED, TrialRecord
+from src.search.steering import StudyRequest, pause_among
+from src.search.trial import ENDED, REQUEST, STOP_REQUEST, TrialRecord
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,14 +27,18 @@ class LiveTrialTable:
         title: the table's title.
         total: the number of trials to finish.
         before: the trials so far. Ended ones are counted and not shown.
+        requests: a person's requests so far about the search. `total` contains them.
     """
 
-    def __init__(self, title: str, total: int, before: Collection[TrialRecord] = ()) -> None:
+    def __init__(
+        self, title: str, total: int, before: Collection[TrialRecord] = (), requests: Sequence[StudyRequest] = ()
+    ) -> None:
         self._title = title
         self._total = total
         self._ended = {trial.number for trial in before if trial.state in ENDED}
         self._num_before = sum(trial.finished for trial in before)
         self._num_finished = self._num_before
+        self._requests = tuple(requests)
         self._trials: dict[int, TrialRecord] = {}
         self._opened_s = time.monotonic()
         self._live: Live | None = None
@@ -67,6 +72,15 @@ class LiveTrialTable:
                 say(f"[{self._num_finished}/{self._total}] {_describe(trial)}")
         self._draw()
 
+    def show_requests(self, requests: Sequence[StudyRequest]) -> None:
+        """Show the requests that are new among all requests about the search."""
+        new = [request for request in requests if request not in self._requests]
+        self._requests = tuple(requests)
+        self._total += sum(request.trials for request in new)
+        for request in new:
+            say(f"Asked by {request}")
+        self._draw()
+
     def _draw(self) -> None:
         if self._live:
             from rich.console import Group
@@ -77,7 +91,7 @@ class LiveTrialTable:
     def _table(self, max_rows: int) -> "Table":
         trials = list(self._trials.values())[-max_rows:]
         names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-        columns = ["trial", "state", *names, "macro-F1", "epochs", "seconds", "reason"]
+        columns = ["trial", "state", *names, "macro-F1", "epochs", "seconds", "remarks"]
         return make_table(self._title, columns, [_row(trial, names) for trial in trials])
 
     def _bar(self) -> "RenderableType":
@@ -85,7 +99,9 @@ class LiveTrialTable:
         from rich.progress_bar import ProgressBar
 
         bar = ProgressBar(total=self._total, completed=self._num_finished, width=40)
-        return Columns([bar, f"{self._num_finished}/{self._total} trials{self._time_left()}"])
+        pause = pause_among(self._requests)
+        rest = f", {pause}" if pause else self._time_left()
+        return Columns([bar, f"{self._num_finished}/{self._total} trials{rest}"])
 
     def _time_left(self) -> str:
         num_finished_here = self._num_finished - self._num_before
@@ -98,11 +114,18 @@ class LiveTrialTable:
 def _row(trial: TrialRecord, names: Sequence[str]) -> list[object]:
     settings = [display_value(trial.params[name]) if name in trial.params else "" for name in names]
     seconds = trial.seconds or (time.time() - trial.began_ms / 1000 if trial.began_ms else 0)
-    return [trial.number, trial.state, *settings, trial.value, trial.epochs, round(seconds), trial.reason]
+    return [trial.number, trial.state, *settings, trial.value, trial.epochs, round(seconds), _remarks(trial)]
 
 
 def _describe(trial: TrialRecord) -> str:
     settings = ", ".join(f"{name} {display_value(value)}" for name, value in trial.params.items())
     score = f"macro-F1 {cell(trial.value)}, {trial.epochs} epochs, {trial.seconds:.1f} s"
-    reason = f": {trial.reason}" if trial.reason else ""
-    return f"trial {trial.number} {trial.state}: {score} ({settings}){reason}"
+    remarks = f": {_remarks(trial)}" if _remarks(trial) else ""
+    return f"trial {trial.number} {trial.state}: {score} ({settings}){remarks}"
+
+
+def _remarks(trial: TrialRecord) -> str:
+    """Return why a trial ended, and what a person asked about it."""
+    stop = f"ends by {trial.attrs[STOP_REQUEST]}" if trial.state == "running" and STOP_REQUEST in trial.attrs else ""
+    asked = f"asked for by {trial.attrs[REQUEST]}" if REQUEST in trial.attrs else ""
+    return "; ".join(filter(None, [trial.reason, stop, asked]))

@@ -15,6 +15,7 @@ from src.cli.output import warn
 from src.core.errors import UserError
 from src.core.records import Scores
 from src.search.adapters import PendingAdapters
+from src.search.steering import StudyRequest
 from src.search.trial import ENDED, INTERRUPTED, TrialRecord
 from src.tracking.client import Dataset, Run, Tracker
 from src.tracking.run_logging import log_history, log_scores
@@ -69,6 +70,8 @@ class MlflowSync:
         self.pending_adapters = pending_adapters
         # Trials with something that MLflow lacks, by number, each in its latest state.
         self._pending: dict[int, TrialRecord] = {}
+        # Tags of the study's run that MLflow lacks.
+        self._pending_tags: dict[str, str] = {}
         # When MLflow may be asked again (as `time.monotonic` counts); 0 if the last request succeeded.
         self._retry_at_s = 0.0
         self._synced: dict[int, _SyncedRun] = {}
@@ -100,9 +103,12 @@ class MlflowSync:
         if self.has(trial) or (trial.state == "running" and "worker" not in trial.attrs):
             return
         self._pending[trial.number] = trial
-        if time.monotonic() >= self._retry_at_s:
-            # After an outage nobody knows which of the last requests were carried out.
-            self._retry_pending(reload=self.unreachable)
+        self._try_pending()
+
+    def show_requests(self, requests: Sequence[StudyRequest]) -> None:
+        """Write a person's requests about the search as tags of the study's run."""
+        self._pending_tags = {f"request_{number}": str(request) for number, request in enumerate(requests, start=1)}
+        self._try_pending()
 
     def flush(self) -> None:
         """Write all pending trials if MLflow takes them now, and remove duplicate runs."""
@@ -114,7 +120,7 @@ class MlflowSync:
 
     def require_all(self) -> None:
         """Raise `UserError` if MLflow lacks something."""
-        if self._pending:
+        if self._pending or self._pending_tags:
             raise UserError(
                 f"{len(self._pending)} trials are missing in MLflow, which does not take them now: try again"
             )
@@ -123,11 +129,19 @@ class MlflowSync:
         """Return the id of a trial's run; empty if MLflow has none yet."""
         return self._synced[number].run.id if number in self._synced else ""
 
+    def _try_pending(self) -> None:
+        if time.monotonic() >= self._retry_at_s:
+            # After an outage nobody knows which of the last requests were carried out.
+            self._retry_pending(reload=self.unreachable)
+
     def _retry_pending(self, *, reload: bool) -> None:
         """Write all pending trials. On an error, stop and wait for `_RETRY_AFTER_S`."""
         try:
             if reload:
                 self._load_existing()
+            if self._pending_tags:
+                self._parent.tags(self._pending_tags)
+                self._pending_tags = {}
             for number in list(self._pending):
                 # The trial moves to the end of the queue first. If MLflow refuses this trial alone, the next try
                 # writes the others.

@@ -7,9 +7,11 @@ from types import TracebackType
 from typing import Self
 
 from src.core.errors import UserError
+from src.search.steering import StudyRequest
 from src.search.trial import TrialRecord
 
 TrialListener = Callable[[TrialRecord], None]
+RequestListener = Callable[[Sequence[StudyRequest]], None]
 _POLL_EVERY_S = 0.5
 _log = logging.getLogger(__name__)
 
@@ -23,11 +25,22 @@ class StudyPoller:
     Args:
         read_trials: returns all trials; `UserError` means that the storage does not answer now.
         listeners: are called in the thread, with one changed trial at a time.
+        read_requests: returns all requests about the search, like `read_trials`.
+        request_listeners: are called in the thread, with all requests after there is a new one.
     """
 
-    def __init__(self, read_trials: Callable[[], list[TrialRecord]], listeners: Sequence[TrialListener]) -> None:
+    def __init__(
+        self,
+        read_trials: Callable[[], list[TrialRecord]],
+        listeners: Sequence[TrialListener],
+        read_requests: Callable[[], Sequence[StudyRequest]] = tuple,
+        request_listeners: Sequence[RequestListener] = (),
+    ) -> None:
         self._read_trials = read_trials
         self._listeners = listeners
+        self._read_requests = read_requests
+        self._request_listeners = request_listeners
+        self._num_requests = 0
         self._seen: dict[int, TrialRecord] = {}
         self._error: Exception | None = None
         self._done = threading.Event()
@@ -55,11 +68,16 @@ class StudyPoller:
 
     def _poll(self) -> None:
         try:
+            requests = self._read_requests()
             trials = self._read_trials()
         except UserError as error:
             # The runner meets the same error and reports it.
             _log.debug("%s", error)
             return
+        if len(requests) > self._num_requests:
+            self._num_requests = len(requests)
+            for show_requests in self._request_listeners:
+                show_requests(requests)
         for trial in trials:
             if self._seen.get(trial.number) != trial:
                 self._seen[trial.number] = trial

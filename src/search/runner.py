@@ -8,7 +8,9 @@ from src.core.errors import UserError
 from src.core.signals import StopSignal
 from src.search.adapters import PendingAdapters
 from src.search.pool import WorkerDied, WorkerPool
+from src.search.steering import SearchOrders, obey
 from src.search.study import Study
+from src.search.trial import STOP_REQUEST
 from src.search.worker import TrialResult
 from src.training.failures import Failure
 
@@ -40,8 +42,13 @@ class StudyRunner:
     # Killed workers by the settings that they ran.
     _deaths: Counter[str] = field(default_factory=Counter)
 
-    def run(self, total: int) -> None:
+    def run(self, total: int) -> int:
         """Run trials until `total` are finished, or the deadline has passed and no worker is busy.
+
+        Requests of a person (src/search/steering.py) are obeyed before each trial begins.
+
+        Returns:
+            The total in the end, with the trials that a person added.
 
         Raises:
             StopRequested: a signal came; the settings of the running trials are queued again.
@@ -51,9 +58,9 @@ class StudyRunner:
         # A killed runner left trials RUNNING. Nobody runs them now, because the caller holds the study's lock.
         self.study.recover()
         try:
-            while self._submit_missing(total):
+            while self._submit_missing(orders := obey(self.study, total)):
                 self.stop.check()
-                result = self.pool.wait_any(_WAIT_S)
+                result = self._wait()
                 if isinstance(result, TrialResult):
                     self._finish(result)
                 elif isinstance(result, WorkerDied):
@@ -62,12 +69,15 @@ class StudyRunner:
             # Also after an error: workers end first, so that no trial is recovered while it still runs.
             self.pool.close()
             self.study.recover()
+        return orders.total
 
-    def _submit_missing(self, total: int) -> bool:
-        """Submit tasks for missing trials. Return whether a worker is busy."""
+    def _submit_missing(self, orders: SearchOrders) -> bool:
+        """Submit tasks for missing trials. Return whether a worker is busy, or the search is paused."""
         is_over = self.deadline_s is not None and time.time() >= self.deadline_s
         # `remaining` counts finished trials only. So a failed trial is made up for by another one.
-        missing = 0 if is_over else self.study.remaining(total)
+        missing = 0 if is_over else self.study.remaining(orders.total)
+        if missing and orders.pause:
+            return True
         if missing and not self.pool.busy:
             # A worker that lost the storage right after `ask` left a RUNNING trial whose number nobody knows.
             self.study.recover()
@@ -78,6 +88,12 @@ class StudyRunner:
             self.study.enqueue_initial_trials(num_drawing)
             self.pool.submit()
         return self.pool.busy > 0
+
+    def _wait(self) -> TrialResult | WorkerDied | None:
+        if self.pool.busy:
+            return self.pool.wait_any(_WAIT_S)
+        time.sleep(_WAIT_S)
+        return None
 
     def _finish(self, result: TrialResult) -> None:
         """End a trial in the study, after its adapter is on disk."""
@@ -97,7 +113,8 @@ class StudyRunner:
 
     def _handle_death(self, death: WorkerDied) -> None:
         """Queue the settings of a dead worker's trial again, unless they have killed too many workers."""
-        for trial in self.study.running(death.worker):
+        running = self.study.running(death.worker)
+        for trial in (trial for trial in running if STOP_REQUEST not in trial.attrs):
             settings = str(trial.params)
             self._deaths[settings] += 1
             if self._deaths[settings] >= MOST_DEATHS:

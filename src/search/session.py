@@ -21,8 +21,10 @@ from src.search.pool import LocalWorkerPool, WorkerPool
 from src.search.ray_pool import RayWorkerPool, cluster
 from src.search.results import SearchResult, conclude
 from src.search.runner import StudyRunner
+from src.search.steering import SearchOrders, obey, requests_of, total_of
 from src.search.storage import postgres_lock, remote_url
 from src.search.study import Study, open_study, other_studies
+from src.search.warm_start import WarmStart, record_warm_start, warm_start_of
 from src.search.worker import TrialResult, TrialWorker, open_worker
 from src.tracking.client import Run, Tracker, parts_read
 from src.tracking.run_logging import open_tracker, run_tags
@@ -78,15 +80,21 @@ class SearchRun:
         self.facts = facts_of(self.model, checkpoint_of(self.params, self.model), self.params.labels)
         self.plan: StudyPlan = plan_of(self.params, self.model, self.facts)
 
-    def search(self, total: int) -> SearchResult:
-        """Run trials until `total` are finished, and write the results."""
+    def search(self, total: int, warm_start: WarmStart | None = None) -> SearchResult:
+        """Run trials until `total` are finished, or more if a person adds some, and write the results.
+
+        Args:
+            total: finished trials in all, earlier ones included.
+            warm_start: another study whose best settings are tried first.
+        """
         _require_free_space(LEAST_BYTES)
-        with self._opened() as (study, parent, sync):
+        with self._opened(warm_start) as (study, parent, sync):
             self._prepare(study)
+            orders = obey(study, total)
             # How large an adapter is, only a finished trial tells. A resumed search can therefore check more.
-            _require_free_space(LEAST_BYTES + _adapter_bytes(study) * study.remaining(total))
-            self._run_trials(study, sync, total)
-            return conclude(self.model, study, sync, parent, total)
+            _require_free_space(LEAST_BYTES + _adapter_bytes(study) * study.remaining(orders.total))
+            reached = self._run_trials(study, sync, total, orders)
+            return conclude(self.model, study, sync, parent, reached)
 
     def sync(self, total: int) -> tuple[int, int]:
         """Bring MLflow up to date with the storage.
@@ -100,19 +108,25 @@ class SearchRun:
             num_missing = sum(not sync.has(trial) for trial in trials)
             for trial in trials:
                 sync.show(trial)
+            sync.show_requests(requests_of(study))
             sync.flush()
             sync.require_all()
-            if any(trial.state == "complete" for trial in study.finished()[:total]):
-                conclude(self.model, study, sync, parent, total)
+            reached = total_of(study, total)
+            if any(trial.state == "complete" for trial in study.finished()[:reached]):
+                conclude(self.model, study, sync, parent, reached)
             return len(trials), num_missing
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Study, Run, MlflowSync]]:
+    def _opened(self, warm_start: WarmStart | None = None) -> Iterator[tuple[Study, Run, MlflowSync]]:
         with (
             try_lock(KEPT / f"tune-{self.model}.lock", f"the search for {self.model}"),
             postgres_lock(self.resources.storage, self.plan.name),
         ):
             study = open_study(self.resources.storage, self.plan)
+            if warm_start:
+                numbers = record_warm_start(study, self.resources.storage, warm_start)
+                for number in numbers:
+                    say(f"Begins with the settings of trial {number} of {warm_start.study}")
             tracker = open_tracker(self.model)
             parent = self._study_run(tracker, study)
             # The folder is named by identity: after a lost storage, trial 3 of the new study is another trial.
@@ -128,6 +142,7 @@ class SearchRun:
             prefix = f"{self.model}-{self.params.scale}-"
             print_study_changes(study.name, config, other_studies(self.resources.storage, prefix, study.name))
             study.store_config(config)
+        study.put_first(warm_start_of(study))
         warn_of_other_code(trials, code_digest(self.model))
         for trial in study.recover():
             hint = ""
@@ -135,10 +150,17 @@ class SearchRun:
                 hint = "; if the machine kills it again, it may need more memory than there is"
             say(f"Trial {trial.number} was interrupted: its settings are run again{hint}")
 
-    def _run_trials(self, study: Study, sync: MlflowSync, total: int) -> None:
+    def _run_trials(self, study: Study, sync: MlflowSync, given: int, orders: SearchOrders) -> int:
+        """Run the missing trials. Return the total in the end."""
+        total = orders.total
+        if orders.pause:
+            say(f"The search is paused by {orders.pause}: no trial begins until --resume")
+        read_requests = partial(requests_of, study.impatient())
         with (
-            LiveTrialTable(f"{self.model}: search", total, study.trials()) as table,
-            StudyPoller(study.try_trials, [table.show, sync.show]),
+            LiveTrialTable(f"{self.model}: search", total, study.trials(), orders.requests) as table,
+            StudyPoller(
+                study.try_trials, [table.show, sync.show], read_requests, [table.show_requests, sync.show_requests]
+            ),
             ExitStack() as stack,
         ):
             # Opening a pool loads the base or starts Ray, so it is opened only if a trial is missing.
@@ -146,8 +168,9 @@ class SearchRun:
                 stop, pool = self._open_pool(study, stack)
                 deadline_s = self.resources.deadline_s
                 runner = StudyRunner(study, pool, sync.pending_adapters, stop, deadline_s, self.failure_causes)
-                runner.run(total)
+                total = runner.run(given)
         sync.flush()
+        return total
 
     def _open_pool(self, study: Study, stack: ExitStack) -> tuple[StopSignal, WorkerPool[TrialResult]]:
         resources = self.resources

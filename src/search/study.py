@@ -3,13 +3,13 @@
 import math
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from src.core.config import Objective
-from src.core.errors import UserError
+from src.core.errors import UsageError, UserError
 from src.core.training_config import Setting
 from src.search.plan import StudyPlan
 from src.search.space import checked
@@ -20,7 +20,9 @@ from src.search.trial import (
     FITS,
     INTERRUPTED,
     OUTCOME,
+    REQUEST,
     RETRY,
+    STOP_REQUEST,
     TrialRecord,
     drawn,
     is_retry,
@@ -39,6 +41,10 @@ _CONFIG = "config"
 _DIRECTIONS: Mapping[Objective, Literal["maximize", "minimize"]] = {"macro_f1": "maximize", "parameters": "minimize"}
 
 
+# Settings with the user attributes of the trial that will run them.
+QueuedTrial = tuple[dict[str, Setting], dict[str, str]]
+
+
 @dataclass(frozen=True)
 class RunningTrial:
     """A trial that a worker runs: its settings, and the methods that report its progress.
@@ -51,20 +57,30 @@ class RunningTrial:
     _trial: "Trial"
     _retry: RetryPolicy
     _prunes: bool
+    _is_stop_requested: Callable[[], bool]
 
     def report(self, epoch: int, metrics: Mapping[str, float], *, last: bool = False) -> bool:
         """Report the metrics of an epoch, counted from 1. `val_macro_f1` must be among them.
 
         Returns:
-            Whether the trial should go on. It always should after the `last` epoch: pruning would save nothing.
+            Whether the trial should go on: neither the pruner nor a person ends it. It always should after the `last`
+            epoch, because nothing would be saved.
         """
         row = {name: value for name, value in metrics.items() if name != "epoch"}
         row["at_ms"] = round(time.time() * 1e3)
         self.set_attr(f"{EPOCH}{epoch}", row)
-        if not self._prunes:
+        if self._prunes:
+            self._retry(lambda: self._trial.report(metrics["val_macro_f1"], epoch))
+        if last:
             return True
-        self._retry(lambda: self._trial.report(metrics["val_macro_f1"], epoch))
-        return last or not self._retry(self._trial.should_prune)
+        return not (self._prunes and self._retry(self._trial.should_prune)) and not self.is_stop_requested()
+
+    def is_stop_requested(self) -> bool:
+        """Return whether a person asked to stop the trial; False if the storage does not answer now."""
+        try:
+            return self._is_stop_requested()
+        except UserError:
+            return False
 
     def set_attr(self, key: str, value: Any) -> None:
         """Record an attribute that JSON can hold. `TrialRecord.attrs` returns it."""
@@ -105,7 +121,7 @@ class Study:
         self.plan = plan
         self._storage = storage
         self._retry = retry
-        self._initial_trials = [checked(plan.space, settings) for settings in plan.initial_trials]
+        self._initial_trials: list[QueuedTrial] = [(checked(plan.space, each), {}) for each in plan.initial_trials]
         # Ended trials do not change, so their records are made once. Polling would otherwise slow down as trials end.
         self._ended: dict[int, TrialRecord] = {} if ended is None else ended
 
@@ -117,7 +133,7 @@ class Study:
     @property
     def identity(self) -> str:
         """An id that differs between two studies of the same name, such as before and after the storage was lost."""
-        return str(self._retry(lambda: self.raw.user_attrs)[_IDENTITY])
+        return str(self.attrs()[_IDENTITY])
 
     def trials(self) -> list[TrialRecord]:
         """Return all trials in the order of their numbers."""
@@ -125,7 +141,19 @@ class Study:
 
     def try_trials(self) -> list[TrialRecord]:
         """Return all trials like `trials`, but fail at once if the storage does not answer."""
-        return Study(self.raw, self._storage, self.plan, replace(self._retry, limit_s=0), self._ended).trials()
+        return self.impatient().trials()
+
+    def impatient(self) -> "Study":
+        """Return this study with methods that fail at once if the storage does not answer."""
+        return Study(self.raw, self._storage, self.plan, replace(self._retry, limit_s=0), self._ended)
+
+    def attrs(self) -> Mapping[str, Any]:
+        """Return the attributes of the study."""
+        return self._retry(lambda: self.raw.user_attrs)
+
+    def set_attr(self, key: str, value: Any) -> None:
+        """Record an attribute of the study that JSON can hold."""
+        self._retry(lambda: self.raw.set_user_attr(key, value))
 
     def finished(self) -> list[TrialRecord]:
         """Return the trials that count against the budget (complete or pruned), in the order of their numbers."""
@@ -154,7 +182,8 @@ class Study:
         A queued trial whose settings the space does not allow fails here, and the next one is drawn.
         """
         trial, params = self._retry(self._draw)
-        running = RunningTrial(trial.number, params, trial, self._retry, self.plan.single)
+        is_stop_requested = partial(self.impatient().is_stop_requested, trial.number)
+        running = RunningTrial(trial.number, params, trial, self._retry, self.plan.single, is_stop_requested)
         running.set_attr("worker", worker)
         return running
 
@@ -166,7 +195,7 @@ class Study:
             self.fail(number, f"the score is {values[0]}")
 
     def prune(self, number: int) -> None:
-        """End a trial that `RunningTrial.report` stopped. Its last reported score becomes its value."""
+        """End a trial that the pruner or a person ended early. Its last reported score becomes its value."""
         self._end(number, "PRUNED")
 
     def fail(self, number: int, reason: str = "") -> None:
@@ -189,13 +218,17 @@ class Study:
     def recover(self, worker: str | None = None) -> list[TrialRecord]:
         """Fail running trials as interrupted, queue their settings again, and return them.
 
-        Call it only if no process runs these trials any more.
+        Call it only if no process runs these trials any more. Trials that a person asked to stop are pruned instead.
 
         Args:
             worker: the dead worker whose trials are meant; None means all trials.
         """
         running = [trial for trial in self._frozen_trials() if trial.state.name == "RUNNING"]
-        interrupted = [trial for trial in running if worker in (None, trial.user_attrs.get("worker"))]
+        orphaned = [trial for trial in running if worker in (None, trial.user_attrs.get("worker"))]
+        for trial in orphaned:
+            if STOP_REQUEST in trial.user_attrs:
+                self.prune(trial.number)
+        interrupted = [trial for trial in orphaned if STOP_REQUEST not in trial.user_attrs]
         for trial in interrupted:
             # Queue first and fail second. If this process dies in between, the next `recover` finds the trial still
             # RUNNING and its retry in the queue (see `_queue_again`). The other order would lose the settings.
@@ -215,7 +248,45 @@ class Study:
             num_drawing: the number of workers that are about to draw.
         """
         while self._initial_trials and self._num_waiting() < num_drawing:
-            self._retry(partial(self.raw.enqueue_trial, self._initial_trials.pop(0), skip_if_exists=True))
+            settings, attrs = self._initial_trials.pop(0)
+            self._retry(partial(self.raw.enqueue_trial, settings, attrs, skip_if_exists=True))
+
+    def put_first(self, initial_trials: Sequence[QueuedTrial]) -> None:
+        """Put more initial trials before those of the plan that are not queued yet."""
+        self._initial_trials[:0] = [(checked(self.plan.space, settings), attrs) for settings, attrs in initial_trials]
+
+    def enqueue(self, settings: Mapping[str, Setting], request: str) -> int:
+        """Queue a trial that a person asked for. Return its number.
+
+        Args:
+            settings: some or all settings; the sampler draws the others.
+            request: the option of `tune`, and when.
+        """
+        self._retry(lambda: self.raw.enqueue_trial(dict(settings), user_attrs={REQUEST: request}))
+        requested = [trial for trial in self._frozen_trials() if trial.user_attrs.get(REQUEST) == request]
+        return max(trial.number for trial in requested)
+
+    def request_stop(self, number: int, request: str) -> None:
+        """Ask for the end of a trial that waits or runs.
+
+        Raises:
+            UsageError: the trial has just ended.
+        """
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            self._set_attr(number, STOP_REQUEST, request)
+        except UpdateFinishedTrialError as error:
+            raise UsageError(f"trial {number} has ended") from error
+
+    def settings_of(self, number: int) -> dict[str, Setting]:
+        """Return the settings of a trial, whether or not the space allows them."""
+        (trial,) = (trial for trial in self._frozen_trials() if trial.number == number)
+        return drawn(trial)
+
+    def is_stop_requested(self, number: int) -> bool:
+        """Return whether a person asked for the end of a trial."""
+        return STOP_REQUEST in self._retry(lambda: self._storage.get_trial(self._trial_id(number))).user_attrs
 
     def num_interruptions(self, record: TrialRecord) -> int:
         """Return how often the settings of an interrupted trial were interrupted, this trial included."""
@@ -229,7 +300,7 @@ class Study:
 
     def store_config(self, config: Mapping[str, str]) -> None:
         """Record the values behind the study's name. A later study compares itself with them."""
-        self._retry(lambda: self.raw.set_user_attr(_CONFIG, dict(config)))
+        self.set_attr(_CONFIG, dict(config))
 
     def _draw(self) -> "tuple[Trial, dict[str, Setting]]":
         from src.search.samplers import suggest
@@ -257,7 +328,8 @@ class Study:
     def _queue_again(self, trial: "FrozenTrial") -> None:
         # The retry may be queued already: by an earlier process, or by a first try whose answer was lost.
         if all(other.user_attrs.get(RETRY) != trial.number for other in self.raw.get_trials(deepcopy=False)):
-            self.raw.enqueue_trial(drawn(trial), user_attrs={RETRY: trial.number})
+            asked = {REQUEST: trial.user_attrs[REQUEST]} if REQUEST in trial.user_attrs else {}
+            self.raw.enqueue_trial(drawn(trial), user_attrs={RETRY: trial.number, **asked})
 
     def _set_attr(self, number: int, key: str, value: Any) -> None:
         # `optuna.Study` sets attributes of trials only within `ask`, so the storage does it.
@@ -322,6 +394,18 @@ def join_study(url: str, plan: StudyPlan, opening: RetryPolicy | None = None) ->
         load_if_exists=True,
     )
     return Study(opening(create), storage, plan, RetryPolicy.of(url))
+
+
+def study_names(url: str) -> list[str]:
+    """Return the names of all studies in a storage.
+
+    Raises:
+        UsageError: as `open_study`.
+        UserError: as `open_study`.
+    """
+    import optuna
+
+    return RetryPolicy("on the server", 0)(lambda: optuna.get_all_study_names(open_storage(url)))
 
 
 def other_studies(url: str, prefix: str, name: str) -> dict[str, Mapping[str, str]]:

@@ -29,6 +29,9 @@ INTERRUPTED = "interrupted"
 RETRY = "retry_of"
 EPOCH = "epoch:"
 OUTCOME = "outcome"
+# User attributes of a trial that a person asked for, or asked to stop: the option of `tune`, and when.
+REQUEST = "request"
+STOP_REQUEST = "stop_request"
 # A constraint. A trial breaks it if it could not be trained because of its settings.
 FITS = "fits"
 History = tuple[Mapping[str, float], ...]
@@ -93,7 +96,7 @@ def record_of(trial: "FrozenTrial", space: Space) -> TrialRecord:
         history=tuple({"epoch": epoch, **rows[epoch]} for epoch in sorted(rows)),
         began_ms=_milliseconds(trial.datetime_start),
         ended_ms=_milliseconds(trial.datetime_complete),
-        reason=f"others were better at epoch {trial.last_step}" if state == "pruned" else reason,
+        reason=_why_pruned(trial) if state == "pruned" else reason,
         cause=cause,
         outcome=attrs.pop(OUTCOME, {}),
         attrs=attrs,
@@ -122,6 +125,12 @@ def settings_error(trial: "FrozenTrial", space: Space) -> str:
 def is_retry(trial: "FrozenTrial") -> bool:
     """Return whether a trial runs the settings of an interrupted one again."""
     return RETRY in trial.user_attrs
+
+
+def _why_pruned(trial: "FrozenTrial") -> str:
+    if STOP_REQUEST in trial.user_attrs:
+        return f"stopped by {trial.user_attrs[STOP_REQUEST]}"
+    return f"others were better at epoch {trial.last_step}"
 
 
 def _value(trial: "FrozenTrial") -> float | None:

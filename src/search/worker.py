@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from src.training.workspace import Workspace, open_workspace
 
 # Errors of the disk. The next trial would meet the same one, so they end the search.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+# A step may take milliseconds, and looking for a request costs a query.
+_LOOK_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class TrialWorker:
             return self._train(trial, self.params.training_config(model, **trial.params))
         except StopRequested:
             raise
+        except _TrialStopped:
+            return TrialResult(trial.number, self.name, "pruned")
         except Exception as error:  # one trial's error must not end the others
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 raise
@@ -94,18 +99,27 @@ def open_worker(name: str, params: Params, model: str, url: str, plan: StudyPlan
     return TrialWorker(params, open_workspace(params, model), join_study(url, plan), name)
 
 
+class _TrialStopped(Exception):
+    """A person asked to stop the trial, and it ends within an epoch."""
+
+
 @dataclass
 class _TrialCallback:
-    """Reports each epoch to the study, whose pruner may end the trial."""
+    """Reports each epoch to the study. The pruner or a person may end the trial."""
 
     trial: RunningTrial
     epochs: int
     check: Callable[[], None] | None
     pruned: bool = False
+    _look_at_s: float = 0.0
 
     def on_step(self) -> None:
         if self.check:
             self.check()
+        if time.monotonic() >= self._look_at_s:
+            if self.trial.is_stop_requested():
+                raise _TrialStopped
+            self._look_at_s = time.monotonic() + _LOOK_EVERY_S
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         self.pruned = not self.trial.report(epoch, metrics, last=epoch == self.epochs)

@@ -121,6 +121,17 @@ def test_broken_link_is_named(spoil: Callable[[Path], object], message: str, own
     assert sum(line.rstrip().endswith("holds") for line in said.splitlines()) == 9
 
 
+def test_requests_of_people_are_told(own: Path) -> None:
+    search, client = kept()["search"], open_store()
+    (trial,) = registry.runs_tagged(MODEL, {"stage": "trial", **search})
+    for number in (2, 10):
+        client.set_tag(trial.tags["mlflow.parentRunId"], f"request_{number}", f"--more {number} at noon")
+    client.set_tag(trial.id, "request", "--try at noon")
+    said = " ".join(run("lineage", ADDRESS).output.split())
+    assert f"{search['trial']}, asked for by --try at noon" in said
+    assert "asked for by --more 2 at noon; --more 10 at noon" in said
+
+
 def test_deleted_runs_break_links(own: Path) -> None:
     search, client = kept()["search"], open_store()
     (trial,) = registry.runs_tagged(MODEL, {"stage": "trial", **search})

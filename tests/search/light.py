@@ -45,15 +45,18 @@ def nothing(number: int) -> None:
 
 @dataclass(frozen=True)
 class Done:
-    """The result of a light worker: its trials always complete."""
+    """The result of a light worker: its trials complete, unless they are told to end early."""
 
     number: int
     worker: str
+    is_pruned: bool = False
 
     def result(self) -> "TrialResult":
         """Return the result for the runner. Importing its class takes seconds, and workers do without."""
         from src.search.worker import TrialResult
 
+        if self.is_pruned:
+            return TrialResult(self.number, self.worker, "pruned")
         return TrialResult(self.number, self.worker, "complete", (score(self.number),), adapter=ADAPTER)
 
 
@@ -68,13 +71,15 @@ class LightWorker:
     study: Study
     name: str = "light"
     epoch_s: float = 0.02
-    during: Callable[[int], None] = nothing
+    during: Callable[[int], object] = nothing
 
     def run_one(self) -> Done:
         trial = self.study.ask(self.name)
         trial.set_attr("process", f"{socket.gethostname()}:{os.getpid()}")
         for epoch in range(1, EPOCHS + 1):
-            trial.report(epoch, {"val_macro_f1": epoch / 10, "val_loss": 1 / epoch}, last=epoch == EPOCHS)
+            metrics = {"val_macro_f1": epoch / 10, "val_loss": 1 / epoch}
+            if not trial.report(epoch, metrics, last=epoch == EPOCHS):
+                return Done(trial.number, self.name, is_pruned=True)
             if epoch == 1:
                 self.during(trial.number)
             time.sleep(self.epoch_s)

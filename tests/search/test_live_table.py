@@ -5,12 +5,14 @@ import os
 import pty
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from src.search.live_table import LiveTrialTable
+from src.search.steering import StudyRequest
 from src.search.trial import TrialRecord
 
 ROWS = tuple({"epoch": epoch, "val_macro_f1": 0.51234} for epoch in range(1, 5))
@@ -46,6 +48,19 @@ def test_ended_trials_print_one_line(capsys: pytest.CaptureFixture[str]) -> None
         "[2/5] trial 2 failed: macro-F1 0.5123, 4 epochs, 12.3 s (rank 8, lr 3e-05): out of memory\n",
         "",
     )
+
+
+def test_requests_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    more = StudyRequest("request:000001:a", "--more", "noon", 3)
+    pause = StudyRequest("request:000001:b", "--pause", "one")
+    with LiveTrialTable("clip", total=5, requests=[more]) as table:
+        table.show(record(1, attrs={"request": "--try at noon"}))
+        table.show_requests([more, replace(more, key="request:000001:A", trials=2), pause])
+        table.show(record(2, "pruned", "stopped by --stop-trial at noon"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("(rank 8, lr 3e-05): asked for by --try at noon")
+    assert lines[1:3] == ["Asked by --more 2 at noon", "Asked by --pause at one"]
+    assert lines[3].startswith("[2/7]") and lines[3].endswith(": stopped by --stop-trial at noon")
 
 
 def test_earlier_running_trial_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

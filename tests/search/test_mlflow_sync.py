@@ -20,6 +20,7 @@ from src.reporting import plot_evaluation
 from src.search import mlflow_sync as sync_module
 from src.search.adapters import PendingAdapters
 from src.search.mlflow_sync import MlflowSync, TrialRunMetadata
+from src.search.steering import StudyRequest
 from src.search.study import open_study
 from src.search.trial import TrialRecord
 from src.tracking.client import Dataset, Run, Tracker
@@ -106,6 +107,17 @@ def artifacts(run: Logged) -> set[str]:
 
 
 Look = Callable[[], dict[int, Logged]]
+
+
+def test_requests_are_tags(sync: MlflowSync, look: Look, client: MlflowClient, parent: Run) -> None:
+    asked = [StudyRequest(f"request:{number}", "--more", "noon", number) for number in (1, 2)]
+    sync.show_requests(asked[:1])
+    sync.show_requests(asked)
+    sync.show(replace(COMPLETE, attrs={**COMPLETE.attrs, "request": "--try at noon"}))
+    tags = client.get_run(parent.id).data.tags
+    assert [tags["request_1"], tags["request_2"]] == ["--more 1 at noon", "--more 2 at noon"]
+    (run,) = look().values()
+    assert run.data.tags["request"] == "--try at noon"
 
 
 def test_running_trial_is_logged(sync: MlflowSync, look: Look, client: MlflowClient) -> None:

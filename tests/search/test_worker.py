@@ -13,6 +13,7 @@ import torch
 from src.core.config import load_params
 from src.core.errors import StopRequested, UserError
 from src.core.labels import TONE_LABELS
+from src.search import worker as worker_module
 from src.search.plan import plan_of
 from src.search.study import Study, open_study
 from src.search.trial import TrialRecord
@@ -170,6 +171,24 @@ def test_worker_stops_within_a_step(worker: TrialWorker) -> None:
     assert len(steps) == 5
     assert last(worker.study).state == "running"
     assert worker.workspace.model.readout is None
+
+
+def test_stop_request_ends_trial_within_epoch(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_LOOK_EVERY_S", 0)
+    steps: list[int] = []
+
+    def check() -> None:
+        steps.append(1)
+        if len(steps) == 3:
+            worker.study.request_stop(0, "--stop-trial")
+
+    worker.check = check
+    result = worker.run_one()
+    assert (result.state, result.failure, len(steps)) == ("pruned", None, 3)
+    worker.study.prune(result.number)
+    assert (last(worker.study).state, last(worker.study).epochs) == ("pruned", 0)
+    assert worker.workspace.model.readout is None
+    assert worker.run_one().state == "complete"
 
 
 def test_two_objectives_keep_their_order(repository: Path) -> None:
