@@ -39,7 +39,8 @@ def png_of(figure: "Figure") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = BytesIO()
-    FigureCanvasAgg(figure)
+    figure.set_dpi(_DOTS_PER_INCH)
+    # `Figure.savefig` would draw twice, and only the first time for the layout.
     # Without the library's version in the metadata, equal results give equal files.
-    figure.savefig(buffer, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
