@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.warm import skip_syncs
+
 if TYPE_CHECKING:
     from src.core.records import Post
     from src.data.mvsa import LoadedDataset
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # One thread per process, child processes included. More would compete for the cores, and sums would depend on their
 # number. torch reads the variable when it is imported, so it is set before.
 os.environ["OMP_NUM_THREADS"] = "1"
+skip_syncs()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -39,6 +39,7 @@ import runpy
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -48,7 +49,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 LIBRARIES = """
 accelerate.utils alembic.command dvc.cli.parser dvc.commands.repro dvc.repo dvc.stage.run
@@ -270,8 +271,25 @@ def load_libraries() -> None:
     gc.freeze()
 
 
+def skip_syncs() -> None:
+    """Let SQLite not wait for the disk: no test cuts the power, and the kernel keeps what a killed process wrote."""
+    connect = sqlite3.connect
+
+    def connect_unsynced(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **options)
+        # A file that is no database stays a test's own error.
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA synchronous=OFF")
+        return connection
+
+    # SQLAlchemy takes the function from the second module.
+    for module in (sqlite3, sqlite3.dbapi2):
+        setattr(module, "connect", connect_unsynced)  # noqa: B010 # the type of `connect` has overloads
+
+
 if __name__ == "__main__":
     if sys.argv[1] == SERVE:
+        skip_syncs()
         load_libraries()
         become(serve(socket.socket(fileno=int(sys.argv[2]))))
     else:
