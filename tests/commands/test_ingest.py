@@ -1,7 +1,6 @@
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from click.testing import CliRunner, Result
 from src.data.dvc_import import point_data_at
 from src.data.sample import write_sample
 from src.ingest import main
+from tests.warm import WarmPython
 
 POINTS_AT_SAMPLE = "deps:\n- path: sample\nouts:\n- path: data\n"
 
@@ -123,11 +123,9 @@ def test_outside_of_root_nothing_is_written(tmp_path: Path, monkeypatch: pytest.
     assert not Path("data.dvc").exists()
 
 
-def dvc(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
-
-
-def test_dvc_repro_imports_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path) -> None:
+def test_dvc_repro_imports_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path, warm_python: WarmPython
+) -> None:
     root = tmp_path / "clone"
     root.mkdir()
     monkeypatch.chdir(root)
@@ -139,6 +137,7 @@ def test_dvc_repro_imports_the_folder(tmp_path: Path, monkeypatch: pytest.Monkey
         "stages:\n  look:\n    cmd: cp data/labelResultAll.txt out\n    deps: [data]\n    outs: [out]\n"
     )
     labels, caption = Path("data/labelResultAll.txt"), next(Path("sample/data").glob("*.txt"))
+    dvc = partial(warm_python.run, root, "dvc")
     dvc("init", "--no-scm")
 
     dvc("repro")

@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from src.core.provenance import git_tags, has_commit
 from src.tracking.client import DESCRIPTION_TAG, Dataset, Tracker, parts_read
 from src.tracking.store import open_store, tracking_uri
 from tests.split_report import split_report
+from tests.warm import WarmPython
 
 
 @pytest.fixture(scope="module")
@@ -213,18 +213,13 @@ def test_moved_store_finds_artifacts(tracker: Tracker, store: Path, tmp_path: Pa
     assert (Path(entity.info.artifact_uri) / "report.txt").read_text() == "still here"
 
 
-def test_concurrent_processes_create_one_store(tmp_path: Path) -> None:
-    code = "from src.tracking.client import Tracker\nwith Tracker('race').run('x') as run: run.metrics({'a': 1}, 1)"
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db"}
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for _ in range(2)
-    ]
-    for racer in racers:
-        output, _ = racer.communicate()
-        assert (racer.returncode, output) == (0, "")
+def test_concurrent_processes_create_one_store(tmp_path: Path, repo_root: Path, warm_python: WarmPython) -> None:
+    (tmp_path / "race.py").write_text(
+        "from src.tracking.client import Tracker\nwith Tracker('race').run('x') as run: run.metrics({'a': 1}, 1)"
+    )
+    environment = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new/mlflow.db", "PYTHONPATH": str(repo_root)}
+    racers = [warm_python.start(tmp_path, "race", environment=environment) for _ in range(2)]
+    assert [racer.wait() for racer in racers] == [(0, "")] * 2
     with sqlite3.connect(tmp_path / "new" / "mlflow.db") as database:
         assert database.execute("SELECT count(*) FROM runs WHERE status = 'FINISHED'").fetchone() == (2,)
         assert database.execute("SELECT count(*) FROM experiments WHERE name = 'race'").fetchone() == (1,)
