@@ -20,6 +20,7 @@ from transformers.training_args import TrainingArguments
 from src.core.labels import TONE_LABELS, TONES
 from src.core.training_config import TrainingConfig
 from src.data import mvsa
+from src.data.reading import read_folder
 from src.data.split import stratified
 from src.modeling.base import Features, ToneModel
 from src.models.catalog import resolve_checkpoint
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path) -> tuple[ToneModel, LabelledFeatures, LabelledFeatures]:
-    dataset = mvsa.read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None, hashes=False)
+    dataset = read_folder(mvsa.survey(Path("sample")), "agreement", 1_000_000, lambda: None, hashes=False)
     part_of = stratified(dataset.posts, 0.2, 0.2, seed=7)
     checkpoint = resolve_checkpoint(
         "tinyllava", "tiny", folder / "checkpoint", [post.caption for post in dataset.posts]

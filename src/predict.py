@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from src.cli.options import command, model_option
+from src.cli.options import column_option, command, model_option
 from src.cli.output import progress, say, table, warn
 from src.core.errors import UsageError, UserError
 from src.core.files import require_writable
+from src.data.columns import INPUT_COLUMNS
+from src.data.tables import SUFFIXES
 from src.models.catalog import MODELS
 from src.registry.ensemble_contract import ENSEMBLE
 
@@ -28,27 +30,10 @@ if TYPE_CHECKING:
 MAX_NAMES = 8
 
 
-def _columns(_context: click.Context, _option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-    from src.data.inputs import COLUMNS
-
-    names = dict(value.partition("=")[::2] for value in values)
-    for role, name in names.items():
-        if role not in COLUMNS or not name:
-            raise UsageError(f"--column {role}={name}: give {', '.join(COLUMNS)} and the column that holds it")
-    return names
-
-
 @command(example="python -m src.predict --model clip posts.csv --out tones.csv")
 @model_option((*MODELS, ENSEMBLE))
 @click.option("--out", type=click.Path(path_type=Path), help="The CSV for the answers to many posts.")
-@click.option(
-    "--column",
-    "columns",
-    multiple=True,
-    callback=_columns,
-    metavar="ROLE=NAME",
-    help="The column of a CSV that holds the id, image, text or label, such as text=tweet.",
-)
+@column_option(INPUT_COLUMNS)
 @click.option("--version", help="Ask this version, such as models:/mvsa-clip@champion, instead of that in outputs/.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("caption", required=False)
@@ -57,22 +42,23 @@ def main(
 ) -> None:
     """Print the label of one post (an image SOURCE and its CAPTION), or write the labels of many posts.
 
-    Many posts are a folder or a CSV. A folder holds images, and captions in text files of the same names. A CSV has the
-    columns image (or image_path, picture) and text (or caption). Its column label may hold known labels; the command
-    then prints scores. Its column id may hold names. A post may lack its image or its caption; a grey image or an empty
-    text replaces it. A post that cannot be used gets a row with the reason.
+    Many posts are a folder or a table (CSV, TSV, JSON Lines or Parquet). A folder holds images, and captions in text
+    files of the same names. A table has the columns image (or image_path, picture, file_name) and text (or caption).
+    Its column label may hold known labels; the command then prints scores. Its column id may hold names. A post may
+    lack its image or its caption; a grey image or an empty text replaces it. A post that cannot be used gets a row with
+    the reason.
 
     The adapter in outputs/ answers, as `dvc repro`, `dvc pull` or `dvc exp apply` left it. Without one, the registered
     champion answers.
     """
     if not source.exists():
         raise UserError(f"there is no file {source}")
-    is_csv = source.suffix.lower() == ".csv" and not source.is_dir()
-    is_table = source.is_dir() or is_csv
-    if is_table != (out is not None) or (is_table and caption is not None):
-        raise UsageError("one post is an image and a caption; many posts are a folder or a CSV, with --out")
-    if columns and not is_csv:
-        raise UsageError(f"--column is for a CSV, and {source} is none")
+    is_table = source.suffix.lower() in SUFFIXES and not source.is_dir()
+    are_many = source.is_dir() or is_table
+    if are_many != (out is not None) or (are_many and caption is not None):
+        raise UsageError("one post is an image and a caption; many posts are a folder or a table, with --out")
+    if columns and not is_table:
+        raise UsageError(f"--column is for a table, and {source} is none")
     if out is None:
         _predict_one(model, version, source, caption or "")
     else:
@@ -91,7 +77,8 @@ def _predict_one(model: str, version: str | None, image: Path, caption: str) -> 
 
 
 def _predict_many(model: str, version: str | None, source: Path, columns: Mapping[str, str], out: Path) -> None:
-    from src.data.inputs import read_csv, read_folder
+    from src.data.encodings import UTF_8
+    from src.data.inputs import read_folder, read_table
     from src.registry.prediction import (
         answering_version,
         predict_posts,
@@ -100,9 +87,11 @@ def _predict_many(model: str, version: str | None, source: Path, columns: Mappin
     )
 
     require_writable(out)
-    listing = read_folder(source) if source.is_dir() else read_csv(source, columns)
+    listing = read_folder(source) if source.is_dir() else read_table(source, columns)
     require_other_file(out, listing)
     _warn_of_ignored(listing, "files" if source.is_dir() else "columns")
+    if listing.encoding != UTF_8:
+        warn(f"{source} is read as {listing.encoding}")
     answering = answering_version(model, version)
     if answering.warning:
         warn(answering.warning)

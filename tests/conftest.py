@@ -13,7 +13,7 @@ from tests.warm import skip_syncs
 
 if TYPE_CHECKING:
     from src.core.records import Post
-    from src.data.mvsa import LoadedDataset
+    from src.data.reading import LoadedDataset
     from src.modeling.base import ToneModel
     from tests.servers import Postgres
     from tests.warm import WarmPython
@@ -58,7 +58,8 @@ def hub_files(repo_root: Path) -> Path:
 def real_reading(real_mvsa: Path, tmp_path_factory: pytest.TempPathFactory) -> "LoadedDataset":
     """The real posts as `prepare` reads them under the standard protocol, read once for all test processes."""
     from src.data.images import MAX_PIXELS
-    from src.data.mvsa import read_folder, survey
+    from src.data.mvsa import survey
+    from src.data.reading import read_folder
     from tests.pipeline import once
 
     def make(folder: Path) -> None:
@@ -81,7 +82,8 @@ def real_agreement(real_reading: "LoadedDataset") -> "list[Post]":
 def posts(repo_root: Path) -> "list[Post]":
     """The posts of the committed sample with a label under the agreement protocol."""
     from src.data.images import MAX_PIXELS
-    from src.data.mvsa import read_folder, survey
+    from src.data.mvsa import survey
+    from src.data.reading import read_folder
 
     dataset = read_folder(survey(repo_root / "sample"), "agreement", MAX_PIXELS, lambda: None, hashes=False)
     return [post for post in dataset.posts if post.label]

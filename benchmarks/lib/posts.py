@@ -10,6 +10,7 @@ from src.core.paths import SAMPLE
 from src.core.records import Post
 from src.data import mvsa
 from src.data.images import MAX_PIXELS
+from src.data.reading import read_folder
 from src.data.split import stratified
 
 # Test's share of all posts.
@@ -45,8 +46,8 @@ def read(folder: Path = SAMPLE, num_posts: int | None = None, seed: int = 7, num
     labels = {key: label for key, pair in index.pairs.items() if (label := agreement(*pair))}
     share = _share_of_test(len(labels), num_posts, num_test)
     chosen = set(labels if num_posts is None else _draw(labels, round(num_posts / (1 - share)), seed))
-    drawn = replace(index, pairs={key: pair for key, pair in index.pairs.items() if key in chosen})
-    posts = mvsa.read_folder(drawn, "agreement", MAX_PIXELS, lambda: None, hashes=False).posts
+    drawn = replace(index, posts={key: post for key, post in index.posts.items() if key in chosen})
+    posts = read_folder(drawn, "agreement", MAX_PIXELS, lambda: None, hashes=False).posts
     part_of = stratified(posts, (1 - share) * VAL_SHARE, share, seed)
     train, val, test = (tuple(post for post in posts if part_of[post.id] == part) for part in ("train", "val", "test"))
     return Parts(train, val, test)

@@ -1,7 +1,7 @@
 """Options, errors and exit codes of commands."""
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -51,6 +51,26 @@ class _GroupedOption(click.Option):
     def __init__(self, *args: Any, title: str, **attrs: Any) -> None:
         super().__init__(*args, **attrs)
         self.title = title
+
+
+def column_option(roles: Collection[str]) -> Decorator:
+    """Return the option --column ROLE=NAME, which may be repeated. Its value maps roles to names of columns."""
+
+    def parse(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+        names = dict(value.partition("=")[::2] for value in values)
+        for role, name in names.items():
+            if role not in roles or not name:
+                raise UsageError(f"--column {role}={name}: give {', '.join(roles)} and the column that holds it")
+        return names
+
+    return click.option(
+        "--column",
+        "columns",
+        multiple=True,
+        callback=parse,
+        metavar="ROLE=NAME",
+        help=f"The column of a table that holds the {', '.join(roles)}, such as text=tweet.",
+    )
 
 
 class _Command(click.Command):

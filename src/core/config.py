@@ -78,9 +78,10 @@ class PredefinedSplitParams:
 class SplitParams:
     """Section `split`: how posts are assigned to train, val and test."""
 
-    # grouped keeps near-duplicates in one part, stratified separates them, and predefined reads the lists below.
-    kind: Literal["grouped", "stratified", "predefined"]
-    # The shares of val and test in all labelled posts; train has the rest. Kind predefined ignores both.
+    # grouped keeps near-duplicates in one part, and stratified separates them. predefined reads the lists below. given
+    # takes the split that came with the posts; without one, it is grouped.
+    kind: Literal["given", "grouped", "stratified", "predefined"]
+    # The shares of val and test in all labelled posts; train has the rest. Kinds that read a split ignore both.
     val: float
     test: float
     # `repeat --folds` trains on all folds of these lists, whatever the kind.

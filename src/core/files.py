@@ -56,15 +56,18 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder beside `folder` to fill, and put it in the place of `folder` at the end.
 
-    An error in the block leaves the old folder in place, and removes the new one.
+    An error in the block leaves the old folder in place, and removes the new one. A kill leaves the old folder, the new
+    one or none, and never a part of one.
     """
-    temporary = folder.with_name(_temporary(folder))
+    temporary, old = (folder.with_name(f"{_temporary(folder)}{suffix}") for suffix in ("", ".old"))
     shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same id
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
         temporary.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -31,6 +31,10 @@ class Post:
     label: str
     # SHA-256 of the image's bytes and the caption (`content_digest`).
     digest: str
+    # The part of the split that came with the posts; empty without one.
+    part: str = ""
+    # The group that came with the posts, which no split separates; empty without one.
+    group: str = ""
 
 
 @dataclass(frozen=True)

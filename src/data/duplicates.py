@@ -1,5 +1,7 @@
 """Near-duplicates: posts with the same caption, the same image file or similar images, directly or through others.
 
+Groups that came with the posts, such as those of one author, are joined with them.
+
 A test post whose near-duplicate was trained on tests nothing, and MVSA comes from Twitter, which is full of retweets.
 
 The largest distance of two looks was chosen by viewing all pairs of MVSA-Single's 4,869 images (pHash, 64 bits):
@@ -33,7 +35,7 @@ class Duplicates:
 
     # For each of `KINDS`, the groups of posts that are alike in that way.
     by_kind: Mapping[str, Groups]
-    # The groups of posts that are alike in any way. They join groups of different kinds.
+    # The groups of posts that are alike in any way, or of one group that came with the posts.
     groups: Groups
 
     def kinds(self, first: str, second: str) -> list[str]:
@@ -56,7 +58,8 @@ def find_duplicates(posts: Sequence[Post], fingerprints: Iterable[Fingerprint]) 
         IMAGE: list(_equal([fingerprint_of[key].image_digest for key in ids])),
         LOOKS: list(_alike([fingerprint_of[key].image_hash for key in ids])),
     }
-    all_pairs = [pair for kind in KINDS for pair in pairs[kind]]
+    group = {post.id: post.group for post in posts}
+    all_pairs = [*_equal([group[key] for key in ids]), *(pair for kind in KINDS for pair in pairs[kind])]
     return Duplicates({kind: _join(ids, pairs[kind]) for kind in KINDS}, _join(ids, all_pairs))
 
 

@@ -1,5 +1,7 @@
 """Import of the posts by DVC: data.dvc names the folder that `dvc repro` copies to data/.
 
+A folder in MVSA's layout is named itself. A table is copied to a folder first (src/data/table_import.py).
+
 The import in data.dvc is not frozen, so `dvc repro` notices another folder or other content, and copies it to data/.
 DVC then deletes the old data/ with everything in it. Changes made there by hand are therefore looked for first.
 """
@@ -8,16 +10,18 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dvc.utils.serialize import YAMLFileCorruptedError, dumps_yaml, parse_yaml  # type: ignore[import-untyped]
 
-from src.core.errors import UserError
+from src.core.errors import UsageError, UserError
 from src.core.files import write_text
 from src.core.paths import DATA, DATA_DVC
-from src.data import mvsa
+from src.data import layouts, table_import
+from src.data.reading import DatasetIndex
 
 DVC_FOLDER = Path(".dvc")
 
@@ -26,23 +30,50 @@ DVC_FOLDER = Path(".dvc")
 class Import:
     """The folder that data.dvc imports from now on."""
 
-    index: mvsa.DatasetIndex
+    index: DatasetIndex
+    root: Path
     # Whether data.dvc had to be changed.
     changed: bool
 
 
-def point_data_at(path: Path) -> Import:
-    """Make data.dvc import the posts in `path`, or in the one folder below it that has MVSA's layout.
+def point_data_at(
+    path: Path,
+    *,
+    names: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    on_post: Callable[[], None] = lambda: None,
+) -> Import:
+    """Make data.dvc import the posts in `path`.
+
+    Args:
+        path: what `layouts.survey` reads.
+        names: the names of a table's columns that the user gives, by role.
+        folder: where a table is imported to; by default beside the table.
+        on_post: is called once a post of a table that is copied.
 
     Raises:
+        UsageError: a column of a table is missing or ambiguous, or `folder` is given without a table.
         UserError: the current folder is no repository of DVC, no usable posts are there, or data/ was changed by hand.
     """
     if not DVC_FOLDER.is_dir():
         raise UserError(f"{DVC_FOLDER}/ is missing: run commands from the repository's root")
-    index = mvsa.survey(mvsa.find_root(path))
+    index = layouts.survey(path, names)
+    is_copied = layouts.is_table(path) and not table_import.is_import(path)
+    if folder and not is_copied:
+        raise UsageError(f"--to is for a table, and {path} is imported where it is")
+    root = (folder or _folder_beside(path)) if is_copied else index.root
+    _require_outside_data(index.root)
+    _require_outside_data(root)
     _require_usable(index)
     _require_unedited_data()
-    return Import(index, _write_import(index.root))
+    if is_copied:
+        table_import.write_import(index, root, on_post)
+    return Import(index, root, _write_import(root))
+
+
+def _folder_beside(path: Path) -> Path:
+    path = path.resolve()
+    return path.with_name(f"{path.name}.imported")
 
 
 def _write_import(root: Path) -> bool:
@@ -74,10 +105,13 @@ def _dependency_path(root: Path) -> str:
     return folder.relative_to(repository).as_posix() if folder.is_relative_to(repository) else folder.as_posix()
 
 
-def _require_usable(index: mvsa.DatasetIndex) -> None:
-    if index.root.resolve().is_relative_to(DATA.resolve()):
-        raise UserError(f"{index.root} is where `dvc repro` puts the posts: give the folder that they come from")
-    if not index.pairs:
+def _require_outside_data(root: Path) -> None:
+    if root.resolve().is_relative_to(DATA.resolve()):
+        raise UserError(f"{root} is where `dvc repro` puts the posts: give another folder")
+
+
+def _require_usable(index: DatasetIndex) -> None:
+    if not index.posts:
         reasons = Counter(post.reason for post in index.dropped).most_common()
         counts = ", ".join(f"{count:,} have {reason}" for reason, count in reasons)
         raise UserError(

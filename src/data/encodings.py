@@ -56,7 +56,22 @@ def decode(content: bytes) -> tuple[str, str]:
 def lines(content: bytes) -> tuple[list[str], str]:
     """Return the lines of a text, split at any line end, and its encoding from `decode`."""
     text, encoding = decode(content)
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), encoding
+    return _with_newlines(text).split("\n"), encoding
+
+
+def decode_caption(content: bytes) -> tuple[str, str]:
+    """Return a caption with its lines unified, and its encoding from `decode`."""
+    text, encoding = decode(content)
+    return unify_lines(text), encoding
+
+
+def unify_lines(caption: str) -> str:
+    """Remove the line ends at the end of a caption, and make the others newlines."""
+    return _with_newlines(caption).rstrip("\n")
+
+
+def _with_newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _marked(content: bytes, codec: str, name: str) -> tuple[str, str]:

@@ -1,28 +1,18 @@
-"""Posts to predict: a folder of images and captions, or a CSV that names them."""
+"""Posts to predict: a folder of images and captions, or a table that names them."""
 
-import csv
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.core.errors import UsageError, UserError, unknown
+from src.core.errors import UserError
+from src.data.columns import INPUT_COLUMNS, PostRow, read_rows
+from src.data.encodings import UTF_8, decode_caption
 from src.data.images import UnreadableImage, blank, inspect
-from src.data.mvsa import decode_caption
 
 IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 CAPTION = ".txt"
-# The columns of a CSV, with the names under which a column is recognised.
-COLUMNS: Mapping[str, Sequence[str]] = {
-    "id": ("id",),
-    "image": ("image", "image_path", "picture"),
-    "text": ("text", "caption"),
-    "label": ("label",),
-}
-_DELIMITERS = ",;\t"
-# The csv module allows 131,072 characters by default. This is the most that it can allow.
-_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -73,13 +63,15 @@ class InputPost:
 
 @dataclass(frozen=True)
 class Listing:
-    """The posts of a folder or CSV."""
+    """The posts of a folder or table."""
 
     posts: tuple[InputPost, ...]
     # Names of columns or files that are not read.
     ignored: tuple[str, ...]
     # Files that are read.
     files: frozenset[Path]
+    # The encoding of a table, from `encodings.decode`.
+    encoding: str = UTF_8
 
 
 def read_folder(folder: Path) -> Listing:
@@ -107,77 +99,25 @@ def read_folder(folder: Path) -> Listing:
     return Listing(tuple(posts), ignored, frozenset(known))
 
 
-def read_csv(path: Path, names: Mapping[str, str] | None = None) -> Listing:
-    """List the posts of a CSV. Image paths are relative to its folder, and an image or a text may be empty.
+def read_table(path: Path, names: Mapping[str, str] | None = None) -> Listing:
+    """List the posts of a table. Image paths are relative to its folder, and an image or a text may be empty.
 
-    Columns have the names in `COLUMNS`, in any letter case, or those in `names`. The header shows whether commas,
-    semicolons or tabs separate the cells.
+    Columns have the names in `INPUT_COLUMNS`, in any letter case, or those in `names`.
 
     Raises:
         UsageError: a column is missing or ambiguous.
-        UserError: the file is no CSV in UTF-8, or has no row.
+        UserError: the file is no table, or has no row.
     """
-    limit = csv.field_size_limit(_LONGEST_CELL)
-    line = 1
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = max(_DELIMITERS, key=file.readline().count)
-            file.seek(0)
-            rows = _numbered(csv.reader(file, delimiter=delimiter, strict=True))
-            header = [cell.strip() for cell in next(rows, (1, []))[1]]
-            places = _places(path, header, names or {})
-            posts = []
-            for line, cells in rows:
-                posts.append(_read_row(path.parent, line, cells, places, len(header)))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not in UTF-8 ({error}): save it as CSV in UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{path}, after line {line}: {error}; check the quotes") from error
-    finally:
-        csv.field_size_limit(limit)
-    if not posts:
-        raise UserError(f"{path} has no rows")
-    ignored = tuple(name for place, name in enumerate(header) if place not in places.values())
-    return Listing(tuple(posts), ignored, frozenset([path, *(post.image for post in posts if post.image)]))
+    table = read_rows(path, INPUT_COLUMNS, names or {})
+    posts = tuple(_input_post(path.parent, row) for row in table.rows)
+    files = frozenset([path, *(post.image for post in posts if post.image)])
+    return Listing(posts, tuple(table.ignored), files, table.encoding)
 
 
-def _numbered(reader: Iterable[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, with the number of their first line."""
-    line = 1
-    for cells in reader:
-        if cells:
-            yield line, cells
-        line = reader.line_num + 1  # type: ignore[attr-defined]
-
-
-def _places(path: Path, header: Sequence[str], names: Mapping[str, str]) -> dict[str, int]:
-    """Return the place of each column of `COLUMNS` in the header."""
-    places = {}
-    for role, known in COLUMNS.items():
-        wanted = [names[role]] if role in names else known
-        matches = [place for place, name in enumerate(header) if (name if role in names else name.casefold()) in wanted]
-        if len(matches) > 1:
-            choice = " or ".join(header[place] for place in matches)
-            raise UsageError(f"{path}: the {role} could be in {choice}: choose with --column {role}=NAME")
-        if role in names and not matches:
-            raise unknown("column", names[role], header)
-        if matches:
-            places[role] = matches[0]
-    if not {"image", "text"} & places.keys():
-        raise UsageError(
-            f"{path} has the columns {', '.join(header) or 'none'}: name those of the posts with --column "
-            "image=NAME and --column text=NAME; the first line must be a header"
-        )
-    return places
-
-
-def _read_row(folder: Path, line: int, cells: Sequence[str], places: Mapping[str, int], width: int) -> InputPost:
-    values = {role: cells[place].strip() for role, place in places.items() if place < len(cells)}
-    image, text, label = (values.get(role, "") for role in ("image", "text", "label"))
-    fault = ""
-    if any(cell.strip() for cell in cells[width:]):
-        fault = f"line {line} has {len(cells)} cells, and the header {width}: quote a text that holds delimiters"
-    return InputPost(values.get("id") or image or f"line {line}", folder / image if image else None, text, label, fault)
+def _input_post(folder: Path, row: PostRow) -> InputPost:
+    image, text, label = (row.values.get(role, "") for role in ("image", "text", "label"))
+    key = row.values.get("id") or image or row.place
+    return InputPost(key, folder / image if image else None, text, label, row.fault)
 
 
 def _by_stem(files: Iterable[Path], suffixes: Sequence[str]) -> dict[str, list[Path]]:

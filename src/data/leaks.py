@@ -23,7 +23,7 @@ RULES = {
     "caption": "the same words and hashtags, whatever their case, without links, RT and mentions",
     "image": "the same bytes",
     "looks": f"perceptual hashes (pHash, 64 bits) that differ in {MAX_DISTANCE} bits at most",
-    ANY: "of one group by any of these, directly or through other posts",
+    ANY: "of one group by any of these or by the posts' own column group, directly or through other posts",
 }
 # Posts of the first part are counted that have a near-duplicate in the second.
 PART_PAIRS = (("test", "train"), ("test", "val"), ("val", "train"), ("val", "test"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from src.core.errors import UserError
 from src.core.labels import majority
 from src.data import encodings
+from src.data.reading import Pair
 
 LABEL_FILE = "labelResultAll.txt"
 HEADER = "header in another spelling"
@@ -20,7 +21,6 @@ RESPELT = "label rows in another spelling"
 REPEATED = "label rows repeated"
 _COLUMN = "text,image"
 
-Pair = tuple[str, str]
 Columns = list[list[str]]
 
 

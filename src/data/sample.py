@@ -13,7 +13,8 @@ from src.core.errors import UserError
 from src.core.labels import NEGATIVE, NEUTRAL, POSITIVE, TONES
 from src.data.encodings import CP1252, UTF_8
 from src.data.mvsa import POST_FOLDER
-from src.data.mvsa_labels import LABEL_FILE, Pair, header
+from src.data.mvsa_labels import LABEL_FILE, header
+from src.data.reading import Pair
 
 PHRASES = {
     POSITIVE: (

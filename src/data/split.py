@@ -1,4 +1,4 @@
-"""Splits of labelled posts into train, val and test: stratified, or grouped by near-duplicates."""
+"""Splits of labelled posts into train, val and test: stratified, grouped by near-duplicates, or given with posts."""
 
 import math
 from collections import Counter
@@ -73,6 +73,17 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
     wanted = (val * len(labels), test * len(labels))
     nearest = min(divisions, key=lambda parts: sum(abs(len(parts[1 + k]) - wanted[k]) for k in range(2)))
     return complete(labels, *nearest)
+
+
+def given(posts: Sequence[Post]) -> dict[str, str]:
+    """Return the part that came with each labelled post. Posts without one are in no part.
+
+    Raises:
+        UserError: a part lacks a tone.
+    """
+    labels = {post.id: post.label for post in posts if post.label}
+    ids = ([post.id for post in posts if post.part == part] for part in PARTS)
+    return complete(labels, *([key for key in keys if key in labels] for keys in ids))
 
 
 def _fold_parts(

@@ -11,7 +11,8 @@ from src.core.errors import UserError
 from src.core.labels import label_of, protocols_of
 from src.core.paths import DATA, DATA_REPORT, FINGERPRINTS, POSTS
 from src.core.records import Post, data_digest, write_fingerprints, write_posts
-from src.data import encodings, mvsa
+from src.data import encodings, layouts
+from src.data.reading import DatasetIndex, LoadedDataset, read_folder, require_all_labels, with_labels
 
 
 def prepare_posts(params: Params) -> DataReport:
@@ -23,10 +24,10 @@ def prepare_posts(params: Params) -> DataReport:
     if not DATA.is_dir():
         raise UserError(f"{DATA}/ is missing: run `dvc repro`, which imports the folder that data.dvc names")
     names, protocol = params.label_names, params.prepare.protocol
-    index = mvsa.with_labels(mvsa.survey(mvsa.find_root(DATA)), names)
+    index = with_labels(layouts.survey(DATA), names)
     with progress(len(index.pairs), "reading posts", "post") as bar:
-        dataset = mvsa.read_folder(index, protocol, params.prepare.max_pixels, bar.advance)
-    mvsa.require_all_labels(dataset.posts, names, protocol)
+        dataset = read_folder(index, protocol, params.prepare.max_pixels, bar.advance)
+    require_all_labels(dataset.posts, names, protocol)
     report = describe_data(index, dataset, protocol, names)
     write_posts(POSTS, dataset.posts)
     write_fingerprints(FINGERPRINTS, dataset.fingerprints)
@@ -34,9 +35,7 @@ def prepare_posts(params: Params) -> DataReport:
     return report
 
 
-def describe_data(
-    index: mvsa.DatasetIndex, dataset: mvsa.LoadedDataset, protocol: str, label_names: Sequence[str]
-) -> DataReport:
+def describe_data(index: DatasetIndex, dataset: LoadedDataset, protocol: str, label_names: Sequence[str]) -> DataReport:
     """Return the data report of a folder that has been read."""
     widths, heights = zip(*dataset.sizes, strict=True)
     num_words = [len(post.caption.split()) for post in dataset.posts]
@@ -62,12 +61,12 @@ def describe_data(
     )
 
 
-def _folders_above(index: mvsa.DatasetIndex) -> dict[str, int]:
+def _folders_above(index: DatasetIndex) -> dict[str, int]:
     depth = len(index.root.parts) - len(DATA.parts)
     return {"folders above the posts": depth} if depth else {}
 
 
-def _guessed_encodings(dataset: mvsa.LoadedDataset) -> dict[str, tuple[str, ...]]:
+def _guessed_encodings(dataset: LoadedDataset) -> dict[str, tuple[str, ...]]:
     """Return the ids of the posts whose caption's encoding is a guess, by that encoding."""
     ids: dict[str, tuple[str, ...]] = {}
     for post, encoding in zip(dataset.posts, dataset.encodings, strict=True):

@@ -12,7 +12,7 @@ from src.core.records import PARTS, Post, data_digest, read_fingerprints, read_p
 from src.data.duplicates import find_duplicates
 from src.data.leaks import leak_report
 from src.data.published_splits import predefined_split
-from src.data.split import grouped, stratified
+from src.data.split import given, grouped, stratified
 
 
 def split_posts(params: Params) -> tuple[SplitReport, LeakReport]:
@@ -37,11 +37,20 @@ def split_posts(params: Params) -> tuple[SplitReport, LeakReport]:
 def assign_parts(posts: Sequence[Post], group_of: Mapping[str, str], params: Params) -> dict[str, str]:
     """Return the part of each post by id; `group_of` maps an id to its group of near-duplicates."""
     settings = params.split
-    if settings.kind == "predefined":
+    kind = used_kind(posts, params)
+    if kind == "given":
+        return given(posts)
+    if kind == "predefined":
         return predefined_split(posts, Path(settings.predefined.folder), settings.predefined.fold)
-    if settings.kind == "grouped":
+    if kind == "grouped":
         return grouped(posts, group_of, settings.val, settings.test, params.seed)
     return stratified(posts, settings.val, settings.test, params.seed)
+
+
+def used_kind(posts: Sequence[Post], params: Params) -> str:
+    """Return the kind of the split. Kind `given` without a split that came with the posts is `grouped`."""
+    kind = params.split.kind
+    return "grouped" if kind == "given" and not any(post.part for post in posts) else kind
 
 
 def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Params) -> SplitReport:
@@ -49,7 +58,7 @@ def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Pa
     counts = Counter((part_of[post.id], post.label) for post in posts if post.id in part_of)
     lists = params.split.predefined
     return SplitReport(
-        kind=params.split.kind,
+        kind=used_kind(posts, params),
         protocol=params.prepare.protocol,
         seed=params.seed,
         predefined=PredefinedLists(lists.folder, lists.fold) if params.split.kind == "predefined" else None,

@@ -12,7 +12,7 @@ from src.core.outputs import BestTrial, PretrainedWeights, adapter_digest
 from src.core.paths import BEST_FILE, DATA, DATA_DVC, POSTS, SPLIT, checkpoint_file, stage_folder
 from src.core.provenance import COMMIT_TAG, DIRTY_TAG, changed_since, data_revision, has_commit
 from src.core.records import ADAPTER_DIGEST, ENSEMBLE_DIGEST, content_digest, data_digest, read_posts, read_split
-from src.data import mvsa
+from src.data import layouts
 from src.registry import registry
 from src.registry.contract import Contract, read_contract
 from src.registry.ensemble_contract import ENSEMBLE, EnsembleContract, read_ensemble_contract
@@ -261,13 +261,15 @@ def _split_fault(contract: Contract | EnsembleContract) -> str:
 
 def _data_fault(contract: Contract | EnsembleContract) -> str:
     posts = read_posts(POSTS)
-    labels_of = mvsa.survey(mvsa.find_root(DATA)).pairs
+    sources = layouts.survey(DATA).posts
     for post in posts:
-        image = Path(post.image)
-        caption, _ = mvsa.decode_caption(image.with_suffix(".txt").read_bytes())
-        if content_digest(image.read_bytes(), caption) != post.digest:
-            return f"{image} or its caption has changed"
-        if labels_of.get(post.id) != (post.text_label, post.image_label):
+        source = sources.get(post.id)
+        if source is None:
+            return f"{DATA}/ has no complete post {post.id} any more"
+        caption, _ = source.read_caption()
+        if content_digest(source.image.read_bytes(), caption) != post.digest:
+            return f"{post.image} or its caption has changed"
+        if source.pair != (post.text_label, post.image_label):
             return f"the labels of post {post.id} have changed"
     return _unequal(str(POSTS), data_digest(posts), contract.data_digest)
 

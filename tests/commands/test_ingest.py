@@ -88,7 +88,7 @@ def write_bad_label(root: Path) -> None:
         (remove_posts, "has no data/"),
         (remove_captions, "120 have no caption"),
         (write_bad_label, "line 2: found '1\\tgood,bad'"),
-        (shutil.rmtree, "is no folder"),
+        (shutil.rmtree, "does not exist"),
     ],
 )
 def test_unusable_folder_leaves_data_dvc(

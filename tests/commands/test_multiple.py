@@ -67,7 +67,7 @@ def test_ingest_counts_posts_without_majority(folder: Path) -> None:
     output = run("ingest", str(folder)).stdout
     assert "annotators a post: 3; posts without a majority: 6" in output
     for reason, count in WITHOUT_MAJORITY.items():
-        assert f"  to be left out, {reason}: {count}\n" in output
+        assert f"  to be left out, {reason}: {count} (" in output
     assert "  agreement: 9 negative, 8 neutral, 12 positive\n" in output
     assert "  standard: 11 negative, 8 neutral, 15 positive\n" in output
     assert yaml.safe_load(Path("data.dvc").read_text())["deps"] == [{"path": str(folder)}]

@@ -10,6 +10,7 @@ from src.core.records import Fingerprint, Post
 from src.data import mvsa
 from src.data.captions import normalised
 from src.data.duplicates import KINDS, MAX_DISTANCE, Duplicates, find_duplicates
+from src.data.reading import LoadedDataset, read_folder
 
 HASH = 0x8F3C_51A2_77D0_9E46
 
@@ -142,11 +143,11 @@ def test_no_posts_have_no_groups() -> None:
 
 
 @pytest.fixture(scope="module")
-def sample(repo_root: Path) -> mvsa.LoadedDataset:
-    return mvsa.read_folder(mvsa.survey(repo_root / "sample"), "standard", 10**6, lambda: None)
+def sample(repo_root: Path) -> LoadedDataset:
+    return read_folder(mvsa.survey(repo_root / "sample"), "standard", 10**6, lambda: None)
 
 
-def test_order_of_posts_does_not_matter(sample: mvsa.LoadedDataset) -> None:
+def test_order_of_posts_does_not_matter(sample: LoadedDataset) -> None:
     posts, prints = list(sample.posts), list(sample.fingerprints)
     duplicates = find_duplicates(posts, prints)
     random.Random(1).shuffle(posts)
@@ -156,7 +157,7 @@ def test_order_of_posts_does_not_matter(sample: mvsa.LoadedDataset) -> None:
     assert again.by_kind == duplicates.by_kind
 
 
-def test_file_names_do_not_matter(sample: mvsa.LoadedDataset) -> None:
+def test_file_names_do_not_matter(sample: LoadedDataset) -> None:
     """Other ids in the same order name the same groups."""
 
     def other(key: str) -> str:
@@ -170,7 +171,7 @@ def test_file_names_do_not_matter(sample: mvsa.LoadedDataset) -> None:
     assert renamed.groups == {other(key): other(group) for key, group in duplicates.groups.items()}
 
 
-def test_copy_joins_group_of_original(sample: mvsa.LoadedDataset) -> None:
+def test_copy_joins_group_of_original(sample: LoadedDataset) -> None:
     duplicates = find_duplicates(sample.posts, sample.fingerprints)
     original, its_print = sample.posts[17], sample.fingerprints[17]
     copied = find_duplicates(
@@ -180,7 +181,7 @@ def test_copy_joins_group_of_original(sample: mvsa.LoadedDataset) -> None:
     assert copied.kinds(original.id, "9000") == list(KINDS)
 
 
-def test_only_copies_in_sample_look_alike(sample: mvsa.LoadedDataset) -> None:
+def test_only_copies_in_sample_look_alike(sample: LoadedDataset) -> None:
     """Its captions are made of few phrases and its pictures of few scenes, and still no two hang together by chance."""
     duplicates = find_duplicates(sample.posts, sample.fingerprints)
     assert all(fingerprint.image_hash for fingerprint in sample.fingerprints)
@@ -192,7 +193,7 @@ def test_only_copies_in_sample_look_alike(sample: mvsa.LoadedDataset) -> None:
 
 
 @pytest.fixture(scope="module")
-def real(real_reading: mvsa.LoadedDataset) -> mvsa.LoadedDataset:
+def real(real_reading: LoadedDataset) -> LoadedDataset:
     return real_reading
 
 
@@ -215,7 +216,7 @@ def conflicting(groups: set[frozenset[str]], labels: dict[str, str]) -> set[froz
 
 
 @pytest.mark.real_data
-def test_known_real_captions_are_grouped(real: mvsa.LoadedDataset) -> None:
+def test_known_real_captions_are_grouped(real: LoadedDataset) -> None:
     """190 groups, 52 of them with conflicting labels, by a rule that keeps English letters alone.
 
     They were counted on captions read byte by byte, as cp1252. Six of them, two with conflicting labels, are no
@@ -244,7 +245,7 @@ def test_known_real_captions_are_grouped(real: mvsa.LoadedDataset) -> None:
 
 
 @pytest.mark.real_data
-def test_known_real_images_are_grouped(real: mvsa.LoadedDataset) -> None:
+def test_known_real_images_are_grouped(real: LoadedDataset) -> None:
     digests = Counter(fingerprint.image_digest for fingerprint in real.fingerprints)
     assert len(real.fingerprints) == 4869
     assert sum(digests.values()) - len(digests) >= 54

@@ -10,7 +10,7 @@ from src.core.errors import UserError
 from src.core.labels import TONES, label_of
 from src.core.records import PARTS, Post
 from src.data.duplicates import find_duplicates
-from src.data.mvsa import LoadedDataset
+from src.data.reading import LoadedDataset
 from src.data.split import grouped
 
 Groups = dict[str, str]

@@ -8,7 +8,7 @@ import pytest
 
 from src.core.errors import UsageError, UserError
 from src.data.images import blank
-from src.data.inputs import InputPost, read_csv, read_folder
+from src.data.inputs import InputPost, read_folder, read_table
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_csv_paths_start_at_its_folder(picture: Path, tmp_path: Path) -> None:
     table = tmp_path / "posts.csv"
     rows = ["image,text,label,more", 'a.jpg,"a, b",positive,1', ",only words,,", "a.jpg,,neutral,"]
     table.write_text("\n".join(rows), encoding="utf-8-sig")
-    listing = read_csv(table)
+    listing = read_table(table)
     assert listing.posts == (
         InputPost("a.jpg", picture, "a, b", "positive"),
         InputPost("line 3", None, "only words"),
@@ -90,20 +90,20 @@ def test_csv_paths_start_at_its_folder(picture: Path, tmp_path: Path) -> None:
     ],
 )
 def test_usual_columns_are_found(content: str, tmp_path: Path) -> None:
-    (post,) = read_csv(write(tmp_path, content)).posts
+    (post,) = read_table(write(tmp_path, content)).posts
     assert (post.id, post.image, post.text, post.fault) == ("a.jpg", tmp_path / "a.jpg", "so", "")
 
 
 def test_given_columns_are_used(tmp_path: Path) -> None:
     table = write(tmp_path, "id,Tweet,text,file,Sentiment\n7,so,no,a.jpg, Positive\n")
-    listing = read_csv(table, {"text": "Tweet", "image": "file", "label": "Sentiment"})
-    assert listing.posts == (InputPost("7", tmp_path / "a.jpg", "so", "positive"),)
+    listing = read_table(table, {"text": "Tweet", "image": "file", "label": "Sentiment"})
+    assert listing.posts == (InputPost("7", tmp_path / "a.jpg", "so", "Positive"),)
     assert listing.ignored == ("text",)
 
 
 def test_rows_have_line_numbers(tmp_path: Path) -> None:
     table = write(tmp_path, 'text\none\n\n\n"two\nlines"\n\nthree\n')
-    assert [(post.id, post.text) for post in read_csv(table).posts] == [
+    assert [(post.id, post.text) for post in read_table(table).posts] == [
         ("line 2", "one"),
         ("line 5", "two\nlines"),
         ("line 8", "three"),
@@ -113,7 +113,7 @@ def test_rows_have_line_numbers(tmp_path: Path) -> None:
 def test_unreadable_row_gives_reason(tmp_path: Path) -> None:
     long = "a" * 200_000
     table = write(tmp_path, f"text,label\none, two,positive\n{long},\nso,happy\n")
-    cut, longest, stray = read_csv(table).posts
+    cut, longest, stray = read_table(table).posts
     with pytest.raises(UserError, match="line 2 has 3 cells, and the header 2"):
         cut.read()
     assert longest.text == long
@@ -137,13 +137,13 @@ def test_csv_without_posts_is_refused(
     tmp_path: Path, content: str, names: dict[str, str], error: type[UserError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        read_csv(write(tmp_path, content), names)
+        read_table(write(tmp_path, content), names)
 
 
-def test_csv_must_be_utf_8(tmp_path: Path) -> None:
+def test_guessed_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "posts.csv").write_bytes(b"text\ncaf\xe9\n")
-    with pytest.raises(UserError, match="is not in UTF-8"):
-        read_csv(tmp_path / "posts.csv")
+    listing = read_table(tmp_path / "posts.csv")
+    assert (listing.posts[0].text, listing.encoding) == ("café", "cp1252")
 
 
 def test_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from src.data import mvsa
 from src.data.duplicates import find_duplicates
 from src.data.leaks import leak_report, revealing_hashtags
 from src.data.published_splits import predefined_split
+from src.data.reading import LoadedDataset, read_folder
 from src.data.split import grouped, stratified
 
 
@@ -154,7 +155,7 @@ def test_hashtag_counts_once_a_post() -> None:
 
 
 def test_only_grouped_split_of_sample_is_leak_free(repo_root: Path) -> None:
-    dataset = mvsa.read_folder(mvsa.survey(repo_root / "sample"), "agreement", 10**6, lambda: None)
+    dataset = read_folder(mvsa.survey(repo_root / "sample"), "agreement", 10**6, lambda: None)
     posts = list(dataset.posts)
     prints = list(dataset.fingerprints)
     duplicates = find_duplicates([post for post in posts if post.label], prints)
@@ -166,7 +167,7 @@ def test_only_grouped_split_of_sample_is_leak_free(repo_root: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_known_leaks_of_published_split(real_mvsa: Path, real_reading: mvsa.LoadedDataset) -> None:
+def test_known_leaks_of_published_split(real_mvsa: Path, real_reading: LoadedDataset) -> None:
     """28 of 519 test captions are also in train. 3 of them are links only, and count as captions without words.
 
     Ignoring mentions gives two more, and 30 test posts have a near-duplicate in train of any kind.

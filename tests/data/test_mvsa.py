@@ -10,7 +10,9 @@ from PIL import Image
 from src.core.errors import UserError
 from src.core.labels import PROTOCOLS, label_of
 from src.data import mvsa
+from src.data.encodings import decode_caption
 from src.data.mvsa_labels import LABEL_FILE, header
+from src.data.reading import LoadedDataset, read_folder, require_all_labels, with_labels
 
 PAIRS = {
     "2": "positive,positive",
@@ -40,8 +42,8 @@ def write_labels(root: Path, rows: list[str], first: str = header(1)) -> None:
     (root / LABEL_FILE).write_text("\n".join([first, *rows, ""]))
 
 
-def read(root: Path, protocol: str = "agreement", max_pixels: int = 10_000) -> mvsa.LoadedDataset:
-    return mvsa.read_folder(mvsa.survey(root), protocol, max_pixels, lambda: None)
+def read(root: Path, protocol: str = "agreement", max_pixels: int = 10_000) -> LoadedDataset:
+    return read_folder(mvsa.survey(root), protocol, max_pixels, lambda: None)
 
 
 def test_posts_come_in_numeric_order(tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_unusable_posts_are_dropped(tmp_path: Path) -> None:
 def test_progress_counts_every_complete_post(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "m")
     ticks: list[int] = []
-    mvsa.read_folder(mvsa.survey(root), "agreement", 10_000, lambda: ticks.append(1))
+    read_folder(mvsa.survey(root), "agreement", 10_000, lambda: ticks.append(1))
     assert len(ticks) == 5
 
 
@@ -118,7 +120,7 @@ def test_progress_counts_every_complete_post(tmp_path: Path) -> None:
     ],
 )
 def test_caption_line_ends_become_newlines(content: bytes, caption: str) -> None:
-    assert mvsa.decode_caption(content)[0] == caption
+    assert decode_caption(content)[0] == caption
 
 
 def test_posts_without_majority_are_dropped(tmp_path: Path) -> None:
@@ -146,17 +148,17 @@ def test_posts_without_majority_are_dropped(tmp_path: Path) -> None:
 def test_label_without_post_is_refused(tmp_path: Path) -> None:
     posts = read(write_folder(tmp_path / "m", {"1": "positive,positive", "2": "neutral,negative"})).posts
     with pytest.raises(UserError, match="no negative and no neutral post among 2 readable ones"):
-        mvsa.require_all_labels(posts, ("negative", "neutral", "positive"), "agreement")
+        require_all_labels(posts, ("negative", "neutral", "positive"), "agreement")
 
 
 def test_posts_with_other_labels_are_dropped(tmp_path: Path) -> None:
     rows = {"1": "joy,joy", "2": "joy,calm", "3": "anger,anger", "4": "fear,joy"}
-    index = mvsa.with_labels(mvsa.survey(write_folder(tmp_path / "m", rows)), ("joy", "anger"))
+    index = with_labels(mvsa.survey(write_folder(tmp_path / "m", rows)), ("joy", "anger"))
     assert index.pairs == {"1": ("joy", "joy"), "3": ("anger", "anger")}
-    assert index.files.keys() == index.pairs.keys()
+    assert index.posts.keys() == index.pairs.keys()
     assert [post.id for post in index.dropped] == ["2", "4"]
     with pytest.raises(UserError, match="no post has the label rage; its labels are anger, calm, fear, joy"):
-        mvsa.with_labels(mvsa.survey(tmp_path / "m"), ("joy", "rage"))
+        with_labels(mvsa.survey(tmp_path / "m"), ("joy", "rage"))
 
 
 def test_folder_without_readable_posts_is_refused(tmp_path: Path) -> None:
@@ -238,7 +240,7 @@ def test_real_labels_give_published_counts(real_mvsa: Path) -> None:
 
 
 @pytest.mark.real_data
-def test_every_real_post_can_be_read(real_reading: mvsa.LoadedDataset) -> None:
+def test_every_real_post_can_be_read(real_reading: LoadedDataset) -> None:
     assert (len(real_reading.posts), real_reading.dropped) == (4869, ())
     assert Counter(real_reading.encodings) == {"utf-8": 3738, "gb18030": 1131}
     assert sum(bool(post.label) for post in real_reading.posts) == 4511

@@ -14,16 +14,17 @@ from sklearn.preprocessing import StandardScaler
 from src.core.records import Post
 from src.data import images, mvsa
 from src.data.encodings import CP1252
+from src.data.reading import LoadedDataset, read_folder
 from src.data.sample import PAIR_COUNTS, make_sample
 
 
 @pytest.fixture(scope="module")
-def reading(repo_root: Path) -> mvsa.LoadedDataset:
-    return mvsa.read_folder(mvsa.survey(repo_root / "sample"), "agreement", images.MAX_PIXELS, lambda: None)
+def reading(repo_root: Path) -> LoadedDataset:
+    return read_folder(mvsa.survey(repo_root / "sample"), "agreement", images.MAX_PIXELS, lambda: None)
 
 
 @pytest.fixture(scope="module")
-def labelled(reading: mvsa.LoadedDataset) -> list[Post]:
+def labelled(reading: LoadedDataset) -> list[Post]:
     return [post for post in reading.posts if post.label]
 
 
@@ -43,14 +44,14 @@ def test_sample_is_small(repo_root: Path) -> None:
     assert sum(path.stat().st_size for path in (repo_root / "sample").rglob("*") if path.is_file()) < 600_000
 
 
-def test_labels_resemble_mvsa(reading: mvsa.LoadedDataset) -> None:
+def test_labels_resemble_mvsa(reading: LoadedDataset) -> None:
     counts = Counter((post.text_label, post.image_label) for post in reading.posts)
     assert counts == PAIR_COUNTS
     assert len(counts) == 9
     assert sum(bool(post.label) for post in reading.posts) == 105
 
 
-def test_sample_has_old_encoding_and_copies(repo_root: Path, reading: mvsa.LoadedDataset) -> None:
+def test_sample_has_old_encoding_and_copies(repo_root: Path, reading: LoadedDataset) -> None:
     assert 10 <= Counter(reading.encodings)[CP1252] <= 40
     pictures = Counter(path.read_bytes() for path in (repo_root / "sample" / "data").glob("*.jpg"))
     assert sum(count - 1 for count in pictures.values()) >= 5

@@ -25,8 +25,9 @@ from transformers.models.llava.processing_llava import LlavaProcessor
 
 from src.core.labels import TONES
 from src.core.records import Post
+from src.data.encodings import decode_caption
 from src.data.images import open_image
-from src.data.mvsa import decode_caption, survey
+from src.data.mvsa import survey
 from src.modeling.base import ToneModel
 from src.modeling.language import LanguageToneModel
 from src.models.catalog import model_class, resolve_checkpoint

@@ -18,8 +18,9 @@ from src.core.errors import UserError
 from src.core.files import folder_digest
 from src.core.outputs import PretrainedWeights
 from src.core.records import Post
+from src.data.encodings import decode_caption
 from src.data.images import open_image
-from src.data.mvsa import decode_caption, survey
+from src.data.mvsa import survey
 from src.models import smol
 from src.models.catalog import BUILT, MODELS, model_class, needs_hub, resolve_checkpoint
 from src.models.smol import Model

@@ -178,7 +178,7 @@ def test_long_captions_split_in_runs(count: int) -> None:
 
 @pytest.mark.real_data
 def test_mvsa_captions_equal_their_words(real_mvsa: Path) -> None:
-    from src.data.mvsa import decode_caption
+    from src.data.encodings import decode_caption
 
     captions = [decode_caption(path.read_bytes())[0] for path in (real_mvsa / "data").glob("*.txt")]
     assert len(captions) == 4869

@@ -19,7 +19,8 @@ from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import MAX_PIXELS
-from src.data.mvsa import read_folder, survey
+from src.data.mvsa import survey
+from src.data.reading import read_folder
 from src.modeling.base import ToneModel
 from src.models.catalog import model_class
 from src.training.adapter import fresh_adapter
