@@ -38,7 +38,7 @@ def evaluate_adapter(params: Params, model: str) -> EvaluateResult:
     """
     trained = read_trained(model)
     workspace = open_workspace(params, model)
-    require_base_of(trained, workspace.model.checkpoint)
+    require_base_of(trained, workspace.model.checkpoint, params.labels)
     evaluation = score_adapter(params, workspace, trained)
     predict_best_trials(params, workspace, trained)
     modality = run_modality(params, workspace)

@@ -111,7 +111,7 @@ def register_model(params: Params, model: str) -> Registration:
     subject = _read_subject(model)
     digest = subject.trained.digest
     checkpoint = checkpoint_of(params, model)
-    require_base_of(subject.trained, checkpoint)
+    require_base_of(subject.trained, checkpoint, params.labels)
     package = _package(subject, checkpoint, params.labels)
     registered = registry.find_by_digest(model, digest)
     if registered is None:

@@ -46,7 +46,7 @@ def learning_curves_alt(title: str, history: Sequence[Mapping[str, float]]) -> s
 
 
 def bars_alt(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Describe bars of a score of each tone (inner key) for each model (outer key)."""
+    """Describe bars of a score of each label (inner key) for each model (outer key)."""
     models = (
         f"{model} " + ", ".join(f"{tone} {value:.2f}" for tone, value in row.items()) for model, row in scores.items()
     )

@@ -56,7 +56,7 @@ def on_the_choice(scores: Sequence[ScoreRow], chosen: str) -> Iterator[str]:
     yield (
         f"Validation chooses {chosen}. On the {best.posts:,} test posts its accuracy is "
         f"{percent_interval(best.accuracy)} and its macro-F1 {percent_interval(best.macro_f1)}. Always predicting the "
-        f"commonest tone has an accuracy of {percent(row_of[MAJORITY].accuracy.value)}. Logistic regression on the "
+        f"commonest label has an accuracy of {percent(row_of[MAJORITY].accuracy.value)}. Logistic regression on the "
         f"captions' words (TF-IDF) has an accuracy of {percent_interval(row_of[TFIDF].accuracy)}."
     )
 
@@ -168,7 +168,7 @@ def on_noise(noise: NoiseOutput, protocol: str) -> Iterator[str]:
             f"{agreement.conflicting_groups:,} of {agreement.groups:,} groups of near-duplicates carry several labels: "
             f"two labels of the same content differ in {percent_interval(agreement.disagreement)}. If labels err "
             f"independently, {percent_interval(agreement.noise_rate)} of them are wrong, and even a classifier that "
-            f"knows the true tone would score no more than {percent_interval(agreement.true_tone_accuracy)}."
+            f"knows the true label would score no more than {percent_interval(agreement.true_tone_accuracy)}."
         )
     learned = noise.confident_learning
     if learned is None:

@@ -58,7 +58,7 @@ def learning_curves(history: Sequence[Mapping[str, float]], title: str) -> bytes
 
 
 def per_class_bars(scores: Mapping[str, Mapping[str, float]], metric_name: str, title: str) -> bytes:
-    """Plot a score between 0 and 1 of each tone (inner key) for each model (outer key)."""
+    """Plot a score between 0 and 1 of each label (inner key) for each model (outer key)."""
     figure, (axes,) = new_figure(1, width=max(8.0, 1.7 * len(scores)), height=4.2)
     _grouped_bars(axes, scores)
     axes.set_ylabel(metric_name)

@@ -145,13 +145,18 @@ def checkpoint_of(params: Params, name: str) -> PretrainedWeights:
     return checkpoint
 
 
-def require_base_of(trained: Trained, checkpoint: PretrainedWeights) -> None:
-    """Raise UserError unless an adapter was trained on a checkpoint."""
+def require_base_of(trained: Trained, checkpoint: PretrainedWeights, labels: Labels) -> None:
+    """Raise UserError unless an adapter was trained on a checkpoint, and on these labels."""
     if trained.facts["checkpoint_revision"] != checkpoint.revision:
         raise UserError(
             f"the adapter of {trained.model} was trained on {trained.facts['checkpoint']} at "
             f"{trained.facts['checkpoint_revision']}, and `encode` has prepared {checkpoint.source} at "
             f"{checkpoint.revision} since: run `dvc repro`"
+        )
+    if trained.facts.get("labels") != _label_facts(labels).get("labels"):
+        raise UserError(
+            f"the adapter of {trained.model} was trained on other labels, words or descriptions than {PARAMS} names: "
+            "run `dvc repro`"
         )
 
 
@@ -175,15 +180,18 @@ def facts_of(name: str, checkpoint: PretrainedWeights, labels: Labels) -> dict[s
         **({"aligned": checkpoint.aligned.digest} if checkpoint.aligned else {}),
         "data_digest": split.data_digest,
         "split_digest": split.split_digest,
-        **({} if labels == TONE_LABELS else {"labels": _written(labels)}),
+        **_label_facts(labels),
     }
 
 
-def _written(labels: Labels) -> str:
-    """Return labels in a line: the names, each with another word and a description if it has them."""
-    return ", ".join(
+def _label_facts(labels: Labels) -> dict[str, str]:
+    """Return the labels in a line, each with its word and description if it has them; nothing of the three tones."""
+    if labels == TONE_LABELS:
+        return {}
+    given = [
         label.name if label == Label(label.name) else f"{label.name} asked for as {label.option}" for label in labels
-    )
+    ]
+    return {"labels": ", ".join(given)}
 
 
 def _kind_of(checkpoint: PretrainedWeights) -> str:

@@ -142,6 +142,10 @@ def test_changed_labels_need_the_stages_again(five: Path) -> None:
     Path("params.yaml").write_text(before.replace("- joy\n", "- hope\n"))
     assert "dvc repro" in run("train", "--model", MODEL, code=1).output
     assert "no post has the label hope" in run("prepare", code=1).output
+    # The data is the same, and the prompt another one.
+    Path("params.yaml").write_text(before.replace("word: sad", "word: unhappy"))
+    for stage in ("evaluate", "register"):
+        assert "trained on other labels, words" in run(stage, "--model", MODEL, code=1).output
     Path("params.yaml").write_text(before)
 
 

@@ -161,7 +161,7 @@ def test_no_mistake_still_writes_outputs(saliency: Saliency) -> None:
         (("nonsense",), 2, "there is no post 'nonsense'; there are 120, from 1 to"),
         (("1",), 0, "Post 1: predicted"),
         (("11111",), 2, "there is no post '11111'; close to it: "),
-        (("1", "--tone", "glad"), 2, "'glad' is not one of 'negative', 'neutral', 'positive'"),
+        (("1", "--tone", "glad"), 2, "unknown label 'glad'; known: negative, neutral, positive"),
         (("--tone", "neutral"), 2, "--tone and --sanity are for one post: give its ID"),
         (("--sanity",), 2, "--tone and --sanity are for one post: give its ID"),
         (("1", "--mistakes", "3"), 2, "give the ID of one post or --mistakes, not both"),
