@@ -2,11 +2,12 @@
 
 python -m src.predict --model clip photo.jpg "what a day"
 python -m src.predict --model clip posts.csv --out tones.csv
-python -m src.predict --model clip folder/ --out tones.csv
+python -m src.predict --model clip folder/ --out tones.csv --accuracy 0.9
 python -m src.predict --model clip --version models:/mvsa-clip@champion photo.jpg "what a day"
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ import click
 from src.cli.options import column_option, command, model_option
 from src.cli.output import progress, say, table, warn
 from src.core.errors import UsageError, UserError
-from src.core.files import require_writable
+from src.core.files import require_writable, write_text
 from src.data.columns import INPUT_COLUMNS
 from src.data.tables import SUFFIXES
 from src.models.catalog import MODELS
@@ -24,21 +25,47 @@ from src.registry.ensemble_contract import ENSEMBLE
 if TYPE_CHECKING:
     from src.core.records import Prediction
     from src.data.inputs import Listing
+    from src.registry.answers_page import AnsweredPosts
     from src.registry.prediction import PredictedPost
 
+# The beginning of a page, in which its head ends.
+HEAD_BYTES = 2000
 # The number of ignored files or columns that a warning names.
 MAX_NAMES = 8
 
 
-@command(example="python -m src.predict --model clip posts.csv --out tones.csv")
+def _share(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
+        raise UsageError(f"--accuracy {value:g}: give a share between 0 and 1, such as 0.9")
+    return value
+
+
+@command(example="python -m src.predict --model clip posts.csv --out tones.csv --accuracy 0.9")
 @model_option((*MODELS, ENSEMBLE))
 @click.option("--out", type=click.Path(path_type=Path), help="The CSV for the answers to many posts.")
+@click.option("--page", type=click.Path(path_type=Path), help="The page of the answers; beside --out by default.")
+@click.option("--no-page", is_flag=True, help="Write no page.")
+@click.option(
+    "--accuracy",
+    type=float,
+    callback=_share,
+    metavar="SHARE",
+    help="The accuracy that you want of the posts that are not left to a person, such as 0.9.",
+)
 @column_option(INPUT_COLUMNS)
 @click.option("--version", help="Ask this version, such as models:/mvsa-clip@champion, instead of that in outputs/.")
 @click.argument("source", type=click.Path(path_type=Path))
 @click.argument("caption", required=False)
 def main(
-    model: str, source: Path, caption: str | None, out: Path | None, columns: Mapping[str, str], version: str | None
+    model: str,
+    source: Path,
+    caption: str | None,
+    out: Path | None,
+    page: Path | None,
+    no_page: bool,
+    accuracy: float | None,
+    columns: Mapping[str, str],
+    version: str | None,
 ) -> None:
     """Print the label of one post (an image SOURCE and its CAPTION), or write the labels of many posts.
 
@@ -47,6 +74,10 @@ def main(
     Its column label may hold known labels; the command then prints scores. Its column id may hold names. A post may
     lack its image or its caption; a grey image or an empty text replaces it. A post that cannot be used gets a row with
     the reason.
+
+    An HTML page beside the table (tones.html beside tones.csv) shows the answers with their pictures, the least certain
+    first. With --accuracy 0.9, the column review says which posts to leave to a person so that the other answers have
+    an accuracy of at least 90%, judged by the version's validation posts.
 
     The adapter in outputs/ answers, as `dvc repro`, `dvc pull` or `dvc exp apply` left it. Without one, the registered
     champion answers.
@@ -60,9 +91,20 @@ def main(
     if columns and not is_table:
         raise UsageError(f"--column is for a table, and {source} is none")
     if out is None:
+        if page or no_page or accuracy is not None:
+            raise UsageError("--page, --no-page and --accuracy are for many posts: a folder or a table, with --out")
         _predict_one(model, version, source, caption or "")
     else:
-        _predict_many(model, version, source, columns, out)
+        outputs = Outputs(out, None if no_page else _page_of(out, page))
+        _predict_many(model, version, source, columns, outputs, accuracy)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files to write: a table, and a page if it is wanted."""
+
+    table: Path
+    page: Path | None
 
 
 def _predict_one(model: str, version: str | None, image: Path, caption: str) -> None:
@@ -76,35 +118,83 @@ def _predict_one(model: str, version: str | None, image: Path, caption: str) -> 
     say(f"{post.tone} ({probabilities})" + (", from the image alone" if post.missing else ""))
 
 
-def _predict_many(model: str, version: str | None, source: Path, columns: Mapping[str, str], out: Path) -> None:
+def _page_of(out: Path, page: Path | None) -> Path:
+    """Return where the page goes, by default beside the table.
+
+    Raises:
+        UsageError: it would replace the table, or the default would replace a file that is no page of answers.
+    """
+    from src.registry.answers_page import GENERATOR
+
+    chosen = page or out.with_suffix(".html")
+    if chosen == out or (chosen.exists() and out.exists() and chosen.samefile(out)):
+        raise UsageError(
+            f"the page {chosen} would overwrite the table: name another file with --page, or give --no-page"
+        )
+    if page is None and chosen.is_file() and GENERATOR.encode() not in chosen.read_bytes()[:HEAD_BYTES]:
+        raise UsageError(f"{chosen} exists and is no page of answers: give --page to name the page, or --no-page")
+    return chosen
+
+
+def _predict_many(
+    model: str,
+    version: str | None,
+    source: Path,
+    columns: Mapping[str, str],
+    outputs: Outputs,
+    accuracy: float | None,
+) -> None:
     from src.data.encodings import UTF_8
     from src.data.inputs import read_folder, read_table
-    from src.registry.prediction import (
-        answering_version,
-        predict_posts,
-        require_other_file,
-        write_predictions_table,
-    )
+    from src.registry.answers_page import AnsweredPosts
+    from src.registry.evidence import read_evidence
+    from src.registry.prediction import answering_version, judge, predict_posts
 
-    require_writable(out)
+    for path in (outputs.table, outputs.page):
+        if path:
+            require_writable(path)
     listing = read_folder(source) if source.is_dir() else read_table(source, columns)
-    require_other_file(out, listing)
+    _require_other_files(outputs, listing)
     _warn_of_ignored(listing, "files" if source.is_dir() else "columns")
     if listing.encoding != UTF_8:
         warn(f"{source} is read as {listing.encoding}")
     answering = answering_version(model, version)
     if answering.warning:
         warn(answering.warning)
+    evidence = read_evidence(answering.uri)
+    if accuracy is not None and evidence.curve is None:
+        raise UserError(f"{evidence.version} has no validation predictions, which --accuracy needs: register it again")
     rows = []
     with progress(len(listing.posts), f"{model}: posts", "posts") as bar:
         for row in predict_posts(answering.uri, listing.posts):
             rows.append(row)
             bar.advance()
-    write_predictions_table(out, rows)
-    _print_summary(rows, out)
-    if not any(row.tone for row in rows):
-        raise UserError(f"none of the posts could be used: {out} says why")
-    labelled = [prediction for row in rows if (prediction := row.as_prediction())]
+    _finish(AnsweredPosts(source, listing.posts, judge(rows, evidence, accuracy), evidence, accuracy), outputs)
+
+
+def _require_other_files(outputs: Outputs, listing: "Listing") -> None:
+    from src.registry.prediction import require_other_file
+
+    require_other_file("--out", outputs.table, listing)
+    if outputs.page:
+        require_other_file("--page", outputs.page, listing)
+
+
+def _finish(content: "AnsweredPosts", outputs: Outputs) -> None:
+    """Write the table and the page, and print a summary and scores."""
+    from src.registry.answers_page import advice, answers_page
+    from src.registry.prediction import write_predictions_table
+
+    write_predictions_table(outputs.table, content.rows)
+    if outputs.page:
+        write_text(outputs.page, answers_page(content, outputs.page, outputs.table))
+    _print_summary(content.rows, outputs)
+    if not content.answered:
+        raise UserError(f"none of the posts could be used: {outputs.table} says why")
+    if content.wanted is not None:
+        for sentence in advice(content):
+            say(sentence)
+    labelled = [prediction for row in content.rows if (prediction := row.as_prediction())]
     if labelled:
         _print_scores(labelled)
 
@@ -116,7 +206,7 @@ def _warn_of_ignored(listing: "Listing", kind: str) -> None:
         warn(f"{kind} that are not read: {', '.join(listing.ignored[:MAX_NAMES])}{more}")
 
 
-def _print_summary(rows: "Sequence[PredictedPost]", out: Path) -> None:
+def _print_summary(rows: "Sequence[PredictedPost]", outputs: Outputs) -> None:
     for half, consequence in (("image", "a grey image replaces it"), ("text", "the image alone is used")):
         count = sum(row.missing == half and bool(row.tone) for row in rows)
         if count:
@@ -129,7 +219,8 @@ def _print_summary(rows: "Sequence[PredictedPost]", out: Path) -> None:
         warn(f"{ignored_labels:,} labels are none of the version's, and no score counts them: see the column problem")
     labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
     tones = ", ".join(f"{sum(row.tone == label for row in rows):,} {label}" for label in labels)
-    say(f"{len(rows) - unusable:,} posts: {tones}. Table: {out}")
+    page = f", page: {outputs.page}" if outputs.page else ""
+    say(f"{len(rows) - unusable:,} posts: {tones}. Table: {outputs.table}{page}")
 
 
 def _print_scores(predictions: "Sequence[Prediction]") -> None:

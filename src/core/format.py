@@ -10,6 +10,11 @@ def percent(share: float) -> str:
     return f"{100 * share:z.1f}%"
 
 
+def round_percent(share: float) -> str:
+    """Format a share that somebody has chosen, without needless decimals: 0.9 as "90%", 0.925 as "92.5%"."""
+    return f"{100 * share:.6g}%"
+
+
 def points(difference: float | None) -> str:
     """Format a difference of two shares in percentage points, with its sign: 0.031 as "+3.1". None is a dash."""
     return "-" if difference is None else f"{100 * difference:+z.1f}".replace("-", MINUS)

@@ -22,7 +22,7 @@ from statistics import mean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import DegenerateDataWarning, bootstrap, t
+from scipy.stats import DegenerateDataWarning, binomtest, bootstrap, t
 
 from src.core.estimates import Spread
 from src.core.records import Interval, Prediction, labels_of
@@ -69,6 +69,12 @@ def label_intervals(
     """Compute the F1 of each label with its interval, keyed as f1_LABEL; the arguments are those of `intervals`."""
     scores = cluster_bootstrap(group_counts(predictions, group_of), f1_of, seed, resamples).intervals
     return {f"f1_{label}": interval for label, interval in zip(labels_of(predictions), scores, strict=True)}
+
+
+def share_interval(count: int, n: int) -> Interval:
+    """Return the share of `count` in `n` independent posts, at least one, with Wilson's interval."""
+    ends = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(count / n, float(ends.low), float(ends.high))
 
 
 def group_counts(predictions: Sequence[Prediction], group_of: Mapping[str, str]) -> Array:

@@ -3,8 +3,6 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from scipy.stats import binomtest
-
 from src.core.estimates import (
     AblationResult,
     AgreementAccuracy,
@@ -14,11 +12,11 @@ from src.core.estimates import (
     ShuffledImages,
 )
 from src.core.labels import NEUTRAL
-from src.core.records import Interval, Post, Prediction, labels_of
+from src.core.records import Post, Prediction, labels_of
 from src.data.ablations import BOTH
 from src.data.captions import without_hashtags
 from src.evaluation.comparison import compare, verdicts
-from src.evaluation.intervals import CONFIDENCE, RESAMPLES, intervals
+from src.evaluation.intervals import RESAMPLES, intervals, share_interval
 
 # The text's label and the image's label.
 LabelPair = tuple[str, str]
@@ -117,10 +115,10 @@ def label_adherence(
         return None
     count_of = Counter(all_predicted or predicted)
     counts = [sum(tone == pair[half] for pair, tone in zip(pairs, predicted, strict=True)) for half in (0, 1)]
-    text, image = (_share(count, n) for count in counts)
+    text, image = (share_interval(count, n) for count in counts)
     expected = [sum(count_of[pair[half]] for pair in pairs) / n / count_of.total() for half in (0, 1)]
     shares = {"text": expected[0], "image": expected[1], "neither": 1 - sum(expected)}
-    return LabelAdherence(n, text, image, _share(n - sum(counts), n), shares)
+    return LabelAdherence(n, text, image, share_interval(n - sum(counts), n), shares)
 
 
 def adherence_by_pair(
@@ -202,8 +200,3 @@ def disagreement(
             for name, rows in predictions.items()
         },
     )
-
-
-def _share(count: int, n: int) -> Interval:
-    ends = binomtest(count, n).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(count / n, float(ends.low), float(ends.high))

@@ -81,6 +81,14 @@ def selective_curve(predictions: Sequence[Prediction]) -> SelectiveCurve:
     return SelectiveCurve(temperature, len(predictions), points)
 
 
+def split_by_confidence(
+    calibrated: Sequence[Prediction], threshold: float
+) -> tuple[list[Prediction], list[Prediction]]:
+    """Return the predictions whose confidence lies above a threshold, and the others."""
+    above = [row for row in calibrated if row.confidence > threshold]
+    return above, [row for row in calibrated if row.confidence <= threshold]
+
+
 def accuracy_bound(right: int, posts: int) -> float:
     """Return the one-sided Clopper-Pearson bound below the accuracy, from the number of right answers."""
     return float(binomtest(right, posts, alternative="greater").proportion_ci(CONFIDENCE, method="exact").low)

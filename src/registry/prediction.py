@@ -1,7 +1,7 @@
 """Predict the labels of a user's own posts with a registered version."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from src.core.outputs import read_trained
 from src.core.paths import stage_folder
 from src.core.records import Prediction
 from src.data.inputs import InputPost, Listing
+from src.evaluation.calibration import scaled
 from src.registry import registry
+from src.registry.evidence import Evidence
 from src.registry.pyfunc import Row
 from src.registry.registry import Answer
 
@@ -31,13 +33,24 @@ class PredictedPost:
     # The predicted label and the probabilities by label, in order; empty for a post without a prediction.
     tone: str = ""
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    # The probabilities, calibrated by the temperature of the version's evidence.
+    calibrated: Mapping[str, float] = field(default_factory=dict)
+    # Whether the post is left to a person; None if the user has asked for no accuracy.
+    review: bool | None = None
     # The label that came with the post, if any.
     label: str = ""
+
+    @property
+    def confidence(self) -> float | None:
+        """Return the calibrated probability of the predicted label; None for a post without a prediction."""
+        return self.calibrated.get(self.tone)
 
     def cells(self, labels: Sequence[str]) -> dict[str, str | float]:
         """Return the cells of a table's row, by column: a probability stands under its label."""
         probabilities = {label: self.probabilities.get(label, "") for label in labels}
-        ends = {"tone": self.tone, **probabilities, "label": self.label}
+        confidence = "" if self.confidence is None else self.confidence
+        judged = {"confidence": confidence, "review": {None: "", False: "no", True: "yes"}[self.review]}
+        ends = {"tone": self.tone, **probabilities, **judged, "label": self.label}
         return {"id": self.id, "text": self.text, "missing": self.missing, "problem": self.problem, **ends}
 
     def as_prediction(self) -> Prediction | None:
@@ -119,20 +132,37 @@ def predict_posts(uri: str, posts: Sequence[InputPost]) -> Iterator[PredictedPos
             yield _predicted(post, outcomes[index])
 
 
+def judge(rows: Sequence[PredictedPost], evidence: Evidence, accuracy: float | None) -> list[PredictedPost]:
+    """Return the rows with calibrated confidences, and with the posts to leave to a person for a wanted accuracy.
+
+    A post without a prediction is left to a person too. If the accuracy is out of reach, all posts are.
+    """
+    point = evidence.curve.widest(accuracy) if evidence.curve and accuracy is not None else None
+    threshold = point.threshold if point else 1.0
+    answered = [Prediction(row.id, row.tone, row.tone, row.probabilities) for row in rows if row.tone]
+    calibrated = iter(scaled(answered, evidence.temperature) if answered else [])
+    judged = []
+    for row in rows:
+        probabilities = next(calibrated).probabilities if row.tone else {}
+        review = None if accuracy is None else probabilities.get(row.tone, 0) <= threshold
+        judged.append(replace(row, calibrated=probabilities, review=review))
+    return judged
+
+
 def write_predictions_table(path: Path, rows: Sequence[PredictedPost]) -> None:
     """Write rows as CSV; a missing value is an empty cell."""
     labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
     write_table(path, [row.cells(labels) for row in rows])
 
 
-def require_other_file(out: Path, listing: Listing) -> None:
-    """Check that the table of predictions does not replace a file that is read.
+def require_other_file(option: str, out: Path, listing: Listing) -> None:
+    """Check that an output does not replace a file that is read.
 
     Raises:
         UsageError: it would.
     """
     if out.exists() and any(path.is_file() and out.samefile(path) for path in listing.files):
-        raise UsageError(f"--out {out} would overwrite an input file: name another file")
+        raise UsageError(f"{option} {out} would overwrite an input file: name another file")
 
 
 def _ask(ask: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Row]) -> list[Answer | str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.core.errors import UsageError, UserError
+from src.core.paths import CONTRACT_FOLDER
 from src.core.records import ADAPTER_DIGEST
 from src.registry.ensemble_contract import ENSEMBLE
 from src.registry.pyfunc import HALVES, ModelPackage, Row, save_package, table_of
@@ -240,6 +241,30 @@ def download(version: Version, folder: Path) -> Path:
     if not (files / "MLmodel").is_file():
         raise UserError(f"the files of {version.uri} are gone from the MLflow store")
     return files
+
+
+def download_contract(uri: str, folder: Path) -> Path:
+    """Copy the contract of the version at an address, and the files beside it, into a folder. Return their folder.
+
+    Raises:
+        UserError: there is no such version, its files are gone, or the store does not answer.
+    """
+    import mlflow.artifacts
+
+    if _ADDRESS.fullmatch(uri):
+        version_at(uri)
+    _open_registry()
+    with mlflow_errors_as_user_errors():
+        address = f"{uri}/artifacts/{CONTRACT_FOLDER}"
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+
+
+def title_of(uri: str) -> str:
+    """Return the name and number of the version at an address of the registry; another address stays as it is."""
+    if not _ADDRESS.fullmatch(uri):
+        return uri
+    _, version = version_at(uri)
+    return f"{version.name} version {version.number}"
 
 
 def load(uri: str) -> "PyFuncModel":
