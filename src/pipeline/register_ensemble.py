@@ -17,6 +17,7 @@ from src.core.paths import (
     ENSEMBLE,
     ENSEMBLE_JSON,
     METRICS_JSON,
+    PREDICTIONS_FILE,
     REGISTER_ENSEMBLE,
     REGISTER_FILE,
     SPLIT_REPORT,
@@ -30,7 +31,7 @@ from src.evaluation.systems import BASELINES, COMBINED, FURTHER
 from src.pipeline.ensemble import ensemble_digest, log_ensemble
 from src.pipeline.register import LIBRARIES, Registration, installed
 from src.registry import registry
-from src.registry.contract import choose_golden
+from src.registry.contract import TEST_FILE, VALIDATION_FILE, choose_golden
 from src.registry.ensemble import largest_difference, open_ensemble
 from src.registry.ensemble_contract import (
     FORMAT,
@@ -166,6 +167,8 @@ def _write_contract(
     )
     _require_equal(contract, [val[post.id] for post in posts])
     write_ensemble_contract(folder, contract, images)
+    for source, name in ((VAL_PREDICTIONS_FILE, VALIDATION_FILE), (PREDICTIONS_FILE, TEST_FILE)):
+        shutil.copyfile(ENSEMBLE / source, folder / name)
     return rows
 
 

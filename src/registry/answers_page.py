@@ -17,7 +17,7 @@ from src.core.records import Prediction
 from src.data.inputs import InputPost
 from src.evaluation.intervals import share_interval
 from src.evaluation.metrics import scores
-from src.evaluation.selective import CONFIDENCE, FIRST_STEP, STEPS, OperatingPoint, split_by_confidence
+from src.evaluation.selective import CONFIDENCE, OperatingPoint, split_by_confidence
 from src.registry.evidence import Evidence
 from src.registry.prediction import PredictedPost
 from src.reporting.pages import render
@@ -64,11 +64,11 @@ def advice(content: AnsweredPosts) -> list[str]:
         return ["With --accuracy, `predict` marks the posts to leave to a person.", _CAVEAT]
     point = content.point
     if point is None:
-        share = round_percent(FIRST_STEP / STEPS)
+        best = curve.highest_accuracy
         return [
-            f"An accuracy of {round_percent(wanted)} is out of reach, so all posts are left to a person: "
-            f"{evidence.version} reaches {percent(curve.highest_accuracy)}, on the {share} of posts that it is most "
-            f"certain of (lower {round_percent(CONFIDENCE)} bound from {curve.posts:,} validation posts)."
+            f"An accuracy of {round_percent(wanted)} is out of reach, so all posts are left to a person: from its "
+            f"{curve.posts:,} validation posts, {round_percent(best)} is the highest that {evidence.version} reaches "
+            f"with {round_percent(CONFIDENCE)} confidence (--accuracy {best:g})."
         ]
     return [_who_answers(content, point), _on_validation(evidence, point), *_on_test(evidence, point), _CAVEAT]
 

@@ -1,7 +1,7 @@
 """Evidence of how well a version answers: its predictions for validation and test, which lie beside its contract."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,13 @@ from src.core.errors import UserError
 from src.core.format import percent
 from src.core.records import Prediction, read_predictions
 from src.evaluation.calibration import scaled
+from src.evaluation.metrics import scores
 from src.evaluation.selective import SelectiveCurve, selective_curve
 from src.registry import registry
 from src.registry.contract import TEST_COLUMNS, TEST_FILE, VALIDATION_FILE, read_contract
+
+# The file with the predictions for each part.
+PARTS = {"validation": VALIDATION_FILE, "test": TEST_FILE}
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Evidence:
 
     # The version, such as "mvsa-clip version 3".
     version: str
-    # Warnings and scores of the version in sentences; empty if this code cannot read its contract.
+    # A warning and the scores of the version in sentences; empty without.
     notice: str
     scores: str
     # Its selective prediction on validation. None for a version without validation predictions.
@@ -43,23 +47,36 @@ def read_evidence(uri: str) -> Evidence:
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = registry.download_contract(uri, Path(temporary))
-        notice, scores = _told_by_contract(folder)
-        has = {name: (folder / name).is_file() for name in (VALIDATION_FILE, TEST_FILE)}
-        curve = selective_curve(read_predictions(folder / VALIDATION_FILE)) if has[VALIDATION_FILE] else None
-        test = read_predictions(folder / TEST_FILE, TEST_COLUMNS) if has[TEST_FILE] else []
+        tables = {part: _read(folder, part) for part in PARTS}
+        notice = _notice(folder)
+    validation, test = tables.values()
+    curve = selective_curve(validation) if validation else None
     calibrated = scaled(test, curve.temperature) if curve and test else []
-    return Evidence(registry.title_of(uri), notice, scores, curve, calibrated)
+    return Evidence(registry.title_of(uri), notice, _scores(tables), curve, calibrated)
 
 
-def _told_by_contract(folder: Path) -> tuple[str, str]:
-    """Return the notice on the version's weights, and its scores."""
+def _read(folder: Path, part: str) -> list[Prediction]:
+    """Return the predictions for a part; none if they did not come with the version."""
+    path = folder / PARTS[part]
+    return read_predictions(path, TEST_COLUMNS) if path.is_file() else []
+
+
+def _notice(folder: Path) -> str:
+    """Return the notice on random weights."""
     try:
-        contract = read_contract(folder)
+        checkpoint = read_contract(folder).checkpoint
     except UserError:
-        return "", ""
-    notice = notice_of(contract.checkpoint.scale) if contract.checkpoint.is_random else ""
-    accuracy, macro_f1 = (
-        f"{percent(contract.validation[name])} on validation and {percent(contract.test[name])} on test"
-        for name in ("accuracy", "macro_f1")
-    )
-    return notice, f"Its accuracy is {accuracy}, its macro-F1 {macro_f1}."
+        # Of another format, or an ensemble's.
+        return ""
+    return notice_of(checkpoint.scale) if checkpoint.is_random else ""
+
+
+def _scores(tables: Mapping[str, Sequence[Prediction]]) -> str:
+    """Return a sentence on the accuracy and the macro-F1 on each part that has predictions."""
+    figures = [
+        f"{percent(scored.accuracy)} and a macro-F1 of {percent(scored.macro_f1)} on {part}"
+        for part, predictions in tables.items()
+        if predictions
+        for scored in [scores(predictions)]
+    ]
+    return f"It has an accuracy of {', and of '.join(figures)}." if figures else ""

@@ -254,9 +254,13 @@ def download_contract(uri: str, folder: Path) -> Path:
     if _ADDRESS.fullmatch(uri):
         version_at(uri)
     _open_registry()
+    artifacts = f"{uri}/artifacts"
     with mlflow_errors_as_user_errors():
-        address = f"{uri}/artifacts/{CONTRACT_FOLDER}"
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+        names = {Path(entry.path).name for entry in mlflow.artifacts.list_artifacts(artifact_uri=artifacts) or []}
+        for name in {CONTRACT_FOLDER, ENSEMBLE} & names:
+            address = f"{artifacts}/{name}"
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+    raise UserError(f"{uri} has no contract: its files are gone, or it is no version of this project")
 
 
 def title_of(uri: str) -> str:

@@ -36,7 +36,7 @@ def test_higher_accuracy_answers_fewer_posts() -> None:
     coverages = [point.coverage for point in points if point]
     assert len(coverages) == 3 and coverages[0] == 1 and coverages == sorted(coverages, reverse=True)
     assert curve.widest(0.999) is None
-    assert curve.widest(curve.highest_accuracy) is not None and curve.widest(curve.highest_accuracy + 1e-6) is None
+    assert curve.widest(curve.highest_accuracy) is not None and curve.widest(curve.highest_accuracy + 0.01) is None
 
 
 def test_wanted_accuracy_is_missed_as_seldom_as_said() -> None:
@@ -62,6 +62,14 @@ def test_tests_end_at_first_low_bound() -> None:
     curve = selective_curve(sure(*[(top - key * 1e-5, right) for top, right, posts in groups for key in range(posts)]))
     assert curve.points[-1].bound > 0.85 > curve.points[0].bound
     assert curve.widest(0.85) is None
+
+
+def test_thresholds_with_few_posts_end_no_tests() -> None:
+    """One of the four surest posts is wrong, and most of the others are right."""
+    curve = selective_curve(sure(*[(0.9 - key / 100, key not in {1, 12}) for key in range(20)]))
+    assert curve.points[0].bound < 0.6
+    point = curve.widest(0.6)
+    assert point is not None and point.coverage == 1
 
 
 def test_posts_of_one_confidence_have_one_point() -> None:
