@@ -21,7 +21,7 @@ ON_PATH := PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH"
 RUN := $(ON_PATH) "$(VENV)/bin/python" -m
 
 # Settings of `make smol`, over those of params.yaml. Epochs, layers and positions are those that two cores can afford.
-SPLIT ?= grouped
+SPLIT ?= given
 SMOL := scale=full models=[smol] split.kind=$(SPLIT) reproduce.recipes=[] repeat.seeds=5 \
 	tune.trials=20 tune.startup_trials=8 tune.min_epochs=2 \
 	++training.smol.epochs=3 ++training.smol.adapter_layers=last-10 ++training.smol.adapter_positions=text

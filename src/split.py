@@ -26,16 +26,16 @@ def main() -> None:
 
 
 def _print_split(report: SplitReport) -> None:
-    settings: dict[str, object] = {"seed": report.seed}
+    settings: dict[str, object] = {} if report.kind == "given" else {"seed": report.seed}
     if report.predefined:
         settings = vars(report.predefined)
-    shown = ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None)
-    say(f"{report.kind} split of the {report.protocol} posts, {shown}")
+    shown = [f"{name} {value}" for name, value in settings.items() if value is not None]
+    say(", ".join([f"{report.kind} split of the {report.protocol} posts", *shown]))
     for part, counts in report.parts.items():
         tones = ", ".join(f"{count:,} {tone}" for tone, count in counts.items())
         say(f"  {part}: {sum(counts.values()):,} posts, {tones}")
     if report.in_no_part:
-        say(f"  in no part: {report.in_no_part:,} labelled posts that the lists do not name")
+        say(f"  in no part: {report.in_no_part:,} labelled posts that the lists, or the column split, do not name")
 
 
 def _print_leaks(leaks: LeakReport) -> None:
