@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from src.core.errors import UsageError, UserError
 from src.search import storage
 from src.search.storage import RetryPolicy, open_storage, postgres_lock, remote_url
-from src.search.study import open_study
+from src.search.study import Study, join_study, open_study
 from tests.search.light import plan
 from tests.servers import Postgres
 
@@ -113,13 +114,12 @@ def start(repo_root: Path) -> Iterator[Start]:
         process.communicate()
 
 
-@pytest.mark.parametrize("storage", ["a file behind a proxy", "a server"])
-def test_processes_share_a_study(storage: str, start: Start, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    file = f"sqlite:///{tmp_path}/studies.db"
-    url = file if storage.startswith("a file") else request.getfixturevalue("postgres").create("shared")
+def test_processes_share_a_study(start: Start, tmp_path: Path) -> None:
+    """On a file behind a proxy. Workers of `test_many.py` share studies on a server."""
+    url = f"sqlite:///{tmp_path}/studies.db"
     study = open_study(url, plan("clip"))
     with remote_url(url, "127.0.0.1") as address:
-        assert address == url if storage == "a server" else address.startswith("grpc://127.0.0.1:")
+        assert address.startswith("grpc://127.0.0.1:")
         workers = [start(WORK, address, 10, name) for name in ("left", "right")]
         assert [(worker.communicate()[1], worker.returncode) for worker in workers] == [("", 0)] * 2
     trials = study.trials()
@@ -260,15 +260,20 @@ def test_other_errors_are_not_retried(clock: list[float]) -> None:
     assert clock == []
 
 
-def test_only_joining_waits_for_server(running: Postgres, start: Start) -> None:
+def test_only_joining_waits_for_server(running: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     url = running.create("joined")
     open_study(url, plan("clip"))
     running.stop()
     with pytest.raises(UserError, match="cannot be opened"):
         open_study(url, plan("clip"))
-    worker = start(WORK, url, 1, "late")
-    assert worker.stderr is not None
-    assert worker.stderr.readline() == "the storage of studies does not answer: waiting for it\n"
+    joined: list[Study] = []
+    thread = threading.Thread(target=lambda: joined.append(join_study(url, plan("clip"))), daemon=True)
+    thread.start()
+    while thread.is_alive() and not caplog.messages:
+        time.sleep(0.05)
+    assert caplog.messages == ["the storage of studies does not answer: waiting for it"]
+    assert thread.is_alive() and not joined
     running.start()
-    assert (worker.communicate()[1], worker.returncode) == ("", 0)
-    assert [trial.attrs["worker"] for trial in open_study(url, plan("clip")).finished()] == ["late"]
+    thread.join()
+    (study,) = joined
+    assert study.trials() == []
