@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.core.labels import TONES
+from src.core.labels import TONE_LABELS, TONES
 from src.core.records import Post
 from src.core.saliency import GRID, SaliencyMap
 from src.core.training_config import TrainingConfig
@@ -38,6 +38,7 @@ class Additive:
     cells_GG: Tensor
     words: dict[str, float] = field(default_factory=dict)
     device = torch.device("cpu")
+    labels = TONE_LABELS
 
     def eval(self) -> None:
         pass
