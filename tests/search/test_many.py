@@ -24,6 +24,7 @@ from src.search.plan import StudyPlan, plan_of
 from src.search.pool import WorkerDied, WorkerPool
 from src.search.ray_pool import Cluster, RayWorkerPool, cluster, require_gpus
 from src.search.runner import StudyRunner
+from src.search.steering import Option, steer
 from src.search.storage import remote_url
 from src.search.study import Study, open_study
 from src.search.trial import TrialRecord
@@ -42,9 +43,11 @@ def shares() -> Iterator[Cluster]:
         yield shares
 
 
-def search(shares: Cluster, url: str, plan: StudyPlan, size: int, total: int, folder: Path) -> None:
+def search(
+    shares: Cluster, url: str, plan: StudyPlan, size: int, total: int, folder: Path, epoch_s: float = 0.1
+) -> None:
     with remote_url(url, shares.host) as address:
-        make = partial(open_light_worker, url=address, plan=plan, epoch_s=0.1)
+        make = partial(open_light_worker, url=address, plan=plan, epoch_s=epoch_s)
         pool = InProcesses(RayWorkerPool(make, size, shares))
         StudyRunner(open_study(url, plan), pool, PendingAdapters(folder), StopSignal()).run(total)
 
@@ -231,3 +234,40 @@ def agree(trial: TrialRecord, run: Any) -> None:
     if trial.state == "complete":
         assert run.data.metrics["best_val_macro_f1"] == pytest.approx(trial.value)
         assert (Path(run.info.artifact_uri) / "adapter" / "head.safetensors").is_file()
+
+
+def test_steered_search_survives_killed_worker(shares: Cluster, tmp_path: Path) -> None:
+    """A person sends every request while two workers run, and one of the workers is killed during the pause."""
+    url = f"sqlite:///{tmp_path}/studies.db"
+    study = open_study(url, plan("many"))
+
+    def ask(option: Option, value: str | int = "") -> None:
+        steer(url, plan("many"), "clip", option, value)
+
+    def search_in_thread() -> None:
+        search(shares, url, plan("many"), 2, 4, tmp_path / "trials", epoch_s=2)
+
+    thread = threading.Thread(target=search_in_thread)
+    thread.start()
+    while len([trial for trial in study.trials() if trial.epochs]) < 2:
+        time.sleep(0.05)
+    ask("--pause")
+    ask("--stop-trial", 0)
+    os.kill(int(study.trials()[1].attrs["process"].removeprefix(f"{socket.gethostname()}:")), signal.SIGKILL)
+    ask("--try", "rank=4,lr=3e-3")
+    ask("--clone", "1,lr=2e-3")
+    ask("--more", 1)
+    while any(trial.state == "running" for trial in study.trials()):
+        time.sleep(0.05)
+    assert len([trial for trial in study.trials() if trial.state == "waiting"]) == 3
+    ask("--resume")
+    thread.join()
+    trials = study.trials()
+    assert [trials[0].state, trials[1].reason] == ["pruned", "interrupted"]
+    assert len(study.finished()) == 5
+    by_request = {trial.attrs["request"].split()[0]: trial for trial in trials if "request" in trial.attrs}
+    assert by_request["--try"].params == {"rank": 4, "lr": 3e-3}
+    assert by_request["--clone"].params == {**trials[1].params, "lr": 2e-3}
+    (again,) = (trial for trial in trials if trial.attrs.get("retry_of") == 1)
+    assert again.params == trials[1].params
+    assert {trial.state for trial in trials[2:]} == {"complete"}
