@@ -23,12 +23,10 @@ from src.core.records import (
     Post,
     Scores,
     data_digest,
-    numeric_id_key,
     read_fingerprints,
     read_groups,
     read_posts,
     read_split,
-    write_fingerprints,
     write_posts,
 )
 from src.data.layouts import survey
@@ -255,28 +253,31 @@ def test_real_posts_in_a_table_equal_those_in_mvsas_layout(
     real_mvsa: Path, real_reading: LoadedDataset, repository: Path
 ) -> None:
     path = beside(repository.parent / "mine", real_mvsa / "data") / "posts.csv"
-    write_csv(path, rows_of(real_mvsa), "utf-8-sig", ";")
-    run("ingest", str(path))
+    lists = {name: (real_mvsa / "splits" / f"qmf_{name}.txt").read_text().split() for name in ("train", "dev", "test")}
+    part_of = {key: name for name, keys in lists.items() for key in keys}
+    rows = [{**row, "split": part_of.get(row["id"], "")} for row in rows_of(real_mvsa)]
+    write_csv(path, rows, "utf-8-sig", ";")
+    output = run("ingest", str(path)).stdout
+    assert "agreement: 724 negative, 470 neutral, 1,398 positive\n" in output
     Path("data").symlink_to(imported(), target_is_directory=True)
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["prepare"]["protocol"] = "standard"
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-
     run("prepare")
-    own, own_prints = read_posts(POSTS), read_fingerprints(FINGERPRINTS)
-    assert [replace(post, image="") for post in own] == [replace(post, image="") for post in real_reading.posts]
-    assert DataReport.read(DATA_REPORT).data_digest == data_digest(real_reading.posts)
-    assert own_prints == list(real_reading.fingerprints)
-    own_split, _ = split_posts(load_params())
+    labels = [post.text_label if post.text_label == post.image_label else "" for post in real_reading.posts]
+    posts = [replace(post, label=label) for post, label in zip(real_reading.posts, labels, strict=True)]
+    own = read_posts(POSTS)
+    assert [replace(post, image="", part="") for post in own] == [replace(post, image="") for post in posts]
+    assert DataReport.read(DATA_REPORT).data_digest == data_digest(posts)
+    assert read_fingerprints(FINGERPRINTS) == list(real_reading.fingerprints)
+    own_report, _ = split_posts(load_params())
     own_scores = tfidf_scores(own, read_split(SPLIT))
 
-    write_posts(POSTS, real_reading.posts)
-    write_fingerprints(FINGERPRINTS, real_reading.fingerprints)
-    split, _ = split_posts(load_params())
-    assert own_split == split
-    assert own_scores == tfidf_scores(real_reading.posts, read_split(SPLIT))
-    assert sum(sum(part.values()) for part in split.parts.values()) == 4511
-    assert [post.id for post in own] == sorted((post.id for post in own), key=numeric_id_key)
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["split"].update(kind="predefined", predefined={"folder": str(real_mvsa / "splits"), "fold": None})
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    write_posts(POSTS, posts)
+    report, _ = split_posts(load_params())
+    assert (own_report.split_digest, own_report.parts) == (report.split_digest, report.parts)
+    assert [sum(part.values()) for part in report.parts.values()] == [1555, 518, 519]
+    assert own_scores == tfidf_scores(posts, read_split(SPLIT))
 
 
 def tfidf_scores(posts: Sequence[Post], part_of: Mapping[str, str]) -> Scores:
