@@ -14,7 +14,7 @@ from src.core.provenance import code_digest
 from src.core.records import leak_free, read_groups, read_posts, read_predictions, read_split
 from src.evaluation.metrics import scores
 from src.registry import promotion, registry
-from src.registry.contract import VALIDATION_FILE, Contract, choose_golden, read_contract
+from src.registry.contract import TEST_COLUMNS, VALIDATION_FILE, Contract, choose_golden, read_contract
 from tests.registry.conftest import DATA_MD5, MODEL, STORE, git, run, store_in
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def test_contract_folder_has_validation_predictions(repository: Path) -> None:
 def test_contract_folder_has_test_predictions(repository: Path) -> None:
     folder = OUTPUTS / "register" / MODEL / "contract"
     assert read_json(folder / "split_report.json") == read_json(OUTPUTS / "split" / "report.json")
-    assert read_predictions(folder / "test.csv") == read_predictions(OUTPUTS / "evaluate" / MODEL / "predictions.csv")
+    assert read_predictions(folder / "test.csv", TEST_COLUMNS) == read_predictions(
+        OUTPUTS / "evaluate" / MODEL / "predictions.csv"
+    )
     group_of = read_groups(OUTPUTS / "split" / "groups.csv")
     unseen = leak_free(read_split(OUTPUTS / "split" / "split.csv"), group_of)
     rows = read_table(folder / "test.csv")
