@@ -3,6 +3,8 @@
 from typing import Any
 
 from src.core.data_outputs import SplitReport
+from src.core.labels import TONES
+from src.core.records import PARTS
 
 
 def split_report(**changes: Any) -> SplitReport:
@@ -14,7 +16,7 @@ def split_report(**changes: Any) -> SplitReport:
         "predefined": None,
         "data_digest": "d",
         "split_digest": "s",
-        "parts": {"train": {}, "val": {}, "test": {}},
+        "parts": {part: dict.fromkeys(TONES, 0) for part in PARTS},
         "in_no_part": 0,
     }
     return SplitReport(**{**fields, **changes})

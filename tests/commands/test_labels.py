@@ -112,7 +112,7 @@ def test_version_carries_its_labels(five: Path) -> None:
     Path("away.yaml").rename("params.yaml")
     assert model.metadata.get_output_schema().input_names() == ["label", *FIVE]
     columns, rows = predicted_columns(MODEL, "data/data")
-    assert columns == ["id", "text", "missing", "problem", "tone", *FIVE, "label"]
+    assert columns == ["id", "text", "missing", "problem", "tone", *FIVE, "confidence", "review", "label"]
     assert len(rows) == len(read_posts(POSTS)) and {row["tone"] for row in rows} <= set(FIVE)
     run("verify", f"models:/mvsa-{MODEL}@champion")
     run("export", f"models:/mvsa-{MODEL}@champion", "--out", "exported")
