@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from src.core.labels import TONES
+from src.core.labels import TONE_LABELS, TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import open_image
@@ -23,6 +23,7 @@ class Parrot(nn.Module):
     """Says of every post its own first token, once as it is and twice negated, and remembers how it was asked."""
 
     device = torch.device("cpu")
+    labels = TONE_LABELS
 
     def __init__(self) -> None:
         super().__init__()
