@@ -32,6 +32,7 @@ from src.evaluation.intervals import SCORES as SCORE_NAMES
 from src.evaluation.systems import Kind
 from src.reporting import findings
 from src.reporting.pages import Plot, render
+from tests.split_report import split_report
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -224,7 +225,7 @@ def inputs_of(scores: Sequence[ScoreRow]) -> findings.ReportInputs:
         noise=noise_of(AGREEMENT),
         mislabelled=[],
         leaks=nothing,
-        split=nothing,
+        split=split_report(),
         data=nothing,
         omissions=BaselineOmissions(),
         ensemble=ENSEMBLE,
