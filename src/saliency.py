@@ -1,4 +1,4 @@
-"""Explain predictions of the tuned model by the words and image regions that support them.
+"""Explain predictions of a tuned model or of the ensemble by the words and image regions that support them.
 
 python -m src.saliency --model clip         # the most confident mistakes on the test part
 python -m src.saliency --model clip 2499    # one post
@@ -16,6 +16,7 @@ from src.core.errors import UsageError
 from src.core.paths import stage_folder
 from src.core.saliency import SANITY, signed
 from src.models.catalog import MODELS
+from src.registry.ensemble_contract import ENSEMBLE
 
 if TYPE_CHECKING:
     from src.reporting.saliency_page import ExplainedPost
@@ -24,7 +25,7 @@ WORDS_PRINTED = 10
 
 
 @command(example="python -m src.saliency --model clip 2499")
-@model_option(MODELS)
+@model_option((*MODELS, ENSEMBLE))
 @click.option("--tone", help="Explain this label of ID instead of the predicted one.")
 @click.option("--sanity", is_flag=True, help="Compare the map of ID with maps of shuffled readouts.")
 @click.option("--mistakes", type=click.IntRange(min=1), help="Number of mistakes.  [default: as in params.yaml]")
@@ -41,7 +42,11 @@ def main(
     The method is occlusion, for all models. Parts are removed one after the other: a word of the caption, or a window
     of the image, which is filled with the image's mean colour. The contribution of a part is the decrease of the
     tone's log-odds without it.
+
+    Of the ensemble, the champion is explained, as `python -m src.register_ensemble` registered it.
     """
+    if sanity and model == ENSEMBLE:
+        raise UsageError("--sanity shuffles the readout of one model, and an ensemble has none: leave it out")
     params = load_params()
     folder = out or stage_folder("saliency", model)
     if post_id is None:
@@ -55,16 +60,27 @@ def main(
 
 
 def _mistakes(params: Params, model: str, num_mistakes: int, folder: Path) -> None:
-    from src.pipeline.saliency import explain_mistakes
-    from src.training.workspace import open_workspace
+    if model == ENSEMBLE:
+        from src.pipeline.ensemble_saliency import explain_ensemble_mistakes
 
-    say(explain_mistakes(params, open_workspace(params, model), num_mistakes, folder).summary())
+        explained = explain_ensemble_mistakes(params, num_mistakes, folder)
+    else:
+        from src.pipeline.saliency import explain_mistakes
+        from src.training.workspace import open_workspace
+
+        explained = explain_mistakes(params, open_workspace(params, model), num_mistakes, folder)
+    say(explained.summary())
 
 
 def _post(params: Params, model: str, post_id: str, tone: str, sanity: bool, folder: Path) -> None:
-    from src.pipeline.saliency import explain_post
+    if model == ENSEMBLE:
+        from src.pipeline.ensemble_saliency import explain_ensemble_post
 
-    explanation = explain_post(params, model, post_id, tone, sanity, folder)
+        explanation = explain_ensemble_post(params, post_id, tone, folder)
+    else:
+        from src.pipeline.saliency import explain_post
+
+        explanation = explain_post(params, model, post_id, tone, sanity, folder)
     _print_map(model, explanation.post)
     if explanation.sanity:
         say(f"{SANITY} Here: {explanation.sanity}.")

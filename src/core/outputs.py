@@ -273,7 +273,7 @@ class SaliencyOutput(StageOutput):
     notice: str
     # The description of the method.
     method: str
-    # The check of the first mistake's map. None without a mistake.
+    # The check of the first mistake's map. None without a mistake, and of an ensemble, which has no readout.
     sanity: CheckedMap | None
     mistakes: tuple[ExplainedMistake, ...]
 

@@ -9,7 +9,7 @@ GRID, WINDOW = 8, 2
 METHOD = (
     "Method: occlusion. Parts of the post are removed one after the other. The contribution of a part is the decrease "
     "of the tone's log-odds (in nats) without it. A positive contribution supports the tone, a negative one opposes "
-    "it. In the caption, one word is removed at a time. In the image, resized for the model, a window of "
+    "it. In the caption, one word is removed at a time. In the image, a window of "
     f"{WINDOW} by {WINDOW} cells of a grid of {GRID} by {GRID} is filled with the image's mean colour; a cell gets the "
     "mean of the windows that cover it."
 )
@@ -46,8 +46,8 @@ class SaliencyMap:
     image: float
     # The contribution of the caption as a whole.
     caption: float
-    # The image as the model gets it: red, green and blue of each pixel, 0 to 255.
-    pixels_SS3: Sequence[Sequence[Sequence[int]]]
+    # The image whose cells were removed: red, green and blue of each pixel, 0 to 255.
+    pixels_RC3: Sequence[Sequence[Sequence[int]]]
     # The number of posts, whole or occluded, that went through the model.
     num_passes: int
 

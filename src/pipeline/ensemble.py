@@ -120,17 +120,20 @@ def _evaluation(output: EnsembleOutput, test: Sequence[Prediction], val: Sequenc
     return Evaluation(COMBINED, ENSEMBLE, test, val, {"members": len(output.members)}, chosen_by_val=True)
 
 
-def _log(params: Params, evaluation: Evaluation) -> None:
+def facts_of_ensemble(params: Params) -> dict[str, str]:
+    """Return the posts and the split that members and weights were chosen on, by the names of MLflow's tags."""
     split = SplitReport.read(SPLIT_REPORT)
-    facts = {
+    return {
         "model": COMBINED,
         "scale": params.scale,
         "data_digest": split.data_digest,
         "split_digest": split.split_digest,
     }
 
+
+def _log(params: Params, evaluation: Evaluation) -> None:
     def log_more(run: Run) -> None:
         run.text(ENSEMBLE_JSON, (ENSEMBLE / ENSEMBLE_JSON).read_text(encoding="utf-8"))
 
-    tags = {**run_tags(COMBINED, facts, params.notice), ENSEMBLE_DIGEST: ensemble_digest()}
+    tags = {**run_tags(COMBINED, facts_of_ensemble(params), params.notice), ENSEMBLE_DIGEST: ensemble_digest()}
     finish_evaluation(evaluation, open_ensemble(), COMBINED, tags, ("val", "test"), log_more)

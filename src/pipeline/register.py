@@ -43,8 +43,8 @@ from src.registry.contract import (
     GoldenPost,
     Search,
     choose_golden,
-    write_contract,
 )
+from src.registry.contract_file import write_contract
 from src.registry.loading import compute_logits, dtype_of, load_adapter
 from src.registry.promotion import promote_if_better
 from src.registry.pyfunc import ModelPackage

@@ -32,14 +32,10 @@ from src.pipeline.ensemble import ensemble_digest, log_ensemble
 from src.pipeline.register import LIBRARIES, Registration, installed
 from src.registry import registry
 from src.registry.contract import TEST_FILE, VALIDATION_FILE, choose_golden
-from src.registry.ensemble import largest_difference, open_ensemble
-from src.registry.ensemble_contract import (
-    FORMAT,
-    EnsembleContract,
-    GoldenAnswer,
-    MemberRecord,
-    write_ensemble_contract,
-)
+from src.registry.contract_file import write_contract
+from src.registry.ensemble import open_ensemble
+from src.registry.ensemble_contract import FORMAT, EnsembleContract, GoldenAnswer, MemberRecord
+from src.registry.loading import largest_difference
 from src.registry.promotion import promote_if_better
 from src.registry.pyfunc import ModelPackage
 from src.registry.registry import RunRecord, Version
@@ -166,7 +162,7 @@ def _write_contract(
         golden=golden,
     )
     _require_equal(contract, [val[post.id] for post in posts])
-    write_ensemble_contract(folder, contract, images)
+    write_contract(folder, contract, images)
     for source, name in ((VAL_PREDICTIONS_FILE, VALIDATION_FILE), (PREDICTIONS_FILE, TEST_FILE)):
         shutil.copyfile(ENSEMBLE / source, folder / name)
     return rows

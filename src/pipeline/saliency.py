@@ -1,7 +1,7 @@
 """Saliency maps of a tuned model's predictions: of one post, or of the most confident mistakes for stage `evaluate`."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +10,25 @@ from src.core.config import Params
 from src.core.errors import UsageError, unknown
 from src.core.files import write_bytes, write_text
 from src.core.outputs import CheckedMap, ExplainedMistake, SaliencyOutput, read_trained
-from src.core.paths import MISTAKES_FOLDER, MISTAKES_HTML, POSTS, SALIENCY_JSON, SPLIT, stage_folder
+from src.core.paths import (
+    MISTAKES_FOLDER,
+    MISTAKES_HTML,
+    POSTS,
+    PREDICTIONS_FILE,
+    SALIENCY_JSON,
+    SPLIT,
+    stage_folder,
+)
 from src.core.records import ADAPTER_DIGEST, Post, Prediction, read_posts, read_predictions, read_split
 from src.core.saliency import METHOD, SaliencyMap, SanityCheck
 from src.data.images import open_image
 from src.reporting.mistakes import mistaken
 from src.reporting.plot_saliency import explained_post
 from src.reporting.saliency_page import ExplainedPost, saliency_page
+from src.tracking.client import Tracker
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.adapter import saved_adapter
-from src.training.occlusion import num_passes, saliency_map, sanity_check
+from src.training.occlusion import ClassifiedImage, num_passes, saliency_map, sanity_check
 from src.training.workspace import Workspace, open_workspace
 
 
@@ -75,17 +84,9 @@ def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bo
         UserError: an earlier stage has not run, or the image cannot be read.
     """
     read_trained(model)
-    if tone and tone not in params.label_names:
-        raise unknown("label", tone, params.label_names)
-    post = _post(post_id)
+    post = chosen_post(params, post_id, tone)
     explanation = _explain(params, open_workspace(params, model), [(post, tone)], sanity)
-    (explained,) = explanation.posts
-    png = folder / f"{post.id}.png"
-    html = folder / f"{post.id}.html"
-    write_bytes(png, _heat_map(params, model, explained))
-    title = f"{model}, tuned: post {post.id}"
-    write_text(html, saliency_page(title, params.notice, explanation.posts, explanation.sanity))
-    return PostExplanation(explained, explanation.sanity, png, html)
+    return write_post(params, f"{model}, tuned", explanation, folder)
 
 
 def explain_mistakes(params: Params, workspace: Workspace, num_mistakes: int, folder: Path) -> ExplainedMistakes:
@@ -96,25 +97,41 @@ def explain_mistakes(params: Params, workspace: Workspace, num_mistakes: int, fo
     """
     model = workspace.model.spec.name
     trained = read_trained(model)
-    posts = {post.id: post for post in read_posts(POSTS)}
-    mistakes = mistaken(read_predictions(stage_folder("evaluate", model) / "predictions.csv"))[:num_mistakes]
-    explanation = _explain(params, workspace, [(posts[row.id], row.predicted) for row in mistakes], sanity=True)
-    output = _output(params, model, mistakes, explanation)
-    title = f"{model}, tuned, test: the {len(mistakes)} most confident mistakes"
-    page = saliency_page(title, params.notice, explanation.posts, explanation.sanity)
-    write_text(folder / MISTAKES_HTML, page)
-    output.write(folder / SALIENCY_JSON)
-    _remove_heat_maps(folder / MISTAKES_FOLDER)
-    for mistake, explained in zip(output.mistakes, explanation.posts, strict=True):
-        write_bytes(folder / mistake.png, _heat_map(params, model, explained))
-    tags = {**run_tags("saliency", explanation.facts, params.notice), ADAPTER_DIGEST: trained.digest}
-    with open_tracker(model).run("saliency", tags=tags) as run:
-        run.text(MISTAKES_HTML, page)
-        run.text(SALIENCY_JSON, (folder / SALIENCY_JSON).read_text(encoding="utf-8"))
-    return ExplainedMistakes(output, explanation.sanity, folder)
+    mistakes = worst_mistakes(stage_folder("evaluate", model), num_mistakes)
+    explanation = _explain(params, workspace, mistakes.posts, sanity=True)
+    explained = write_mistakes(params, model, f"{model}, tuned", mistakes, explanation, folder)
+    log_mistakes(params, open_tracker(model), explained, explanation.facts, {ADAPTER_DIGEST: trained.digest})
+    return explained
 
 
-def _post(post_id: str) -> Post:
+@dataclass(frozen=True)
+class Mistakes:
+    """Wrong predictions, the most confident first."""
+
+    predictions: Sequence[Prediction]
+    # The post of each, with the label to explain: the predicted one.
+    posts: Sequence[tuple[Post, str]]
+
+
+def worst_mistakes(folder: Path, count: int) -> Mistakes:
+    """Return the most confident mistakes in the folder's table of test predictions.
+
+    Raises:
+        UserError: the stage that writes the table has not run.
+    """
+    post_of = {post.id: post for post in read_posts(POSTS)}
+    predictions = mistaken(read_predictions(folder / PREDICTIONS_FILE))[:count]
+    return Mistakes(predictions, [(post_of[row.id], row.predicted) for row in predictions])
+
+
+def chosen_post(params: Params, post_id: str, tone: str) -> Post:
+    """Return the post of an id.
+
+    Raises:
+        UsageError: there is no such post, or the tone is no label.
+    """
+    if tone and tone not in params.label_names:
+        raise unknown("label", tone, params.label_names)
     posts = {post.id: post for post in read_posts(POSTS)}
     if post_id not in posts:
         ids = list(posts)
@@ -122,6 +139,41 @@ def _post(post_id: str) -> Post:
         hint = f"close to it: {', '.join(near)}" if near else f"there are {len(ids):,}, from {ids[0]} to {ids[-1]}"
         raise UsageError(f"there is no post {post_id!r}; {hint}")
     return posts[post_id]
+
+
+def write_post(params: Params, title: str, explanation: Explanation, folder: Path) -> PostExplanation:
+    """Write the heat map and the page of one explained post; `title` names the system."""
+    (explained,) = explanation.posts
+    png = folder / f"{explained.post.id}.png"
+    html = folder / f"{explained.post.id}.html"
+    write_bytes(png, _heat_map(params, title, explained))
+    heading = f"{title}: post {explained.post.id}"
+    write_text(html, saliency_page(heading, params.notice, explanation.posts, explanation.sanity))
+    return PostExplanation(explained, explanation.sanity, png, html)
+
+
+def write_mistakes(
+    params: Params, model: str, title: str, mistakes: Mistakes, explanation: Explanation, folder: Path
+) -> ExplainedMistakes:
+    """Write the page, the table and the heat maps of explained mistakes; `title` names the system."""
+    output = _output(params, model, mistakes.predictions, explanation)
+    heading = f"{title}, test: the {len(mistakes.predictions)} most confident mistakes"
+    page = saliency_page(heading, params.notice, explanation.posts, explanation.sanity)
+    write_text(folder / MISTAKES_HTML, page)
+    output.write(folder / SALIENCY_JSON)
+    _remove_heat_maps(folder / MISTAKES_FOLDER)
+    for mistake, explained in zip(output.mistakes, explanation.posts, strict=True):
+        write_bytes(folder / mistake.png, _heat_map(params, title, explained))
+    return ExplainedMistakes(output, explanation.sanity, folder)
+
+
+def log_mistakes(
+    params: Params, tracker: Tracker, explained: ExplainedMistakes, facts: Mapping[str, str], tags: Mapping[str, str]
+) -> None:
+    """Log the page and the table of explained mistakes as a run."""
+    with tracker.run("saliency", tags={**run_tags("saliency", facts, params.notice), **tags}) as run:
+        for name in (MISTAKES_HTML, SALIENCY_JSON):
+            run.text(name, (explained.folder / name).read_text(encoding="utf-8"))
 
 
 def _explain(params: Params, workspace: Workspace, posts: Sequence[tuple[Post, str]], sanity: bool) -> Explanation:
@@ -137,7 +189,8 @@ def _explain(params: Params, workspace: Workspace, posts: Sequence[tuple[Post, s
 
         def map_of(post: Post, tone: str) -> SaliencyMap:
             image = open_image(post.image, at_least=adapter.model.image_resizer().min_decoded_side)
-            return saliency_map(adapter.model, image, post.caption, params.evaluate.batch_size, tone, bar.advance)
+            classified = ClassifiedImage.of(adapter.model, image)
+            return saliency_map(classified, post.caption, params.evaluate.batch_size, tone, bar.advance)
 
         explained = [ExplainedPost(post, part_of.get(post.id, ""), map_of(post, tone)) for post, tone in posts]
         check = None
@@ -172,8 +225,8 @@ def _output(params: Params, model: str, mistakes: Sequence[Prediction], explanat
     return SaliencyOutput(model, params.notice, METHOD, check, tuple(explained_mistakes))
 
 
-def _heat_map(params: Params, model: str, explained: ExplainedPost) -> bytes:
-    return explained_post(explained.saliency_map, f"{model}, tuned. {explained.heading}", params.notice)
+def _heat_map(params: Params, title: str, explained: ExplainedPost) -> bytes:
+    return explained_post(explained.saliency_map, f"{title}. {explained.heading}", params.notice)
 
 
 def _remove_heat_maps(folder: Path) -> None:

@@ -4,22 +4,18 @@ A contract is a folder that travels with the version: contract.json, and the ima
 docs/contract.md says what is compared when a version is loaded, and by how much logits may differ.
 """
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from src.core.config_parser import build
-from src.core.errors import UsageError, UserError
-from src.core.files import write_bytes, write_json
 from src.core.labels import Label, Labels
 from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
+from src.registry.contract_file import CONTRACT_FILE, read_record, require_files, require_golden, require_scores
 
-CONTRACT_FILE = "contract.json"
-# Files beside it: the report of the split, and the version's prediction for each test and each validation post.
+# Files beside contract.json: the report of the split, and the prediction for each test and each validation post.
 SPLIT_REPORT_FILE = "split_report.json"
 TEST_FILE = "test.csv"
 # The columns of that file besides those of a table of predictions.
@@ -27,7 +23,6 @@ TEST_COLUMNS = ("group", "leak_free")
 VALIDATION_FILE = "validation.csv"
 FORMAT = 3
 NUM_GOLDEN = 8
-HEADLINE_SCORES = ("accuracy", "macro_f1", "weighted_f1")
 # A golden logit may differ by `ABSOLUTE` plus the share `RELATIVE` of the largest golden logit. If both sides compute
 # in float32, only the order of sums differs between machines and libraries. bfloat16 keeps 8 bits.
 ABSOLUTE = {"float32": 1e-3, "bfloat16": 0.05}
@@ -126,13 +121,6 @@ def choose_golden(posts: Sequence[Post], label_names: Sequence[str]) -> list[Pos
     return [post for _, _, post in sorted(ranked, key=lambda entry: entry[:2])[:NUM_GOLDEN]]
 
 
-def write_contract(folder: Path, contract: Contract, images: Mapping[str, bytes]) -> None:
-    """Write a contract and the images of its golden posts, by their file names."""
-    for name, content in images.items():
-        write_bytes(folder / name, content)
-    write_json(folder / CONTRACT_FILE, asdict(contract))
-
-
 def read_contract(folder: Path) -> Contract:
     """Read a contract.
 
@@ -140,34 +128,9 @@ def read_contract(folder: Path) -> Contract:
         UserError: the contract is missing, damaged or of another format, lacks a key, or the image of a golden post is
             missing.
     """
+    contract = read_record(folder, Contract, FORMAT, "the version")
     path = folder / CONTRACT_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: the version has no contract, register it again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} has another format than {FORMAT}: load the version with its own code")
-    try:
-        contract = build(Contract, content, str(path))
-    except UsageError as error:
-        raise UserError(f"{error}; register the version again") from error
-    _require_complete(contract, folder)
+    require_scores(path, contract.validation, contract.test)
+    require_golden(path, [(post.id, post.logits) for post in contract.golden], contract.labels)
+    require_files(folder, [post.image for post in contract.golden])
     return contract
-
-
-def _require_complete(contract: Contract, folder: Path) -> None:
-    missing = sorted(set(HEADLINE_SCORES) - (contract.validation.keys() & contract.test.keys()))
-    path = folder / CONTRACT_FILE
-    if missing:
-        raise UserError(f"{path} lacks the scores {', '.join(missing)}: register the version again")
-    if not contract.golden:
-        raise UserError(f"{path} has no golden posts, so the version's answers cannot be checked")
-    for post in contract.golden:
-        if Path(post.image).name != post.image or not (folder / post.image).is_file():
-            raise UserError(f"{folder / post.image} is missing: the image of golden post {post.id}")
-        if len(post.logits) != len(contract.labels):
-            raise UserError(
-                f"{path}: golden post {post.id} has {len(post.logits)} logits for {len(contract.labels)} labels"
-            )

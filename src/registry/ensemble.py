@@ -18,7 +18,15 @@ from src.evaluation.ensemble import Selection, answers_of
 from src.modeling.base import ToneModel
 from src.registry import registry
 from src.registry.ensemble_contract import ENSEMBLE, EnsembleContract, MemberRecord, read_ensemble_contract
-from src.registry.loading import compute_logits, compute_pooled, dtype_of, library_warnings, load_version
+from src.registry.loading import (
+    compute_logits,
+    compute_pooled,
+    dtype_of,
+    largest_difference,
+    library_warnings,
+    load_version,
+    require_kept,
+)
 from src.registry.pyfunc import Row, artifacts_in
 from src.training.adapter import saved_adapter
 from src.training.classifier_files import load_classifier
@@ -112,13 +120,7 @@ def load_ensemble(artifacts: Mapping[str, str], device: str | None = None) -> Lo
     difference = largest_difference(ensemble.probabilities(rows), golden)
     allowed = contract.tolerance(ensemble.dtype)
     warnings = library_warnings(contract.libraries)
-    # The negation also catches NaN.
-    if not difference <= allowed:
-        causes = f" ({'; '.join(warnings)})" if warnings else ""
-        raise UserError(
-            f"golden probabilities are off by {difference:.2g}, and {allowed:.2g} is allowed: the ensemble does not "
-            f"answer as it did when it was registered{causes}"
-        )
+    require_kept("probabilities", difference, allowed, warnings)
     return LoadedEnsemble(ensemble, contract, difference, allowed, warnings)
 
 
@@ -146,16 +148,6 @@ def open_ensemble(
     dtypes = {dtype_of(base.model) for base in bases.values()}
     dtype = "bfloat16" if "bfloat16" in dtypes else "float32"
     return Ensemble(labels, temperature, members, dtype, files)
-
-
-def largest_difference(computed: Sequence[Sequence[float]], recorded: Sequence[Sequence[float]]) -> float:
-    """Return the largest absolute difference between two tables of probabilities of one size; NaN if there is one."""
-    differences = [
-        abs(one - other)
-        for ones, others in zip(computed, recorded, strict=True)
-        for one, other in zip(ones, others, strict=True)
-    ]
-    return max(differences, key=lambda difference: (difference != difference, difference))
 
 
 def _load_base(record: MemberRecord, folder: Path, device: str | None) -> _Base:

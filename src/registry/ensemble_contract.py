@@ -4,16 +4,13 @@ A contract is a folder that travels with the version: contract.json, the images 
 of those members that are no registered version of their own.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from src.core.config_parser import build
-from src.core.errors import UsageError, UserError
-from src.core.files import write_bytes, write_json
+from src.core.errors import UserError
 from src.core.outputs import EnsembleMember
-from src.registry.contract import ABSOLUTE, CONTRACT_FILE, HEADLINE_SCORES
+from src.registry.contract import ABSOLUTE
+from src.registry.contract_file import CONTRACT_FILE, read_record, require_files, require_golden, require_scores
 
 # The name under which versions are registered, and that of the artifact with the contract.
 ENSEMBLE = "ensemble"
@@ -83,45 +80,18 @@ class EnsembleContract:
         return TOLERANCE["bfloat16" if "bfloat16" in (self.dtype, dtype) else "float32"]
 
 
-def write_ensemble_contract(folder: Path, contract: EnsembleContract, images: Mapping[str, bytes]) -> None:
-    """Write a contract and the images of its golden posts, by their file names."""
-    for name, content in images.items():
-        write_bytes(folder / name, content)
-    write_json(folder / CONTRACT_FILE, asdict(contract))
-
-
 def read_ensemble_contract(folder: Path) -> EnsembleContract:
     """Read a contract.
 
     Raises:
         UserError: the contract is missing, damaged or of another format, lacks a key, or a file beside it is missing.
     """
+    contract = read_record(folder, EnsembleContract, FORMAT, "the ensemble")
     path = folder / CONTRACT_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: register the ensemble again") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path} has another format than {FORMAT}: load the version with its own code")
-    try:
-        contract = build(EnsembleContract, content, str(path))
-    except UsageError as error:
-        raise UserError(f"{error}; register the ensemble again") from error
-    _require_complete(contract, folder)
+    require_scores(path, contract.validation, contract.test)
+    require_golden(path, [(post.id, post.probabilities) for post in contract.golden], contract.labels)
+    if not contract.members:
+        raise UserError(f"{path} has no members: register the ensemble again")
+    require_files(folder, [post.image for post in contract.golden])
+    require_files(folder, [record.folder for record in contract.members if record.folder])
     return contract
-
-
-def _require_complete(contract: EnsembleContract, folder: Path) -> None:
-    path = folder / CONTRACT_FILE
-    missing = sorted(set(HEADLINE_SCORES) - (contract.validation.keys() & contract.test.keys()))
-    if missing or not contract.golden or not contract.members:
-        lacking = f"the scores {', '.join(missing)}" if missing else "golden posts or members"
-        raise UserError(f"{path} lacks {lacking}: register the ensemble again")
-    for name in [post.image for post in contract.golden] + [each.folder for each in contract.members if each.folder]:
-        if Path(name).is_absolute() or ".." in Path(name).parts or not (folder / name).exists():
-            raise UserError(f"{folder / name} is missing: register the ensemble again")
-    for post in contract.golden:
-        if len(post.probabilities) != len(contract.labels):
-            raise UserError(f"{path}: golden post {post.id} has another number of probabilities than there are labels")

@@ -18,7 +18,8 @@ from src.core.files import atomic_folder, read_json, write_json, write_text
 from src.core.provenance import COMMIT_TAG
 from src.data.images import open_image
 from src.registry import registry
-from src.registry.contract import Contract, write_contract
+from src.registry.contract import Contract
+from src.registry.contract_file import write_contract
 from src.registry.ensemble_contract import ENSEMBLE
 from src.registry.loading import LoadedVersion, load_version
 from src.registry.model_card import LoadingSnippet, code_of, dtype_of, model_card, read_card_inputs

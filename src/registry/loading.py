@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 from PIL.Image import Image
 from torch import Tensor
 
@@ -77,17 +76,39 @@ def load_version(artifacts: Mapping[str, str], device: str | None = None) -> Loa
     )
     _require_equal_facts(contract, adapter)
     rows = [((folder / post.image).read_bytes(), post.caption) for post in contract.golden]
-    difference = _largest_difference(contract, compute_logits(adapter.model, rows))
+    golden = [post.logits for post in contract.golden]
+    difference = largest_difference(compute_logits(adapter.model, rows).tolist(), golden)
     allowed = contract.tolerance(dtype_of(adapter.model))
     warnings = _compatibility_warnings(contract, adapter.model)
-    # The negation also catches NaN.
+    require_kept("logits", difference, allowed, warnings)
+    return LoadedVersion(adapter, contract, difference, allowed, warnings)
+
+
+def largest_difference(computed: Sequence[Sequence[float]], recorded: Sequence[Sequence[float]]) -> float:
+    """Return the largest absolute difference between two tables of numbers of one size; NaN if there is one."""
+    differences = [
+        abs(one - other)
+        for ones, others in zip(computed, recorded, strict=True)
+        for one, other in zip(ones, others, strict=True)
+    ]
+    return max(differences, key=lambda difference: (difference != difference, difference))
+
+
+def require_kept(name: str, difference: float, allowed: float, warnings: Sequence[str]) -> None:
+    """Raise UserError if golden answers differ by more than a contract allows.
+
+    Args:
+        name: what the numbers of an answer are, such as logits.
+        difference: the largest absolute difference. NaN counts as too large.
+        allowed: the contract's tolerance.
+        warnings: possible causes, for the message.
+    """
     if not difference <= allowed:
         causes = f" ({'; '.join(warnings)})" if warnings else ""
         raise UserError(
-            f"golden logits are off by {difference:.2g}, and {allowed:.2g} is allowed: the version does not answer as "
+            f"golden {name} are off by {difference:.2g}, and {allowed:.2g} is allowed: the version does not answer as "
             f"it did when it was registered{causes}"
         )
-    return LoadedVersion(adapter, contract, difference, allowed, warnings)
 
 
 def load_adapter(
@@ -177,11 +198,6 @@ def _require_equal_facts(contract: Contract, adapter: adapter_module.Adapter) ->
     for name, (recorded, present) in facts.items():
         if recorded != present:
             raise UserError(f"{name} is {str(present)[:200]}, and the contract says {str(recorded)[:200]}")
-
-
-def _largest_difference(contract: Contract, logits_BK: Tensor) -> float:
-    golden_BK = torch.tensor([post.logits for post in contract.golden])
-    return float((logits_BK - golden_BK).abs().max())
 
 
 def _compatibility_warnings(contract: Contract, model: ToneModel) -> list[str]:

@@ -85,22 +85,22 @@ def explained_post(saliency_map: SaliencyMap, title: str, notice: str) -> bytes:
 def _draw_map(figure: "FigureBase", saliency_map: SaliencyMap) -> None:
     image, heat = figure.subplots(1, 2)
     grid_GG = saliency_map.cells_GG
-    pixels_SS3 = saliency_map.pixels_SS3
+    pixels_RC3 = saliency_map.pixels_RC3
     cells = [(row, column, value) for row, values in enumerate(grid_GG) for column, value in enumerate(values)]
     scale = scale_of(value for _, _, value in cells)
-    side = len(pixels_SS3)
-    cell = side / len(grid_GG)
-    image.imshow(pixels_SS3)
-    image.set_title("as the model sees it", fontsize=11)
-    greys_SS = [[0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in row] for row in pixels_SS3]
+    rows, columns = len(pixels_RC3), len(pixels_RC3[0])
+    image.imshow(pixels_RC3)
+    image.set_title("the image that is explained", fontsize=11)
+    greys_RC = [[0.299 * red + 0.587 * green + 0.114 * blue for red, green, blue in row] for row in pixels_RC3]
     # The image spans middle grey to white even if it is dark: colours must be visible over it.
-    darkest, brightest = min(map(min, greys_SS)), max(map(max, greys_SS))
-    heat.imshow(greys_SS, cmap="gray", vmin=2 * darkest - brightest - 1, vmax=brightest)
-    frame = (-0.5, side - 0.5, side - 0.5, -0.5)
+    darkest, brightest = min(map(min, greys_RC)), max(map(max, greys_RC))
+    heat.imshow(greys_RC, cmap="gray", vmin=2 * darkest - brightest - 1, vmax=brightest)
+    frame = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     drawn = heat.imshow(grid_GG, cmap=COLOUR_MAP, vmin=-scale, vmax=scale, alpha=0.65, extent=frame)
     heat.set_title(f"contributions to {saliency_map.tone}", fontsize=11)
     for row, column, value in cells:
-        _mark(heat, (column + 0.5) * cell - 0.5, (row + 0.5) * cell - 0.5, value / scale)
+        x, y = ((place + 0.5) * length / len(grid_GG) - 0.5 for place, length in ((column, columns), (row, rows)))
+        _mark(heat, x, y, value / scale)
     for axes in (image, heat):
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#8c8c8c")

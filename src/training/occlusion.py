@@ -4,13 +4,15 @@ Source: M. Zeiler and R. Fergus, Visualizing and Understanding Convolutional Net
 captum implements it (N. Kokhlikyan et al., arXiv 2009.07896). The method uses only a model's logits, so that it is
 the same for all models.
 
-Letters of tensor shapes: B batch, G cells of a side of the grid, W words, S side of an image in pixels, K tones.
+Letters of tensor shapes: B batch, G cells of a side of the grid, W words, R and C rows and columns of an image in
+pixels, S side of a square image, K labels.
 """
 
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from captum.attr import FeatureAblation, Occlusion
@@ -33,40 +35,61 @@ SHUFFLES = 10
 
 
 @dataclass(frozen=True)
+class ClassifiedImage:
+    """A post's image, and the classifier whose answer to the post is explained."""
+
+    # The names of the labels.
+    labels: tuple[str, ...]
+    # The image, uint8. Its cells are removed.
+    pixels_3RC: Tensor
+    # Returns log(p / (1 - p)) of each label, float64[B, K], for images uint8[B, 3, R, C] and a caption for each.
+    log_odds: Callable[[Tensor, Sequence[str]], Tensor]
+
+    @classmethod
+    def of(cls, model: ToneModel, image: Image) -> "ClassifiedImage":
+        """Return the image as a model with a readout gets it, resized and cropped, and the model as the classifier."""
+        (pixels_3SS,) = model.image_resizer()([image])
+        return cls(names_of(model.labels), pixels_3SS, partial(_model_log_odds, model.eval()))
+
+
+@torch.no_grad()
+def _model_log_odds(model: ToneModel, pixels_B3SS: Tensor, captions: Sequence[str]) -> Tensor:
+    ids = model.token_ids(captions)
+    tokens = collate([{"tokens": torch.tensor(row), LENGTH: torch.tensor(len(row))} for row in ids])
+    inputs = {"pixels": pixels_B3SS, **tokens}
+    logits_BK: Tensor = model({name: value.to(model.device) for name, value in inputs.items()})
+    return log_odds_of(logits_BK.double().cpu())
+
+
+def log_odds_of(logits_BK: Tensor) -> Tensor:
+    """Return log(p / (1 - p)) of each label. `logits_BK` are log-probabilities up to a constant for each row."""
+    # The log-odds are a logit minus the log-sum-exp of the others. 1 - p would round to 0 for a confident model.
+    others_BK = [
+        torch.cat([logits_BK[:, :k], logits_BK[:, k + 1 :]], 1).logsumexp(1) for k in range(logits_BK.shape[1])
+    ]
+    return logits_BK - torch.stack(others_BK, dim=1)
+
+
+@dataclass(frozen=True)
 class Parts:
     """A post in parts that can be removed: the cells of a grid over its image, and the words of its caption."""
 
-    model: ToneModel
-    # The image as the model gets it, uint8.
-    pixels_3SS: Tensor
+    classified: ClassifiedImage
     # The whole caption.
     caption: str
     # The caption in pieces, as `split_words` returns them.
     words: list[str]
-    # Called with the number of posts that went through the model.
+    # Called with the number of posts that went through the classifier.
     advance: Callable[[int], None] = noop
 
-    @classmethod
-    def of(cls, model: ToneModel, image: Image, caption: str, advance: Callable[[int], None] = noop) -> "Parts":
-        """Return the parts of a post as the model gets it."""
-        (pixels_3SS,) = model.image_resizer()([image])
-        return cls(model, pixels_3SS, caption, split_words(caption), advance)
-
-    @torch.no_grad()
     def log_odds(self, cells_BGG: Tensor, words_BW: Tensor) -> Tensor:
         """Return log(p / (1 - p)) of each label, float64[B, K], for the post without the parts that are 0."""
-        kept_B1SS = interpolate(cells_BGG[:, None], size=self.pixels_3SS.shape[1:]) > 0
-        ids = self.model.token_ids([self._remaining_caption(words_W) for words_W in words_BW.tolist()])
-        tokens = collate([{"tokens": torch.tensor(row), LENGTH: torch.tensor(len(row))} for row in ids])
-        inputs = {"pixels": torch.where(kept_B1SS, self.pixels_3SS, self._mean_311()), **tokens}
-        logits_BK: Tensor = self.model({name: value.to(self.model.device) for name, value in inputs.items()})
-        logits_BK = logits_BK.double().cpu()
-        self.advance(len(logits_BK))
-        # The log-odds are a logit minus the log-sum-exp of the others. 1 - p would round to 0 for a confident model.
-        others_BK = [
-            torch.cat([logits_BK[:, :k], logits_BK[:, k + 1 :]], 1).logsumexp(1) for k in range(logits_BK.shape[1])
-        ]
-        return logits_BK - torch.stack(others_BK, dim=1)
+        pixels_3RC = self.classified.pixels_3RC
+        kept_B1RC = interpolate(cells_BGG[:, None], size=pixels_3RC.shape[1:]) > 0
+        captions = [self._remaining_caption(words_W) for words_W in words_BW.tolist()]
+        odds_BK = self.classified.log_odds(torch.where(kept_B1RC, pixels_3RC, self._mean_311()), captions)
+        self.advance(len(odds_BK))
+        return odds_BK
 
     def _mean_311(self) -> Tensor:
         """Return the colour of a removed cell: the image's mean colour.
@@ -74,7 +97,7 @@ class Parts:
         A fixed grey would be a visible object in a dark or a bright image. The mean colour keeps the image's brightness
         and tint, so that a map shows the effect of a cell's content alone.
         """
-        return self.pixels_3SS.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
+        return self.classified.pixels_3RC.float().mean(dim=(1, 2), keepdim=True).round().to(torch.uint8)
 
     def _remaining_caption(self, words_W: Sequence[float]) -> str:
         """Return the caption without the words that are 0."""
@@ -101,8 +124,7 @@ def num_passes(caption: str, sanity: bool = False) -> int:
 
 
 def saliency_map(
-    model: ToneModel,
-    image: Image,
+    classified: ClassifiedImage,
     caption: str,
     batch_size: int,
     tone: str = "",
@@ -112,22 +134,20 @@ def saliency_map(
     """Return the contribution of each part of a post to a label, as `METHOD` describes.
 
     Args:
-        model: The model, with its adapter and readout attached.
-        image: The post's image.
+        classified: The post's image and the classifier.
         caption: The post's caption, which may be empty.
-        batch_size: The number of posts that go through the model at once.
-        tone: A label of the model; if empty, the most probable one.
-        advance: Called with the number of posts that went through the model; `num_passes` returns their sum.
+        batch_size: The number of posts that go through the classifier at once.
+        tone: A label of the classifier; if empty, the most probable one.
+        advance: Called with the number of posts that went through the classifier; `num_passes` returns their sum.
         window: The side of the square of cells that are removed together.
     """
-    model.eval()
-    parts = Parts.of(model, image, caption, advance)
+    parts = Parts(classified, caption, split_words(caption), advance)
     cells_GG = torch.ones(GRID, GRID)
     words_W = torch.ones(len(parts.words))
     odds_3K = parts.log_odds(
         torch.stack([cells_GG, 0 * cells_GG, cells_GG]), torch.stack([words_W, words_W, 0 * words_W])
     )
-    names = names_of(model.labels)
+    names = classified.labels
     k = names.index(tone) if tone else int(odds_3K[0].argmax())
     whole, without_image, without_caption = odds_3K[:, k].tolist()
     return SaliencyMap(
@@ -137,7 +157,7 @@ def saliency_map(
         cells_GG=_occluded_cells(parts, k, batch_size, window),
         image=whole - without_image,
         caption=whole - without_caption,
-        pixels_SS3=parts.pixels_3SS.permute(1, 2, 0).tolist(),
+        pixels_RC3=classified.pixels_3RC.permute(1, 2, 0).tolist(),
         num_passes=num_passes(caption),
     )
 

@@ -5,7 +5,7 @@ from src.core.saliency import SaliencyMap, SanityCheck, Word, signed
 
 def map_of(cells_GG: list[list[float]], words: tuple[Word, ...] = ()) -> SaliencyMap:
     probabilities = {"negative": 0.2, "neutral": 0.7, "positive": 0.1}
-    return SaliencyMap("neutral", probabilities, words, cells_GG, image=0.5, caption=-0.25, pixels_SS3=[], num_passes=1)
+    return SaliencyMap("neutral", probabilities, words, cells_GG, image=0.5, caption=-0.25, pixels_RC3=[], num_passes=1)
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,15 @@ from src.core.outputs import PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.registry.contract import (
-    CONTRACT_FILE,
     FORMAT,
-    HEADLINE_SCORES,
     NUM_GOLDEN,
     Contract,
     GoldenPost,
     Search,
     choose_golden,
     read_contract,
-    write_contract,
 )
+from src.registry.contract_file import CONTRACT_FILE, HEADLINE_SCORES, write_contract
 
 
 def post(number: int, tone: str) -> Post:
@@ -100,7 +98,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         (edited(lambda content: content.update(promt="")), "'promt'"),
         (edited(lambda content: content.update(golden=[])), "golden"),
         (edited(lambda content: content["golden"][0].update(image="../x.jpg")), "x.jpg"),
-        (edited(lambda content: content["golden"][0].update(logits=[1.0])), "1 logits for 3 labels"),
+        (edited(lambda content: content["golden"][0].update(logits=[1.0])), "1 numbers for 3 labels"),
     ],
 )
 def test_incomplete_contract_raises(spoil: Callable[[Path], object], named: str, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from src.core.config import load_params
 from src.core.errors import UserError
 from src.core.files import read_json, read_table
-from src.core.outputs import BestTrial, EnsembleOutput, read_trained
-from src.core.paths import BEST_FILE, ENSEMBLE, ENSEMBLE_JSON, TRIALS_FILE, stage_folder
+from src.core.outputs import BestTrial, EnsembleOutput, SaliencyOutput, read_trained
+from src.core.paths import BEST_FILE, ENSEMBLE, ENSEMBLE_JSON, SALIENCY_JSON, TRIALS_FILE, stage_folder
 from src.core.records import Prediction, read_posts, read_predictions
 from src.evaluation.ensemble import Bagging, Selection
 from src.evaluation.metrics import scores
@@ -20,6 +20,7 @@ from src.registry import registry
 from src.registry.ensemble_contract import read_ensemble_contract
 from src.registry.pyfunc import artifacts_in
 from src.registry.verification import verify_folder
+from src.reporting.mistakes import mistaken
 from tests.pipeline import TRIALS, as_written, copied, run
 
 CHAMPION = "models:/mvsa-ensemble@champion"
@@ -120,6 +121,30 @@ def test_commands_take_the_ensemble(registered: Path) -> None:
     assert said == run("predict", "--model", "ensemble", "--version", CHAMPION, post.image, post.caption).output
     assert "mvsa-ensemble" in run("promote", "--model", "ensemble").output
     assert "is an ensemble" in run("export", CHAMPION, "--out", "exported", code=1).output
+
+
+def test_explained_answer_equals_predicted(registered: Path) -> None:
+    row = read_predictions(ENSEMBLE / "predictions.csv")[0]
+    said = run("saliency", "--model", "ensemble", row.id).output
+    assert f"predicted {row.predicted}, labelled {row.actual}" in said
+    assert ", ".join(f"{label} {share:.3f}" for label, share in row.probabilities.items()) in said
+    folder = stage_folder("saliency", "ensemble")
+    assert {path.name for path in folder.iterdir()} >= {f"{row.id}.png", f"{row.id}.html"}
+
+
+def test_mistakes_are_explained(registered: Path) -> None:
+    wrong = mistaken(read_predictions(ENSEMBLE / "predictions.csv"))[:2]
+    run("saliency", "--model", "ensemble", "--mistakes", "2")
+    output = SaliencyOutput.read(stage_folder("saliency", "ensemble") / SALIENCY_JSON)
+    assert [mistake.id for mistake in output.mistakes] == [row.id for row in wrong]
+    for mistake, row in zip(output.mistakes, wrong, strict=True):
+        assert mistake.probability == pytest.approx(row.confidence, abs=1e-3)
+        assert any(word.contribution for word in mistake.words)
+    assert output.sanity is None
+
+
+def test_readout_of_an_ensemble_is_refused(registered: Path) -> None:
+    assert run("saliency", "--model", "ensemble", "1", "--sanity", code=2).output.count("\n") == 1
 
 
 def test_every_link_of_the_lineage_holds(registered: Path) -> None:

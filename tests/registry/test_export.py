@@ -24,7 +24,8 @@ from src.core.paths import SPLIT_REPORT
 from src.core.records import Interval, Post, Scores
 from src.core.training_config import TrainingConfig
 from src.modeling.transformers_usage import TransformersUsage
-from src.registry.contract import SPLIT_REPORT_FILE, TEST_FILE, Contract, GoldenPost, read_contract, write_contract
+from src.registry.contract import SPLIT_REPORT_FILE, TEST_FILE, Contract, GoldenPost, read_contract
+from src.registry.contract_file import write_contract
 from src.registry.model_card import CardInputs, LoadingSnippet, ScoredPosts, code_of, model_card
 from tests.registry.conftest import MODEL, STORE, git, run, store_in
 from tests.split_report import split_report

@@ -23,7 +23,7 @@ from src.core.errors import UserError
 from src.core.files import write_text
 from src.core.labels import TONE_LABELS
 from src.core.records import Post
-from src.registry.contract import CONTRACT_FILE
+from src.registry.contract_file import CONTRACT_FILE
 from tests.registry.conftest import MODEL, run
 
 if TYPE_CHECKING:

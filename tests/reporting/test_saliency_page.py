@@ -20,7 +20,7 @@ PIXELS = [[(x * 8, y * 8, 128) for x in range(32)] for y in range(32)]
 
 def saliency_of(*words: tuple[str, float], tone: str = "negative", cells: list[list[float]] = CELLS) -> SaliencyMap:
     made = [Word(*word) for word in words]
-    return SaliencyMap(tone, PROBABILITIES, made, cells, image=-0.125, caption=1.5, pixels_SS3=PIXELS, num_passes=57)
+    return SaliencyMap(tone, PROBABILITIES, made, cells, image=-0.125, caption=1.5, pixels_RC3=PIXELS, num_passes=57)
 
 
 def explained(*words: tuple[str, float], key: str = "7", part: str = "test", label: str = "positive") -> ExplainedPost:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import pytest
 import torch
@@ -21,7 +21,16 @@ from src.training.adapter import attach_adapter
 from src.training.cache import FeatureStore
 from src.training.dataset import LabelledFeatures
 from src.training.inference import logits_of
-from src.training.occlusion import MOST_WORDS, SHUFFLES, num_passes, saliency_map, sanity_check, shuffled, split_words
+from src.training.occlusion import (
+    MOST_WORDS,
+    SHUFFLES,
+    ClassifiedImage,
+    num_passes,
+    saliency_map,
+    sanity_check,
+    shuffled,
+    split_words,
+)
 from src.training.trainer import TrainingContext, fit
 
 NEGATIVE = 0
@@ -40,8 +49,8 @@ class Additive:
     device = torch.device("cpu")
     labels = TONE_LABELS
 
-    def eval(self) -> None:
-        pass
+    def eval(self) -> Self:
+        return self
 
     def image_resizer(self) -> Callable[[Sequence[Image.Image]], list[Tensor]]:
         return lambda images: [
@@ -60,8 +69,12 @@ class Additive:
         return torch.stack([score_B, torch.zeros_like(score_B), torch.zeros_like(score_B)], dim=1)
 
 
+def of(fake: Additive, image: Image.Image) -> ClassifiedImage:
+    return ClassifiedImage.of(cast(ToneModel, fake), image)
+
+
 def asked(fake: Additive, image: Image.Image, caption: str, batch_size: int = 7, window: int = 1) -> SaliencyMap:
-    return saliency_map(cast(ToneModel, fake), image, caption, batch_size, "negative", window=window)
+    return saliency_map(of(fake, image), caption, batch_size, "negative", window=window)
 
 
 def only_cell(row: int, column: int, value: float) -> Tensor:
@@ -141,9 +154,9 @@ def test_repeated_words_are_separate(spotted: Image.Image) -> None:
 
 
 def test_likeliest_tone_is_the_default(spotted: Image.Image) -> None:
-    fake = cast(ToneModel, Additive(only_cell(2, 5, 3.0)))
-    assert saliency_map(fake, spotted, "", 9).tone == "negative"
-    other = saliency_map(fake, spotted, "", 9, "positive")
+    classified = of(Additive(only_cell(2, 5, 3.0)), spotted)
+    assert saliency_map(classified, "", 9).tone == "negative"
+    other = saliency_map(classified, "", 9, "positive")
     assert (other.tone, other.predicted) == ("positive", "negative")
     assert other.cells_GG[2][5] < -1
 
@@ -199,7 +212,10 @@ class Trained:
     caption: str
 
     def explain(self, caption: str | None = None, batch_size: int = 32) -> SaliencyMap:
-        return saliency_map(self.model, self.image, self.caption if caption is None else caption, batch_size)
+        return saliency_map(self.classified(), self.caption if caption is None else caption, batch_size)
+
+    def classified(self) -> ClassifiedImage:
+        return ClassifiedImage.of(self.model, self.image)
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -260,7 +276,7 @@ def test_shuffled_readout_changes_the_map(trained: Trained) -> None:
     assert readout is not None
 
     def explain() -> SaliencyMap:
-        return saliency_map(trained.model, trained.image, trained.caption, 32, explanation.tone)
+        return saliency_map(trained.classified(), trained.caption, 32, explanation.tone)
 
     before = {name: weight.clone() for name, weight in readout.state_dict().items()}
     check = sanity_check(explanation, explain, readout)
@@ -296,7 +312,7 @@ def test_any_caption_is_explained(trained: Trained, caption: str) -> None:
 def test_number_of_passes_is_announced(trained: Trained) -> None:
     for caption in (trained.caption, ""):
         seen: list[int] = []
-        explanation = saliency_map(trained.model, trained.image, caption, 16, advance=seen.append)
+        explanation = saliency_map(trained.classified(), caption, 16, advance=seen.append)
         assert sum(seen) == explanation.num_passes == num_passes(caption)
         assert max(seen) <= 16
 
