@@ -5,14 +5,17 @@ Letters of tensor shapes: see `base`.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
+from itertools import permutations
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from src.core.errors import UserError
+from src.modeling.answers import Answers, SequenceReadout, WordReadout
 from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
 from src.modeling.prefix import PrefixKeys, run_and_record
@@ -23,23 +26,6 @@ MAX_CAPTION_TOKENS = 256
 # Parts of `TransformersUsage` that all language models share: the text argument, and the remark about long captions.
 PROMPTED = 'text=contract["prompt"].format(caption=caption)'
 CUT = f"A caption was cut to {MAX_CAPTION_TOKENS} tokens."
-
-
-class VerbalizerReadout(nn.Module):
-    """The verbalizer: it scores each label by the language model's own logit of the label's word.
-
-    It computes one row a label of the vocabulary head instead of the whole vocabulary.
-    """
-
-    rows_KD: Tensor
-
-    def __init__(self, rows_KD: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("rows_KD", rows_KD.detach().float().clone(), persistent=False)
-
-    def forward(self, pooled_BD: Tensor) -> Tensor:
-        """Compute logits_BK. Up to a constant for each row, they are the log-likelihoods of the labels' words."""
-        return pooled_BD @ self.rows_KD.T
 
 
 class LanguageToneModel(ToneModel):
@@ -69,9 +55,13 @@ class LanguageToneModel(ToneModel):
         return []
 
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
-        """Return the prompt's tokens after the image, for each caption. Long captions are cut, the prompt never is."""
+        """Return the prompt's tokens after the image, for each caption, and those of words that are read behind it.
+
+        Long captions are cut, the prompt never is.
+        """
         prompts = [self.prompt.format(caption=self.strip_special_tokens(caption)) for caption in captions]
-        return [self.tokens_after_image(ids) for ids in self.tokenizer(prompts)["input_ids"]]
+        read_ids = self.answers.read_ids()
+        return [self.tokens_after_image(ids) + read_ids for ids in self.tokenizer(prompts)["input_ids"]]
 
     def tokens_after_image(self, ids: list[int]) -> list[int]:
         """Return the part of a tokenised prompt that follows the image."""
@@ -128,36 +118,73 @@ class LanguageToneModel(ToneModel):
         if segment.layers is None:
             return features[segment.reads[0]][:, self.num_prefix_positions :]
         first, last = segment.layers
-        states_BTD = self._embed_prompt(segment, features, image) if first == 0 else features[segment.reads[0]]
+        states_BTD = features[segment.reads[0]] if first else self._embed_prompt(segment, features, image)
         if segment.positions == "prefix":
-            return self._run_prefix(states_BTD[:, : self.num_prefix_positions])
+            return self._run_prefix(states_BTD[:, : self.num_prefix_positions], embedded=first == 0)
         prefix = None
         if segment.positions == "text":
             prefix = PrefixKeys(features[segment.reads[1]], len(self.decoder.layers))
-        start = 0 if prefix is None else prefix.length
-        arguments = self.layer_arguments(states_BTD, start)
-        # Padding stands behind the last position, and a causal model does not look ahead. So a mask is needed only for
-        # the text behind a prefix; without one, attention takes its fastest kernel. The very last layer is left to
-        # `LayerParts.forward_at`.
-        mask_11TT = None if prefix is None else prefix.mask(states_BTD)
+        # The longest caption of a batch has no padding. `length` counts no positions of the prefix.
+        length_B = features[LENGTH]
+        end_B = states_BTD.shape[1] - length_B.max() + length_B - 1
+        positions_BT, mask_B1TT = self._places(states_BTD, end_B, prefix)
+        if first == 0:
+            states_BTD = self.add_positions(states_BTD, positions_BT)
+        arguments = self.layer_arguments(states_BTD, positions_BT)
         pools = segment.writes == POOLED
         for layer in self.decoder.layers[first : last - pools]:
-            states_BTD = layer(states_BTD, attention_mask=mask_11TT, past_key_values=prefix, **arguments)
-        if not pools:
-            return states_BTD
-        length_B = features[LENGTH]
-        # The longest caption of a batch has no padding. `length` counts no positions of the prefix.
-        end_B = states_BTD.shape[1] - length_B.max() + length_B - 1
-        parts = self.layer_parts(self.decoder.layers[-1])
+            states_BTD = layer(states_BTD, attention_mask=mask_B1TT, past_key_values=prefix, **arguments)
+        return self._pool(states_BTD, end_B, mask_B1TT, prefix, arguments) if pools else states_BTD
+
+    def _places(self, states_BTD: Tensor, end_B: Tensor, prefix: PrefixKeys | None) -> tuple[Tensor, Tensor | None]:
+        """Return the position of each state in the prompt, and the mask of attention; None for torch's causal mask.
+
+        Padding stands behind the last position, and a causal model does not look ahead. So a mask is needed only for
+        the text behind a prefix, and for tokens of words. Without one, attention takes its fastest kernel.
+        """
+        length = states_BTD.shape[1]
+        start = 0 if prefix is None else prefix.length
+        if self.answers.read_ids():
+            positions_BT, mask_BTT = self.answers.places(length, end_B)
+            return start + positions_BT, pad(mask_BTT, (start, 0), value=True)[:, None]
+        positions_1T = torch.arange(start, start + length, device=states_BTD.device)[None]
+        return positions_1T, None if prefix is None else prefix.mask(states_BTD)
+
+    def _pool(
+        self,
+        states_BTD: Tensor,
+        end_B: Tensor,
+        mask_B1TT: Tensor | None,
+        prefix: PrefixKeys | None,
+        arguments: dict[str, Any],
+    ) -> Tensor:
+        """Run the very last layer, and return the state of the prompt's last position.
+
+        Behind it stand, in the same row, the states of words' tokens if any are read.
+        """
+        last = self.decoder.layers[-1]
+        num_read = len(self.answers.read_ids())
+        if num_read:
+            states_BTD = last(states_BTD, attention_mask=mask_B1TT, past_key_values=prefix, **arguments)
+            back_E = torch.arange(num_read, -1, -1, device=end_B.device)
+            rows_B1 = torch.arange(len(end_B), device=end_B.device)[:, None]
+            pooled_BED: Tensor = self.final_norm(states_BTD[rows_B1, end_B[:, None] - back_E])
+            return pooled_BED.flatten(1)
         rotary = arguments.get("position_embeddings")
-        keys_values = None if prefix is None else prefix.of_layer(last - 1)
-        state_BD = parts.forward_at(states_BTD, end_B, causal=True, rotary=rotary, prefix=keys_values)
+        keys_values = None if prefix is None else prefix.of_layer(len(self.decoder.layers) - 1)
+        state_BD = self.layer_parts(last).forward_at(states_BTD, end_B, causal=True, rotary=rotary, prefix=keys_values)
         pooled_BD: Tensor = self.final_norm(state_BD)
         return pooled_BD
 
-    def _run_prefix(self, states_BPD: Tensor) -> Tensor:
-        """Return the keys and values of the prefix in each split layer, from its states before the first of them."""
-        arguments = self.layer_arguments(states_BPD)
+    def _run_prefix(self, states_BPD: Tensor, *, embedded: bool) -> Tensor:
+        """Return the keys and values of the prefix in each split layer, from its states before the first of them.
+
+        `embedded` says that these are embeddings without positions.
+        """
+        positions_1P = torch.arange(states_BPD.shape[1], device=states_BPD.device)[None]
+        if embedded:
+            states_BPD = self.add_positions(states_BPD, positions_1P)
+        arguments = self.layer_arguments(states_BPD, positions_1P)
         # Checkpointing matters only if the prefix has gradients, that is, if something below it trains.
         checkpoints = self.decoder.layers[0].gradient_checkpointing and states_BPD.requires_grad
         rows = []
@@ -180,15 +207,15 @@ class LanguageToneModel(ToneModel):
     def layer_parts(self, layer: Any) -> LayerParts:
         """Return the parts of a layer."""
 
-    def add_positions(self, embeddings_BTD: Tensor, start: int) -> Tensor:
+    def add_positions(self, embeddings_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """Return the embeddings plus position embeddings, for language models that add them before the first layer.
 
-        `start` is the first position.
+        `positions_BT` may have one row for all posts.
         """
         return embeddings_BTD
 
-    def layer_arguments(self, states_BTD: Tensor, start: int = 0) -> dict[str, Any]:
-        """Return the arguments that a layer takes besides states_BTD, whose first position is `start`."""
+    def layer_arguments(self, states_BTD: Tensor, positions_BT: Tensor) -> dict[str, Any]:
+        """Return the arguments that a layer takes besides states_BTD. `positions_BT` may have one row for all posts."""
         return {}
 
     def _embed_prompt(self, segment: Segment, features: Features, image: str) -> Tensor:
@@ -205,16 +232,25 @@ class LanguageToneModel(ToneModel):
             parts += [opening_BTD, image_BPD.to(opening_BTD.dtype)]
         if segment.positions != "prefix":
             parts.append(embed(features["tokens"]))
-        start = self.num_prefix_positions if segment.positions == "text" else 0
-        return self.add_positions(torch.cat(parts, dim=1), start)
+        return torch.cat(parts, dim=1)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """The labels' words in tokens. It is empty for words that cannot be scored: only a head can then be trained."""
+        try:
+            return Answers(self._answer_ids())
+        except UserError:
+            return Answers()
 
     def verbalizer_readout(self) -> nn.Module:
-        """Return the verbalizer.
+        """Return the verbalizer: by the logits of words of one token, else by whole log-likelihoods.
 
         Raises:
-            UserError: a label's word is not one token of its own, so one position cannot score it.
+            UserError: a label's word cannot be told from the prompt's end, or from another label's word.
         """
-        return VerbalizerReadout(self.vocabulary_head.weight[self.word_ids()])
+        answers = Answers(self._answer_ids())
+        rows_VD = self.vocabulary_head.weight
+        return SequenceReadout(rows_VD, answers) if answers.read_ids() else WordReadout(rows_VD[self.word_ids()])
 
     def word_ids(self) -> list[int]:
         """Return the token of each label's word as the answer, in the order of the labels.
@@ -222,21 +258,31 @@ class LanguageToneModel(ToneModel):
         Raises:
             UserError: a label's word is not one token of its own.
         """
+        for label, ids in zip(self.labels, self._answer_ids(), strict=True):
+            if len(ids) > 1:
+                raise self._unusable_word(f"{label.word!r} is not one token but {list(ids)}")
+        return [token for (token,) in self._answer_ids()]
+
+    def _answer_ids(self) -> tuple[tuple[int, ...], ...]:
+        """Return the tokens of each label's word as the answer.
+
+        Raises:
+            UserError: the tokenizer joins a word to the prompt's end, which would change the prompt's own tokens; or
+                one word begins with another, which would then always be the likelier one.
+        """
         prompt = self.prompt.format(caption="")
         # A prompt that ends with a line's end leaves no space before the answer.
         space = "" if prompt[-1].isspace() else " "
         words = [label.word for label in self.labels]
-        stem, *answers = self.tokenizer([prompt, *(f"{prompt}{space}{word}" for word in words)])["input_ids"]
-        word_of: dict[int, str] = {}
-        for word, ids in zip(words, answers, strict=True):
-            answer = ids[len(stem) :]
-            # A tokenizer that joins the answer to the prompt's end would change the prompt's own tokens.
-            if ids[: len(stem)] != stem or len(answer) != 1:
-                raise self._unusable_word(f"{word!r} is not one token but {answer}")
-            if answer[0] in word_of:
-                raise self._unusable_word(f"{word!r} is the same token as {word_of[answer[0]]!r}")
-            word_of[answer[0]] = word
-        return list(word_of)
+        stem, *rows = self.tokenizer([prompt, *(f"{prompt}{space}{word}" for word in words)])["input_ids"]
+        answers = {word: tuple(ids[len(stem) :]) for word, ids in zip(words, rows, strict=True)}
+        for word, ids in zip(words, rows, strict=True):
+            if ids[: len(stem)] != stem or not answers[word]:
+                raise self._unusable_word(f"{word!r} changes the tokens of the prompt before it")
+        for (one, first), (other, second) in permutations(answers.items(), 2):
+            if second[: len(first)] == first:
+                raise self._unusable_word(f"the tokens of {other!r} begin with those of {one!r}")
+        return tuple(answers.values())
 
     def _unusable_word(self, reason: str) -> UserError:
         return UserError(

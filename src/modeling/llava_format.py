@@ -26,13 +26,13 @@ from src.core.errors import UserError, first_line
 from src.core.labels import TONE_LABELS, Labels
 from src.core.outputs import PretrainedWeights
 from src.modeling import tiny
+from src.modeling.answers import WordReadout
 from src.modeling.base import Features
 from src.modeling.language import (
     CUT,
     MAX_CAPTION_TOKENS,
     PROMPTED,
     LanguageToneModel,
-    VerbalizerReadout,
     language_stack,
 )
 from src.modeling.last_layer import LayerParts
@@ -183,11 +183,10 @@ class LlavaFormat(LanguageToneModel):
             layer.input_layernorm, layer.self_attn, "o_proj", layer.post_attention_layernorm, layer.mlp
         )
 
-    def layer_arguments(self, states_BTD: Tensor, start: int = 0) -> dict[str, Any]:
+    def layer_arguments(self, states_BTD: Tensor, positions_BT: Tensor) -> dict[str, Any]:
         """Return rotary positions."""
-        positions_1T = torch.arange(start, start + states_BTD.shape[1], device=states_BTD.device)[None]
-        rotary = self.decoder.rotary_emb(states_BTD, position_ids=positions_1T)
-        return {"position_ids": positions_1T, "position_embeddings": rotary}
+        rotary = self.decoder.rotary_emb(states_BTD, position_ids=positions_BT)
+        return {"position_ids": positions_BT, "position_embeddings": rotary}
 
     @property
     def vocabulary_head(self) -> nn.Linear:
@@ -244,7 +243,7 @@ class LlavaFormat(LanguageToneModel):
                 "    past = model(input_ids=ids[:, :start], pixel_values=pixels, use_cache=True).past_key_values",
             ]
         line = f"pooled = model({end}, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, -1]"
-        if isinstance(self.readout, VerbalizerReadout):
+        if isinstance(self.readout, WordReadout):
             line = f"logits = model({end}, logits_to_keep=1).logits[:, -1, {self.word_ids()}]"
         config = self.backbone.config
         processor = LlavaProcessor(

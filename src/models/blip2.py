@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
@@ -20,8 +19,9 @@ from transformers.models.opt.configuration_opt import OPTConfig
 
 from src.core.labels import TONE_LABELS, Labels
 from src.modeling import tiny
+from src.modeling.answers import WordReadout
 from src.modeling.base import Features, Spec, TokenCounts
-from src.modeling.language import CUT, PROMPTED, LanguageToneModel, VerbalizerReadout, language_stack
+from src.modeling.language import CUT, PROMPTED, LanguageToneModel, language_stack
 from src.modeling.last_layer import LayerParts
 from src.modeling.segments import Segment
 from src.modeling.transformers_usage import TransformersUsage
@@ -110,10 +110,9 @@ class Model(LanguageToneModel):
             layer.self_attn_layer_norm, layer.self_attn, "out_proj", layer.final_layer_norm, feed, layer.dropout
         )
 
-    def add_positions(self, embeddings_BTD: Tensor, start: int) -> Tensor:
+    def add_positions(self, embeddings_BTD: Tensor, positions_BT: Tensor) -> Tensor:
         """Return the embeddings plus OPT's learned position embeddings."""
-        ones_1T = torch.ones(1, start + embeddings_BTD.shape[1], dtype=torch.long, device=embeddings_BTD.device)
-        positioned_BTD: Tensor = embeddings_BTD + self.decoder.embed_positions(ones_1T, start)
+        positioned_BTD: Tensor = embeddings_BTD + self.decoder.embed_positions(None, position_ids=positions_BT)
         return positioned_BTD
 
     @property
@@ -161,7 +160,7 @@ class Model(LanguageToneModel):
                 "    past = model.language_model(inputs_embeds=image_embeds, use_cache=True).past_key_values",
             ]
         end = f"pooled = model.language_model.model({text}).last_hidden_state[:, -1]"
-        if isinstance(self.readout, VerbalizerReadout):
+        if isinstance(self.readout, WordReadout):
             end = f"logits = model.language_model({text}).logits[:, -1, {self.word_ids()}]"
         # The processor adds a token for the image to its tokenizer. A copy keeps ours without that token.
         processor = Blip2Processor(self.image_processor, copy.deepcopy(self.tokenizer))

@@ -81,4 +81,4 @@ def _probe(params: Params, workspace: Workspace, group_of: dict[str, str]) -> tu
 def _examples(workspace: Workspace, part: str, batch_size: int) -> Examples:
     """Return a part with its pooled features: nothing is trainable, so the whole forward pass is cached."""
     data = workspace.data(part, batch_size)
-    return Examples(data.posts, pooled(data))
+    return Examples(data.posts, pooled(data, workspace.model.width))

@@ -43,16 +43,19 @@ class ClassifierHead(nn.Sequential):
     """
 
     def __init__(self, width: int, settings: TrainingConfig, num_labels: int) -> None:
+        features = width
         layers: list[nn.Module] = [nn.LayerNorm(width)]
         for depth in range(settings.head_layers):
             hidden = settings.head_width // 2**depth
             layers += [nn.Dropout(settings.dropout), nn.Linear(width, hidden), nn.GELU()]
             width = hidden
         super().__init__(*layers, nn.Dropout(settings.dropout), nn.Linear(width, num_labels))
+        self.features = features
 
     def forward(self, pooled_BD: Tensor) -> Tensor:
         """Return logits_BK, in the order of the model's labels."""
-        logits_BK: Tensor = super().forward(pooled_BD)  # type: ignore[no-untyped-call]
+        # Behind the prompt's last state may stand those of words of several tokens (`Answers`).
+        logits_BK: Tensor = super().forward(pooled_BD[:, : self.features])  # type: ignore[no-untyped-call]
         return logits_BK
 
 

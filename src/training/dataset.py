@@ -44,7 +44,7 @@ class LabelledFeatures:
         return {name: value.to(device) for name, value in collate([self.features[index] for index in indices]).items()}
 
 
-def pooled(data: LabelledFeatures) -> NDArray[np.float64]:
-    """Return pooled features_ND of posts that a model without trainable weights has encoded."""
-    rows = [data.features[index][POOLED] for index in range(len(data.posts))]
+def pooled(data: LabelledFeatures, width: int) -> NDArray[np.float64]:
+    """Return pooled features_ND of posts that a model of this width, without trainable weights, has encoded."""
+    rows = [data.features[index][POOLED][:width] for index in range(len(data.posts))]
     return torch.stack(rows).double().numpy()

@@ -54,7 +54,7 @@ def logits_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]
 def pooled_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> Tensor:
     """Return pooled_BD, float32 on the CPU, of one batch of posts that are in no cache."""
     model.eval()
-    return model.forward_pooled(_inputs(model, images, captions)).float().cpu()
+    return model.forward_pooled(_inputs(model, images, captions))[:, : model.width].float().cpu()
 
 
 def _inputs(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> dict[str, Tensor]:

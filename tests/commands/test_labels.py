@@ -31,7 +31,8 @@ PARAMS = [
     {"name": "anger", "word": "angry", "description": "furious or annoyed"},
     {"name": "sadness", "word": "sad"},
     "joy",
-    "love",
+    # Of two tokens: its whole log-likelihood is its score.
+    {"name": "love", "word": "full love"},
 ]
 MODEL = "tinyllava"
 

@@ -20,10 +20,13 @@ def case(model: ToneModel) -> LayerCase:
         layer, parts = model.decoder.layers[-1], model.layer_parts(model.decoder.layers[-1])
 
         def at(states_BTD: Tensor) -> Tensor:
-            rotary = model.layer_arguments(states_BTD).get("position_embeddings")
+            rotary = arguments(states_BTD).get("position_embeddings")
             return parts.forward_at(states_BTD, POSITIONS, causal=True, rotary=rotary)
 
-        return lambda states: layer(states, attention_mask=None, **model.layer_arguments(states)), at, model.width
+        def arguments(states_BTD: Tensor) -> dict[str, Any]:
+            return model.layer_arguments(states_BTD, torch.arange(states_BTD.shape[1])[None])
+
+        return lambda states: layer(states, attention_mask=None, **arguments(states)), at, model.width
     layer = model.backbone.text_model.encoder.layers[-1]
     parts = layer_parts(layer)
     width = model.backbone.config.text_config.hidden_size

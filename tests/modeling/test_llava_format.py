@@ -277,7 +277,7 @@ def test_joined_answer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return {"input_ids": [next(ids[word] for word in (*TONES, "") if text.endswith(word)) for text in texts]}
 
     monkeypatch.setattr(model, "tokenizer", tokenize)
-    with pytest.raises(UserError, match="one token"):
+    with pytest.raises(UserError, match="prompt before it"):
         model.word_ids()
 
 

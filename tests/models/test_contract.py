@@ -549,14 +549,15 @@ def test_verbalizer_scores_every_tone(model: ToneModel, posts: list[Post]) -> No
 
 
 @pytest.mark.parametrize("name", ["blip2", "llava", "tinyllava", "smol"])
-def test_verbalizer_needs_single_token_tones(
+def test_export_needs_words_of_one_token(
     name: str, tiny_model: Callable[[str], ToneModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model(name)
     monkeypatch.setattr(tiny, "VOCABULARY", 270)
     model.tokenizer = tiny.train_tokenizer(["x"], "<s>", "</s>", "<pad>", [], extra=["<image>"])
+    assert isinstance(model, LanguageToneModel)
     with pytest.raises(UserError, match=f"{name} cannot answer .* 'negative' is not one token"):
-        model.verbalizer_readout()
+        model.word_ids()
 
 
 def prompt_text(model: ToneModel, caption: str, num_images: int) -> str:
