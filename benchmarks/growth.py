@@ -6,6 +6,7 @@ The trials train nothing. The benchmark times sampling, the study's storage, the
 `tune` runs beside them. A figure is the median of the ten trials up to the mark.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -32,8 +33,12 @@ class InstantWorker:
 
     study: Study
 
-    def run_one(self) -> TrialResult:
-        """Run one trial: ask for parameters, score them by the formula, report."""
+    def run(self, count: int) -> Iterator[TrialResult]:
+        """Run trials: ask for parameters, score them by the formula, report."""
+        for _ in range(count):
+            yield self._run_one()
+
+    def _run_one(self) -> TrialResult:
         trial = self.study.ask("one")
         score = 1 / (1 + abs(float(trial.params["lr"]) - 0.001) * 1000)
         trial.report(1, {"val_macro_f1": score}, last=True)

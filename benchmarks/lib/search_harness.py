@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,9 +25,9 @@ class _TimedWorker:
     worker: Worker[TrialResult]
     starts_s: list[float] = field(default_factory=list)
 
-    def run_one(self) -> TrialResult:
+    def run(self, count: int) -> Iterator[TrialResult]:
         self.starts_s.append(time.perf_counter())
-        return self.worker.run_one()
+        yield from self.worker.run(count)
 
 
 def trial_seconds(

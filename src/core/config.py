@@ -160,6 +160,8 @@ class TuneParams:
 
     # The number of trials in total; a search that is resumed runs those that are missing.
     trials: int
+    # The number of trials that a worker trains side by side, on one base (docs/search.md).
+    trials_at_once: int = 1
     # The number of trials that are drawn at random before the sampler learns from results.
     startup_trials: int
     sampler: Sampling = "tpe"
@@ -177,6 +179,7 @@ class TuneParams:
 
     def __post_init__(self) -> None:
         require(self.trials > 0, "trials must be at least 1")
+        require(self.trials_at_once > 0, "trials_at_once must be at least 1")
         require(self.startup_trials >= 0, "startup_trials must not be negative")
         require(self.min_epochs >= 1, "min_epochs must be at least 1")
         require(self.reduction_factor >= 2, "reduction_factor must be at least 2")

@@ -7,6 +7,7 @@ A model's forward pass is a chain of segments (`src/modeling/segments.py`). `enc
 cache keeps their results. `forward` runs the other segments. One rule for all models decides which are frozen.
 """
 
+import copy
 import hashlib
 import re
 import sys
@@ -29,6 +30,7 @@ from src.core.errors import UserError, first_line
 from src.core.files import file_digest, folder_digest
 from src.core.labels import TONE_LABELS, Labels, listed
 from src.core.outputs import AlignedWeights, PretrainedWeights
+from src.modeling.latest_run import LatestRun
 from src.modeling.segments import (
     POOLED,
     Positions,
@@ -150,6 +152,8 @@ class ToneModel(nn.Module, ABC):
     text_weights: frozenset[str]
     # Whether every step computes the prefix's keys and values, because the cache has no room for them.
     recomputes_prefix: bool
+    # Shares what frozen segments compute in a step with other copies of the model; None for a model on its own.
+    latest_run: LatestRun | None = None
     # The mean and standard deviation of pixels, by which `normalize` scales them.
     mean_311: Tensor
     std_311: Tensor
@@ -296,6 +300,19 @@ class ToneModel(nn.Module, ABC):
         """Return the device of the weights."""
         return self.mean_311.device
 
+    def sharing_weights(self) -> Self:
+        """Return a copy that shares the memory of all weights, and nothing else: each may have its own adapter.
+
+        Call this before an adapter is attached.
+        """
+        assert not self.trainable_names(), "take the adapter off first"
+        # What the copy takes in the place of each object: parameters of its own on the same memory, or the same object.
+        memo: dict[int, Any] = {
+            id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in self.parameters()
+        }
+        same = (*self.buffers(), self.tokenizer, self.image_processor)
+        return copy.deepcopy(self, memo | {id(value): value for value in same})
+
     def image_resizer(self) -> ImageResizer:
         """Return the resizer to the model's size."""
         return ImageResizer(self.image_processor)
@@ -399,6 +416,8 @@ class ToneModel(nn.Module, ABC):
 
     def forward_pooled(self, features: Features) -> Tensor:
         """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs."""
+        if self.latest_run is not None:
+            features = {**features, **self._run_frozen(features, self.latest_run)}
         return self._run(pending_segments(self.segments, features), features, (POOLED,))[POOLED]
 
     def similarity(self, features: Features) -> Tensor | None:
@@ -407,6 +426,18 @@ class ToneModel(nn.Module, ABC):
         Call this before an adapter is attached; otherwise the adapter changes the result.
         """
         return None
+
+    @torch.no_grad()
+    def _run_frozen(self, features: Features, latest_run: LatestRun) -> Features:
+        """Return what the frozen segments compute that the cache lacks: from the latest run, if it read this batch."""
+        frozen = self.frozen_segments()
+        names = cached_names(self.segments, frozen)
+        pending = pending_segments(frozen, features, names)
+        if not pending:
+            return {}
+        inputs = {name: features[name] for segment in pending for name in segment.reads if name in features}
+        written = [name for name in names if name not in features]
+        return latest_run.of(pending, inputs, lambda: self._run(pending, features, written))
 
     def _run(self, segments: Sequence[Segment], features: Features, wanted: Sequence[str]) -> Features:
         known = dict(features)

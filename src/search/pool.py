@@ -5,6 +5,7 @@ starts trials by itself, while `StudyRunner` queues interrupted trials and initi
 draws. Several processes that call `study.optimize` on one storage have neither.
 """
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -15,7 +16,7 @@ W_co = TypeVar("W_co", covariant=True)
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """The result of a task whose worker died."""
+    """The result of the tasks of a worker that died."""
 
     worker: str
     # One line from the library that noticed it.
@@ -23,10 +24,13 @@ class WorkerDied:
 
 
 class Worker(Protocol[W_co]):
-    """Runs one task after another. A task takes no input and returns a `W_co`."""
+    """Runs tasks. A task takes no input and returns a `W_co`."""
 
-    def run_one(self) -> W_co:
-        """Run one task and return its result."""
+    def run(self, count: int) -> Iterator[W_co]:
+        """Run `count` tasks side by side, and yield the result of each when it ends.
+
+        After a result that makes the worker useless, the others' results may be missing.
+        """
 
 
 class WorkerPool(Protocol[W_co]):
@@ -37,16 +41,20 @@ class WorkerPool(Protocol[W_co]):
 
     @property
     def busy(self) -> int:
-        """The number of workers that run a task."""
+        """The number of tasks that run."""
 
-    def submit(self) -> None:
-        """Start one task on an idle worker."""
+    @property
+    def idle(self) -> int:
+        """The number of workers that run no task."""
+
+    def submit(self, count: int = 1) -> None:
+        """Start tasks side by side on an idle worker."""
 
     def wait_any(self, timeout_s: float) -> W_co | WorkerDied | None:
         """Wait for the next result. Return `WorkerDied` if a worker dies first, or None after `timeout_s`."""
 
     def replace(self, name: str) -> None:
-        """Replace a worker that can no longer run tasks."""
+        """Replace a worker that can no longer run tasks, and end those that it runs."""
 
     def close(self) -> None:
         """End all tasks at once."""
@@ -60,20 +68,29 @@ class LocalWorkerPool:
     def __init__(self, worker: Worker[TrialResult]) -> None:
         self._worker = worker
         self._busy = 0
+        self._results: Iterator[TrialResult] = iter(())
 
     @property
     def busy(self) -> int:
-        """The number of submitted tasks, 0 or 1."""
+        """The number of submitted tasks that have not ended."""
         return self._busy
 
-    def submit(self) -> None:
-        """Record that there is a task. `wait_any` runs it."""
-        self._busy = 1
+    @property
+    def idle(self) -> int:
+        """1 if no task is left, else 0."""
+        return int(not self._busy)
+
+    def submit(self, count: int = 1) -> None:
+        """Record that there are tasks. `wait_any` runs them."""
+        self._busy = count
+        self._results = self._worker.run(count)
 
     def wait_any(self, timeout_s: float) -> TrialResult:
-        """Run the task and return its result. `timeout_s` is ignored."""
-        result = self._worker.run_one()
-        self._busy = 0
+        """Run the tasks until one ends, and return its result. `timeout_s` is ignored."""
+        result = next(self._results)
+        self._busy -= 1
+        if not self._busy:
+            self.close()
         return result
 
     def replace(self, name: str) -> None:
@@ -81,7 +98,9 @@ class LocalWorkerPool:
         raise RestartRequired
 
     def close(self) -> None:
-        """Do nothing: no task runs outside of `wait_any`."""
+        """End all tasks at once. They have stood still since the last `wait_any`."""
+        if isinstance(self._results, Generator):
+            self._results.close()
 
 
 class RestartRequired(Exception):

@@ -75,6 +75,15 @@ def cluster(address: str | None, size: int, gpus: float | None, cpus: int | None
         ray.shutdown()
 
 
+@dataclass
+class _BusyWorker:
+    """A worker with tasks that have not ended."""
+
+    name: str
+    actor: Any
+    num_tasks: int
+
+
 class RayWorkerPool(Generic[W]):
     """Workers in processes of their own.
 
@@ -91,19 +100,24 @@ class RayWorkerPool(Generic[W]):
         self._make = make
         self._shares = shares
         self._idle: dict[str, Any] = {}
-        # The tasks that run, each with the name of its worker and its actor.
-        self._busy: dict[ObjectRef[W], tuple[str, Any]] = {}
+        # The busy workers by the result that comes next.
+        self._busy: dict[ObjectRef[W], _BusyWorker] = {}
         self._num_started = 0
 
     @property
     def busy(self) -> int:
-        """The number of workers that run a task."""
-        return len(self._busy)
+        """The number of tasks that run."""
+        return sum(worker.num_tasks for worker in self._busy.values())
 
-    def submit(self) -> None:
-        """Start one task on an idle worker, or on a new one."""
+    @property
+    def idle(self) -> int:
+        """The number of workers that run no task, or are not started yet."""
+        return self.size - len(self._busy)
+
+    def submit(self, count: int = 1) -> None:
+        """Start tasks side by side on an idle worker, or on a new one."""
         name, actor = self._idle.popitem() if self._idle else self._start_worker()
-        self._busy[actor.run_one.remote()] = (name, actor)
+        self._busy[actor.run.remote(count)] = _BusyWorker(name, actor, count)
 
     def wait_any(self, timeout_s: float) -> W | WorkerDied | None:
         """Wait for the next result. Return `WorkerDied` if a worker dies first, or None after `timeout_s`.
@@ -117,7 +131,7 @@ class RayWorkerPool(Generic[W]):
         ready, _ = ray.wait(list(self._busy), timeout=timeout_s)
         if not ready:
             return None
-        name, actor = self._busy.pop(ready[0])
+        worker = self._busy.pop(ready[0])
         try:
             result: W = ray.get(ready[0])
         except RayTaskError as error:
@@ -126,22 +140,28 @@ class RayWorkerPool(Generic[W]):
             raise (error.cause if isinstance(error.cause, UserError | OSError) else error) from None
         except RayError as error:
             # The worker may be unreachable and alive. It must not finish a trial that another worker runs again.
-            ray.kill(actor)
-            return WorkerDied(name, first_line(error))
-        self._idle[name] = actor
+            ray.kill(worker.actor)
+            return WorkerDied(worker.name, first_line(error))
+        worker.num_tasks -= 1
+        if worker.num_tasks:
+            self._busy[worker.actor.run_on.remote()] = worker
+        else:
+            self._idle[worker.name] = worker.actor
         return result
 
     def replace(self, name: str) -> None:
-        """End an idle worker. The next `submit` starts a new one."""
+        """End a worker. A later `submit` starts a new one."""
         import ray
 
+        self._idle |= {worker.name: worker.actor for worker in self._busy.values() if worker.name == name}
+        self._busy = {results: worker for results, worker in self._busy.items() if worker.name != name}
         ray.kill(self._idle.pop(name))
 
     def close(self) -> None:
         """End all workers at once."""
         import ray
 
-        for _, actor in [*self._idle.items(), *self._busy.values()]:
+        for actor in [*self._idle.values(), *(worker.actor for worker in self._busy.values())]:
             ray.kill(actor)
         self._idle.clear()
         self._busy.clear()
@@ -167,11 +187,18 @@ class _WorkerActor(Generic[W]):
         self._make = make
         self._name = name
         self._worker: Worker[W] | None = None
+        self._results: Iterator[W] = iter(())
 
-    def run_one(self) -> W:
+    def run(self, count: int) -> W:
+        """Start tasks, and return the result of the one that ends first."""
         # Made here and not in __init__: an error then is the result of a task, and does not kill the actor.
         self._worker = self._worker or self._make(self._name)
-        return self._worker.run_one()
+        self._results = self._worker.run(count)
+        return next(self._results)
+
+    def run_on(self) -> W:
+        """Run the other tasks until the next one ends, and return its result."""
+        return next(self._results)
 
 
 def _init_ray(address: str | None) -> None:

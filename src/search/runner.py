@@ -39,8 +39,12 @@ class StudyRunner:
     # The causes of the latest failures in a row, all equal. It is changed in place: a process that must be replaced
     # hands the list on.
     failure_causes: list[str] = field(default_factory=list)
+    # The number of trials that a worker runs side by side.
+    trials_at_once: int = 1
     # Killed workers by the settings that they ran.
     _deaths: Counter[str] = field(default_factory=Counter)
+    # The number of interrupted trials that are run alone, because nobody knows which of them killed their worker.
+    _num_suspects: int = 0
 
     def run(self, total: int) -> int:
         """Run trials until `total` are finished, or the deadline has passed and no worker is busy.
@@ -81,12 +85,14 @@ class StudyRunner:
         if missing and not self.pool.busy:
             # A worker that lost the storage right after `ask` left a RUNNING trial whose number nobody knows.
             self.study.recover()
-        # At most `missing` workers are busy, so no trial is begun in vain.
-        while self.pool.busy < min(self.pool.size, missing):
+        # At most `missing` trials run, so no trial is begun in vain.
+        while self.pool.idle and self.pool.busy < missing:
+            count = 1 if self._num_suspects else min(self.trials_at_once, missing - self.pool.busy)
+            self._num_suspects = max(0, self._num_suspects - 1)
             # Busy workers that have not drawn yet take from the same queue as the worker that starts now.
-            num_drawing = self.pool.busy - self.study.num_running() + 1
+            num_drawing = self.pool.busy - self.study.num_running() + count
             self.study.enqueue_initial_trials(num_drawing)
-            self.pool.submit()
+            self.pool.submit(count)
         return self.pool.busy > 0
 
     def _wait(self) -> TrialResult | WorkerDied | None:
@@ -110,6 +116,8 @@ class StudyRunner:
         self._check_failures(result.failure)
         if result.failure and result.failure.fatal:
             self.pool.replace(result.worker)
+            # The trials that ran beside it have ended with the worker.
+            self.study.recover(result.worker)
 
     def _handle_death(self, death: WorkerDied) -> None:
         """Queue the settings of a dead worker's trial again, unless they have killed too many workers."""
@@ -120,7 +128,9 @@ class StudyRunner:
             if self._deaths[settings] >= MOST_DEATHS:
                 reason = f"{MOST_DEATHS} workers died of these settings, perhaps for lack of memory: {death.reason}"
                 self.study.fail(trial.number, reason)
-        self.study.recover(death.worker)
+        interrupted = self.study.recover(death.worker)
+        if len(interrupted) > 1:
+            self._num_suspects += len(interrupted)
         # Deaths of workers count as failures too: a node that kills every worker must end the search.
         self._check_failures(Failure("a worker died", death.reason))
 

@@ -167,7 +167,8 @@ class SearchRun:
             if study.remaining(total):
                 stop, pool = self._open_pool(study, stack)
                 deadline_s = self.resources.deadline_s
-                runner = StudyRunner(study, pool, sync.pending_adapters, stop, deadline_s, self.failure_causes)
+                at_once = self.params.tune.trials_at_once
+                runner = StudyRunner(study, pool, sync.pending_adapters, stop, deadline_s, self.failure_causes, at_once)
                 total = runner.run(given)
         sync.flush()
         return total

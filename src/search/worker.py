@@ -1,11 +1,13 @@
-"""A worker: it draws a trial, trains it, and returns the result."""
+"""A worker: it draws trials, trains them, and returns the results."""
 
 import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -18,7 +20,9 @@ from src.evaluation.metrics import report
 from src.search.plan import StudyPlan
 from src.search.study import RunningTrial, Study, join_study
 from src.training.adapter import Adapter
+from src.training.callbacks import noop
 from src.training.failures import Failure, failure_of, release_memory
+from src.training.lockstep import SteppedTraining, in_turn
 from src.training.train_and_test import trained_adapter
 from src.training.trainer import TrainingContext, TrainingResult
 from src.training.workspace import Workspace, open_workspace
@@ -27,6 +31,17 @@ from src.training.workspace import Workspace, open_workspace
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # A step may take milliseconds, and looking for a request costs a query.
 _LOOK_EVERY_S = 5.0
+# The searched settings on which it depends whether two trials read the same features of the same posts in a step.
+_SETTINGS_OF_BATCHES = (
+    "adapter_positions",
+    "adapter_layers",
+    "adapter_segments",
+    "unfreeze",
+    "batch_size",
+    "gradient_accumulation_steps",
+    "sampling",
+    "augment",
+)
 
 
 @dataclass(frozen=True)
@@ -54,20 +69,42 @@ class TrialWorker:
     # Is called in every step, and may raise `StopRequested`.
     check: Callable[[], None] | None = None
 
-    def run_one(self) -> TrialResult:
-        """Draw a trial and train it.
+    def run(self, count: int) -> Iterator[TrialResult]:
+        """Draw trials, train them side by side, and yield the result of each when it ends.
+
+        They share what frozen segments compute in a step while they read the same batches. If the GPU fails, the other
+        trials have no results, because they have not failed by themselves.
 
         Raises:
-            StopRequested: `check` raised it; the trial stays RUNNING until `Study.recover`.
+            StopRequested: `check` raised it; the trials stay RUNNING until `Study.recover`.
             OSError: a disk is full or read-only.
             UserError: the storage does not answer.
         """
-        model = self.workspace.model.spec.name
+        trials = [self._draw() for _ in range(count)]
+        if count == 1:
+            yield self._run_one(trials[0], self.workspace, noop)
+            return
+        # Only neighbours share: those with one boundary and one size of batch.
+        trials.sort(key=lambda trial: [str(trial.params.get(name)) for name in _SETTINGS_OF_BATCHES])
+        device = self.workspace.model.device
+        copies = self.workspace.sharing_weights(count)
+        runs = (partial(self._run_one, trial, copy) for trial, copy in zip(trials, copies, strict=True))
+        with closing(in_turn([SteppedTraining(run, device) for run in runs])) as results:
+            for result in results:
+                yield result
+                if result.failure and result.failure.fatal:
+                    return
+
+    def _draw(self) -> RunningTrial:
         trial = self.study.ask(self.name)
         trial.set_attr("process", f"{socket.gethostname()}:{os.getpid()}")
-        trial.set_attr("code", code_digest(model))
+        trial.set_attr("code", code_digest(self.workspace.model.spec.name))
+        return trial
+
+    def _run_one(self, trial: RunningTrial, workspace: Workspace, end_step: Callable[[], None]) -> TrialResult:
         try:
-            return self._train(trial, self.params.training_config(model, **trial.params))
+            settings = self.params.training_config(workspace.model.spec.name, **trial.params)
+            return self._train(trial, workspace, settings, end_step)
         except StopRequested:
             raise
         except _TrialStopped:
@@ -81,11 +118,13 @@ class TrialWorker:
         trial.set_failure(failure.cause, failure.reason, unfit=failure.unfit)
         return TrialResult(trial.number, self.name, "failed", failure=failure)
 
-    def _train(self, trial: RunningTrial, settings: TrainingConfig) -> TrialResult:
-        callback = _TrialCallback(trial, settings.epochs, self.check)
+    def _train(
+        self, trial: RunningTrial, workspace: Workspace, settings: TrainingConfig, end_step: Callable[[], None] = noop
+    ) -> TrialResult:
+        callback = _TrialCallback(trial, settings.epochs, self.check, end_step)
         context = TrainingContext(self.params.seed, callback)
-        # Encoding posts takes long too, so it is a step of the callback as well.
-        with trained_adapter(self.workspace, settings, context, lambda _: callback.on_step()) as (adapter, result):
+        # Encoding posts takes long too. It ends no step: another trial would wait for the lock of the same features.
+        with trained_adapter(workspace, settings, context, lambda _: callback.look()) as (adapter, result):
             outcome = _outcome(adapter, result)
             trial.set_outcome(outcome)
             files = _files(adapter)
@@ -110,16 +149,23 @@ class _TrialCallback:
     trial: RunningTrial
     epochs: int
     check: Callable[[], None] | None
+    # Is called after each step, and returns when the next one may begin.
+    end_step: Callable[[], None] = noop
     pruned: bool = False
     _look_at_s: float = 0.0
 
-    def on_step(self) -> None:
+    def look(self) -> None:
+        """Raise an error if the trial must end now."""
         if self.check:
             self.check()
         if time.monotonic() >= self._look_at_s:
             if self.trial.is_stop_requested():
                 raise _TrialStopped
             self._look_at_s = time.monotonic() + _LOOK_EVERY_S
+
+    def on_step(self) -> None:
+        self.look()
+        self.end_step()
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         self.pruned = not self.trial.report(epoch, metrics, last=epoch == self.epochs)

@@ -62,6 +62,8 @@ class Footprint:
     # The cost of one post in each epoch if the cache has no room for the prefix's keys and values, without gradient
     # checkpointing; None if adapters act on all positions.
     recomputed_step: Cost | None = None
+    # The trials that are trained side by side on one base.
+    trials_at_once: int = 1
 
     @property
     def effective_batch(self) -> int:
@@ -87,11 +89,26 @@ class Footprint:
         """
         return 2 * self.trained_bytes
 
+    @property
+    def other_trials_bytes(self) -> int:
+        """Return the bytes that the other trials at once hold in a step: their weights and AdamW's moments."""
+        return (self.trials_at_once - 1) * (self.trained_bytes + self.optimizer_bytes)
+
+    @property
+    def shared_step_flops(self) -> float | None:
+        """Return the operations of one trial's step on a post if the prefix runs once for all trials at once.
+
+        None if the prefix is no part of any step.
+        """
+        if self.recomputed_step is None:
+            return None
+        return self.step.flops + (self.recomputed_step.flops - self.step.flops) / self.trials_at_once
+
     def step_bytes(self, micro_batch: int, gradient_checkpointing: bool) -> int:
         """Return the peak memory of a step: weights, gradients, moments, and the activations of a batch."""
         post = self.checkpointed_step if gradient_checkpointing else self.step
         fixed = self.base_bytes + self.trained_bytes + self.gradient_bytes + self.optimizer_bytes
-        return fixed + micro_batch * post.peak_bytes
+        return self.other_trials_bytes + fixed + micro_batch * post.peak_bytes
 
     def plans(self) -> list[BatchPlan]:
         """Return all ways to take a step of `effective_batch` posts, best first.

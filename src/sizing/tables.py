@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from src.cli.output import say, table
@@ -45,6 +46,7 @@ def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
     given = params.checkpoint(model)
     config = config_of(model_type, given) if given else None
     footprint = measure_footprint(model_type, largest, num_posts, config=config, labels=params.labels)
+    footprint = replace(footprint, trials_at_once=params.tune.trials_at_once)
     source = given or model_type.spec.checkpoint
     say(f"{model} as {source}, base in bfloat16, {footprint.num_tokens} tokens of text a post")
     if given:
@@ -120,6 +122,7 @@ def _memory_table(footprint: Footprint) -> Table:
         "trained weights": footprint.trained_bytes,
         "gradients": footprint.gradient_bytes,
         "AdamW's moments": footprint.optimizer_bytes,
+        "weights and moments of the other trials at once": footprint.other_trials_bytes,
         "activations, each post of a batch": footprint.step.peak_bytes,
         "the same with checkpointing": footprint.checkpointed_step.peak_bytes,
     }
@@ -147,9 +150,13 @@ def _operations_table(footprint: Footprint) -> Table:
     batch = footprint.effective_batch
     train = footprint.num_posts["train"]
     encoded = footprint.num_encoded
-    flops = {"training": footprint.step.flops, "the same with checkpointing": footprint.checkpointed_step.flops}
-    if footprint.recomputed_step is not None:
+    flops: dict[str, float] = {
+        "training": footprint.step.flops,
+        "the same with checkpointing": footprint.checkpointed_step.flops,
+    }
+    if footprint.recomputed_step is not None and footprint.shared_step_flops is not None:
         flops["the same without room for the cached prefix"] = footprint.recomputed_step.flops
+        flops[f"each of {footprint.trials_at_once} trials at once, without that room"] = footprint.shared_step_flops
     rows = [(work, *(_flops(count * posts) for posts in (1, batch, train))) for work, count in flops.items()]
     encoding = footprint.encoding.flops
     once = (f"encoding, once, {encoded:,} posts", _flops(encoding), "", _flops(encoding * encoded))

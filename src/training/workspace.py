@@ -1,7 +1,7 @@
 """The workspace of a stage that runs a model: its base in memory, the posts by part, and their cached features."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from src.core.training_config import TrainingConfig
 from src.data.augmentation import AugmentedPost, augmented
 from src.data.images import EncodablePost
 from src.modeling.base import ToneModel
+from src.modeling.latest_run import LatestRun
 from src.models.catalog import model_class
 from src.training.cache import Boundary, FeatureStore
 from src.training.callbacks import noop
@@ -45,6 +46,17 @@ class Workspace:
     def facts(self) -> dict[str, str]:
         """Return the weights and posts that scores depend on besides the settings, for tags and keys."""
         return facts_of(self.model.spec.name, self.model.checkpoint, self.model.labels)
+
+    def sharing_weights(self, count: int) -> list["Workspace"]:
+        """Return workspaces of trainings side by side: each has a model of its own, and the weights are shared.
+
+        In a step, they share what frozen segments compute from the same batch.
+        """
+        latest_run = LatestRun()
+        models = [self.model.sharing_weights() for _ in range(count)]
+        for model in models:
+            model.latest_run = latest_run
+        return [replace(self, model=model) for model in models]
 
     def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = noop) -> LabelledFeatures:
         """Return a part with the features that the model reads as it is adapted now.
@@ -84,8 +96,11 @@ class Workspace:
         if needed > free * (1 - FREE_SHARE):
             self.model.recomputes_prefix = True
             store = self._open()
-        if self.model.text_weights and store.folder not in self._said and is_main():
-            say(_about_prefix(self.model, store.folder, bytes_a_post, len(posts), free))
+        if store.folder not in self._said and is_main():
+            if self.model.text_weights:
+                say(_about_prefix(self.model, store.folder, bytes_a_post, len(posts), free))
+            if self.model.latest_run is not None:
+                say(_about_sharing(self.model))
             self._said.add(store.folder)
         return store
 
@@ -112,6 +127,13 @@ def _about_prefix(model: ToneModel, folder: Path, bytes_a_post: int, num_posts: 
         f"{name}: the prefix's keys and values ({size}) do not fit {folder.parent}, where {free / 2**30:,.2f} GiB are "
         "left, so each step runs the prefix too, without gradients"
     )
+
+
+def _about_sharing(model: ToneModel) -> str:
+    """Return the line that says what trainings side by side share."""
+    if model.cached_segments() == model.frozen_segments():
+        return f"{model.spec.name}, trials at once: everything frozen is cached, so they share nothing but the base"
+    return f"{model.spec.name}, trials at once: the prefix runs once a batch for all that read the same batch"
 
 
 def views_of(posts: Sequence[Post], settings: TrainingConfig) -> list[list[AugmentedPost]]:

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from src.core.config import Range
 from src.search.plan import StudyPlan
 from src.search.pool import WorkerDied
 from src.search.ray_pool import RayWorkerPool
-from src.search.study import Study, join_study
+from src.search.study import RunningTrial, Study, join_study
 
 if TYPE_CHECKING:
     from src.search.worker import TrialResult
@@ -64,8 +64,19 @@ def score(number: int) -> float:
     return 1 / (2 + number)
 
 
+class OneByOne:
+    """Runs the tasks of a worker one after the other."""
+
+    def run(self, count: int) -> Iterator[Any]:
+        for _ in range(count):
+            yield self.run_one()
+
+    def run_one(self) -> Any:
+        raise NotImplementedError
+
+
 @dataclass
-class LightWorker:
+class LightWorker(OneByOne):
     """Runs trials of `EPOCHS` epochs. `during` is called with a trial's number after the first epoch."""
 
     study: Study
@@ -73,8 +84,14 @@ class LightWorker:
     epoch_s: float = 0.02
     during: Callable[[int], object] = nothing
 
+    def run(self, count: int) -> Iterator[Done]:
+        trials = [self.study.ask(self.name) for _ in range(count)]
+        yield from map(self._run, trials)
+
     def run_one(self) -> Done:
-        trial = self.study.ask(self.name)
+        return self._run(self.study.ask(self.name))
+
+    def _run(self, trial: RunningTrial) -> Done:
         trial.set_attr("process", f"{socket.gethostname()}:{os.getpid()}")
         for epoch in range(1, EPOCHS + 1):
             metrics = {"val_macro_f1": epoch / 10, "val_loss": 1 / epoch}
@@ -93,7 +110,7 @@ def open_light_worker(name: str, url: str, plan: StudyPlan, epoch_s: float) -> L
 
 
 @dataclass
-class Raising:
+class Raising(OneByOne):
     """A worker that always raises an error."""
 
     name: str
@@ -104,7 +121,7 @@ class Raising:
 
 
 @dataclass
-class Process:
+class Process(OneByOne):
     """A worker that returns its process id."""
 
     name: str
@@ -119,8 +136,8 @@ class InProcess:
 
     worker: LightWorker
 
-    def run_one(self) -> "TrialResult":
-        return self.worker.run_one().result()
+    def run(self, count: int) -> "Iterator[TrialResult]":
+        return (done.result() for done in self.worker.run(count))
 
 
 class InProcesses:
@@ -136,6 +153,10 @@ class InProcesses:
     @property
     def busy(self) -> int:
         return self._pool.busy
+
+    @property
+    def idle(self) -> int:
+        return self._pool.idle
 
     def wait_any(self, timeout_s: float) -> "TrialResult | WorkerDied | None":
         result = self._pool.wait_any(timeout_s)

@@ -117,8 +117,9 @@ WEIGHTS = b"0" * 700_000
 class Keeping(InProcess):
     """Trials whose adapters take some space."""
 
-    def run_one(self) -> TrialResult:
-        return replace(super().run_one(), adapter={"settings.json": b"{}", "head.safetensors": WEIGHTS})
+    def run(self, count: int) -> Iterator[TrialResult]:
+        for result in super().run(count):
+            yield replace(result, adapter={"settings.json": b"{}", "head.safetensors": WEIGHTS})
 
 
 def search(disk: Disk, total: int, during: Callable[[int], None] = nothing) -> Study:

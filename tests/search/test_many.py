@@ -44,12 +44,20 @@ def shares() -> Iterator[Cluster]:
 
 
 def search(
-    shares: Cluster, url: str, plan: StudyPlan, size: int, total: int, folder: Path, epoch_s: float = 0.1
+    shares: Cluster,
+    url: str,
+    plan: StudyPlan,
+    size: int,
+    total: int,
+    folder: Path,
+    epoch_s: float = 0.1,
+    at_once: int = 1,
 ) -> None:
     with remote_url(url, shares.host) as address:
         make = partial(open_light_worker, url=address, plan=plan, epoch_s=epoch_s)
         pool = InProcesses(RayWorkerPool(make, size, shares))
-        StudyRunner(open_study(url, plan), pool, PendingAdapters(folder), StopSignal()).run(total)
+        adapters = PendingAdapters(folder)
+        StudyRunner(open_study(url, plan), pool, adapters, StopSignal(), trials_at_once=at_once).run(total)
 
 
 class Killer(threading.Thread):
@@ -91,6 +99,20 @@ def test_killed_worker_costs_only_time(shares: Cluster, postgres: Postgres, tmp_
     assert len(workers) == size + 1
     for trial in study.finished():
         assert {path.name for path in (tmp_path / "trials" / str(trial.number)).iterdir()} == ADAPTER.keys()
+
+
+def test_killed_workers_trials_run_again(shares: Cluster, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    study = open_study(url, plan("pairs"))
+    killer = Killer(study, 2)
+    killer.start()
+    search(shares, url, plan("pairs"), 2, 9, tmp_path / "trials", at_once=2)
+    trials = study.trials()
+    lost = [trial for trial in trials if trial.state == "failed"]
+    assert 1 <= len(lost) <= 2
+    assert len({trial.attrs["worker"] for trial in lost}) == 1
+    assert {trial.attrs.get("retry_of") for trial in trials} - {None} == {trial.number for trial in lost}
+    assert len(study.finished()) == 9
 
 
 def test_workers_wait_for_database_restart(shares: Cluster, postgres: Postgres, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from src.search.study import Study, open_study
 from src.search.trial import TrialRecord
 from src.search.worker import TrialResult
 from src.training.failures import Failure
+from tests.search.light import OneByOne
 
 NO_MEMORY = Failure("out of memory", "out of memory: 8 GiB", unfit=True)
 DIVERGED = Failure("the loss is no number", "the loss is no longer a number", unfit=True)
@@ -30,7 +31,7 @@ def work_well(count: int) -> None:
 
 
 @dataclass
-class FakeWorker:
+class FakeWorker(OneByOne):
     """Ends trials as a script says, by their count from 1: with a failure, by a stop ("stops"), or well."""
 
     study: Study
@@ -66,7 +67,12 @@ class FakePool:
     def busy(self) -> int:
         return len(self.tasks)
 
-    def submit(self) -> None:
+    @property
+    def idle(self) -> int:
+        return self.size - self.busy
+
+    def submit(self, count: int = 1) -> None:
+        assert count == 1
         self.num_started += 1
         name = f"w{self.num_started}"
         self.tasks[name] = self.study.ask(name).number
@@ -103,6 +109,22 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         max_epochs=3,
     )
     return open_study(URL, plan)
+
+
+def test_trials_at_once_draw_together(study: Study) -> None:
+    drawn: list[int] = []
+
+    class Together(FakeWorker):
+        def run(self, count: int) -> Iterator[TrialResult]:
+            drawn.append(count)
+            trials = [self.study.ask(self.name) for _ in range(count)]
+            for trial in trials:
+                yield TrialResult(trial.number, self.name, "complete", (0.5,), adapter={"a": b"weights"})
+
+    pool = LocalWorkerPool(Together(study, work_well))
+    StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal(), trials_at_once=3).run(4)
+    assert drawn == [3, 1]
+    assert states(study) == ["complete"] * 4
 
 
 def local_runner(study: Study, script: Script = work_well, causes: list[str] | None = None) -> StudyRunner:
@@ -261,10 +283,10 @@ def test_orphaned_trials_are_recovered(study: Study) -> None:
     orphan: list[int] = []
     submit = pool.submit
 
-    def submit_after_a_slip() -> None:
+    def submit_after_a_slip(count: int = 1) -> None:
         if not orphan:  # a worker drew it and never returned a result
             orphan.append(study.ask("w0").number)
-        submit()
+        submit(count)
 
     pool.submit = submit_after_a_slip  # type: ignore[method-assign]
     StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal()).run(4)

@@ -17,7 +17,7 @@ from src.search import worker as worker_module
 from src.search.plan import plan_of
 from src.search.study import Study, open_study
 from src.search.trial import TrialRecord
-from src.search.worker import TrialWorker
+from src.search.worker import TrialResult, TrialWorker
 from src.training import train_and_test
 from src.training.failures import failure_of
 from src.training.workspace import Workspace, checkpoint_of, facts_of, open_workspace
@@ -31,6 +31,11 @@ def worker(repository: Path) -> TrialWorker:
     params = load_params()
     study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of(params, "clip"), TONE_LABELS)))
     return TrialWorker(params, open_workspace(params, "clip"), study, "w1")
+
+
+def run_one(worker: TrialWorker) -> TrialResult:
+    (result,) = worker.run(1)
+    return result
 
 
 def last(study: Study) -> TrialRecord:
@@ -58,7 +63,7 @@ def ask_for_a_petabyte() -> None:
 
 
 def test_trial_records_all_facts(worker: TrialWorker) -> None:
-    result = worker.run_one()
+    result = run_one(worker)
     record = last(worker.study)
     assert (result.number, result.worker, result.state) == (0, "w1", "complete")
     assert result.values == (record.outcome["scores"]["macro_f1"],)
@@ -106,7 +111,7 @@ def test_failure_ends_one_trial(
 ) -> None:
     before = digest(worker.workspace)
     broken(monkeypatch, act)
-    result = worker.run_one()
+    result = run_one(worker)
     assert result.failure is not None
     assert (result.state, result.failure.cause, result.failure.unfit, result.failure.fatal) == (
         "failed",
@@ -120,7 +125,7 @@ def test_failure_ends_one_trial(
     assert record.reason.startswith(reason)
     assert digest(worker.workspace) == before
     monkeypatch.undo()
-    assert worker.run_one().state == "complete"
+    assert run_one(worker).state == "complete"
 
 
 def digest(workspace: Workspace) -> float:
@@ -131,7 +136,7 @@ def test_diverged_settings_are_unfit(worker: TrialWorker) -> None:
     trial = worker.study.ask()
     settings = worker.params.training_config("clip", **{**trial.params, "lr": 1e36})
     with pytest.raises(UserError) as raised:
-        worker._train(trial, settings)
+        worker._train(trial, worker.workspace, settings)
     failure = failure_of(raised.value)
     assert (failure.cause, failure.unfit) == ("the loss is no number", True)
 
@@ -145,7 +150,7 @@ def test_failed_trial_releases_memory(worker: TrialWorker, monkeypatch: pytest.M
         raise MemoryError
 
     broken(monkeypatch, act)
-    worker.run_one()
+    run_one(worker)
     assert alive[0]() is None
 
 
@@ -153,7 +158,7 @@ def test_failed_trial_releases_memory(worker: TrialWorker, monkeypatch: pytest.M
 def test_full_disk_ends_the_search(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     broken(monkeypatch, raising(OSError(number, "no room")))
     with pytest.raises(OSError, match="no room"):
-        worker.run_one()
+        run_one(worker)
     assert last(worker.study).state == "running"
 
 
@@ -167,7 +172,7 @@ def test_worker_stops_within_a_step(worker: TrialWorker) -> None:
 
     worker.check = check
     with pytest.raises(StopRequested):
-        worker.run_one()
+        run_one(worker)
     assert len(steps) == 5
     assert last(worker.study).state == "running"
     assert worker.workspace.model.readout is None
@@ -183,12 +188,12 @@ def test_stop_request_ends_trial_within_epoch(worker: TrialWorker, monkeypatch: 
             worker.study.request_stop(0, "--stop-trial")
 
     worker.check = check
-    result = worker.run_one()
+    result = run_one(worker)
     assert (result.state, result.failure, len(steps)) == ("pruned", None, 3)
     worker.study.prune(result.number)
     assert (last(worker.study).state, last(worker.study).epochs) == ("pruned", 0)
     assert worker.workspace.model.readout is None
-    assert worker.run_one().state == "complete"
+    assert run_one(worker).state == "complete"
 
 
 def test_two_objectives_keep_their_order(repository: Path) -> None:
@@ -197,7 +202,7 @@ def test_two_objectives_keep_their_order(repository: Path) -> None:
     study = open_study(URL, plan_of(params, "clip", facts_of("clip", checkpoint_of(params, "clip"), TONE_LABELS)))
     worker = TrialWorker(params, open_workspace(params, "clip"), study, "w1")
     for _ in range(2):
-        result = worker.run_one()
+        result = run_one(worker)
         study.tell(result.number, *result.values)
     recorded = [(record.value, record.outcome["parameters"]) for record in study.finished()]
     assert [tuple(trial.values) for trial in study.raw.get_trials()] == recorded
