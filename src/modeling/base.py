@@ -37,6 +37,7 @@ from src.modeling.segments import (
     Segment,
     cached_names,
     frozen_segments,
+    image_segments,
     join_layers,
     pending_segments,
     split_stack,
@@ -419,6 +420,16 @@ class ToneModel(nn.Module, ABC):
         if self.latest_run is not None:
             features = {**features, **self._run_frozen(features, self.latest_run)}
         return self._run(pending_segments(self.segments, features), features, (POOLED,))[POOLED]
+
+    def forward_images(self, pixels_B3SS: Tensor) -> Features:
+        """Compute the features that depend on images alone, and that other segments read.
+
+        With adapters on the text of all layers, the prefix's keys and values are among them.
+        """
+        chosen = image_segments(self.segments)
+        read = cached_names(self.segments, chosen)
+        names = [segment.writes for segment in chosen if segment.writes in read]
+        return self._run(chosen, {"pixels": pixels_B3SS}, names)
 
     def similarity(self, features: Features) -> Tensor | None:
         """Return cosine_B of each post's image and caption in a shared space, or None for a model without such a space.

@@ -178,6 +178,17 @@ def pending_segments(
     return pending[::-1]
 
 
+def image_segments(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Return the segments that depend on the image alone, whatever text it is read with."""
+    known = {"pixels"}
+    chosen = []
+    for segment in segments:
+        if known.issuperset(segment.reads):
+            known.add(segment.writes)
+            chosen.append(segment)
+    return tuple(chosen)
+
+
 def per_token_features(segments: Iterable[Segment]) -> set[str]:
     """Return the names of the features that have a row for each token."""
     return {"tokens", *(segment.writes for segment in segments if segment.per_token)}

@@ -59,7 +59,22 @@ def pooled_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]
 
 def _inputs(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> dict[str, Tensor]:
     inputs = collate(model.preprocess(images, captions))
-    return {name: value.to(model.device) for name, value in inputs.items()}
+    return share_images({name: value.to(model.device) for name, value in inputs.items()}, model)
+
+
+@torch.no_grad()
+def share_images(inputs: dict[str, Tensor], model: ToneModel) -> dict[str, Tensor]:
+    """Return inputs of posts with what depends on images alone, computed once for posts that show the same image.
+
+    So several captions of one image cost one run of the vision tower, and of the prefix if no text precedes it.
+    """
+    images = [pixels_3SS.numpy().tobytes() for pixels_3SS in inputs["pixels"].cpu()]
+    distinct = list(dict.fromkeys(images))
+    if len(distinct) == len(images):
+        return inputs
+    shared = model.forward_images(inputs["pixels"][[images.index(image) for image in distinct]])
+    place_of = [distinct.index(image) for image in images]
+    return inputs | {name: value[place_of] for name, value in shared.items()}
 
 
 @torch.no_grad()

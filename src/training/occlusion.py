@@ -27,6 +27,7 @@ from src.modeling.base import ToneModel
 from src.modeling.segments import LENGTH
 from src.training.batching import chunk, collate
 from src.training.callbacks import noop
+from src.training.inference import share_images
 
 # A tweet has fewer words. A longer caption is occluded in groups of adjacent words, which bounds the time of a map.
 MOST_WORDS = 80
@@ -56,8 +57,8 @@ class ClassifiedImage:
 def _model_log_odds(model: ToneModel, pixels_B3SS: Tensor, captions: Sequence[str]) -> Tensor:
     ids = model.token_ids(captions)
     tokens = collate([{"tokens": torch.tensor(row), LENGTH: torch.tensor(len(row))} for row in ids])
-    inputs = {"pixels": pixels_B3SS, **tokens}
-    logits_BK: Tensor = model({name: value.to(model.device) for name, value in inputs.items()})
+    inputs = {name: value.to(model.device) for name, value in {"pixels": pixels_B3SS, **tokens}.items()}
+    logits_BK: Tensor = model(share_images(inputs, model))
     return log_odds_of(logits_BK.double().cpu())
 
 

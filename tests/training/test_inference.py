@@ -1,6 +1,7 @@
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from src.core.labels import TONE_LABELS, TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import open_image
-from src.modeling.base import ToneModel
+from src.modeling.base import Features, ToneModel
+from src.modeling.segments import Segment
 from src.training.adapter import fresh_adapter
 from src.training.cache import FeatureStore, FeatureTable
 from src.training.cache_shards import Array, Shard
@@ -101,3 +103,30 @@ def test_uncached_logits_equal_cached_logits(
         images, captions = [open_image(post.image) for post in posts[:5]], [post.caption for post in posts[:5]]
         direct_NK = logits_of(model.train(), images, captions)
     torch.testing.assert_close(direct_NK, cached_NK, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "positions"), [("clip", "all"), *product(("blip2", "tinyllava"), ("all", "text"))])
+def test_captions_of_one_image_share_its_run(
+    name: str, positions: Literal["all", "text"], tiny_model: Callable[[str], ToneModel], posts: list[Post]
+) -> None:
+    """The tower, and the prefix behind it if no text precedes it, run once an image."""
+    model = tiny_model(name)
+    settings = TrainingConfig(readout="head", rank=2, alpha=2, dropout=0.0, lr=0.1, adapter_positions=positions)
+    first, second = (open_image(post.image) for post in posts[:2])
+    images, captions = [first, second, first, first], ["a day", "so sad", "", "happy " * 9]
+    ran: dict[str, list[int]] = {}
+    run = type(model).run_segment
+
+    def counted(self: ToneModel, segment: Segment, features: Features) -> Tensor:
+        result = run(self, segment, features)
+        ran.setdefault(segment.name, []).append(len(result))
+        return result
+
+    with fresh_adapter(model, settings, seed=1), pytest.MonkeyPatch.context() as patch:
+        alone_BK = torch.cat([logits_of(model, [image], [text]) for image, text in zip(images, captions, strict=True)])
+        patch.setattr(type(model), "run_segment", counted)
+        together_BK = logits_of(model, images, captions)
+    torch.testing.assert_close(together_BK, alone_BK, rtol=0, atol=1e-4)
+    assert ran.pop("vision") == [2]
+    assert ran.pop("prefix.0", [2]) == [2]
+    assert [4] in ran.values()

@@ -62,6 +62,9 @@ class Additive:
         known = list(self.words)
         return [[1 + known.index(word) if word in known else 0 for word in caption.split()] for caption in captions]
 
+    def forward_images(self, _: Tensor) -> dict[str, Tensor]:
+        return {}
+
     def __call__(self, features: dict[str, Tensor]) -> Tensor:
         values_V = torch.tensor([0.0, *self.words.values()])
         seen_BGG = torch.nn.functional.avg_pool2d(features["pixels"].float().mean(1) / 255, SIDE // GRID)
