@@ -87,6 +87,7 @@ class SearchRun:
             total: finished trials in all, earlier ones included.
             warm_start: another study whose best settings are tried first.
         """
+        _require_positions(self.params, self.model)
         _require_free_space(LEAST_BYTES)
         with self._opened(warm_start) as (study, parent, sync):
             self._prepare(study)
@@ -223,6 +224,17 @@ class SearchRun:
 def _adapter_bytes(study: Study) -> int:
     """Return the size of the largest adapter so far, in float32; 0 if no trial is finished."""
     return max((4 * int(trial.outcome.get("parameters", 0)) for trial in study.finished()), default=0)
+
+
+def _require_positions(params: Params, model: str) -> None:
+    """Raise UsageError if a trial may draw positions that the model cannot adapt. Each such trial would fail."""
+    from src.models.catalog import model_class
+    from src.training.adapter import require_positions
+
+    space = params.space_of(model).get("adapter_positions")
+    drawn = space.choices if space else (params.training_config(model).adapter_positions,)
+    for positions in drawn or ():
+        require_positions(model_class(model), positions)
 
 
 def _require_free_space(num_bytes: int) -> None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from src.core.config_parser import build
 from src.core.errors import UsageError, UserError, unknown
 from src.core.files import atomic_file, atomic_folder, read_json, write_json
-from src.core.training_config import TrainingConfig
+from src.core.training_config import Setting, TrainingConfig
 from src.modeling.base import ToneModel
 from src.modeling.segments import Segment
 from src.training.dropout import Dropout
@@ -155,6 +155,12 @@ class Adapter:
         self.model.eval()
 
 
+def require_positions(model: ToneModel | type[ToneModel], positions: Setting) -> None:
+    """Raise UsageError if adapters cannot act on these positions of a model."""
+    if positions == "text" and not model.reads_image_first:
+        raise UsageError(f"adapter_positions text: {model.spec.name} reads no text behind its image, so it must be all")
+
+
 def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Adapter:
     """Attach a new adapter and readout. Their weights depend on the seed and settings alone.
 
@@ -163,8 +169,7 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
     """
     torch.manual_seed(seed)
     # Checks that may raise come first: the model is still unchanged here.
-    if settings.adapter_positions == "text" and not model.reads_image_first:
-        raise UsageError(f"adapter_positions text: {model.spec.name} reads no text behind its image, so it must be all")
+    require_positions(model, settings.adapter_positions)
     wholes = _prefixes(model, settings.unfreeze.split())
     readout = model.verbalizer_readout() if settings.readout == "verbalizer" else None
     peft = None

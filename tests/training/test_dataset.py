@@ -22,7 +22,7 @@ def test_features_equal_the_frozen_models(
 ) -> None:
     model = tiny_model(name).to(dtype)
     data = Workspace(model, {"test": posts[:6]}, tmp_path).data("test", 4)
-    found_ND = pooled(data)
+    found_ND = pooled(data, model.width)
     assert found_ND.shape == (6, model.width)
     assert found_ND.dtype == np.float64
     assert np.isfinite(found_ND).all()
