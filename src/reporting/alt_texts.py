@@ -55,10 +55,14 @@ def bars_alt(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
 
 def reliability_alt(row: CalibrationRow) -> str:
     """Describe a reliability diagram before and after temperature scaling."""
+    described = f"Accuracy by confidence of {row.system}. The expected calibration error is {percent(row.ece)}."
+    temperature = f"{row.temperature:.2f}"
+    if temperature == "1.00":
+        return f"{described} On validation no other temperature than {temperature} fits better."
     direction = "low" if row.temperature < 1 else "high"
     return (
-        f"Accuracy by confidence of {row.system}. The expected calibration error is {percent(row.ece)}. On validation, "
-        f"confidences are too {direction}: at temperature {row.temperature:.2f} the error is {percent(row.ece_scaled)}."
+        f"{described} On validation, confidences are too {direction}: at temperature {temperature} the error is "
+        f"{percent(row.ece_scaled)}."
     )
 
 

@@ -45,6 +45,8 @@ def test_temperature_tells_direction_of_errors() -> None:
     row = CalibrationRow("clip tuned", 0.2, 0.05, 1.7, 0.9, 0.8, 0.1)
     assert has(alt_texts.reliability_alt(row), "clip tuned", "too high", "1.70", "20.0%", "5.0%")
     assert "too low" in alt_texts.reliability_alt(CalibrationRow("clip tuned", 0.2, 0.05, 0.7, 0.9, 0.8, 0.1))
+    fitted = alt_texts.reliability_alt(CalibrationRow("ensemble", 0.05, 0.05, 0.998, 0.8, 0.8, 0.1))
+    assert "too" not in fitted and "1.00" in fitted
 
 
 def test_selective_curve_has_half_and_whole() -> None:
