@@ -48,13 +48,22 @@ SETTLED = 5
 @click.option("--size", type=click.Choice(sizes.SIZES), default="tiny")
 @click.option("--posts", "folder", type=click.Path(path_type=Path), default=SAMPLE, help="A folder in MVSA's layout.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16)
-def main(model: str, size: str, folder: Path, batch_size: int) -> None:
+@click.option("--adapter-positions", type=click.Choice(["all", "text"]), default="all", help="Positions with adapters.")
+def main(model: str, size: str, folder: Path, batch_size: int, adapter_positions: str) -> None:
     """Compare a step's memory with its prediction, and measure memory over thirty trials."""
     set_verbosity_error()
     params = load_params()
-    settings = params.training_config(model, batch_size=batch_size, dropout=0.0, epochs=1)
+    settings = params.training_config(
+        model, batch_size=batch_size, dropout=0.0, epochs=1, adapter_positions=adapter_positions
+    )
     parts = posts.read(folder, max(20, batch_size * 8 // 3), params.seed)
-    head = {"benchmark": "memory", "model": model, "size": size, "batch_size": batch_size}
+    head = {
+        "benchmark": "memory",
+        "model": model,
+        "size": size,
+        "batch_size": batch_size,
+        "positions": adapter_positions,
+    }
     with TemporaryDirectory() as place:
         sized = sizes.make(model, size, Path(place), [post.caption for post in parts.train])
         task = Task(sized, parts, params.seed, torch.get_num_threads())

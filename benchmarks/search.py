@@ -57,6 +57,7 @@ class Options:
     epochs: int | None
     workers: int
     adapter_layers: str | None
+    adapter_positions: str
     head_only: bool
     text_only: bool
     patience: int | None
@@ -79,6 +80,7 @@ class Options:
             "epochs": epochs,
             "patience": self.patience or epochs,
             "gradient_accumulation_steps": 1,
+            "adapter_positions": self.adapter_positions,
         }
         if self.head_only:
             changes |= {"rank": 0, "readout": "head"}
@@ -99,6 +101,12 @@ class Options:
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: 2, with --pruning 9]")
 @click.option("--workers", type=click.IntRange(min=1), default=1, help="Worker processes of the project.")
 @click.option("--adapter-layers", help="Layers with adapters, on both sides: all, last-half or last-K.")
+@click.option(
+    "--adapter-positions",
+    type=click.Choice(["all", "text"]),
+    default="all",
+    help="Positions with adapters in the project. With text, baselines adapt all, and text without a cache.",
+)
 @click.option("--head-only", is_flag=True, help="Train only a head on the frozen model.")
 @click.option("--text-only", is_flag=True, help="CLIP: adapters only on the text tower.")
 @click.option(
@@ -133,6 +141,8 @@ def main(**values: Any) -> None:
         raise UsageError("--text-only is for CLIP's adapters")
     if options.patience and not options.pruning:
         raise UsageError("--patience needs --pruning: without it every trial runs to its end")
+    if options.adapter_positions == "text" and options.pruning:
+        raise UsageError("--pruning compares searches whose adapters act on all positions")
     if options.head_only and options.pruning:
         raise UsageError(
             "--pruning searches the space of params.yaml, whose settings need an adapter: leave out --head-only"
@@ -175,6 +185,8 @@ def _compare_fixed_trials(options: Options, task: Task, settings: TrainingConfig
     baseline = _baseline(options, task, trials[0])
     differences = _check_losses(task, baseline, trials[0])
     baselines = {f"baseline, {order} order": replace(baseline, order=order) for order in dict.fromkeys(options.order)}
+    if settings.adapter_positions == "text":
+        baselines["baseline, adapters on the text"] = replace(baseline, positions="text")
     project, *others = fixed_trials.race(task, baselines, trials, options.workers, options.rounds)
     rows = [[side.name, side.wall_s, side.cpu_s, side.macro_f1] for side in (project, *others)]
     title = f"{len(trials)} trials of {settings.epochs} epochs, medians of {options.rounds}"

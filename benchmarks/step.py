@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import click
 import torch
@@ -102,9 +102,11 @@ def median_batch(lengths: Sequence[int], batch_size: int, seed: int) -> list[int
     return sorted(full, key=lambda batch: sum(lengths[index] for index in batch))[len(full) // 2]
 
 
-def baseline_steps(task: Task, settings: TrainingConfig, plan: Plan) -> Callable[[int], Step]:
+def baseline_steps(
+    task: Task, settings: TrainingConfig, plan: Plan, positions: Literal["all", "text"]
+) -> Callable[[int], Step]:
     """Return a function from batch size to the baseline's step. Images are decoded before the step."""
-    baseline = TrainerBaseline.of(task, plan, "same", "all")
+    baseline = replace(TrainerBaseline.of(task, plan, "same", "all"), positions=positions)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = baseline.build(settings).to(device).train()
     optimizer = AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=settings.lr)
@@ -131,6 +133,12 @@ def baseline_steps(task: Task, settings: TrainingConfig, plan: Plan) -> Callable
 @click.option("--batch-size", type=click.IntRange(min=1), default=16)
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 @click.option("--adapter-layers", default="all", help="Layers with adapters: all, last-half or last-K.")
+@click.option(
+    "--adapter-positions",
+    type=click.Choice(["all", "text"]),
+    default="all",
+    help="Positions with adapters. With text, the baseline is measured with all, and with text without a cache.",
+)
 @click.option("--adapter-segments", default="", help="Segments with adapters, such as text.  [default: all possible]")
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.1)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, help="Rounds of steps and products, in turn.")
@@ -143,6 +151,7 @@ def main(
     batch_size: int,
     threads: int | None,
     adapter_layers: str,
+    adapter_positions: Literal["all", "text"],
     adapter_segments: str,
     dropout: float,
     rounds: int,
@@ -154,7 +163,12 @@ def main(
     torch.set_num_threads(threads or torch.get_num_threads())
     params = load_params()
     settings = params.training_config(
-        model, batch_size=batch_size, adapter_layers=adapter_layers, adapter_segments=adapter_segments, dropout=dropout
+        model,
+        batch_size=batch_size,
+        adapter_layers=adapter_layers,
+        adapter_positions=adapter_positions,
+        adapter_segments=adapter_segments,
+        dropout=dropout,
     )
     parts = posts.read(folder, 6 * batch_size * 4 // 3, params.seed)
     title = f"{model}, {size}, {torch.get_num_threads()} threads"
@@ -167,10 +181,11 @@ def main(
         row, plan = _measure_project(task, settings, Path(place) / "cache", rounds, limit_bytes)
         say(json.dumps({**head, "project": row}))
         table(title, list(row), [list(row.values())])
-        if baseline:
-            row = _measure_baseline(task, replace(settings, batch_size=row["batch_size"]), plan, rounds)
-            say(json.dumps({**head, "baseline": row}))
-            table(f"{title}, baseline", list(row), [list(row.values())])
+        settings = replace(settings, batch_size=row["batch_size"])
+        for positions in dict.fromkeys(("all", adapter_positions)) if baseline else ():
+            row = _measure_baseline(task, settings, plan, positions, rounds)
+            say(json.dumps({**head, "positions": positions, "baseline": row}))
+            table(f"{title}, baseline with adapters on {positions}", list(row), [list(row.values())])
 
 
 def _usable_bytes() -> float | None:
@@ -185,8 +200,10 @@ def _measure_project(
         return {**row, "predicted_gib": round(step.predicted_bytes / 2**30, 4)}, step.plan
 
 
-def _measure_baseline(task: Task, settings: TrainingConfig, plan: Plan, rounds: int) -> dict[str, Any]:
-    step_of = baseline_steps(task, settings, plan)
+def _measure_baseline(
+    task: Task, settings: TrainingConfig, plan: Plan, positions: Literal["all", "text"], rounds: int
+) -> dict[str, Any]:
+    step_of = baseline_steps(task, settings, plan, positions)
     size = settings.batch_size
     while True:
         try:

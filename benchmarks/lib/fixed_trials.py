@@ -78,7 +78,7 @@ def losses(task: Task, baseline: TrainerBaseline, settings: TrainingConfig) -> l
     (project_trial,), _ = project_side.run_trials(task, [exact])
     plan = project_side.plan_of(task, exact)
     same = TrainerBaseline.of(task, plan, "same", baseline.logits, baseline.loader_workers, decodes_at_fraction=True)
-    (baseline_trial,) = same.run_trials([exact])
+    (baseline_trial,) = replace(same, positions=settings.adapter_positions).run_trials([exact])
     epochs = zip(project_trial.history, baseline_trial.history, strict=True)
     return [
         Loss(epoch, part, project[f"{part}_loss"], other[f"{part}_loss"])

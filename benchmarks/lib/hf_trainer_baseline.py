@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,8 @@ class TrainerBaseline:
     facts: hf_trainer_models.Facts
     parts: Mapping[str, PostDataset]
     collate: Collator
+    # The positions on which adapters act. With "text", each step runs the prefix without them and without gradients.
+    positions: Literal["all", "text"] = "all"
 
     @classmethod
     def of(
@@ -97,6 +99,7 @@ class TrainerBaseline:
 
     def build(self, settings: TrainingConfig) -> nn.Module:
         """Return a new model for a trial."""
+        settings = replace(settings, adapter_positions=self.positions)
         return hf_trainer_models.build(
             self.task.sized, self.facts, settings, self.plan.adapted, self.logits, self.task.seed
         )

@@ -1,8 +1,10 @@
-"""The models at four sizes, with random weights, which cost as much time as trained ones.
+"""The models at five sizes, with random weights, which cost as much time as trained ones.
 
 tiny         the model of `scale: tiny`: one second per training, to check that a benchmark runs
 medium       about 40M parameters and a vocabulary of 2,048. The language model's head is about 6% of its body, as in
              the real checkpoints. Figures on CPUs are quoted for this size.
+medium-336   medium with images of 336 pixels, for models in LLaVA's format: 576 image tokens of about 646, the share
+             of the published checkpoints, where medium has 64 of about 135
 medium-32k   medium with a vocabulary of 32,064, whose head outweighs the narrow body
 full         the published dimensions in bfloat16, built on the GPU, which it needs
 """
@@ -24,8 +26,9 @@ from src.modeling.base import ToneModel
 from src.models.catalog import model_class, resolve_checkpoint
 from src.training.workspace import load_model
 
-SIZES = ("tiny", "medium", "medium-32k", "full")
-VOCABULARY = {"medium": 2048, "medium-32k": 32_064}
+LARGE_IMAGES = "medium-336"
+SIZES = ("tiny", "medium", LARGE_IMAGES, "medium-32k", "full")
+VOCABULARY = {"medium": 2048, LARGE_IMAGES: 2048, "medium-32k": 32_064}
 IMAGE_TOKEN = "<image>"
 GPU = "cuda"
 
@@ -104,6 +107,9 @@ MEDIUM: Mapping[str, Changes] = {
 }
 
 
+_LLAVA_336: Changes = {"vision_config": {"image_size": 336}, "image_seq_length": 576}
+
+
 @dataclass(frozen=True)
 class Sized:
     """A model at one size."""
@@ -136,8 +142,10 @@ def make(name: str, size: str, folder: Path, captions: Sequence[str]) -> Sized:
     """Write the files of a model at a size to `folder`. The tokenizer is trained on `captions`.
 
     Raises:
-        UserError: the size is full and there is no GPU.
+        UserError: the size is full and there is no GPU, or it is of LLaVA's format and the model is not.
     """
+    if size == LARGE_IMAGES and "image_seq_length" not in MEDIUM[name]:
+        raise UserError(f"size {size} is for models in LLaVA's format: at medium {name} has as many image tokens")
     if size == "full" and not torch.cuda.is_available():
         raise UserError("size full needs a GPU that torch can see: run medium here")
     checkpoint = resolve_checkpoint(name, "tiny", folder / "tiny", captions)
@@ -160,7 +168,8 @@ def _medium(name: str, size: str, source: Path, folder: Path) -> PretrainedWeigh
     tokenizer, image_processor = kind.load_processors(str(source))
     kind_of_config = kind.architecture().config_class
     small = kind_of_config.from_pretrained(source).to_dict()
-    changes = _merged(MEDIUM[name], {"text_config": {**MEDIUM[name]["text_config"], "vocab_size": VOCABULARY[size]}})
+    medium = _merged(MEDIUM[name], _LLAVA_336) if size == LARGE_IMAGES else MEDIUM[name]
+    changes = _merged(medium, {"text_config": {**MEDIUM[name]["text_config"], "vocab_size": VOCABULARY[size]}})
     config = kind_of_config.from_dict(_merged(small, changes))
     side = kind.image_side(config)
     tiny.save(folder, lambda: _built(name, config), tokenizer, _with_side(image_processor, side))

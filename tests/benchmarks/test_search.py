@@ -1,7 +1,9 @@
 """Covers: `benchmarks.search`, whose two sides must do the same work with all four models."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -28,9 +30,21 @@ def baseline_of(task: Task, settings: TrainingConfig, logits: str = "all") -> Tr
     return TrainerBaseline.of(task, project_side.plan_of(task, settings), "same", logits)
 
 
-@pytest.mark.parametrize(("model", "logits"), [*((model, "all") for model in MODELS), ("llava", "last")])
-def test_both_sides_have_equal_losses(model: str, logits: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "logits", "positions"),
+    [
+        *((model, "all", "all") for model in MODELS),
+        ("llava", "last", "all"),
+        ("blip2", "all", "text"),
+        ("tinyllava", "all", "text"),
+        ("llava", "last", "text"),
+    ],
+)
+def test_both_sides_have_equal_losses(
+    model: str, logits: str, positions: Literal["all", "text"], tmp_path: Path
+) -> None:
     task, settings = task_of(model, tmp_path)
+    settings = replace(settings, adapter_positions=positions)
     losses = fixed_trials.losses(task, baseline_of(task, settings, logits), fixed_settings(settings, 1)[0])
     assert [(loss.epoch, loss.part) for loss in losses] == [(1, "train"), (1, "val"), (2, "train"), (2, "val")]
     assert max(loss.difference for loss in losses) <= fixed_trials.TOLERANCE[torch.float32]
@@ -77,6 +91,8 @@ def test_command_times_both_baselines() -> None:
         ("--model clip --adapter-layers first-2 --num-posts 24", 2, "adapter_layers"),
         ("--model clap", 2, "'clip'"),
         ("--model clip --posts /nowhere", 1, "/nowhere"),
+        ("--model blip2 --size medium-336 --num-posts 24", 1, "medium-336"),
+        ("--model llava --adapter-positions text --pruning", 2, "--pruning"),
     ],
 )
 def test_misuse_is_one_line(words: str, code: int, named: str) -> None:
