@@ -116,6 +116,23 @@ def open_image(source: Source, max_pixels: int = MAX_PIXELS, at_least: int | Non
     return _rgb(_upright(image))
 
 
+def pixels_of(image: Image.Image, longest_side: int) -> tuple[bytes, tuple[int, int]]:
+    """Return the pixels of an image, red, green and blue, row by row, and the numbers of rows and columns.
+
+    A larger image is reduced to `longest_side` pixels on its longer side.
+    """
+    reduced = image.copy()
+    reduced.thumbnail((longest_side, longest_side))
+    return reduced.convert("RGB").tobytes(), (reduced.height, reduced.width)
+
+
+def png_of(pixels: bytes, shape: tuple[int, int]) -> bytes:
+    """Return an image file without loss from what `pixels_of` returns."""
+    content = BytesIO()
+    Image.frombytes("RGB", shape[::-1], pixels).save(content, "PNG", compress_level=1)
+    return content.getvalue()
+
+
 def blank() -> bytes:
     """Return the content of a plain grey image file, for a post without an image."""
     content = BytesIO()

@@ -4,30 +4,34 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from src.core.config_parser import build
 from src.core.errors import UsageError, UserError
 from src.core.files import write_bytes, write_json
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 CONTRACT_FILE = "contract.json"
 # The scores that every contract holds of both parts.
 HEADLINE_SCORES = ("accuracy", "macro_f1", "weighted_f1")
 
-Record = TypeVar("Record", bound="DataclassInstance")
+
+class Record(Protocol):
+    """A dataclass that is written as a contract."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
-def write_contract(folder: Path, contract: "DataclassInstance", images: Mapping[str, bytes]) -> None:
+R = TypeVar("R", bound=Record)
+
+
+def write_contract(folder: Path, contract: Record, images: Mapping[str, bytes]) -> None:
     """Write a contract and the images of its golden posts, by their file names."""
     for name, content in images.items():
         write_bytes(folder / name, content)
     write_json(folder / CONTRACT_FILE, asdict(contract))
 
 
-def read_record(folder: Path, kind: type[Record], number: int, registered: str) -> Record:
+def read_record(folder: Path, kind: type[R], number: int, registered: str) -> R:
     """Read the contract in a folder as a dataclass.
 
     Args:

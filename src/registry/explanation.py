@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor
 
+from src.data.images import pixels_of, png_of
 from src.registry import registry
 from src.training.occlusion import ClassifiedImage, log_odds_of
 
@@ -21,17 +21,14 @@ LONGEST_SIDE = 1024
 LEAST = 1e-12
 
 
-def classified_by(version: "PyFuncModel", image: Image.Image) -> ClassifiedImage:
+def classified_by(version: "PyFuncModel", image: Image) -> ClassifiedImage:
     """Return an image with a loaded version as its classifier.
 
     The image keeps its own size. Each member of an ensemble resizes and crops it in its own way.
     """
     labels = labels_of(version)
-    reduced = image.convert("RGB")
-    reduced.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    pixels_RC3 = torch.frombuffer(bytearray(reduced.tobytes()), dtype=torch.uint8).view(
-        reduced.height, reduced.width, 3
-    )
+    pixels, shape = pixels_of(image, LONGEST_SIDE)
+    pixels_RC3 = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(*shape, 3)
     return ClassifiedImage(labels, pixels_RC3.permute(2, 0, 1), partial(_version_log_odds, version, labels))
 
 
@@ -44,16 +41,10 @@ def labels_of(version: "PyFuncModel") -> tuple[str, ...]:
 def _version_log_odds(
     version: "PyFuncModel", labels: Sequence[str], pixels_B3RC: Tensor, captions: Sequence[str]
 ) -> Tensor:
-    rows = [(_png(pixels_3RC), caption) for pixels_3RC, caption in zip(pixels_B3RC, captions, strict=True)]
-    answers = registry.predict(version, rows, halves=True)
+    images = [
+        png_of(pixels_RC3.contiguous().numpy().tobytes(), (len(pixels_RC3), pixels_RC3.shape[1]))
+        for pixels_RC3 in pixels_B3RC.permute(0, 2, 3, 1)
+    ]
+    answers = registry.predict(version, list(zip(images, captions, strict=True)), halves=True)
     probabilities_BK = torch.tensor([[answer.probabilities[label] for label in labels] for answer in answers])
     return log_odds_of(probabilities_BK.double().clamp_min(LEAST).log())
-
-
-def _png(pixels_3RC: Tensor) -> bytes:
-    """Return an image as a file without loss, which a version decodes again."""
-    content = BytesIO()
-    _, rows, columns = pixels_3RC.shape
-    pixels = bytes(pixels_3RC.permute(1, 2, 0).contiguous().numpy())
-    Image.frombytes("RGB", (columns, rows), pixels).save(content, "PNG", compress_level=1)
-    return content.getvalue()

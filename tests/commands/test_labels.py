@@ -105,7 +105,7 @@ def test_version_carries_its_labels(five: Path) -> None:
     contract = read_contract(Path("outputs/register") / MODEL / "contract")
     assert contract.labels == FIVE
     assert contract.label_set() == load_params().labels
-    assert "calm, angry (furious or annoyed), sad, joy or love?" in contract.prompt
+    assert "calm, angry (furious or annoyed), sad, joy or full love?" in contract.prompt
     assert len(contract.golden[0].logits) == 5
     # The version does not ask params.yaml.
     Path("params.yaml").rename("away.yaml")

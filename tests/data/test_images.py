@@ -14,7 +14,15 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from src.data import images
-from src.data.images import AugmentedImage, UnreadableImage, alteration_digest, inspect, open_image
+from src.data.images import (
+    AugmentedImage,
+    UnreadableImage,
+    alteration_digest,
+    inspect,
+    open_image,
+    pixels_of,
+    png_of,
+)
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -391,3 +399,11 @@ def test_crop_is_decoded_large_enough() -> None:
 def test_unreadable_altered_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableImage, match=r"gone\.jpg cannot be used"):
         open_image(AugmentedImage(str(tmp_path / "gone.jpg"), (0, 0, 1, 1), AS_IT_IS))
+
+
+def test_pixels_become_the_same_image_again() -> None:
+    image = Image.radial_gradient("L").resize((90, 60)).convert("RGB")
+    pixels, shape = pixels_of(image, 1024)
+    assert shape == (60, 90)
+    assert open_image(png_of(pixels, shape)).tobytes() == image.tobytes()
+    assert pixels_of(image, 45)[1] == (30, 45)
