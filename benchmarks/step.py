@@ -103,7 +103,7 @@ def median_batch(lengths: Sequence[int], batch_size: int, seed: int) -> list[int
 
 
 def baseline_steps(
-    task: Task, settings: TrainingConfig, plan: Plan, positions: Literal["all", "text"]
+    task: Task, settings: TrainingConfig, plan: Plan, positions: Literal["all", "text"] = "all"
 ) -> Callable[[int], Step]:
     """Return a function from batch size to the baseline's step. Images are decoded before the step."""
     baseline = replace(TrainerBaseline.of(task, plan, "same", "all"), positions=positions)

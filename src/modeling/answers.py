@@ -96,10 +96,13 @@ class SequenceReadout(nn.Module):
         pooled_BD holds the prompt's last state and the E states of the tokens that are read, one after the other.
         """
         rows_VD = self.rows_VD.float()
-        states_BED = pooled_BD.unflatten(1, (-1, rows_VD.shape[1]))
+        states_BED = pooled_BD.view(len(pooled_BD), -1, rows_VD.shape[1])
         # The first tokens of all words follow the same state, so its normalisation is the constant.
         logits_BK = states_BED[:, 0] @ rows_VD[[ids[0] for ids in self.answers.ids]].T
         logs_BEV = (states_BED[:, 1:] @ rows_VD.T).log_softmax(dim=-1)
         scored_E = torch.tensor(self.answers.scored_ids(), device=pooled_BD.device)
         scores_BE = logs_BEV.gather(2, scored_E.expand(len(logs_BEV), -1)[..., None])[..., 0]
-        return logits_BK.index_add(1, torch.tensor(self.answers.words(), device=pooled_BD.device), scores_BE)
+        scores_BK: Tensor = logits_BK.index_add(
+            1, torch.tensor(self.answers.words(), device=pooled_BD.device), scores_BE
+        )
+        return scores_BK

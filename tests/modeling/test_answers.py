@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -105,7 +105,7 @@ def test_scores_are_whole_log_likelihoods(model: LanguageToneModel, posts: list[
 @pytest.mark.parametrize("changes", [{}, {"adapter_layers": "last-1"}])
 @pytest.mark.parametrize("positions", ["all", "text"])
 def test_adapted_scores_do_not_depend_on_the_boundary(
-    model: LanguageToneModel, positions: str, changes: dict[str, Any], posts: list[Post]
+    model: LanguageToneModel, positions: Literal["all", "text"], changes: dict[str, Any], posts: list[Post]
 ) -> None:
     inputs = inputs_of(model, posts)
     model.readout = model.verbalizer_readout()

@@ -75,9 +75,9 @@ def watch(
         workspace = Workspace(model, parts, tmp_path / "cache")
         watched = Watched(TrialWorker(text_params(), workspace, study_of(tmp_path, name), "w"))
 
-        def count(self: Any, states: Any) -> Any:
+        def count(self: Any, states: Any, **options: Any) -> Any:
             watched.num_prefix_runs += 1
-            return run_prefix(self, states)
+            return run_prefix(self, states, **options)
 
         def report(self: RunningTrial, epoch: int, metrics: Mapping[str, float], *, last: bool = False) -> bool:
             watched.history.setdefault(self.number, []).append(dict(metrics))
