@@ -105,7 +105,7 @@ def change_checkpoint(own: Path) -> None:
             lambda own: (own / "data/data/1.jpg").write_bytes(b"JFIF"),
             "data digest, data/data/1.jpg or its caption has changed",
         ),
-        (lambda own: (own / "data/data/1.jpg").unlink(), "data digest, data/data/1.jpg cannot be read: No such file"),
+        (lambda own: (own / "data/data/1.jpg").unlink(), "data digest, data/ has no complete post 1 any more"),
         (change_caption, "data digest, data/data/1.jpg or its caption has changed"),
         (change_label, "data digest, the labels of post"),
         (lambda own: shutil.rmtree(own / "outputs/prepare"), "data digest, outputs/prepare/posts.csv is missing"),
