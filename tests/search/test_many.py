@@ -271,7 +271,8 @@ def test_steered_search_survives_killed_worker(shares: Cluster, tmp_path: Path) 
 
     thread = threading.Thread(target=search_in_thread)
     thread.start()
-    while len([trial for trial in study.trials() if trial.epochs]) < 2:
+    # The second worker may start so much later that its first epoch ends after the first worker's last one.
+    while not (len(trials := study.trials()) == 2 and trials[0].epochs and "process" in trials[1].attrs):
         time.sleep(0.05)
     ask("--pause")
     ask("--stop-trial", 0)
