@@ -271,14 +271,15 @@ def test_steered_search_survives_killed_worker(shares: Cluster, tmp_path: Path) 
 
     thread = threading.Thread(target=search_in_thread)
     thread.start()
-    # The second worker may start so much later that its first epoch ends after the first worker's last one.
-    while not (len(trials := study.trials()) == 2 and trials[0].epochs and "process" in trials[1].attrs):
+    # The second worker may start so late that the first one has ended trials before.
+    while len(running := [trial for trial in study.trials() if trial.state == "running" and trial.epochs]) < 2:
         time.sleep(0.05)
+    stopped, killed = (trial.number for trial in running)
     ask("--pause")
-    ask("--stop-trial", 0)
-    os.kill(int(study.trials()[1].attrs["process"].removeprefix(f"{socket.gethostname()}:")), signal.SIGKILL)
+    ask("--stop-trial", stopped)
+    os.kill(int(running[1].attrs["process"].removeprefix(f"{socket.gethostname()}:")), signal.SIGKILL)
     ask("--try", "rank=4,lr=3e-3")
-    ask("--clone", "1,lr=2e-3")
+    ask("--clone", f"{killed},lr=2e-3")
     ask("--more", 1)
     while any(trial.state == "running" for trial in study.trials()):
         time.sleep(0.05)
@@ -286,11 +287,12 @@ def test_steered_search_survives_killed_worker(shares: Cluster, tmp_path: Path) 
     ask("--resume")
     thread.join()
     trials = study.trials()
-    assert [trials[0].state, trials[1].reason] == ["pruned", "interrupted"]
+    assert [trials[stopped].state, trials[killed].reason] == ["pruned", "interrupted"]
     assert len(study.finished()) == 5
     by_request = {trial.attrs["request"].split()[0]: trial for trial in trials if "request" in trial.attrs}
     assert by_request["--try"].params == {"rank": 4, "lr": 3e-3}
-    assert by_request["--clone"].params == {**trials[1].params, "lr": 2e-3}
-    (again,) = (trial for trial in trials if trial.attrs.get("retry_of") == 1)
-    assert again.params == trials[1].params
-    assert {trial.state for trial in trials[2:]} == {"complete"}
+    assert by_request["--clone"].params == {**trials[killed].params, "lr": 2e-3}
+    (again,) = (trial for trial in trials if trial.attrs.get("retry_of") == killed)
+    assert again.params == trials[killed].params
+    others = [trial for trial in trials if trial.number not in (stopped, killed)]
+    assert {trial.state for trial in others} == {"complete"}
