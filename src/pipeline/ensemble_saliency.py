@@ -43,29 +43,40 @@ def explain_ensemble_post(params: Params, post_id: str, tone: str, folder: Path)
         UserError: no ensemble is registered, it breaks its contract or has other labels, or the image cannot be read.
     """
     post = chosen_post(params, post_id, tone)
-    return write_post(params, COMBINED, _explain(params, [(post, tone)]), folder)
+    return write_post(params, COMBINED, _explain(params, registry.uri_of(COMBINED), [(post, tone)]), folder)
 
 
 def explain_ensemble_mistakes(params: Params, num_mistakes: int, folder: Path) -> ExplainedMistakes:
     """Explain the most confident mistakes of stage `ensemble`, and write their files and an MLflow run.
 
+    The version that holds this ensemble is asked, whether it is the champion or not.
+
     Raises:
-        UserError: an earlier stage has not run, no ensemble is registered, or an image cannot be read.
+        UserError: an earlier stage has not run, its ensemble is not registered, or an image cannot be read.
     """
     mistakes = worst_mistakes(ENSEMBLE, num_mistakes)
-    explanation = _explain(params, mistakes.posts)
+    explanation = _explain(params, _registered().uri, mistakes.posts)
     explained = write_mistakes(params, COMBINED, COMBINED, mistakes, explanation, folder)
     log_mistakes(params, open_ensemble(), explained, explanation.facts, {ENSEMBLE_DIGEST: ensemble_digest()})
     return explained
 
 
-def _explain(params: Params, posts: Sequence[tuple[Post, str]]) -> Explanation:
-    """Explain each post for a tone, or for the predicted one where the tone is empty."""
+def _registered() -> registry.Version:
+    """Return the newest version of the ensemble in outputs/ensemble."""
+    digest = ensemble_digest()
+    for version in reversed(registry.versions(COMBINED)):
+        if version.tags.get(ENSEMBLE_DIGEST) == digest:
+            return version
+    raise UserError(f"the ensemble in {ENSEMBLE} is not registered: run `{registry.register_command(COMBINED)}`")
+
+
+def _explain(params: Params, uri: str, posts: Sequence[tuple[Post, str]]) -> Explanation:
+    """Explain each post by a version, for a tone, or for the predicted one where the tone is empty."""
     part_of = read_split(SPLIT)
-    version = registry.load(registry.uri_of(COMBINED))
+    version = registry.load(uri)
     if labels_of(version) != params.label_names:
         own, wanted = ", ".join(labels_of(version)), ", ".join(params.label_names)
-        raise UserError(f"the champion of the ensembles has the labels {own}, and params.yaml has {wanted}")
+        raise UserError(f"{uri} has the labels {own}, and params.yaml has {wanted}")
     with progress(sum(num_passes(post.caption) for post, _ in posts), f"{COMBINED}: occlusion", "passes") as bar:
 
         def map_of(post: Post, tone: str) -> SaliencyMap:

@@ -1,7 +1,7 @@
 """The file of a contract, contract.json: how it is written, read and checked, for adapters and for ensembles."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -82,8 +82,18 @@ def require_golden(path: Path, answers: Iterable[tuple[str, Sequence[float]]], l
 
 
 def require_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise UserError unless all files and folders that a contract names are beside it."""
+    """Raise UserError unless all files that a contract names are beside it."""
     for name in names:
-        relative = Path(name)
-        if relative.is_absolute() or ".." in relative.parts or not (folder / relative).exists():
-            raise UserError(f"{folder / relative} is missing, which the contract names: register the version again")
+        _require_beside(folder, name, Path.is_file)
+
+
+def require_folders(folder: Path, names: Iterable[str]) -> None:
+    """Raise UserError unless all folders that a contract names are beside it."""
+    for name in names:
+        _require_beside(folder, name, Path.is_dir)
+
+
+def _require_beside(folder: Path, name: str, exists: Callable[[Path], bool]) -> None:
+    relative = Path(name)
+    if relative.is_absolute() or ".." in relative.parts or not exists(folder / relative):
+        raise UserError(f"{folder / relative} is missing, which the contract names: register the version again")

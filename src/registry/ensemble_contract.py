@@ -10,7 +10,14 @@ from pathlib import Path
 from src.core.errors import UserError
 from src.core.outputs import EnsembleMember
 from src.registry.contract import ABSOLUTE
-from src.registry.contract_file import CONTRACT_FILE, read_record, require_files, require_golden, require_scores
+from src.registry.contract_file import (
+    CONTRACT_FILE,
+    read_record,
+    require_files,
+    require_folders,
+    require_golden,
+    require_scores,
+)
 
 # The name under which versions are registered, and that of the artifact with the contract.
 ENSEMBLE = "ensemble"
@@ -93,5 +100,5 @@ def read_ensemble_contract(folder: Path) -> EnsembleContract:
     if not contract.members:
         raise UserError(f"{path} has no members: register the ensemble again")
     require_files(folder, [post.image for post in contract.golden])
-    require_files(folder, [record.folder for record in contract.members if record.folder])
+    require_folders(folder, [record.folder for record in contract.members if record.folder])
     return contract

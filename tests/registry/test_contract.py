@@ -90,6 +90,7 @@ def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
         (lambda folder: (folder / CONTRACT_FILE).write_text("{"), "contract.json"),
         (lambda folder: (folder / CONTRACT_FILE).write_text("[]"), f"format than {FORMAT}"),
         (lambda folder: (folder / "golden-0.jpg").unlink(), "golden-0.jpg"),
+        (edited(lambda content: content["golden"][0].update(image=".")), "is missing"),
         (edited(lambda content: content.update(format=1)), f"format than {FORMAT}"),
         (edited(lambda content: content.pop("prompt")), "prompt"),
         (edited(lambda content: content.pop("code")), "code"),

@@ -143,6 +143,19 @@ def test_mistakes_are_explained(registered: Path) -> None:
     assert output.sanity is None
 
 
+def test_mistakes_of_unregistered_ensemble_are_refused(registered: Path) -> None:
+    """The champion would explain another ensemble's mistakes."""
+    path = ENSEMBLE / ENSEMBLE_JSON
+    content = path.read_text()
+    path.write_text(content + "\n")
+    try:
+        said = run("saliency", "--model", "ensemble", "--mistakes", "2", code=1).output
+    finally:
+        path.write_text(content)
+    assert said.count("\n") == 1
+    assert "python -m src.register_ensemble" in said
+
+
 def test_readout_of_an_ensemble_is_refused(registered: Path) -> None:
     assert run("saliency", "--model", "ensemble", "1", "--sanity", code=2).output.count("\n") == 1
 
