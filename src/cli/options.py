@@ -9,6 +9,7 @@ import click
 
 from src.cli.output import PLAIN_WIDTH, require_utf8
 from src.core.errors import StopRequested, UsageError, UserError, unknown
+from src.core.training_config import Setting
 
 INTERRUPTED = 130
 
@@ -73,6 +74,35 @@ def column_option(roles: Collection[str]) -> Decorator:
     )
 
 
+def assignments(text: str, option: str) -> dict[str, str]:
+    """Return the values in NAME=VALUE,... by name, as text.
+
+    Raises:
+        UsageError: a part of the text is no assignment, or a name has two values. The message begins with `option`.
+    """
+    values: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not name:
+            raise UsageError(f"{option}: {part!r} is no setting; write NAME=VALUE, such as rank=16,lr=3e-4")
+        if name in values:
+            raise UsageError(f"{option}: {name} has two values")
+        values[name] = value
+    return values
+
+
+def typed(text: str) -> Setting | bool:
+    """Return the switch or the number that a text names, or the text if it names none."""
+    if text in _SWITCHES:
+        return _SWITCHES[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 class _Command(click.Command):
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -111,6 +141,9 @@ class _Command(click.Command):
 def _fail(message: str, exit_code: int) -> NoReturn:
     click.echo(f"error: {' '.join(message.split())}", err=True)
     raise click.exceptions.Exit(exit_code)
+
+
+_SWITCHES = {"true": True, "false": False}
 
 
 # Seconds of a unit.

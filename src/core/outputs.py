@@ -19,6 +19,7 @@ from src.core.estimates import (
 from src.core.files import folder_digest, read_json, write_json
 from src.core.paper import Recipe
 from src.core.paths import ADAPTER_FOLDER, TRAIN_JSON, stage_folder
+from src.core.records import Interval
 from src.core.saliency import Word
 from src.core.training_config import Setting, TrainingConfig
 
@@ -349,6 +350,29 @@ class RepeatOutput(StageOutput):
     scores: Mapping[str, Mapping[str, Spread | None]]
     # The winner's figure less the default's, by figure, paired by seed.
     gain: Mapping[str, Spread | None]
+    # The reason for each training that failed, by settings and seed.
+    failures: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class VariantOutput(StageOutput):
+    """The content of variant.json: the winner of a search, and the same with some settings changed, on the same seeds.
+
+    A `Spread` is None where no seed has the scores that it needs.
+    """
+
+    # The search whose winner was changed.
+    study: str
+    seeds: tuple[int, ...]
+    # Of the winner and of the variant.
+    settings: Mapping[str, TrainingConfig]
+    # By settings and figure.
+    scores: Mapping[str, Mapping[str, Spread | None]]
+    # The variant's figure less the winner's, by figure, paired by seed.
+    difference: Mapping[str, Spread | None]
+    # The mean over seeds of the test scores' differences, each with its interval over posts. Empty without a seed that
+    # both have.
+    over_posts: Mapping[str, Interval]
     # The reason for each training that failed, by settings and seed.
     failures: Mapping[str, str]
 

@@ -4,7 +4,6 @@ The best score of a search is the highest of many, so it overestimates its setti
 choice show by how much, and whether the winner is better than the settings that were known before the search.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,14 +14,15 @@ from src.core.config import Params
 from src.core.errors import DivergenceError, first_line
 from src.core.estimates import Spread
 from src.core.files import atomic_folder, read_table, write_table
+from src.core.locks import try_lock
 from src.core.outputs import BestTrial, RepeatOutput
 from src.core.paths import (
     ADAPTER_FOLDER,
+    KEPT,
     PREDICTIONS_FILE,
     VAL_PREDICTIONS_FILE,
     seed_runs_file,
     seed_runs_folder,
-    stage_folder,
 )
 from src.core.provenance import training_key
 from src.core.records import write_predictions
@@ -122,29 +122,47 @@ def train_on_seeds(
     """Train all settings on the seeds that follow `params.seed`, and return the trainings by settings.
 
     A training of an earlier call is taken from the cache, and equal settings are trained once.
+
+    Raises:
+        UserError: another process trains this model on other seeds.
     """
     model = workspace.model.spec.name
-    keys = _keys(params, workspace, settings)
-    cache = RunCache(seed_runs_file(model), seed_runs_folder(model))
-    missing = {key: (settings[name], seed) for (name, seed), key in keys.items() if not cache.has(key)}
-    num_epochs = sum(config.epochs for config, _ in missing.values())
-    with progress(num_epochs, f"{model}: other seeds", "epochs") as bar:
-        for key, (config, seed) in missing.items():
-            # The folder comes first: a training counts once its scores are in the table.
-            cache.add(key, _train(params, workspace, config, seed, bar, cache.folder / key))
-    _publish(model, {seed: cache.folder / key for (name, seed), key in keys.items() if name == WINNER})
-    return {name: [cache.runs[keys[name, seed]] for seed in _seeds(params)] for name in settings}
+    with try_lock(KEPT / f"repeat-{model}.lock", f"trainings of {model} on other seeds"):
+        cache = _cache_of(model)
+        keys = {name: _keys(params, workspace, config) for name, config in settings.items()}
+        missing = {
+            key: (config, seed)
+            for name, config in settings.items()
+            for seed, key in keys[name].items()
+            if not cache.has(key)
+        }
+        num_epochs = sum(config.epochs for config, _ in missing.values())
+        with progress(num_epochs, f"{model}: other seeds", "epochs") as bar:
+            for key, (config, seed) in missing.items():
+                # The folder comes first: a training counts once its scores are in the table.
+                cache.add(key, _train(params, workspace, config, seed, bar, cache.folder / key))
+    return {name: [cache.runs[key] for key in keys[name].values()] for name in settings}
 
 
-def _seeds(params: Params) -> range:
-    return range(params.seed + 1, params.seed + 1 + params.repeat.seeds)
+def kept_folders(params: Params, workspace: Workspace, config: TrainingConfig) -> dict[int, Path]:
+    """Return the folders with predictions and adapter of finished trainings of the settings, by seed.
+
+    A training that failed has none.
+    """
+    folder = seed_runs_folder(workspace.model.spec.name)
+    folders = {seed: folder / key for seed, key in _keys(params, workspace, config).items()}
+    return {seed: folder for seed, folder in folders.items() if folder.is_dir()}
 
 
-def _keys(params: Params, workspace: Workspace, settings: Mapping[str, TrainingConfig]) -> dict[tuple[str, int], str]:
+def _cache_of(model: str) -> RunCache:
+    return RunCache(seed_runs_file(model), seed_runs_folder(model))
+
+
+def _keys(params: Params, workspace: Workspace, config: TrainingConfig) -> dict[int, str]:
+    """Return the key of each training of the settings, by seed."""
     facts = workspace.facts()
-    return {
-        (name, seed): training_key(config, facts, seed) for name, config in settings.items() for seed in _seeds(params)
-    }
+    seeds = range(params.seed + 1, params.seed + 1 + params.repeat.seeds)
+    return {seed: training_key(config, facts, seed) for seed in seeds}
 
 
 def _train(
@@ -172,14 +190,6 @@ def _write_predictions(folder: Path, tested: TestedTraining) -> None:
     write_predictions(folder / VAL_PREDICTIONS_FILE, tested.training.predictions)
 
 
-def _publish(model: str, folders: Mapping[int, Path]) -> None:
-    """Copy predictions and adapters to outputs/seeds/<model>/<seed>/. A training that failed has none."""
-    with atomic_folder(stage_folder("seeds", model)) as temporary:
-        for seed, folder in folders.items():
-            if folder.is_dir():
-                shutil.copytree(folder, temporary / str(seed))
-
-
 def summarise(
     settings: Mapping[str, TrainingConfig], runs: Mapping[str, Sequence[SeedRun]], best: BestTrial
 ) -> RepeatOutput:
@@ -190,24 +200,35 @@ def summarise(
         runs: their trainings, under the same keys.
         best: the best trial of the search.
     """
-    by_figure = {name: {figure: _by_seed(rows, figure) for figure in FIGURES} for name, rows in runs.items()}
-    winner = by_figure[WINNER]
-    default = by_figure.get(DEFAULT, {})
-    val = _spread(winner["val_macro_f1"])
+    val = _by_seed(runs[WINNER], "val_macro_f1")
+    mean_val = _spread(val)
     return RepeatOutput(
         study=best.study,
         seeds=tuple(run.seed for run in runs[WINNER]),
         settings=settings,
         winner_is_default=settings[WINNER] == settings.get(DEFAULT),
         best_val_macro_f1=best.best_val_macro_f1,
-        optimism=None if val is None else best.best_val_macro_f1 - val.mean,
-        drop=_spread(_differences(winner["val_macro_f1"], winner["test_macro_f1"])),
-        scores={
-            name: {figure: _spread(values) for figure, values in figures.items()} for name, figures in by_figure.items()
-        },
-        gain={figure: _spread(_differences(winner[figure], default.get(figure, {}))) for figure in FIGURES},
-        failures={f"{name}, seed {run.seed}": run.failure for name in runs for run in runs[name] if run.failure},
+        optimism=None if mean_val is None else best.best_val_macro_f1 - mean_val.mean,
+        drop=_spread(_differences(val, _by_seed(runs[WINNER], "test_macro_f1"))),
+        scores=scores_by_settings(runs),
+        gain=differences(runs[WINNER], runs.get(DEFAULT, ())),
+        failures=failures_of(runs),
     )
+
+
+def scores_by_settings(runs: Mapping[str, Sequence[SeedRun]]) -> dict[str, dict[str, Spread | None]]:
+    """Return the spread of each figure over the seeds, by settings."""
+    return {name: {figure: _spread(_by_seed(rows, figure)) for figure in FIGURES} for name, rows in runs.items()}
+
+
+def differences(first: Sequence[SeedRun], second: Sequence[SeedRun]) -> dict[str, Spread | None]:
+    """Return the spread of each figure's difference, first less second, paired by seed."""
+    return {figure: _spread(_differences(_by_seed(first, figure), _by_seed(second, figure))) for figure in FIGURES}
+
+
+def failures_of(runs: Mapping[str, Sequence[SeedRun]]) -> dict[str, str]:
+    """Return the reason of each failure, by settings and seed."""
+    return {f"{name}, seed {run.seed}": run.failure for name in runs for run in runs[name] if run.failure}
 
 
 def _by_seed(runs: Sequence[SeedRun], figure: str) -> dict[int, float]:

@@ -252,7 +252,7 @@ class ToneModel(nn.Module, ABC):
     def make_tiny(cls, folder: Path, captions: Sequence[str], labels: Labels = TONE_LABELS) -> None:
         """Write a small checkpoint of this architecture: random weights, and a tokenizer.
 
-        The tokenizer is trained on `captions`, and every label's word is one token of it.
+        The tokenizer is trained on `captions`, and every word of a label is one token of it.
         """
 
     @property

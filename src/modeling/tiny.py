@@ -37,14 +37,14 @@ def answers(labels: Labels, space: str = " ") -> list[str]:
 def train_tokenizer(
     corpus: Sequence[str], begin: str, end: str, pad: str, words: Sequence[str], extra: Sequence[str] = ()
 ) -> Any:
-    """Train a byte-level BPE tokenizer in which every label's word is one token, as in the full-size tokenizers.
+    """Train a byte-level BPE tokenizer in which every word of a label is one token.
 
     Args:
         corpus: the texts to train on.
         begin: the token before every text; empty for none.
         end: the token that ends a text.
         pad: the token for padding.
-        words: the labels' words, as `answers` returns them.
+        words: the words of the labels, as `answers` returns them.
         extra: other special tokens.
     """
     tokenizer = Tokenizer(models.BPE(unk_token=None))

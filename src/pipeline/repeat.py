@@ -1,12 +1,22 @@
 """Stage `repeat`: the winner of the search and the default settings, trained again on other seeds."""
 
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from src.core.config import Params
-from src.core.files import write_table
+from src.core.files import atomic_folder, write_table
 from src.core.outputs import BestTrial, RepeatOutput
 from src.core.paths import BEST_FILE, REPEAT_JSON, stage_folder
-from src.experiments.seeds import FIGURES, WINNER, SeedRun, contenders, summarise, train_on_seeds
+from src.experiments.seeds import (
+    FIGURES,
+    WINNER,
+    SeedRun,
+    contenders,
+    kept_folders,
+    summarise,
+    train_on_seeds,
+)
 from src.tracking.client import Tracker, parts_read
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.workspace import Workspace, open_workspace
@@ -24,11 +34,19 @@ def run_repeat(params: Params, model: str) -> RepeatOutput:
     # A store that cannot be opened ends the stage here, before anything is trained.
     tracker = open_tracker(model)
     runs = train_on_seeds(params, workspace, settings)
+    _copy_winner(model, kept_folders(params, workspace, settings[WINNER]))
     output = summarise(settings, runs, best)
     # A default that equals the winner has no rows of its own.
     distinct = {WINNER: runs[WINNER]} if output.winner_is_default else runs
     _write(params, workspace, tracker, distinct, output)
     return output
+
+
+def _copy_winner(model: str, folders: Mapping[int, Path]) -> None:
+    """Copy predictions and adapters to outputs/seeds/<model>/<seed>/. A training that failed has none."""
+    with atomic_folder(stage_folder("seeds", model)) as temporary:
+        for seed, folder in folders.items():
+            shutil.copytree(folder, temporary / str(seed))
 
 
 def _write(

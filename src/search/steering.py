@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, assert_never
 
+from src.cli.options import assignments, typed
 from src.core.config import Range, Space
 from src.core.errors import UsageError
 from src.core.training_config import Setting, display_value
@@ -149,28 +150,14 @@ def _parsed(option: Option, value: str, space: Space) -> tuple[int | None, dict[
 
 
 def _settings(option: Option, text: str, space: Space) -> dict[str, Setting]:
-    settings: dict[str, Setting] = {}
-    for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or not name:
-            raise UsageError(f"{option}: {part!r} is no setting; write NAME=VALUE, such as rank=16,lr=3e-4")
-        if name in settings:
-            raise UsageError(f"{option}: {name} has two values")
-        settings[name] = _value(value, space.get(name))
-    return checked(space, settings)
+    values = assignments(text, option)
+    return checked(space, {name: _value(value, space.get(name)) for name, value in values.items()})
 
 
 def _value(text: str, choice: Range | None) -> Setting:
-    """Return the value of a range that a text names, or the text if it names none."""
-    for listed in (choice.listed() if choice else None) or ():
-        if str(listed) == text:
-            return listed
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+    """Return the value of a range that a text names, or what it names without one."""
+    listed = (choice.listed() if choice else None) or ()
+    return next((value for value in listed if str(value) == text), typed(text))
 
 
 def _send(study: Study, option: Option, value: str | int, number: int | None, settings: dict[str, Setting]) -> str:

@@ -1,8 +1,9 @@
-"""Covers: the stage `repeat`, src/repeat.py and src/pipeline/repeat.py."""
+"""Covers: the stage `repeat`, and `python -m src.repeat --change`."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import yaml
 from click.testing import CliRunner
 
 from src.core.files import read_table, write_json, write_table
-from src.core.outputs import BestTrial, RepeatOutput
-from src.core.paths import SPLIT_REPORT
-from src.core.records import Post, read_predictions, write_posts, write_split
+from src.core.locks import try_lock
+from src.core.outputs import BestTrial, RepeatOutput, VariantOutput
+from src.core.paths import GROUPS, SPLIT_REPORT
+from src.core.records import Post, read_predictions, write_groups, write_posts, write_split
 from src.evaluation.metrics import scores
 from src.experiments.seeds import FIGURES
 from src.repeat import main
@@ -47,6 +49,7 @@ def folder(repo_root: Path, posts: list[Post], tmp_path_factory: pytest.TempPath
         some = posts[:45]
         write_posts(Path("outputs/prepare/posts.csv"), some)
         write_split(Path("outputs/split/split.csv"), stratified(some, 0.2, 0.2, seed=7))
+        write_groups(GROUPS, {post.id: post.id for post in some})
         checkpoint = resolve_checkpoint(
             "clip", "tiny", Path("outputs/encode/clip/checkpoint"), [post.caption for post in some]
         )
@@ -79,6 +82,11 @@ def repeat(folder: Path) -> Repeat:
         return Ran(RepeatOutput.read(RESULT / "repeat.json"), result.output)
 
     return run
+
+
+def cached_keys() -> set[str]:
+    """Return the keys of the trainings in the cache; none before the first."""
+    return {row["key"] for row in cached()} if CACHE.is_file() else set()
 
 
 def cached() -> list[dict[str, str]]:
@@ -207,6 +215,72 @@ def test_diverged_training_keeps_its_reason(repeat: Repeat) -> None:
     assert default and default.n == 2
     assert read_table(RESULT / "runs.csv")[0]["val_macro_f1"] == ""
     assert not list(SEEDS.iterdir())
+
+
+def test_variant_is_compared_with_winner(repeat: Repeat, folder: Path) -> None:
+    from mlflow import MlflowClient
+
+    repeat(WINNER)
+    before = cached()
+    result = CliRunner().invoke(main, ["--model", "clip", "--change", "rank=2,dropout=0.1"])
+    assert result.exit_code == 0, result.output
+    output = VariantOutput.read(Path("outputs/variants/clip/rank=2,dropout=0.1/variant.json"))
+    assert cached()[: len(before)] == before and len(cached()) == len(before) + 2, "the winner is not trained again"
+    assert (output.seeds, output.failures) == ((8, 9), {})
+    winner, variant = output.settings["winner"], output.settings["variant"]
+    assert replace(winner, rank=2, dropout=0.1) == variant and (winner.rank, winner.dropout) == (1, 0.0)
+    rows = read_table(Path("outputs/variants/clip/rank=2,dropout=0.1/runs.csv"))
+    first, second = (
+        [float(row["test_accuracy"]) for row in rows if row["settings"] == name] for name in ("variant", "winner")
+    )
+    difference = output.difference["test_accuracy"]
+    assert difference and difference.mean == as_written((sum(first) - sum(second)) / 2)
+    over_posts = output.over_posts["accuracy"]
+    assert over_posts.value == as_written(difference.mean)
+    client = MlflowClient(f"sqlite:///{folder}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("mvsa-clip")
+    run = client.search_runs([experiment.experiment_id], "tags.stage = 'variant'")[0]
+    assert run.data.params == {"rank": "2", "dropout": "0.1"}
+    assert run.data.metrics["difference_test_accuracy"] == as_written(difference.mean)
+
+
+def test_variant_leaves_stages_output(repeat: Repeat) -> None:
+    repeat(WINNER)
+    before = {path: path.read_bytes() for path in (*SEEDS.rglob("*.csv"), RESULT / "repeat.json")}
+    result = CliRunner().invoke(main, ["--model", "clip", "--change", "lr=0.005", "--seeds", "3"])
+    assert result.exit_code == 0, result.output
+    assert VariantOutput.read(Path("outputs/variants/clip/lr=0.005/variant.json")).seeds == (8, 9, 10)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--change", ""],
+        ["--change", "rank"],
+        ["--change", "rank=2,rank=4"],
+        ["--change", "rnk=2"],
+        ["--change", "rank=many"],
+        ["--change", "rank=1"],
+        ["--change", "unfreeze=tail"],
+        ["--change", "rank=2", "--seeds", "1"],
+        ["--change", "rank=2", "--folds"],
+        ["--seeds", "3"],
+    ],
+)
+def test_bad_change_is_one_line(repeat: Repeat, arguments: list[str]) -> None:
+    BestTrial("clip-tiny-study", 3, 0, 1, 0.9, dict(WINNER)).write(Path("outputs/tune/clip/best.json"))
+    result = CliRunner().invoke(main, ["--model", "clip", *arguments])
+    assert (result.exit_code, result.output.count("\n")) == (2, 1), result.output
+    assert not cached_keys()
+
+
+def test_second_repeat_at_once_is_refused(repeat: Repeat) -> None:
+    with try_lock(Path("outputs/repeat-clip.lock"), "a test"):
+        BestTrial("clip-tiny-study", 3, 0, 1, 0.9, dict(WINNER)).write(Path("outputs/tune/clip/best.json"))
+        result = CliRunner().invoke(main, ["--model", "clip"])
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert str(os.getpid()) in result.output
 
 
 def test_missing_search_is_named(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
