@@ -32,7 +32,8 @@ class TrainingConfig:
     lr: float
     # The kind of adapter in peft.
     adapter: Literal["lora", "dora", "rslora", "ia3"] = "lora"
-    # Projections that carry the adapter, as letters of q, k, v, o. Empty: the model's own choice.
+    # Projections that carry the adapter, as letters: q, k, v, o of attention, and m for the whole feed-forward network
+    # (MLP). Empty: the model's own choice.
     target_projections: str = ""
     # Names of segments that take the adapter, with spaces between, such as "text" for one tower of CLIP. Empty: all.
     adapter_segments: str = ""
@@ -90,7 +91,13 @@ class TrainingConfig:
         trains = self.rank > 0 or self.readout == "head" or bool(self.unfreeze)
         require(trains, "rank 0 and readout verbalizer train nothing: set readout to head, or unfreeze a segment")
         require(
-            set(self.target_projections) <= set("qkvo"), "target_projections must be letters of q, k, v, o, such as qv"
+            set(self.target_projections) <= set("qkvom"),
+            "target_projections must be letters of q, k, v, o, and m for the feed-forward network, such as qv or qkvom",
+        )
+        # IA3 scales inputs there and outputs elsewhere (H. Liu et al., NeurIPS 2022), and of one of its layers alone.
+        require(
+            self.adapter != "ia3" or "m" not in self.target_projections,
+            "adapter ia3 takes no target_projections m: leave it out, or choose lora, dora or rslora",
         )
         layers_known = re.fullmatch(r"all|last-half|last-[1-9]\d*", self.adapter_layers)
         require(layers_known is not None, "adapter_layers must be all, last-half or last-K, such as last-4")

@@ -1,4 +1,4 @@
-"""The interface of all models: `ToneModel` and the records that describe one model.
+"""The interface of all models, `ToneModel`.
 
 Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of an image, D width, K labels,
 S side of an image in pixels.
@@ -14,7 +14,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar, Self
@@ -42,62 +42,13 @@ from src.modeling.segments import (
     pending_segments,
     split_stack,
 )
+from src.modeling.spec import Spec
 from src.modeling.transformers_usage import TransformersUsage
 
 Features = dict[str, Tensor]
 # A large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, down to this many times the model's side. The resizing
 # then still has enough pixels to average. `open_image` documents how equal the result is.
 DECODED_SIDES = 2
-
-
-@dataclass(frozen=True)
-class TokenCounts:
-    """Lengths in tokens of the checkpoint's own tokenizer. A dry run counts with them, because it has no tokenizer.
-
-    All were measured with the tokenizers of the pinned commits.
-    `python -m pytest tests/models/test_hub_files.py -k dry_run` measures them again.
-    """
-
-    # The prompt before the image.
-    opening: int
-    # The prompt behind the image, without a caption.
-    prompt: int
-    # The 95th percentile of the 4,869 captions of MVSA-Single.
-    caption: int
-
-
-@dataclass(frozen=True)
-class Spec:
-    """The facts that differ between models and are not code."""
-
-    # The model's name in the catalog.
-    name: str
-    # The Hub id of the checkpoint, and its pinned commit; or the name of one that the model's file builds, and its
-    # pinned digest.
-    checkpoint: str
-    revision: str
-    # A regular expression for the full names of the attention modules that take adapters, up to the projection.
-    attention: str
-    # The projections that an adapter targets by default: some of the letters q, k, v, o.
-    target_projections: str
-    # The text around a caption. `{caption}` is its place, and `{labels}` that of the possible answers.
-    prompt: str
-    tokens: TokenCounts
-    # The module of each projection.
-    projections: Mapping[str, str] = field(default_factory=lambda: {letter: f"{letter}_proj" for letter in "qkvo"})
-    # The segments that the checkpoint has no trained weights for. A training has to learn them.
-    untrained_segments: tuple[str, ...] = ()
-    # How a checkpoint that is not on the Hub is made, from what and under which licences: a clause for a model card.
-    origin: str = ""
-
-    def target_modules(self, target_projections: str = "") -> str:
-        """Return a regular expression for the full names of the modules to adapt.
-
-        Args:
-            target_projections: letters of `projections`; empty for the model's default.
-        """
-        names = "|".join(self.projections[letter] for letter in target_projections or self.target_projections)
-        return rf"{self.attention}({names})"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ IMAGE_TOKEN = "<image>"
 CLASS_TOKENS = {"clip_vision_model": 1, "siglip_vision_model": 0, "dinov2": 1}
 # The image processors of these towers by name, without torchvision.
 IMAGE_PROCESSORS = ("CLIPImageProcessorPil", "SiglipImageProcessorPil", "BitImageProcessorPil")
-ATTENTION = r"model\.language_model\.layers\.\d+\.self_attn\."
+LAYERS = r"model\.language_model\.layers\.\d+\."
 
 
 class LlavaFormat(LanguageToneModel):

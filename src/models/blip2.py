@@ -20,10 +20,11 @@ from transformers.models.opt.configuration_opt import OPTConfig
 from src.core.labels import TONE_LABELS, Labels
 from src.modeling import tiny
 from src.modeling.answers import WordReadout
-from src.modeling.base import Features, Spec, TokenCounts
+from src.modeling.base import Features
 from src.modeling.language import CUT, PROMPTED, LanguageToneModel, language_stack
 from src.modeling.last_layer import LayerParts
 from src.modeling.segments import Segment
+from src.modeling.spec import Spec, TokenCounts
 from src.modeling.transformers_usage import TransformersUsage
 
 
@@ -36,9 +37,13 @@ class Model(LanguageToneModel):
         name="blip2",
         checkpoint="Salesforce/blip2-opt-2.7b",
         revision="59a1ef6c1e5117b3f65523d1c6066825bcf315e3",
-        attention=r"language_model\.model\.decoder\.layers\.\d+\.self_attn\.",
+        layers=r"language_model\.model\.decoder\.layers\.\d+\.",
         target_projections="qv",
-        projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
+        projections={
+            **{letter: rf"self_attn\.{letter}_proj" for letter in "qkv"},
+            "o": r"self_attn\.out_proj",
+            "m": "fc[12]",
+        },
         prompt=(
             "This picture was posted with the caption: {caption}\nQuestion: is the tone of the post {labels}? Answer:"
         ),

@@ -20,9 +20,10 @@ from transformers.models.clip.processing_clip import CLIPProcessor
 
 from src.core.labels import TONE_LABELS, Labels
 from src.modeling import tiny
-from src.modeling.base import Features, Spec, TokenCounts, ToneModel
+from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
 from src.modeling.segments import LENGTH, POOLED, Segment, join_layers, stack
+from src.modeling.spec import Spec, TokenCounts
 from src.modeling.transformers_usage import TransformersUsage
 
 # Random embeddings must be this wide, or an adapter cannot tell the words of a vocabulary apart.
@@ -59,9 +60,13 @@ class Model(ToneModel):
         name="clip",
         checkpoint="openai/clip-vit-base-patch32",
         revision="3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268",
-        attention=r"(text_model|vision_model)\.encoder\.layers\.\d+\.self_attn\.",
+        layers=r"(text_model|vision_model)\.encoder\.layers\.\d+\.",
         target_projections="qv",
-        projections={"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"},
+        projections={
+            **{letter: rf"self_attn\.{letter}_proj" for letter in "qkv"},
+            "o": r"self_attn\.out_proj",
+            "m": r"mlp\.fc[12]",
+        },
         prompt="a photo with a {caption} tone",
         tokens=TokenCounts(opening=0, prompt=2, caption=46),
     )

@@ -3,8 +3,8 @@
 from typing import Any, ClassVar
 
 from src.modeling import tiny
-from src.modeling.base import Spec, TokenCounts
-from src.modeling.llava_format import ATTENTION, LlavaFormat
+from src.modeling.llava_format import LAYERS, LlavaFormat
+from src.modeling.spec import Spec, TokenCounts
 
 
 class Model(LlavaFormat):
@@ -16,7 +16,7 @@ class Model(LlavaFormat):
         name="llava",
         checkpoint="llava-hf/llava-1.5-7b-hf",
         revision="b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
-        attention=ATTENTION,
+        layers=LAYERS,
         target_projections="qkvo",
         prompt=(
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"

@@ -32,8 +32,9 @@ from src.core.labels import Labels
 from src.core.outputs import PretrainedWeights
 from src.core.paths import CHECKPOINTS
 from src.modeling import conversion, tiny
-from src.modeling.base import Spec, TokenCounts, hide_progress_bars_in_logs
-from src.modeling.llava_format import ATTENTION, IMAGE_TOKEN, LlavaFormat
+from src.modeling.base import hide_progress_bars_in_logs
+from src.modeling.llava_format import IMAGE_TOKEN, LAYERS, LlavaFormat
+from src.modeling.spec import Spec, TokenCounts
 from src.modeling.wheels import WheelFile
 
 # The side of an image in pixels, a multiple of the patches' side: 112 gives 64 image tokens, 168 gives 144, 224 gives
@@ -68,7 +69,7 @@ class Model(LlavaFormat):
         name="smol",
         checkpoint="SmolLM2-135M-Instruct with DINOv2 ViT-S/14",
         revision=REVISIONS[SIDE],
-        attention=ATTENTION,
+        layers=LAYERS,
         target_projections="qkvo",
         prompt=(
             f"{BEGIN}user\n{IMAGE_TOKEN}\nThis picture was posted with the caption: {{caption}}\n"

@@ -6,8 +6,8 @@ The checkpoints of TinyLLaVA Factory are different: they have their own model cl
 from typing import Any, ClassVar
 
 from src.modeling import tiny
-from src.modeling.base import Spec, TokenCounts
-from src.modeling.llava_format import ATTENTION, LlavaFormat
+from src.modeling.llava_format import LAYERS, LlavaFormat
+from src.modeling.spec import Spec, TokenCounts
 
 
 class Model(LlavaFormat):
@@ -19,7 +19,7 @@ class Model(LlavaFormat):
         name="tinyllava",
         checkpoint="bczhou/tiny-llava-v1-hf",
         revision="fedff3e800a359a8795b962343a6449de4d39f6d",
-        attention=ATTENTION,
+        layers=LAYERS,
         target_projections="qv",
         prompt=(
             "USER: <image>\nThis picture was posted with the caption: {caption}\n"

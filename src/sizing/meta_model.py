@@ -12,8 +12,9 @@ import torch
 
 from src.core.labels import TONE_LABELS, Labels
 from src.core.outputs import PretrainedWeights
-from src.modeling.base import Features, Spec, ToneModel
+from src.modeling.base import Features, ToneModel
 from src.modeling.llava_format import IMAGE_TOKEN
+from src.modeling.spec import Spec
 
 M = TypeVar("M", bound=ToneModel)
 META = torch.device("meta")

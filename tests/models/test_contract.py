@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -667,6 +668,21 @@ def test_lora_adapts_only_its_targets(model: ToneModel) -> None:
         assert len(adapter.modules()) == len(set(adapter.modules()))
         assert set(adapter.modules()) == TINY_TARGETS[model.spec.name]
         assert {name.rsplit(".", 3)[1] for name in model.trainable_names()} == {"lora_A", "lora_B"}
+
+
+def test_letter_m_adapts_the_feed_forward_network(model: ToneModel) -> None:
+    if "m" not in model.spec.projections:
+        with (
+            pytest.raises(UsageError, match="'m'"),
+            fresh_adapter(model, replace(LORA, target_projections="m"), seed=1),
+        ):
+            pass
+        return
+    layers = {name.rsplit(".self_attn.", 1)[0] for name in TINY_TARGETS[model.spec.name]}
+    linear = {name for name, module in model.backbone.named_modules() if isinstance(module, nn.Linear)}
+    wanted = {name for name in linear if name.startswith(tuple(f"{layer}." for layer in layers))}
+    with fresh_adapter(model, replace(LORA, target_projections="m"), seed=1) as adapter:
+        assert set(adapter.modules()) == {name for name in wanted if ".self_attn." not in name}
 
 
 def full_config(name: str) -> Any:

@@ -16,8 +16,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from src.core.labels import TONE_LABELS, TONES, Labels
 from src.modeling import tiny
-from src.modeling.base import Features, Spec, TokenCounts, ToneModel
+from src.modeling.base import Features, ToneModel
 from src.modeling.segments import POOLED, Segment
+from src.modeling.spec import Spec, TokenCounts
 
 TILES = 4
 
@@ -66,7 +67,7 @@ class Model(ToneModel):
         name="toy",
         checkpoint="somebody/toy",
         revision="0" * 40,
-        attention="",
+        layers="",
         target_projections="q",
         prompt="{caption}",
         tokens=TokenCounts(opening=0, prompt=1, caption=20),

@@ -24,7 +24,7 @@ CASES = [
     ("tinyllava", replace(SETTINGS, adapter="dora")),
     ("tinyllava", replace(SETTINGS, adapter="rslora")),
     ("clip", replace(SETTINGS, adapter="ia3")),
-    ("tinyllava", replace(SETTINGS, target_projections="qkvo")),
+    ("tinyllava", replace(SETTINGS, target_projections="qkvom")),
     ("llava", replace(SETTINGS, readout="verbalizer", unfreeze="connector")),
     ("blip2", replace(SETTINGS, target_projections="o", unfreeze="qformer")),
     ("blip2", replace(SETTINGS, rank=0, unfreeze="qformer connector")),

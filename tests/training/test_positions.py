@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all layers": {},
     "words": {"readout": "verbalizer"},
     "last layer": {"adapter_layers": "last-1"},
-    "all projections": {"target_projections": "qkvo"},
+    "all projections": {"target_projections": "qkvom"},
     "DoRA": {"adapter": "dora"},
     "IA3": {"adapter": "ia3"},
     "checkpointing": {"gradient_checkpointing": True},
@@ -130,8 +130,11 @@ def masked_adapters(model: LanguageToneModel) -> Iterator[None]:
     num_prefix = model.num_prefix_positions
 
     def undo(module: Any, arguments: tuple[Tensor], output: Tensor) -> Tensor:
-        bare = module.base_layer(*arguments)
-        return torch.cat([bare[:, :num_prefix], output[:, num_prefix:]], dim=1)
+        # OPT's feed-forward network reads all positions of a batch in one dimension.
+        bare, adapted = (
+            states.view(len(CAPTIONS), -1, output.shape[-1]) for states in (module.base_layer(*arguments), output)
+        )
+        return torch.cat([bare[:, :num_prefix], adapted[:, num_prefix:]], dim=1).view_as(output)
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     assert layers
