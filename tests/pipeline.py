@@ -98,16 +98,17 @@ def make_encoded(root: Path, folder: Path) -> None:
 
 
 def make_registered(root: Path, encoded: Path, folder: Path) -> None:
-    """Run the stages from `frozen` to `register`, in a git repository with the code."""
+    """Run the stages from `frozen` to `register`, in a git repository with the code. `printed/` holds their outputs."""
     shutil.copytree(encoded, folder, dirs_exist_ok=True)
     shutil.copytree(root / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "data.dvc").write_text(yaml.safe_dump({"outs": [{"path": "data", "md5": DATA_MD5}]}))
-    (folder / ".gitignore").write_text("/data\n/outputs/\n/mlruns/\n__pycache__/\n")
+    (folder / ".gitignore").write_text("/data\n/outputs/\n/mlruns/\n/printed/\n__pycache__/\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv(STORE, store_in(folder))
         git("init", "-q")
         git("add", "-A")
         git("commit", "-qm", "all")
+        Path("printed").mkdir()
         for stage in ("frozen", "tune", "train", "evaluate", "register"):
-            run(stage, "--model", MODEL)
+            Path("printed", stage).write_text(run(stage, "--model", MODEL).output)

@@ -48,6 +48,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -219,8 +220,10 @@ def become(request: Request) -> NoReturn:
     os.chdir(request.folder)
     os.environ.clear()
     os.environ.update(request.environment)
-    program, *words = [word for word in request.words if word not in ("-m", "-u")]
-    is_module = "-m" in request.words
+    # Behind the program, `-m` is an argument of it, as of `accelerate launch`.
+    options = list(takewhile(("-m", "-u").__contains__, request.words))
+    program, *words = request.words[len(options) :]
+    is_module = "-m" in options
     first = request.folder if is_module else str(Path(program).parent)
     sys.path[:1] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     sys.orig_argv = [sys.executable, *request.words]

@@ -17,6 +17,7 @@ from src.search.storage import RetryPolicy, open_storage, postgres_lock, remote_
 from src.search.study import Study, join_study, open_study
 from tests.search.light import plan
 from tests.servers import Postgres
+from tests.warm import WarmPython
 
 T = TypeVar("T")
 PASSWORD = "correct-horse"
@@ -114,14 +115,17 @@ def start(repo_root: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def test_processes_share_a_study(start: Start, tmp_path: Path) -> None:
+def test_processes_share_a_study(tmp_path: Path, repo_root: Path, warm_python: WarmPython) -> None:
     """On a file behind a proxy. Workers of `test_many.py` share studies on a server."""
     url = f"sqlite:///{tmp_path}/studies.db"
     study = open_study(url, plan("clip"))
     with remote_url(url, "127.0.0.1") as address:
         assert address.startswith("grpc://127.0.0.1:")
-        workers = [start(WORK, address, 10, name) for name in ("left", "right")]
-        assert [(worker.communicate()[1], worker.returncode) for worker in workers] == [("", 0)] * 2
+        (tmp_path / "work.py").write_text(WORK)
+        environment = {"PYTHONPATH": str(repo_root)}
+        names = ("left", "right")
+        workers = [warm_python.start(tmp_path, "work", address, "10", name, environment=environment) for name in names]
+        assert [worker.wait() for worker in workers] == [(0, "")] * 2
     trials = study.trials()
     assert len(trials) in (10, 11)  # a worker that looked while the tenth trial ran began another one
     assert {(trial.state, trial.epochs) for trial in trials} == {("complete", 3)}

@@ -2,9 +2,7 @@
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -45,19 +43,11 @@ def script(name: str) -> ModuleType:
 PROGRAM = script("trained_in_parallel")
 
 
-def launch(root: Path, config: str, *words: str, folder: Path, code: int = 0, python: WarmPython | None = None) -> str:
-    """What two processes say, standard error included; those of a warm Python start sooner."""
+def launch(root: Path, config: str, *words: str, folder: Path, python: WarmPython, code: int = 0) -> str:
+    """What two processes say, standard error included."""
     launcher = ["accelerate.commands.launch", "--config_file", str(root / "configs" / config), *words]
     own = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)}
-    if python:
-        return python.start(folder, *launcher, environment=own).output(code)
-    environment = {**os.environ, **own}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", *launcher]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    said = done.stdout + done.stderr
-    assert done.returncode == code, said
-    return said
+    return python.start(folder, *launcher, environment=own).output(code)
 
 
 # Who computes what
@@ -263,9 +253,10 @@ def workplace(
 
 
 @pytest.fixture(scope="module")
-def commanded(workplace: Path, repo_root: Path) -> tuple[Path, str]:
+def commanded(workplace: Path, repo_root: Path, warm_python: WarmPython) -> tuple[Path, str]:
     """The folder once two processes have trained there, and what they said."""
-    return workplace, launch(repo_root, "ddp.yaml", "-m", "src.train", "--model", MODEL, folder=workplace)
+    command = ("-m", "src.train", "--model", MODEL)
+    return workplace, launch(repo_root, "ddp.yaml", *command, folder=workplace, python=warm_python)
 
 
 def runs(folder: Path) -> list[Any]:
