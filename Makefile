@@ -1,7 +1,8 @@
 # Every target first sets up .venv from requirements.lock, unless that has been done: `make repro` works in a fresh clone.
 #
-#   make repro                      everything: dvc repro
-#   make test ARGS="-k catalog"     ARGS is handed on
+#   make repro                      everything: dvc repro, two small models at a time
+#   make repro ARGS=-n              as dvc repro -n; ARGS is handed on, here and below
+#   make test ARGS="-k catalog"
 #   make test JOBS=0 ARGS=--pdb     the tests in one process; JOBS is how many share them
 #   make ui PORT=5001
 #   make smol DATA=~/MVSA-Single SPLIT=predefined    real posts, with their published lists; without DATA the sample
@@ -26,7 +27,11 @@ SMOL := scale=full models=[smol] split.kind=$(SPLIT) reproduce.recipes=[] repeat
 	tune.trials=20 tune.startup_trials=8 tune.min_epochs=2 \
 	++training.smol.epochs=3 ++training.smol.adapter_layers=last-10 ++training.smol.adapter_positions=text
 
-.PHONY: help repro smol test ui lint lock setup install
+# How many models' stages run at once. A stage of a tiny model spends its time on imports, by one core; a full model needs
+# the machine for itself.
+MODELS_AT_ONCE ?= $(if $(shell grep -sx 'scale: tiny' params.yaml),$(JOBS),1)
+
+.PHONY: help repro models smol test ui lint lock setup install
 .DEFAULT_GOAL := help
 
 help: ## Say what the targets do
@@ -35,7 +40,17 @@ help: ## Say what the targets do
 # An unpacked archive is no git repository, and DVC has to be told so: in .dvc/config.local, which git ignores.
 repro: setup ## Run the pipeline: every stage whose inputs have changed
 	@[ -e .git ] || [ ! -d .dvc ] || $(RUN) dvc config --local core.no_scm true
+	@[ -n "$(ARGS)" ] || [ "$(MODELS_AT_ONCE)" = 1 ] || $(RUN) dvc status --quiet || $(MAKE) --no-print-directory models
 	@$(RUN) dvc repro $(ARGS)
+
+# DVC runs one stage at a time. Its manual advises to start it several times for stages that do not depend on each other,
+# and these wait for its lock in turn. Through `cat` no bar is drawn across another. A stage that fails here is run again
+# by `dvc repro`, which says why.
+models: setup
+	@$(RUN) dvc repro split
+	@$(RUN) dvc stage list --name-only | \
+		awk -F @ 'NF == 2 { stages[$$2] = stages[$$2] " " $$0 } END { for (model in stages) print stages[model] }' | \
+		$(ON_PATH) xargs -P "$(MODELS_AT_ONCE)" -L 1 "$(VENV)/bin/python" -m dvc --wait-for-lock repro --single-item 2>&1 | cat
 
 # Quoted for the shell, which would take the brackets of a list for a pattern.
 smol: setup ## Run the pipeline for smol, with pretrained weights

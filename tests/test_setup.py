@@ -97,6 +97,8 @@ case "$*" in
 "-m venv "*) mkdir -p "$3/bin" && for name in python shellcheck zizmor; do cp "$0" "$3/bin/$name"; done;;
 *"pip"*"install -r"*) sleep 0.2; echo install >> {log}; exit $(cat {fails});;
 *--version*) ;;
+*"dvc status"*) exit {up_to_date};;
+*"dvc stage list"*) printf '%s\\n' split encode@clip encode@blip2 tune@clip report;;
 *"mlflow ui"*) echo "$*" >> {log}; echo "store $MLFLOW_BACKEND_STORE_URI" >> {log};;
 -m*) echo "$*" >> {log};;
 *) echo "$(basename "$0") $*" >> {log};;
@@ -107,20 +109,21 @@ esac
 class Checkout:
     """A folder with the Makefile and the lock, whose Python only logs."""
 
-    def __init__(self, folder: Path, *, too_old: bool = False) -> None:
+    def __init__(self, folder: Path, *, too_old: bool = False, up_to_date: bool = False) -> None:
         self.folder = folder
         self.log = folder / "log"
         self.fails = folder / "fails"
         for name in ("Makefile", "requirements.lock"):
             shutil.copy(ROOT / name, folder)
         self.python = folder / "fake-python"
-        self.python.write_text(FAKE_PYTHON.format(log=self.log, fails=self.fails, too_old=int(too_old)))
+        status = {"too_old": int(too_old), "up_to_date": int(not up_to_date)}
+        self.python.write_text(FAKE_PYTHON.format(log=self.log, fails=self.fails, **status))
         self.python.chmod(0o755)
         self.fails.write_text("0")
 
     def make(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         # Variables of an outer make would change this one.
-        outer = ("MAKE", "MFLAGS", "MLFLOW", "ARGS", "JOBS", "PORT", "VENV")
+        outer = ("MAKE", "MFLAGS", "MLFLOW", "MODELS_AT_ONCE", "ARGS", "JOBS", "PORT", "VENV")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
         command = ["make", f"PYTHON={self.python}", *arguments]
         return subprocess.run(command, cwd=self.folder, env=clean, capture_output=True, text=True, timeout=60)
@@ -172,6 +175,38 @@ def test_ui_hides_database_password(checkout: Checkout) -> None:
     assert checkout.make("ui", f"MLFLOW_TRACKING_URI={address}").returncode == 0
     command, store = checkout.logged()[1:]
     assert "secret" not in command and store == f"store {address}"
+
+
+ONE_MODEL = "-m dvc --wait-for-lock repro --single-item"
+MODELS = [f"{ONE_MODEL} encode@blip2", f"{ONE_MODEL} encode@clip tune@clip"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "arguments", "runs"),
+    [
+        ("tiny", [], MODELS),
+        ("tiny", ["JOBS=1"], []),
+        ("tiny", ["ARGS=-n"], []),
+        ("full", [], []),
+        ("full", ["MODELS_AT_ONCE=2"], MODELS),
+    ],
+)
+def test_repro_runs_small_models_side_by_side(
+    checkout: Checkout, scale: str, arguments: list[str], runs: list[str]
+) -> None:
+    (checkout.folder / "params.yaml").write_text(f"scale: {scale}\n")
+    assert checkout.make("repro", *arguments).returncode == 0
+    *models, last = checkout.logged()[1:]
+    assert last.startswith("-m dvc repro")
+    assert models[:1] == (["-m dvc repro split"] if runs else [])
+    assert sorted(models[1:]) == runs
+
+
+def test_nothing_runs_side_by_side_if_nothing_changed(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path, up_to_date=True)
+    (tmp_path / "params.yaml").write_text("scale: tiny\n")
+    assert checkout.make("repro").returncode == 0
+    assert checkout.logged() == ["install", "-m dvc repro"]
 
 
 def test_dvc_runs_without_git(checkout: Checkout) -> None:
