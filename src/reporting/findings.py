@@ -296,7 +296,7 @@ class ReportInputs:
         ]
 
     def findings(self) -> list[Finding]:
-        """Return the findings by subject, the most important first."""
+        """Return the findings by subject, the most important first. A subject without a sentence is left out."""
         published = {model: self._published(model).tuned.accuracy for model in self.trained}
         accuracies = {model: accuracy for model, accuracy in published.items() if accuracy is not None}
         weights = {model: trained.facts["weights"] for model, trained in self.trained.items()}
@@ -310,7 +310,8 @@ class ReportInputs:
             ("calibration", "Calibration", on_calibration(self.calibration)),
             ("data", "Labels", on_noise(self.noise, self.split.protocol)),
         )
-        return [Finding(section, title, tuple(sentences)) for section, title, sentences in subjects]
+        findings = [Finding(section, title, tuple(sentences)) for section, title, sentences in subjects]
+        return [finding for finding in findings if finding.sentences]
 
     def _published(self, model: str) -> Published:
         """Return the paper's scores of a model; none for other labels than the paper's."""
@@ -329,6 +330,11 @@ class ReportInputs:
             for (system, part), row in row_of.items()
             if part == ALL
         ]
+
+    @property
+    def has_published(self) -> bool:
+        """Return whether the paper reports a score of any of the systems."""
+        return any(row.paper != Figures() for row in self.score_rows())
 
     def pairs_by_part(self) -> dict[str, list[PairRow]]:
         """Return the comparisons on all test posts, and on leak-free ones if these are some of them and not all."""

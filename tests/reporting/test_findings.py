@@ -271,3 +271,15 @@ def test_repeated_leak_free_tables_are_left_out() -> None:
     assert scores_section(LEAKY).count('<th scope="col">accuracy</th>') == 2
     assert scores_section(LEAK_FREE_INPUTS).count('<th scope="col">accuracy</th>') == 1
     assert "every score is leak-free" in scores_section(LEAK_FREE_INPUTS)
+
+
+def test_model_that_the_paper_lacks_has_no_place_beside_it() -> None:
+    ensemble = score("ensemble", "", ALL, 500, 0.81)
+    scores = [score("tuned", "smol", part, 500, 0.8) for part in (ALL, LEAK_FREE)]
+    tfidf = score("tfidf", "", ALL, 500, 0.7)
+    majority = score("majority", "", ALL, 500, 0.54)
+    lacking = replace(inputs_of([majority, tfidf, *scores, ensemble]), trained={"smol": trained("smol", 0.6)})
+    assert 'class="paper"' in scores_section(LEAKY)
+    assert 'class="paper"' not in scores_section(lacking)
+    subjects = {finding.title for finding in lacking.findings()}
+    assert "Best model" in subjects and "The paper" not in subjects
