@@ -42,7 +42,7 @@ class Footprint:
     settings: TrainingConfig
     # Posts of each part. An epoch trains on `train`; the cache holds all.
     num_posts: Mapping[str, int]
-    # Tokens of text that the model reads for a post with a long caption, prompt included.
+    # Tokens of text that the model reads for a post, prompt included.
     num_tokens: int
     # Parameters of the base, and the bytes of its weights in the precision that it is held in.
     base_parameters: int
@@ -141,8 +141,9 @@ def measure_footprint(
     dtype: torch.dtype = torch.bfloat16,
     config: Any = None,
     labels: Labels = TONE_LABELS,
+    caption_tokens: int | None = None,
 ) -> Footprint:
-    """Return the footprint of training a model at full size, on posts with long captions.
+    """Return the footprint of training a model at full size.
 
     Args:
         model_type: the class of the model.
@@ -151,13 +152,14 @@ def measure_footprint(
         dtype: the precision of the base.
         config: the configuration of the checkpoint; None for the published one.
         labels: the labels that the model scores.
+        caption_tokens: the length of the captions; None for long ones (`TokenCounts.caption`).
     """
     model = build_on_meta(model_type, dtype, config, labels)
     base_weights = list(model.parameters())
     base_names = _backbone_names(model)
     base_bytes = sum(weight.nbytes for weight in (*base_weights, *model.buffers()))
-    inputs = blank_inputs(model)
-    adapter = _attach_on_meta(model, settings)
+    inputs = blank_inputs(model, caption_tokens)
+    adapter = attach_on_meta(model, settings)
     features, encoding = profile_encode(model, inputs)
     recomputed_step = _profile_recomputed_step(model, inputs, settings) if model.prefix_bytes() else None
     return Footprint(
@@ -186,11 +188,12 @@ def count_trained_parameters(
     """
     model = build_on_meta(model_type, torch.bfloat16, config, labels)
     base_names = _backbone_names(model)
-    _attach_on_meta(model, settings)
+    attach_on_meta(model, settings)
     return _count_by_place(model, base_names)
 
 
-def _attach_on_meta(model: ToneModel, settings: TrainingConfig) -> Adapter:
+def attach_on_meta(model: ToneModel, settings: TrainingConfig) -> Adapter:
+    """Attach the adapter of a training to a model on the meta device, with the memory that a GPU would need."""
     with gpu_semantics_on_meta(), META:
         return attach_adapter(model, settings, seed=0)
 
