@@ -44,13 +44,16 @@ repro: setup ## Run the pipeline: every stage whose inputs have changed
 	@$(RUN) dvc repro $(ARGS)
 
 # DVC runs one stage at a time. Its manual advises to start it several times for stages that do not depend on each other,
-# and these wait for its lock in turn. Through `cat` no bar is drawn across another. A stage that fails here is run again
-# by `dvc repro`, which says why.
+# and these wait for its lock in turn. A line is the stages of one process. Through `cat` no bar is drawn across another.
+# A stage that fails here is run again by `dvc repro`, which says why.
+SIDE_BY_SIDE = $(ON_PATH) xargs -P "$(MODELS_AT_ONCE)" -L 1 "$(VENV)/bin/python" -m dvc --wait-for-lock repro --single-item 2>&1 | cat
+
 models: setup
 	@$(RUN) dvc repro split
 	@$(RUN) dvc stage list --name-only | \
-		awk -F @ 'NF == 2 { stages[$$2] = stages[$$2] " " $$0 } END { for (model in stages) print stages[model] }' | \
-		$(ON_PATH) xargs -P "$(MODELS_AT_ONCE)" -L 1 "$(VENV)/bin/python" -m dvc --wait-for-lock repro --single-item 2>&1 | cat
+		awk -F @ 'NF == 2 { stages[$$2] = stages[$$2] " " $$0 } END { for (model in stages) print stages[model]; print "baseline" }' | \
+		$(SIDE_BY_SIDE)
+	@printf '%s\n' reproduce "ensemble register_ensemble noise compare" | $(SIDE_BY_SIDE)
 
 # Quoted for the shell, which would take the brackets of a list for a pattern.
 smol: setup ## Run the pipeline for smol, with pretrained weights

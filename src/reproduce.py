@@ -33,7 +33,7 @@ def main(listing: bool, name: str | None, everything: bool, scale: Scale | None)
     """Run experiments of the paper: one, all, or those that params.yaml names. Write outputs/reproduce/.
 
     Each experiment is a run in the MLflow experiment mvsa-paper. An experiment that an earlier call has finished is not
-    run again. At the scale of params.yaml it uses the checkpoints of `encode`. At the other scale it needs `prepare`
+    run again. At the scale of params.yaml it uses the checkpoints of `frozen`. At the other scale it needs `prepare`
     and `split` alone.
     """
     if sum([listing, name is not None, everything]) > 1:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from src.core.config import load_params
 from src.core.locks import lock
 
 MODEL = "clip"
@@ -78,7 +79,8 @@ def copied(source: Path, factory: pytest.TempPathFactory, name: str) -> Iterator
 
 
 def make_encoded(root: Path, folder: Path) -> None:
-    """Run all stages before `tune`, and create an empty store."""
+    """Run `prepare` and `split`, fill the cache as `frozen` does, and create an empty store."""
+    from src.pipeline.encode import encode_model
     from src.tracking.store import open_store
 
     shutil.copytree(root / "sample", folder / "data")
@@ -94,7 +96,7 @@ def make_encoded(root: Path, folder: Path) -> None:
         open_store()
         run("prepare")
         run("split")
-        run("encode", "--model", MODEL)
+        encode_model(load_params(), MODEL)
 
 
 def make_registered(root: Path, encoded: Path, folder: Path) -> None:

@@ -46,8 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "split": set(),
     "baseline": {"pandas", "rich", "scipy.stats", "sklearn"},
     "align": MODEL,
-    "encode": MODEL,
-    "frozen": {"pandas", "rich", "scipy.stats", "sklearn", "torch", "transformers"},
+    "frozen": MODEL | {"pandas", "rich", "scipy.stats", "sklearn"},
     "tune": MODEL,
     "train": MODEL,
     # captum draws with matplotlib.
@@ -65,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
 # A fresh process loads the stages of a chain in this order, and shows what each adds. The light ones come first.
 CHAINS = (
     ("prepare", "split", "ensemble", "compare", "report", "baseline", "noise", "frozen", "reproduce"),
-    ("encode", "align", "tune", "train", "register", "repeat", "evaluate", "register_ensemble"),
+    ("align", "tune", "train", "register", "repeat", "evaluate", "register_ensemble"),
 )
 
 

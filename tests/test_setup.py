@@ -98,7 +98,7 @@ case "$*" in
 *"pip"*"install -r"*) sleep 0.2; echo install >> {log}; exit $(cat {fails});;
 *--version*) ;;
 *"dvc status"*) exit {up_to_date};;
-*"dvc stage list"*) printf '%s\\n' split encode@clip encode@blip2 tune@clip report;;
+*"dvc stage list"*) printf '%s\\n' split frozen@clip frozen@blip2 tune@clip report;;
 *"mlflow ui"*) echo "$*" >> {log}; echo "store $MLFLOW_BACKEND_STORE_URI" >> {log};;
 -m*) echo "$*" >> {log};;
 *) echo "$(basename "$0") $*" >> {log};;
@@ -178,7 +178,8 @@ def test_ui_hides_database_password(checkout: Checkout) -> None:
 
 
 ONE_MODEL = "-m dvc --wait-for-lock repro --single-item"
-MODELS = [f"{ONE_MODEL} encode@blip2", f"{ONE_MODEL} encode@clip tune@clip"]
+MODELS = [f"{ONE_MODEL} {stages}" for stages in ("baseline", "frozen@blip2", "frozen@clip tune@clip")]
+ALL_MODELS = [f"{ONE_MODEL} {stages}" for stages in ("ensemble register_ensemble noise compare", "reproduce")]
 
 
 @pytest.mark.parametrize(
@@ -196,10 +197,19 @@ def test_repro_runs_small_models_side_by_side(
 ) -> None:
     (checkout.folder / "params.yaml").write_text(f"scale: {scale}\n")
     assert checkout.make("repro", *arguments).returncode == 0
-    *models, last = checkout.logged()[1:]
+    *side_by_side, last = checkout.logged()[1:]
     assert last.startswith("-m dvc repro")
-    assert models[:1] == (["-m dvc repro split"] if runs else [])
-    assert sorted(models[1:]) == runs
+    assert side_by_side[:1] == (["-m dvc repro split"] if runs else [])
+    assert sorted(side_by_side[1 : 1 + len(MODELS)]) == runs
+    assert sorted(side_by_side[1 + len(MODELS) :]) == (ALL_MODELS if runs else [])
+
+
+def test_stages_side_by_side_are_those_of_the_pipeline() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    named = {word for line in (*MODELS, *ALL_MODELS) for word in line.removeprefix(ONE_MODEL).split()}
+    per_model = {name for name, stage in stages.items() if "matrix" in stage}
+    # `report` depends on all of them, and the first two precede all of them.
+    assert {name for name in named if "@" not in name} == set(stages) - per_model - {"prepare", "split", "report"}
 
 
 def test_nothing_runs_side_by_side_if_nothing_changed(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class AlignedWeights:
 
 @dataclass(frozen=True)
 class PretrainedWeights(StageOutput):
-    """The pretrained weights of a model, at one revision (`checkpoint_file` of stage `encode`)."""
+    """The pretrained weights of a model, at one revision (`checkpoint_file` of stage `frozen`)."""
 
     # A Hub id, or a local folder.
     source: str
@@ -132,7 +132,7 @@ class AlignOutput(StageOutput):
 
 @dataclass(frozen=True)
 class EncodeOutput(StageOutput):
-    """The posts and caches of a model (`ENCODE_FILE` of stage `encode`)."""
+    """The posts and caches of a model (`ENCODE_FILE` of stage `frozen`)."""
 
     # The number of labelled posts of all parts.
     posts: int

@@ -69,7 +69,7 @@ CONTRACT_FOLDER = "contract"
 ALIGN_JSON = "align.json"
 ALIGNED_FILE = "aligned.safetensors"
 
-# What `encode` writes in its stage's folder.
+# What `frozen` writes beside the checkpoint.
 ENCODE_FILE = "encode.json"
 
 # What `tune` writes in its stage's folder.
@@ -110,12 +110,12 @@ def stage_folder(stage: str, model: str) -> Path:
 
 
 def checkpoint_folder(model: str) -> Path:
-    """Return the folder to which `encode` writes a model's weights at tiny scale."""
+    """Return the folder to which `frozen` writes a model's weights at tiny scale."""
     return stage_folder("encode", model) / "checkpoint"
 
 
 def checkpoint_file(model: str) -> Path:
-    """Return the file in which `encode` records the checkpoint that it resolved (`PretrainedWeights`)."""
+    """Return the file in which `frozen` records the checkpoint that it resolved (`PretrainedWeights`)."""
     return stage_folder("encode", model) / "checkpoint.json"
 
 

@@ -149,7 +149,7 @@ def _run_model(
 
 
 def _checkpoint(params: Params, model: str, train: Sequence[Post]) -> PretrainedWeights:
-    """Return the checkpoint of `encode` if it is the wanted one. Resolve one as `encode` does otherwise."""
+    """Return the checkpoint of `frozen` if it is the wanted one. Resolve one as `frozen` does otherwise."""
     with suppress(UserError):
         return checkpoint_of(params, model)
     captions = [post.caption for post in train]

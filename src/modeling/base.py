@@ -428,7 +428,7 @@ def _require_unchanged(checkpoint: PretrainedWeights) -> None:
     if digest != checkpoint.revision:
         raise UserError(
             f"{folder} has changed: its files have the digest {digest}, and {checkpoint.revision} is recorded. Restore "
-            "them, or run stage `encode` again"
+            "them, or run stage `frozen` again"
         )
 
 
@@ -436,7 +436,7 @@ def _load_aligned(backbone: nn.Module, aligned: AlignedWeights) -> None:
     """Put the weights that `align` has trained in the place of the checkpoint's."""
     file = Path(aligned.file)
     if not file.is_file() or file_digest(file) != aligned.digest:
-        raise UserError(f"{file} does not hold the aligned weights {aligned.digest}: run stages `align` and `encode`")
+        raise UserError(f"{file} does not hold the aligned weights {aligned.digest}: run stages `align` and `frozen`")
     unexpected = backbone.load_state_dict(load_file(file), strict=False).unexpected_keys
     if unexpected:
         raise UserError(f"{file} does not fit: {len(unexpected)} unexpected keys, such as {unexpected[0]}")

@@ -1,4 +1,4 @@
-"""Work of stage `encode`: resolve a model's checkpoint, and cache the features of its frozen segments."""
+"""First work of stage `frozen`: resolve a model's checkpoint, and cache the features of its frozen segments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from src.training.workspace import Workspace, load_model, posts_by_part, views_o
 
 @dataclass(frozen=True)
 class FilledCache:
-    """The cache of one boundary, after `encode` filled it."""
+    """The cache of one boundary, after `encode_model` filled it."""
 
     folder: Path
     # The size of all files in the folder.
@@ -41,14 +41,14 @@ class FilledCache:
 
 @dataclass(frozen=True)
 class EncodeResult:
-    """The checkpoint of a model, and the caches that `encode` filled."""
+    """The workspace of a model, loaded from its checkpoint, and the caches that were filled."""
 
-    checkpoint: PretrainedWeights
+    workspace: Workspace
     caches: tuple[FilledCache, ...]
 
 
 def encode_model(params: Params, model: str) -> EncodeResult:
-    """Resolve the checkpoint of a model, encode every labelled post, and write the outputs of the stage.
+    """Resolve the checkpoint of a model, encode every labelled post, and record both.
 
     Two caches are filled: for the adapter that params.yaml asks for, and for the bare model.
 
@@ -73,11 +73,10 @@ def encode_model(params: Params, model: str) -> EncodeResult:
         adapted = _fill_cache(workspace, posts, views, params.encode.batch_size, unit)
     bare = _fill_cache(workspace, posts, [], params.encode.batch_size, "posts")
     # The loaded model knows the commit that its files came from.
-    resolved = workspace.model.checkpoint
-    resolved.write(checkpoint_file(model))
+    workspace.model.checkpoint.write(checkpoint_file(model))
     output = EncodeOutput(posts=len(posts), caches=(adapted.folder.name, bare.folder.name))
     output.write(stage_folder("encode", model) / ENCODE_FILE)
-    return EncodeResult(resolved, (adapted, bare))
+    return EncodeResult(workspace, (adapted, bare))
 
 
 def _aligned_weights(model: str, revision: str) -> AlignedWeights:

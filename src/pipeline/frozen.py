@@ -1,4 +1,4 @@
-"""Work of stage `frozen`: predict with the untrained model's verbalizer, and fit a linear probe to its features."""
+"""Last work of stage `frozen`: predict with the untrained model's verbalizer, and fit a probe to its features."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from src.training.baselines import Examples, probe, together, write_out_of_fold
 from src.training.classifier_files import save_classifier
 from src.training.dataset import pooled
 from src.training.inference import predict
-from src.training.workspace import Workspace, open_workspace
+from src.training.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,13 @@ class FrozenResult:
     omissions: BaselineOmissions
 
 
-def evaluate_frozen(params: Params, model: str) -> FrozenResult:
-    """Score a model without training it, and write and log the scores on test. The base is loaded once.
+def evaluate_frozen(params: Params, workspace: Workspace) -> FrozenResult:
+    """Score a model without training it, and write and log the scores on test.
 
     Raises:
         UserError: an earlier stage has not run.
     """
     group_of = read_groups(GROUPS)
-    workspace = open_workspace(params, model)
     probed, omissions = _probe(params, workspace, group_of)
     return FrozenResult(_zeroshot(params, workspace), probed, omissions)
 

@@ -20,7 +20,6 @@ from src.registry.pyfunc import artifacts_in
 from src.registry.registry import RunRecord, Version
 
 # Code between the raw data and the adapter. All other code displays, stores or searches.
-_STAGES = ("prepare", "split", "encode", "train")
 CODE = (
     "src/core",
     "src/data",
@@ -28,8 +27,8 @@ CODE = (
     "src/models",
     "src/evaluation",
     "src/training",
-    *(f"src/{stage}.py" for stage in _STAGES),
-    *(f"src/pipeline/{stage}.py" for stage in _STAGES),
+    *(f"src/{stage}.py" for stage in ("prepare", "split", "frozen", "train")),
+    *(f"src/pipeline/{work}.py" for work in ("prepare", "split", "encode", "train")),
 )
 
 

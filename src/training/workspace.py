@@ -143,7 +143,7 @@ def views_of(posts: Sequence[Post], settings: TrainingConfig) -> list[list[Augme
 
 
 def open_workspace(params: Params, name: str) -> Workspace:
-    """Return the workspace of one model, from the outputs of `prepare`, `split` and `encode`.
+    """Return the workspace of one model, from the outputs of `prepare`, `split` and `frozen`.
 
     Raises:
         UserError: One of these stages has not run, or params.yaml has asked for another checkpoint since.
@@ -152,17 +152,17 @@ def open_workspace(params: Params, name: str) -> Workspace:
 
 
 def checkpoint_of(params: Params, name: str) -> PretrainedWeights:
-    """Return the pretrained weights that `encode` recorded for a model.
+    """Return the pretrained weights that `frozen` recorded for a model.
 
     Raises:
-        UserError: `encode` has not run, or params.yaml has asked for another checkpoint since.
+        UserError: `frozen` has not run, or params.yaml has asked for another checkpoint since.
     """
     checkpoint = PretrainedWeights.read(checkpoint_file(name))
     wanted = (params.scale, str(params.checkpoint(name) or ""), params.align_config(name) is not None)
     if wanted != (checkpoint.scale, checkpoint.given, checkpoint.aligned is not None):
         raise UserError(
             f"{PARAMS} asks for other weights of {name} than {checkpoint.source} at scale {checkpoint.scale}, which "
-            f"`encode` prepared: run `dvc repro encode@{name}`"
+            f"`frozen` prepared: run `dvc repro frozen@{name}`"
         )
     return checkpoint
 
@@ -172,7 +172,7 @@ def require_base_of(trained: Trained, checkpoint: PretrainedWeights, labels: Lab
     if trained.facts["checkpoint_revision"] != checkpoint.revision:
         raise UserError(
             f"the adapter of {trained.model} was trained on {trained.facts['checkpoint']} at "
-            f"{trained.facts['checkpoint_revision']}, and `encode` has prepared {checkpoint.source} at "
+            f"{trained.facts['checkpoint_revision']}, and `frozen` has prepared {checkpoint.source} at "
             f"{checkpoint.revision} since: run `dvc repro`"
         )
     if trained.facts.get("labels") != _label_facts(labels).get("labels"):

@@ -1,4 +1,4 @@
-"""Covers: stage `align`, and what `encode` makes of its weights."""
+"""Covers: stage `align`, and what `frozen` makes of its weights."""
 
 import shutil
 from collections.abc import Iterator
@@ -148,7 +148,7 @@ def registered(encoded: Path, repo_root: Path, tmp_path_factory: pytest.TempPath
         content["training"]["common"].update(epochs=1)
         content["tune"].update(trials=1)
         Path(PARAMS).write_text(yaml.safe_dump(content))
-        for stage in ("align", "encode", "tune", "train", "evaluate", "register"):
+        for stage in ("align", "frozen", "tune", "train", "evaluate", "register"):
             run(stage, "--model", MODEL)
         yield
 
@@ -174,5 +174,5 @@ def test_version_carries_aligned_weights(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("aligned")
 def test_other_request_needs_encode(params: Params) -> None:
     encode_model(params, MODEL)
-    with pytest.raises(UserError, match="encode@"):
+    with pytest.raises(UserError, match="frozen@"):
         open_workspace(replace(params, align={}), MODEL)

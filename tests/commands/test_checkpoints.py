@@ -1,4 +1,4 @@
-"""Covers: a local folder as the checkpoint of a model at scale full, from `encode` to an exported version."""
+"""Covers: a local folder as the checkpoint of a model at scale full, from `frozen` to an exported version."""
 
 import json
 import shutil
@@ -48,7 +48,7 @@ def registered(encoded: Path, repo_root: Path, tmp_path_factory: pytest.TempPath
         MINE.parent.mkdir()
         checkpoint_folder(MODEL).rename(MINE)
         set_params("full", folder=str(MINE))
-        for stage in ("encode", "tune", "train", "evaluate", "register"):
+        for stage in ("frozen", "tune", "train", "evaluate", "register"):
             run(stage, "--model", MODEL)
         yield folder
 
@@ -97,7 +97,7 @@ def test_changed_folder_is_another_study(registered: Path, tmp_path_factory: pyt
         (MINE / "config.json").write_text(json.dumps({**read_json(MINE / "config.json"), "note": "changed"}))
         said = run("evaluate", "--model", MODEL, code=1).output
         assert said.startswith("error: models/mine has changed: ") and said.count("\n") == 1
-        run("encode", "--model", MODEL)
+        run("frozen", "--model", MODEL)
         assert study() != before
         assert not set(adapted) & set(read_json(Path("outputs/encode") / MODEL / "encode.json")["caches"])
         for stage in ("evaluate", "register"):
@@ -111,6 +111,6 @@ def test_other_request_needs_encode(registered: Path, tmp_path_factory: pytest.T
         for scale, checkpoint in (("full", {}), ("full", {"folder": "models/other"}), ("tiny", {})):
             set_params(scale, **checkpoint)
             said = run("tune", "--model", MODEL, code=1).output
-            assert "run `dvc repro encode@clip`" in said and said.count("\n") == 1
+            assert "run `dvc repro frozen@clip`" in said and said.count("\n") == 1
         set_params("tiny", folder=str(MINE))
-        assert "needs scale: full" in run("encode", "--model", MODEL, code=2).output
+        assert "needs scale: full" in run("frozen", "--model", MODEL, code=2).output

@@ -1,4 +1,4 @@
-"""Covers: the work of stage `encode`, called without its command."""
+"""Covers: the first work of stage `frozen`: the checkpoint and the caches."""
 
 import shutil
 from dataclasses import replace
@@ -35,14 +35,14 @@ def test_encode_fills_both_caches(params: Params) -> None:
     assert EncodeOutput.read(stage_folder("encode", "tinyllava") / ENCODE_FILE) == EncodeOutput(8, tuple(folders))
     again = encode_model(params, "tinyllava")
     assert [(cache.num_encoded, cache.num_cached) for cache in again.caches] == [(0, 8), (0, 8)]
-    assert again.checkpoint == result.checkpoint
+    assert again.workspace.model.checkpoint == result.workspace.model.checkpoint
 
 
 def test_encode_records_the_checkpoint(params: Params) -> None:
     result = encode_model(params, "clip")
-    assert result.checkpoint.source == str(checkpoint_folder("clip"))
-    assert PretrainedWeights.read(checkpoint_file("clip")) == result.checkpoint
-    assert open_workspace(params, "clip").model.checkpoint == result.checkpoint
+    assert result.workspace.model.checkpoint.source == str(checkpoint_folder("clip"))
+    assert PretrainedWeights.read(checkpoint_file("clip")) == result.workspace.model.checkpoint
+    assert open_workspace(params, "clip").model.checkpoint == result.workspace.model.checkpoint
 
 
 def test_encode_counts_augmented_views(params: Params) -> None:
