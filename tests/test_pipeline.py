@@ -89,6 +89,12 @@ def test_listed_params_exist(stage: str) -> None:
                 found = found[key]
 
 
+def test_lock_has_no_removed_stage() -> None:
+    """DVC keeps the entries of stages that dvc.yaml no longer has, and reads and writes them after each stage."""
+    locked = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    assert {name.partition("@")[0] for name in locked} == set(STAGES)
+
+
 def test_model_files_rerun_own_stages_alone() -> None:
     for stage in STAGES:
         own = [dep for dep in listed(stage, "deps") if dep.removeprefix("src/models/") in {f"{m}.py" for m in MODELS}]
