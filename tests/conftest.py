@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from src.cli.garbage import collect_rarely
 from tests.warm import skip_syncs
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # number. torch reads the variable when it is imported, so it is set before.
 os.environ["OMP_NUM_THREADS"] = "1"
 skip_syncs()
+collect_rarely()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

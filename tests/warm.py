@@ -266,12 +266,15 @@ def stand_in(address: str, words: list[str]) -> int:
 
 def load_libraries() -> None:
     """Load the libraries of commands, without their warnings."""
+    # Nothing of them is garbage.
+    gc.disable()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in LIBRARIES.split():
             importlib.import_module(name)
     # Keep collections in children from writing to the shared pages.
     gc.freeze()
+    gc.enable()
 
 
 def skip_syncs() -> None:

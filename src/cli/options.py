@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
+from src.cli.garbage import collect_rarely
 from src.cli.output import PLAIN_WIDTH, require_utf8
 from src.core.errors import StopRequested, UsageError, UserError, unknown
 from src.core.training_config import Setting
@@ -115,6 +116,7 @@ class _Command(click.Command):
                 formatter.write_dl(records)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        collect_rarely()
         try:
             return require_utf8(super().make_context(*args, **kwargs))
         except UserError as error:
