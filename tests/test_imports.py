@@ -28,11 +28,12 @@ HEAVY = (
     "torch",
     "transformers",
 )
-# Modules that load nothing heavy: they import it when a run is written, a plot is drawn, a study is opened.
+# Modules that load nothing heavy. They import it when a run is written, a plot drawn, a study opened, a worker started.
 LIGHT = (
     "src.cli.output",
     "src.reporting.plot_evaluation",
     "src.reporting.saliency_page",
+    "src.search.ray_pool",
     "src.search.study",
     "src.search.study_analysis",
     "src.tracking.client",

@@ -7,9 +7,11 @@ draws. Several processes that call `study.optimize` on one storage have neither.
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from src.search.worker import TrialResult
+if TYPE_CHECKING:
+    # A worker in another process unpickles this module before it has anything to train, so it loads no torch.
+    from src.search.worker import TrialResult
 
 W_co = TypeVar("W_co", covariant=True)
 
@@ -65,7 +67,7 @@ class LocalWorkerPool:
 
     size = 1
 
-    def __init__(self, worker: Worker[TrialResult]) -> None:
+    def __init__(self, worker: "Worker[TrialResult]") -> None:
         self._worker = worker
         self._busy = 0
         self._results: Iterator[TrialResult] = iter(())
@@ -85,7 +87,7 @@ class LocalWorkerPool:
         self._busy = count
         self._results = self._worker.run(count)
 
-    def wait_any(self, timeout_s: float) -> TrialResult:
+    def wait_any(self, timeout_s: float) -> "TrialResult":
         """Run the tasks until one ends, and return its result. `timeout_s` is ignored."""
         result = next(self._results)
         self._busy -= 1
