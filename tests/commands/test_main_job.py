@@ -150,9 +150,9 @@ def test_unchanged_rerun_leaves_tree_clean(locked: Path, warm_python: WarmPython
 
 def test_clone_computes_same_files(locked: Path, tmp_path: Path, warm_python: WarmPython) -> None:
     there = clone(locked, tmp_path / "clone")
-    # Without DVC's cache, each stage on the way runs.
-    printed = warm_python.run(there, "dvc", "repro", f"train@{MODEL}")
-    assert re.findall(r"Running stage '(\w+)", printed)[-2:] == ["tune", "train"]
+    # Without DVC's cache each stage runs, and gives the files of the other clone.
+    printed = warm_python.run(there, "dvc", "repro")
+    assert printed.count("Running stage") == len(yaml.safe_load((there / "dvc.lock").read_text())["stages"])
     assert git(there, "status", "--porcelain") == ""
 
 
