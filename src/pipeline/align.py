@@ -18,7 +18,7 @@ from src.core.provenance import training_key
 from src.core.training_config import TrainingConfig
 from src.models.catalog import resolve_checkpoint
 from src.tracking.client import parts_read
-from src.tracking.epoch_logger import EpochLogger
+from src.tracking.epoch_logger import EpochLogger, log_epochs
 from src.tracking.run_logging import log_history, open_tracker, run_tags
 from src.training.checkpoint import TrainingCheckpoint
 from src.training.train_and_test import trained_adapter
@@ -39,7 +39,7 @@ def align_model(params: Params, model: str, settings: TrainingConfig) -> AlignOu
     with try_lock(KEPT / f"align-{model}.lock", f"align for {model}"):
         given = params.checkpoint(model)
         weights = resolve_checkpoint(model, params.scale, CHECKPOINTS / model, captions, given, params.labels)
-        workspace = Workspace(load_model(model, weights, params.labels), parts)
+        workspace = Workspace(load_model(model, weights, params.labels), parts, params.encode.batch_size)
         checkpoint = _training_checkpoint(workspace, settings, params.seed)
         output = _train(workspace, settings, checkpoint, params)
         # Deleted last: until the outputs are complete, the same command must find the state.
@@ -66,6 +66,7 @@ def _train(
         with trained_adapter(workspace, settings, context) as (adapter, result):
             adapter.save_parts(stage_folder("align", model) / ALIGNED_FILE)
         output = _write(workspace, settings, result)
+        log_epochs(run, result.history)
         log_history(run, result.history, f"{model}, aligning")
         run.metrics({f"best_val_{name}": value for name, value in output.validation.items()})
     return output

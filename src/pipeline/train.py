@@ -21,7 +21,7 @@ from src.core.provenance import code_digest, training_key
 from src.core.records import write_predictions
 from src.core.training_config import TrainingConfig
 from src.tracking.client import Run, parts_read
-from src.tracking.epoch_logger import EpochLogger
+from src.tracking.epoch_logger import EpochLogger, log_epochs
 from src.tracking.run_logging import log_training, open_tracker, run_tags
 from src.training.callbacks import NullCallback, TrainingCallback
 from src.training.checkpoint import TrainingCheckpoint
@@ -105,6 +105,7 @@ def _train_and_log(training: WinnerTraining, notice: str) -> TrainOutput:
         run.log_system_metrics()
         result, modules = _train_or_resume(training, EpochLogger(run, bar))
         _write(training, result, modules)
+        log_epochs(run, result.history)
         trained = read_trained(training.model)
         log_training(run, trained)
     # Deleted last: until the run is complete, the same command must find the state.
@@ -118,7 +119,7 @@ def _train_or_resume(training: WinnerTraining, callback: EpochLogger) -> tuple[T
     if state:
         history = state.values["history"]
         say(f"{training.model}: goes on after epoch {len(history)}, where it was interrupted")
-        # The trainer reports new epochs only. Logging an epoch twice at the same step does no harm.
+        # The trainer reports new epochs only.
         for metrics in history:
             callback.on_epoch(int(metrics["epoch"]), metrics)
     return training.run(callback)

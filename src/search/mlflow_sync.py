@@ -17,7 +17,7 @@ from src.core.records import Scores
 from src.search.adapters import PendingAdapters
 from src.search.steering import StudyRequest
 from src.search.trial import ENDED, INTERRUPTED, TrialRecord
-from src.tracking.client import Dataset, Run, Tracker
+from src.tracking.client import ABANDONED, Dataset, Run, Tracker
 from src.tracking.run_logging import log_history, log_scores
 
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
@@ -163,9 +163,9 @@ class MlflowSync:
         runs: dict[int, _SyncedRun] = {}
         for child in self._tracker.children(self._parent.id):
             number = int(child.tags["trial"])
-            # The tag `state` is written last. A run without it may lack anything, and is written again from the start:
-            # MLflow keeps an equal metric or parameter once.
-            ended = "state" in child.tags and not child.running
+            # The tag `state` is written last. A run without it, or abandoned, may lack anything, and is written again
+            # from the start: MLflow keeps an equal metric or parameter once.
+            ended = child.tags.get("state", ABANDONED) != ABANDONED and not child.running
             synced = known.get(child.id) or _SyncedRun(self._tracker.reopen(child.id), ended=ended)
             if number in runs:
                 # MLflow's client repeats a request whose answer was lost, and so can create a run twice.

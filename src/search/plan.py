@@ -71,7 +71,7 @@ def plan_of(params: Params, model: str, facts: Mapping[str, str]) -> StudyPlan:
     rest = [
         *asdict(training).items(),
         ("seed", params.seed),
-        *((name, facts[name]) for name in ("checkpoint_revision", "aligned", "labels") if name in facts),
+        *((name, facts[name]) for name in ("checkpoint_revision", "aligned", "labels", "data_digest") if name in facts),
         *((name, getattr(tune, name)) for name in _SEARCH_SETTINGS),
     ]
     digests = (space_digest(space), facts["split_digest"][:8], digest_of([[str(rest)]])[:8])

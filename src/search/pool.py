@@ -38,9 +38,6 @@ class Worker(Protocol[W_co]):
 class WorkerPool(Protocol[W_co]):
     """Workers in this process, or in other processes and on other machines."""
 
-    # The number of workers.
-    size: int
-
     @property
     def busy(self) -> int:
         """The number of tasks that run."""
@@ -64,8 +61,6 @@ class WorkerPool(Protocol[W_co]):
 
 class LocalWorkerPool:
     """The pool of a search without Ray: one worker in this process."""
-
-    size = 1
 
     def __init__(self, worker: "Worker[TrialResult]") -> None:
         self._worker = worker

@@ -96,7 +96,7 @@ class RayWorkerPool(Generic[W]):
     """
 
     def __init__(self, make: Callable[[str], Worker[W]], size: int, shares: Cluster) -> None:
-        self.size = size
+        self._size = size
         self._make = make
         self._shares = shares
         self._idle: dict[str, Any] = {}
@@ -112,7 +112,7 @@ class RayWorkerPool(Generic[W]):
     @property
     def idle(self) -> int:
         """The number of workers that run no task, or are not started yet."""
-        return self.size - len(self._busy)
+        return self._size - len(self._busy)
 
     def submit(self, count: int = 1) -> None:
         """Start tasks side by side on an idle worker, or on a new one."""

@@ -26,12 +26,11 @@ from src.tracking.ui_views import view_address
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result of a search that was asked for `total` finished trials."""
+    """The result of a search."""
 
     model: str
     plan: StudyPlan
-    total: int
-    # The first `total` finished trials, or fewer after the time budget was over.
+    # As many finished trials as were asked for, or fewer after the time budget was over.
     finished: Sequence[TrialRecord]
     best: TrialRecord
     # What all trials of the study cost, later ones included.
@@ -63,7 +62,7 @@ class SearchResult:
 
     def _dvc_command(self, usual: TuneParams, storage: str | None) -> str:
         """Return the command that trains the best trial, or nothing if `dvc repro` would."""
-        searched = {"trials": self.total, "sampler": self.plan.sampler, "pruner": self.plan.pruner}
+        searched = {"trials": len(self.finished), "sampler": self.plan.sampler, "pruner": self.plan.pruner}
         settings = [f"-S tune.{name}={value}" for name, value in searched.items() if value != getattr(usual, name)]
         variable = [f"MVSA_STORAGE={shlex.quote(without_password(storage, storage))}"] if storage else []
         if not variable and not settings:
@@ -79,7 +78,7 @@ def conclude(model: str, study: Study, sync: MlflowSync, parent: Run, total: int
     """
     best = study.best(total)
     finished = study.finished()[:total]
-    result = SearchResult(model, study.plan, total, finished, best, _summary(study.plan, study.trials()))
+    result = SearchResult(model, study.plan, finished, best, _summary(study.plan, study.trials()))
     # Later trials are left out of the files, so that these depend on the budget and not on what ran later.
     ended = [trial for trial in study.trials() if trial.state in ENDED and trial.number <= finished[-1].number]
     folder = stage_folder("tune", model)

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from src.core.errors import UserError
@@ -9,6 +10,7 @@ from src.core.signals import StopSignal
 from src.search.adapters import PendingAdapters
 from src.search.pool import WorkerDied, WorkerPool
 from src.search.steering import SearchOrders, obey
+from src.search.storage import StorageError
 from src.search.study import Study
 from src.search.trial import STOP_REQUEST
 from src.search.worker import TrialResult
@@ -41,10 +43,10 @@ class StudyRunner:
     failure_causes: list[str] = field(default_factory=list)
     # The number of trials that a worker runs side by side.
     trials_at_once: int = 1
+    # The number of interrupted trials that are run alone, because nobody knows which of them killed their worker.
+    num_suspects: int = 0
     # Killed workers by the settings that they ran.
     _deaths: Counter[str] = field(default_factory=Counter)
-    # The number of interrupted trials that are run alone, because nobody knows which of them killed their worker.
-    _num_suspects: int = 0
 
     def run(self, total: int) -> int:
         """Run trials until `total` are finished, or the deadline has passed and no worker is busy.
@@ -56,7 +58,8 @@ class StudyRunner:
 
         Raises:
             StopRequested: a signal came; the settings of the running trials are queued again.
-            UserError: trial after trial fails with one cause, or the storage does not answer.
+            UserError: trial after trial fails with one cause.
+            StorageError: the storage does not answer.
             RestartRequired: this process cannot train any more.
         """
         # A killed runner left trials RUNNING. Nobody runs them now, because the caller holds the study's lock.
@@ -72,7 +75,9 @@ class StudyRunner:
         finally:
             # Also after an error: workers end first, so that no trial is recovered while it still runs.
             self.pool.close()
-            self.study.recover()
+            # What a storage that is away cannot record now, the next run does.
+            with suppress(StorageError):
+                self.study.impatient().recover()
         return orders.total
 
     def _submit_missing(self, orders: SearchOrders) -> bool:
@@ -87,8 +92,8 @@ class StudyRunner:
             self.study.recover()
         # At most `missing` trials run, so no trial is begun in vain.
         while self.pool.idle and self.pool.busy < missing:
-            count = 1 if self._num_suspects else min(self.trials_at_once, missing - self.pool.busy)
-            self._num_suspects = max(0, self._num_suspects - 1)
+            count = 1 if self.num_suspects else min(self.trials_at_once, missing - self.pool.busy)
+            self.num_suspects = max(0, self.num_suspects - 1)
             # Busy workers that have not drawn yet take from the same queue as the worker that starts now.
             num_drawing = self.pool.busy - self.study.num_running() + count
             self.study.enqueue_initial_trials(num_drawing)
@@ -130,7 +135,7 @@ class StudyRunner:
                 self.study.fail(trial.number, reason)
         interrupted = self.study.recover(death.worker)
         if len(interrupted) > 1:
-            self._num_suspects += len(interrupted)
+            self.num_suspects += len(interrupted)
         # Deaths of workers count as failures too: a node that kills every worker must end the search.
         self._check_failures(Failure("a worker died", death.reason))
 

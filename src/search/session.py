@@ -90,11 +90,11 @@ class SearchRun:
         _require_positions(self.params, self.model)
         _require_free_space(LEAST_BYTES)
         with self._opened(warm_start) as (study, parent, sync):
-            self._prepare(study)
+            num_interrupted = self._prepare(study)
             orders = obey(study, total)
             # How large an adapter is, only a finished trial tells. A resumed search can therefore check more.
             _require_free_space(LEAST_BYTES + _adapter_bytes(study) * study.remaining(orders.total))
-            reached = self._run_trials(study, sync, total, orders)
+            reached = self._run_trials(study, sync, total, orders, num_interrupted)
             return conclude(self.model, study, sync, parent, reached)
 
     def sync(self, total: int) -> tuple[int, int]:
@@ -135,8 +135,12 @@ class SearchRun:
             with MlflowSync(tracker, parent, self._trial_run_metadata(), pending_adapters) as sync:
                 yield study, parent, sync
 
-    def _prepare(self, study: Study) -> None:
-        """Compare the study with earlier ones and with the current code, and recover interrupted trials."""
+    def _prepare(self, study: Study) -> int:
+        """Compare the study with earlier ones and with the current code, and recover interrupted trials.
+
+        Returns:
+            The number of recovered trials. A process that ends by itself leaves none, so theirs was killed.
+        """
         trials = study.trials()
         if all(trial.state == "waiting" for trial in trials):
             config = study_config(self.params, self.model, self.facts)
@@ -145,13 +149,17 @@ class SearchRun:
             study.store_config(config)
         study.put_first(warm_start_of(study))
         warn_of_other_code(trials, code_digest(self.model))
-        for trial in study.recover():
+        interrupted = study.recover()
+        for trial in interrupted:
             hint = ""
             if study.num_interruptions(trial) > 1:
                 hint = "; if the machine kills it again, it may need more memory than there is"
             say(f"Trial {trial.number} was interrupted: its settings are run again{hint}")
+        return len(interrupted)
 
-    def _run_trials(self, study: Study, sync: MlflowSync, given: int, orders: SearchOrders) -> int:
+    def _run_trials(
+        self, study: Study, sync: MlflowSync, given: int, orders: SearchOrders, num_interrupted: int
+    ) -> int:
         """Run the missing trials. Return the total in the end."""
         total = orders.total
         if orders.pause:
@@ -167,9 +175,16 @@ class SearchRun:
             # Opening a pool loads the base or starts Ray, so it is opened only if a trial is missing.
             if study.remaining(total):
                 stop, pool = self._open_pool(study, stack)
-                deadline_s = self.resources.deadline_s
-                at_once = self.params.tune.trials_at_once
-                runner = StudyRunner(study, pool, sync.pending_adapters, stop, deadline_s, self.failure_causes, at_once)
+                runner = StudyRunner(
+                    study,
+                    pool,
+                    sync.pending_adapters,
+                    stop,
+                    deadline_s=self.resources.deadline_s,
+                    failure_causes=self.failure_causes,
+                    trials_at_once=self.params.tune.trials_at_once,
+                    num_suspects=num_interrupted,
+                )
                 total = runner.run(given)
         sync.flush()
         return total
@@ -195,11 +210,12 @@ class SearchRun:
         return run
 
     def _earlier_run(self, tracker: Tracker, study: Study) -> Run | None:
-        for run_id in tracker.find({"stage": "study", "study": study.name}):
-            run = tracker.reopen(run_id)
-            if run.tag("study_identity") == study.identity:
-                return tracker.resume(run_id)
-            # The storage of that study is gone. Its runs belong to other trials than those of this study.
+        name = {"stage": "study", "study": study.name}
+        earlier = tracker.find({**name, "study_identity": study.identity})
+        if earlier:
+            return tracker.resume(earlier[0])
+        # The storage of these studies is gone. Their runs belong to other trials than those of this study.
+        for run_id in tracker.find(name, "attributes.status = 'RUNNING'"):
             tracker.close_abandoned(run_id)
         return None
 

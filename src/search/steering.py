@@ -186,10 +186,10 @@ def _queue(study: Study, settings: Mapping[str, Setting], request: str) -> str:
     shown = ", ".join(f"{name} {display_value(setting)}" for name, setting in settings.items())
     drawn = [name for name in study.plan.space if name not in settings]
     rest = f"; the sampler draws {', '.join(drawn)}" if drawn else ""
-    return f"trial {number} waits with {shown}{rest}{_hint(study, number)}"
+    return f"trial {number} waits with {shown}{rest}{_hint(study)}"
 
 
-def _hint(study: Study, number: int) -> str:
+def _hint(study: Study) -> str:
     """Return how to run a queued trial if the search has as many other trials as it should."""
     attrs = study.attrs()
     given = _budget_in(attrs).given

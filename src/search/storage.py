@@ -34,6 +34,10 @@ _TAKES = f"{_OPTION} takes {_ADDRESSES}"
 _log = logging.getLogger(__name__)
 
 
+class StorageError(UserError):
+    """A storage of studies that fails, or does not answer."""
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """Repeats operations that a storage failed to do, with growing pauses."""
@@ -54,7 +58,7 @@ class RetryPolicy:
         """Return the operation's result. The operation may be done twice: a server may do it and its answer be lost.
 
         Raises:
-            UserError: the storage still fails after `limit_s`.
+            StorageError: the storage still fails after `limit_s`.
         """
         begun_s = time.monotonic()
         pause_s = 0.1
@@ -64,7 +68,7 @@ class RetryPolicy:
                 return operation()
             except _storage_errors() as error:
                 if time.monotonic() - begun_s >= self.limit_s:
-                    raise UserError(f"the storage of studies {self.where} fails: {_cause_of(error)}") from error
+                    raise StorageError(f"the storage of studies {self.where} fails: {_cause_of(error)}") from error
                 # Short failures, such as a lost connection, are not worth a message.
                 if pause_s > 1 and not is_logged:
                     _log.warning("the storage of studies does not answer: waiting for it")

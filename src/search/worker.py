@@ -18,6 +18,7 @@ from src.core.provenance import code_digest
 from src.core.training_config import TrainingConfig
 from src.evaluation.metrics import report
 from src.search.plan import StudyPlan
+from src.search.storage import StorageError
 from src.search.study import RunningTrial, Study, join_study
 from src.training.adapter import Adapter
 from src.training.callbacks import noop
@@ -78,7 +79,7 @@ class TrialWorker:
         Raises:
             StopRequested: `check` raised it; the trials stay RUNNING until `Study.recover`.
             OSError: a disk is full or read-only.
-            UserError: the storage does not answer.
+            StorageError: the storage does not answer; the trials stay RUNNING likewise.
         """
         trials = [self._draw() for _ in range(count)]
         if count == 1:
@@ -105,7 +106,7 @@ class TrialWorker:
         try:
             settings = self.params.training_config(workspace.model.spec.name, **trial.params)
             return self._train(trial, workspace, settings, end_step)
-        except StopRequested:
+        except (StopRequested, StorageError):
             raise
         except _TrialStopped:
             return TrialResult(trial.number, self.name, "pruned")
@@ -130,7 +131,9 @@ class TrialWorker:
             files = _files(adapter)
         by_objective = {"macro_f1": outcome["scores"]["macro_f1"], "parameters": float(outcome["parameters"])}
         values = tuple(by_objective[objective] for objective in self.study.plan.objectives)
-        return TrialResult(trial.number, self.name, "pruned" if callback.pruned else "complete", values, adapter=files)
+        # The pruner also judges the epoch in which patience ends a training, which is complete then.
+        is_cut = callback.pruned and not result.is_over(settings)
+        return TrialResult(trial.number, self.name, "pruned" if is_cut else "complete", values, adapter=files)
 
 
 def open_worker(name: str, params: Params, model: str, url: str, plan: StudyPlan) -> TrialWorker:

@@ -138,23 +138,21 @@ def measure_footprint(
     model_type: type[ToneModel],
     settings: TrainingConfig,
     num_posts: Mapping[str, int],
-    dtype: torch.dtype = torch.bfloat16,
     config: Any = None,
     labels: Labels = TONE_LABELS,
     caption_tokens: int | None = None,
 ) -> Footprint:
-    """Return the footprint of training a model at full size.
+    """Return the footprint of training a model at full size, its base in bfloat16.
 
     Args:
         model_type: the class of the model.
         settings: the training.
         num_posts: the number of posts in each part.
-        dtype: the precision of the base.
         config: the configuration of the checkpoint; None for the published one.
         labels: the labels that the model scores.
         caption_tokens: the length of the captions; None for long ones (`TokenCounts.caption`).
     """
-    model = build_on_meta(model_type, dtype, config, labels)
+    model = build_on_meta(model_type, torch.bfloat16, config, labels)
     base_weights = list(model.parameters())
     base_names = _backbone_names(model)
     base_bytes = sum(weight.nbytes for weight in (*base_weights, *model.buffers()))

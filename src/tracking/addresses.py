@@ -52,13 +52,15 @@ def without_password(text: str, url: str = "") -> str:
     """Hide user names and passwords in a text: those of `url`, and those of every address in the text."""
     for secret in sorted(_secrets(url), key=len, reverse=True):
         text = text.replace(secret, _HIDDEN)
-    return re.sub(r"(?<=//)[^\s'\"]*@", f"{_HIDDEN}@", text)
+    # Behind three slashes stands a path and no host.
+    return re.sub(r"(?<=[^/]//)(?!/)[^\s'\"]*@", f"{_HIDDEN}@", text)
 
 
 def _secrets(url: str) -> set[str]:
     """Return the secret parts of an address, both percent-encoded and decoded."""
     # The pattern accepts mistyped addresses that lack a slash or the colon.
     match = re.match(r"(?:[\w+.-]*:)?/*(.*)@", url)
-    user = match[1] if match else ""
-    passwords = [user.partition(":")[2], *re.findall(r"password=([^&]*)", url)]
-    return {form for secret in (user, *passwords) for form in (secret, unquote(secret)) if form}
+    user, _, password = match[1].partition(":") if match else ("", "", "")
+    # A user name alone may be any word of the message. `without_password` hides it within addresses.
+    secrets = [*([f"{user}:{password}", password] if password else []), *re.findall(r"password=([^&]*)", url)]
+    return {form for secret in secrets for form in (secret, unquote(secret)) if form}

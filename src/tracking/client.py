@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _MAX_RUNS = 50_000
 # MLflow shows the Markdown in this tag as the description of a run or an experiment.
 DESCRIPTION_TAG = "mlflow.note.content"
+# The value of the tag `state` of a run that no process will resume.
+ABANDONED = "abandoned"
 _SAMPLING_INTERVAL_S = 60.0
 
 
@@ -164,13 +166,13 @@ class Run:
         self._client.log_text(self.id, text, name)
 
     @mlflow_errors_as_user_errors()
-    def figure(self, name: str, png: bytes | Path) -> None:
-        """Log a plot, given as bytes or as a file, as the artifact `name` (a path that ends in .png)."""
+    def figure(self, name: str, png: bytes) -> None:
+        """Log a plot, as the artifact `name` (a path that ends in .png)."""
         target = Path(name)
         with tempfile.TemporaryDirectory() as folder:
             # MLflow takes the artifact's name from the file's name.
             file = Path(folder) / target.name
-            file.write_bytes(png if isinstance(png, bytes) else png.read_bytes())
+            file.write_bytes(png)
             parent = str(target.parent) if target.parent.name else None
             self._client.log_artifact(self.id, str(file), parent)
 
@@ -338,9 +340,9 @@ class Tracker:
 
     @mlflow_errors_as_user_errors()
     def close_abandoned(self, parent: str) -> None:
-        """End a run that no process will resume, and its RUNNING children, as FAILED with the state `abandoned`."""
+        """End a run that no process will resume, and its RUNNING children, as FAILED with the state `ABANDONED`."""
         for run_id in [child.id for child in self.children(parent) if child.running] + [parent]:
-            self._client.set_tag(run_id, "state", "abandoned")
+            self._client.set_tag(run_id, "state", ABANDONED)
             self._client.set_terminated(run_id, "FAILED")
 
     @mlflow_errors_as_user_errors()

@@ -145,7 +145,6 @@ class InProcesses:
 
     def __init__(self, pool: RayWorkerPool[Done]) -> None:
         self._pool = pool
-        self.size = pool.size
         self.submit = pool.submit
         self.replace = pool.replace
         self.close = pool.close

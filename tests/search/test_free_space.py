@@ -1,5 +1,6 @@
 """Covers: real disks of a few megabytes that are full, fill up, or are read-only."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -7,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from src.core.errors import UserError
 from src.core.files import require_free_space
@@ -20,6 +23,8 @@ from src.search.runner import StudyRunner
 from src.search.study import Study, open_study
 from src.search.worker import TrialResult
 from src.tracking.client import Tracker
+from src.training.cache_shards import write
+from src.training.failures import writing
 from tests.search.light import InProcess, LightWorker, nothing, plan
 from tests.search.logged import trial_runs
 from tests.search.warm import WarmCommand
@@ -86,6 +91,17 @@ def test_a_full_disk_is_refused(make_disk: MakeDisk, tmp_path: Path) -> None:
         require_free_space(disk.folder / "new", 1, "the search")
     disk.empty()
     assert not [path for path in disk.folder.rglob("*") if path.is_file()]
+
+
+def test_full_disk_is_named_while_tensors_are_written(make_disk: MakeDisk, tmp_path: Path) -> None:
+    disk = make_disk(tmp_path / "small", "1m")
+    tensor = torch.zeros(2**20)
+    with pytest.raises(OSError, match="No space") as shard_refused:
+        write(disk.folder / "cache", ["a"], [{"states": tensor}])
+    with pytest.raises(OSError, match="No space") as file_refused, writing(disk.folder):
+        save_file({"weight": tensor}, disk.folder / "weights.safetensors")
+    assert (shard_refused.value.errno, file_refused.value.errno) == (errno.ENOSPC, errno.ENOSPC)
+    assert not list((disk.folder / "cache").iterdir())
 
 
 def test_a_read_only_disk_is_refused(make_disk: MakeDisk, tmp_path: Path) -> None:

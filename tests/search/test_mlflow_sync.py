@@ -284,6 +284,16 @@ def whole(runs: dict[int, Logged], client: MlflowClient) -> None:
     assert {*(f"adapter/{name}" for name in ADAPTER), "settings.json", "adapted_modules.json"} <= artifacts(run)
 
 
+def test_abandoned_run_is_completed(
+    sync: MlflowSync, client: MlflowClient, tracker: Tracker, parent: Run, pending_adapters: PendingAdapters
+) -> None:
+    sync.show(RUNNING)
+    tracker.close_abandoned(parent.id)
+    pending_adapters.put(3, ADAPTER)
+    MlflowSync(tracker, parent, METADATA, pending_adapters).show(COMPLETE)
+    whole(look_below(client, tracker, parent), client)
+
+
 @pytest.mark.parametrize("ended", [True, False])
 def test_duplicate_run_is_removed(
     ended: bool, line: Line, sync: MlflowSync, tracker: Tracker, parent: Run, look: Look

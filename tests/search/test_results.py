@@ -71,8 +71,9 @@ def test_summary_links_trials_and_versions() -> None:
 def test_dvc_command_names_storage() -> None:
     usual = TuneParams(trials=1, startup_trials=1, pruner="none", min_epochs=1, spaces={}, initial_trials={})
     cost = SearchSummary(finished=1, pruned=0, failed=0, reasons={}, epochs=3, epochs_unpruned=3, importances={})
-    result = SearchResult("clip", plan("clip"), 1, [TRIAL], TRIAL, cost)
+    result = SearchResult("clip", plan("clip"), [TRIAL], TRIAL, cost)
     assert not any("dvc" in line for line in result.lines(usual))
     assert "`MVSA_STORAGE=sqlite:///a.db dvc exp run`" in result.lines(usual, "sqlite:///a.db")[-1]
+    # As many as are finished, and not as were asked for: none is run again.
     assert "`dvc exp run -S tune.trials=1`" in result.lines(replace(usual, trials=9))[-1]
     assert "secret" not in str(result.lines(usual, "postgresql://me:secret@host/db"))

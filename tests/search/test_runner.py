@@ -127,6 +127,19 @@ def test_trials_at_once_draw_together(study: Study) -> None:
     assert states(study) == ["complete"] * 4
 
 
+def test_trials_of_a_killed_process_run_alone(study: Study) -> None:
+    drawn: list[int] = []
+
+    class Together(FakeWorker):
+        def run(self, count: int) -> Iterator[TrialResult]:
+            drawn.append(count)
+            return (self.run_one() for _ in range(count))
+
+    pool = LocalWorkerPool(Together(study, work_well))
+    StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal(), trials_at_once=3, num_suspects=2).run(5)
+    assert drawn == [1, 1, 3]
+
+
 def local_runner(study: Study, script: Script = work_well, causes: list[str] | None = None) -> StudyRunner:
     pool = LocalWorkerPool(FakeWorker(study, script))
     return StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal(), failure_causes=[] if causes is None else causes)

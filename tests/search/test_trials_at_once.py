@@ -72,7 +72,7 @@ def watch(
     def make(name: str) -> Watched:
         model = tiny_model("tinyllava")
         parts = {"train": posts[:NUM_TRAIN], "val": posts[NUM_TRAIN : NUM_TRAIN + NUM_VAL]}
-        workspace = Workspace(model, parts, tmp_path / "cache")
+        workspace = Workspace(model, parts, cache=tmp_path / "cache")
         watched = Watched(TrialWorker(text_params(), workspace, study_of(tmp_path, name), "w"))
 
         def count(self: Any, states: Any, **options: Any) -> Any:

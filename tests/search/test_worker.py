@@ -15,11 +15,13 @@ from src.core.errors import StopRequested, UserError
 from src.core.labels import TONE_LABELS
 from src.search import worker as worker_module
 from src.search.plan import plan_of
-from src.search.study import Study, open_study
+from src.search.storage import StorageError
+from src.search.study import RunningTrial, Study, open_study
 from src.search.trial import TrialRecord
 from src.search.worker import TrialResult, TrialWorker
 from src.training import train_and_test
 from src.training.failures import failure_of
+from src.training.trainer import TrainingResult
 from src.training.workspace import Workspace, checkpoint_of, facts_of, open_workspace
 
 URL = "sqlite:///outputs/studies.db"
@@ -160,6 +162,25 @@ def test_full_disk_ends_the_search(worker: TrialWorker, monkeypatch: pytest.Monk
     with pytest.raises(OSError, match="no room"):
         run_one(worker)
     assert last(worker.study).state == "running"
+
+
+def test_storage_that_is_away_ends_the_search(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(monkeypatch, raising(StorageError("the storage does not answer")))
+    with pytest.raises(StorageError):
+        run_one(worker)
+    assert last(worker.study).state == "running"
+    (interrupted,) = worker.study.recover()
+    monkeypatch.undo()
+    assert run_one(worker).state == "complete"
+    assert last(worker.study).params == interrupted.params
+
+
+def test_patience_at_a_pruned_epoch_completes(worker: TrialWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RunningTrial, "report", lambda *args, **options: False)
+    monkeypatch.setattr(TrainingResult, "is_over", lambda self, settings: True)
+    assert run_one(worker).state == "complete"
+    monkeypatch.setattr(TrainingResult, "is_over", lambda self, settings: False)
+    assert run_one(worker).state == "pruned"
 
 
 def test_worker_stops_within_a_step(worker: TrialWorker) -> None:

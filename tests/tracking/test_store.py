@@ -71,6 +71,18 @@ def test_password_is_hidden_in_every_form(url: str, message: str) -> None:
     assert "cret" not in without_password(message, url)
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql+psycopg://postgres@h/x", "python -m src.tune --storage postgresql+psycopg://***@h/x"),
+        ("postgresql://tune@h/x", "python -m src.tune"),
+        ("sqlite:////var/jobs/mvsa@2/studies.db", "sqlite:////var/jobs/mvsa@2/studies.db"),
+    ],
+)
+def test_words_of_an_address_stay_in_messages(url: str, message: str) -> None:
+    assert without_password(message.replace("***", "postgres"), url) == message
+
+
 def test_failure_message_hides_password_before_cutting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     for padding in range(200, 260):

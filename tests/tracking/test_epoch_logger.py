@@ -1,0 +1,47 @@
+"""The logging of epochs while MLflow does not answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from src.cli.output import Progress
+from src.core.errors import UserError
+from src.tracking.client import Run
+from src.tracking.epoch_logger import EpochLogger, log_epochs
+
+HISTORY = [{"epoch": number, "val_macro_f1": number / 10} for number in (1, 2)]
+
+
+@dataclass
+class FakeRun:
+    """A run of a store that may be away."""
+
+    is_away: bool = False
+    logged: dict[int, Mapping[str, float]] = field(default_factory=dict)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        if self.is_away:
+            raise UserError("the MLflow store does not answer")
+        self.logged[step] = values
+
+
+class FakeBar:
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+    def advance(self) -> None:
+        """Show nothing."""
+
+
+def test_outage_stops_no_training(capsys: pytest.CaptureFixture[str]) -> None:
+    run = FakeRun(is_away=True)
+    logger = EpochLogger(cast(Run, run), cast(Progress, FakeBar()))
+    assert logger.on_epoch(1, HISTORY[0])
+    assert "does not answer" in capsys.readouterr().err
+    run.is_away = False
+    assert logger.on_epoch(2, HISTORY[1])
+    assert list(run.logged) == [2]
+    log_epochs(cast(Run, run), HISTORY)
+    assert run.logged == {1: {"val_macro_f1": 0.1}, 2: {"val_macro_f1": 0.2}}
