@@ -67,7 +67,7 @@ def main(model: str, size: str, source: Path, num_posts: int | None, trials: int
     with TemporaryDirectory() as folder:
         sized = sizes.make(model, size, Path(folder), [post.caption for post in parts.train])
         both = {"train": list(parts.train), "val": list(parts.val)}
-        workspace = Workspace(sized.load(), both, Path(folder) / "cache")
+        workspace = Workspace(sized.load(), both, cache=Path(folder) / "cache")
         trials_s, fits_s = _search(params, workspace, Path(folder), trials)
     rest = [trial_s - fit_s for trial_s, fit_s in zip(trials_s, fits_s, strict=True)][1:]
     figures = {"trial_s": median(trials_s[1:]), "rest_s": median(rest), "longest_rest_s": max(rest)}

@@ -20,8 +20,6 @@ from src.modeling.base import ToneModel
 from src.modeling.language import LanguageToneModel
 from src.training.adapter import ClassifierHead
 
-LOGITS = ("all", "last")
-
 
 @dataclass(frozen=True)
 class Facts:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from src.core.labels import agreement
 from src.core.paths import SAMPLE
-from src.core.records import Post
+from src.core.records import MAX_PIXELS, Post
 from src.data import mvsa
-from src.data.images import MAX_PIXELS
 from src.data.reading import read_folder
 from src.data.split import stratified
 

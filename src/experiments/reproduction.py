@@ -135,7 +135,7 @@ def _run_model(
     failure = ""
     if missing:
         try:
-            workspace = Workspace(load_model(model, checkpoint, params.labels), parts)
+            workspace = Workspace(load_model(model, checkpoint, params.labels), parts, params.encode.batch_size)
         except _FAILURES as error:
             failure = first_line_without_password(error)
             warn(f"{', '.join(missing)}: failed: {failure}")

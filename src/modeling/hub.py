@@ -2,6 +2,7 @@
 
 import os
 import ssl
+from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -28,7 +29,7 @@ def _answers(address: str) -> bool:
     try:
         request = Request(address, method="HEAD")  # noqa: S310 # the user's own setting
         urlopen(request, timeout=_ANSWERS_WITHIN_S).close()  # noqa: S310
-    except (HTTPError, ValueError):
+    except (HTTPException, HTTPError, ValueError):
         return True
     except URLError as error:
         return isinstance(error.reason, ssl.SSLError)

@@ -63,7 +63,7 @@ def encode_model(params: Params, model: str) -> EncodeResult:
     if params.align_config(model):
         checkpoint = replace(checkpoint, aligned=_aligned_weights(model, checkpoint.revision))
     _warn_of_untrained(model, checkpoint, settings)
-    workspace = Workspace(load_model(model, checkpoint, params.labels), parts)
+    workspace = Workspace(load_model(model, checkpoint, params.labels), parts, params.encode.batch_size)
     posts = [post for part in parts.values() for post in part]
     views = [view for row in views_of(parts["train"], settings) for view in row]
     # The adapted model's boundary comes first. The bare model's boundary lies behind it, so its features are computed

@@ -43,8 +43,8 @@ def _zeroshot(params: Params, workspace: Workspace) -> Evaluation:
     model = workspace.model.spec.name
     workspace.model.readout = workspace.model.verbalizer_readout()
     # Both parts are encoded before the model runs, so that an unreadable image fails at once.
-    val = workspace.data("val", params.encode.batch_size)
-    test = workspace.data("test", params.encode.batch_size)
+    val = workspace.data("val")
+    test = workspace.data("test")
     evaluation = Evaluation(
         title=f"{model}, zero-shot",
         folder=stage_folder("zeroshot", model),
@@ -59,7 +59,7 @@ def _zeroshot(params: Params, workspace: Workspace) -> Evaluation:
 def _probe(params: Params, workspace: Workspace, group_of: dict[str, str]) -> tuple[Evaluation, BaselineOmissions]:
     """Fit the probe, and predict val, test and every post out of fold."""
     model = workspace.model.spec.name
-    train, val, test = (_examples(workspace, part, params.encode.batch_size) for part in PARTS)
+    train, val, test = (_examples(workspace, part) for part in PARTS)
     names = params.label_names
     fitted = probe(train, val, test, label_names=names)
     folder = stage_folder("probe", model)
@@ -77,7 +77,7 @@ def _probe(params: Params, workspace: Workspace, group_of: dict[str, str]) -> tu
     return evaluation, omissions
 
 
-def _examples(workspace: Workspace, part: str, batch_size: int) -> Examples:
+def _examples(workspace: Workspace, part: str) -> Examples:
     """Return a part with its pooled features: nothing is trainable, so the whole forward pass is cached."""
-    data = workspace.data(part, batch_size)
+    data = workspace.data(part)
     return Examples(data.posts, pooled(data, workspace.model.width))

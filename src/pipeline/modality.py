@@ -139,7 +139,7 @@ def predict(workspace: Workspace, params: Params, posts: ModalityPosts) -> Modal
 
 
 def _similarities(workspace: Workspace, params: Params) -> dict[str, float]:
-    test = workspace.data("test", params.encode.batch_size)
+    test = workspace.data("test")
     cosines = similarities(workspace.model, test, params.evaluate.batch_size)
     if cosines is None:
         return {}

@@ -32,6 +32,7 @@ from src.core.training_config import Setting, TrainingConfig
 from src.modeling.base import ToneModel
 from src.modeling.segments import Segment
 from src.training.dropout import Dropout
+from src.training.failures import writing
 from src.training.memory import set_checkpointing
 from src.training.sharding import fill, full_tensor, put_back
 
@@ -97,7 +98,7 @@ class Adapter:
 
     def save_parts(self, file: Path) -> None:
         """Write the weights of the base that train as a whole as safetensors, by name."""
-        with atomic_file(file) as temporary:
+        with writing(file), atomic_file(file) as temporary:
             save_file(self.parts(), temporary)
 
     def save(self, folder: Path, write: bool = True) -> None:
@@ -116,7 +117,7 @@ class Adapter:
     def _write(
         self, folder: Path, trained: Mapping[str, Tensor], parts: dict[str, Tensor], head: dict[str, Tensor]
     ) -> None:
-        with atomic_folder(folder) as temporary:
+        with writing(folder), atomic_folder(folder) as temporary:
             if self.peft is not None:
                 self.peft.save_pretrained(str(temporary), state_dict=trained)
             if parts:

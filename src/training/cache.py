@@ -16,7 +16,7 @@ from pathlib import Path
 
 from src.core.config_parser import build
 from src.core.errors import UsageError
-from src.core.files import require_free_space, write_json
+from src.core.files import allow_open_files, require_free_space, write_json
 from src.core.locks import lock
 from src.data.images import EncodablePost
 from src.modeling.base import Features, ToneModel
@@ -237,6 +237,8 @@ class FeatureStore:
             _discard(self.folder, "it does not say that it is of this boundary")
 
     def _open_new(self) -> None:
+        # Each array of an open shard is an open file.
+        allow_open_files()
         for path in sorted(self.folder.glob("shard-*")):
             if path.name not in self._shards_open:
                 try:

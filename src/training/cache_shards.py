@@ -7,7 +7,6 @@ file. A reader therefore detects a changed, cut or swapped file before it uses t
 
 import hashlib
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from src.modeling.base import Features
 
 INDEX = "index.json"
+# The folder in which a shard is written.
+_UNFINISHED = ".unfinished"
 _CHUNK_BYTES = 1 << 24
 
 
@@ -71,10 +73,13 @@ class Shard:
 
 
 def write(parent: Path, digests: Sequence[str], features: Sequence[Features]) -> Path:
-    """Write the features of posts to a shard, and return its folder. A killed process leaves no shard."""
+    """Write the features of posts to a shard, and return its folder. A killed process leaves no shard.
+
+    One process may write to `parent` at a time.
+    """
     # `atomic_folder` does not fit: the name depends on the content, and an existing shard is kept.
-    temporary = parent / f".{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same id
+    temporary = parent / _UNFINISHED
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process
     temporary.mkdir(parents=True)
     try:
         kinds = {name: _write_feature(temporary, name, [row[name] for row in features]) for name in features[0]}
@@ -93,12 +98,13 @@ def open_shard(folder: Path) -> Shard:
     """Open a shard, and check its index and the sizes of its files. `Shard.verify` checks their content.
 
     Raises:
-        Damaged: the index was changed or cannot be read, or a file is missing or cut.
+        Damaged: the index was changed or is missing, or a file is missing or cut.
+        OSError: a file cannot be read now, which says nothing about its content.
     """
     try:
         index = (folder / INDEX).read_bytes()
-    except OSError as error:
-        raise Damaged(f"{INDEX} cannot be read ({error.strerror})") from error
+    except FileNotFoundError as error:
+        raise Damaged(f"{INDEX} is missing") from error
     if _name(index) != folder.name:
         raise Damaged(f"{INDEX} has other content than was written")
     content = json.loads(index)
@@ -108,7 +114,7 @@ def open_shard(folder: Path) -> Shard:
             raise Damaged(f"{name} is missing or cut")
     try:
         arrays = {name: _open_array(folder, name, kind) for name, kind in content["features"].items()}
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise Damaged("an array's header has other content than was written") from error
     checksums = {name: checksum for name, (_, checksum) in content["files"].items()}
     return Shard(folder, tuple(content["posts"]), arrays, checksums)
@@ -122,10 +128,17 @@ def num_bytes(features: Features) -> int:
 def _write_feature(folder: Path, name: str, values: Sequence[Tensor]) -> dict[str, Any]:
     scalar = values[0].ndim == 0
     rows = [np.atleast_1d(_as_numpy(value)) for value in values]
-    np.save(folder / f"{name}.npy", np.concatenate(rows))
+    _save(folder / f"{name}.npy", np.concatenate(rows))
     if not scalar:
-        np.save(folder / f"{name}.offsets.npy", np.cumsum([0, *(len(row) for row in rows)]))
+        _save(folder / f"{name}.offsets.npy", np.cumsum([0, *(len(row) for row in rows)]))
     return {"dtype": str(values[0].dtype).removeprefix("torch."), "scalar": scalar}
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    """Write an array as `numpy.save` does, whose error on a full disk does not say so."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).tobytes())
 
 
 def _open_array(folder: Path, name: str, kind: Mapping[str, Any]) -> Array:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -71,7 +72,9 @@ class DistributedContext:
 
     def seed(self, number: int) -> None:
         """Seed every process's dropout differently. The main process draws what a single process would draw."""
-        torch.manual_seed(number + self.rank * 2**32)
+        # torch's generator on the CPU reads 32 bits of a seed.
+        mixed = np.random.SeedSequence((number, self.rank)).generate_state(1)
+        torch.manual_seed(number if self.is_main else int(mixed[0]))
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum over all processes on the device of `values`. Every process gets the same bits."""

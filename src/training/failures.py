@@ -1,9 +1,15 @@
 """The kinds of failure that end a training, and the release of the memory that the training held."""
 
 import gc
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from src.core.errors import DivergenceError, UserError
 
@@ -43,6 +49,18 @@ def failure_of(error: Exception) -> Failure:
         return Failure(reason, reason)
     reason = f"{type(error).__name__}: {reason}"
     return Failure(reason, reason)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise errors of the system, such as a full disk, as OSError while safetensors writes below `path`."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def release_memory() -> None:

@@ -38,6 +38,8 @@ class Workspace:
 
     model: ToneModel
     parts: dict[str, list[Post]]
+    # How many posts the frozen segments run at once.
+    encode_batch_size: int = 32
     cache: Path = CACHE
     _stores: dict[Boundary, FeatureStore] = field(default_factory=dict, repr=False)
     # The stores about whose prefix a line was printed.
@@ -58,26 +60,24 @@ class Workspace:
             model.latest_run = latest_run
         return [replace(self, model=model) for model in models]
 
-    def data(self, part: str, batch_size: int = 32, advance: Callable[[int], None] = noop) -> LabelledFeatures:
+    def data(self, part: str, advance: Callable[[int], None] = noop) -> LabelledFeatures:
         """Return a part with the features that the model reads as it is adapted now.
 
         Posts that the cache lacks are encoded first.
         """
         posts = self.parts[part]
         store = self.store()
-        store.ensure(self.model, posts, batch_size, advance)
+        store.ensure(self.model, posts, self.encode_batch_size, advance)
         return LabelledFeatures(posts, store.table(posts), names_of(self.model.labels))
 
-    def training(
-        self, settings: TrainingConfig, batch_size: int = 32, advance: Callable[[int], None] = noop
-    ) -> LabelledFeatures:
+    def training(self, settings: TrainingConfig, advance: Callable[[int], None] = noop) -> LabelledFeatures:
         """Return the train part as `data` does, with the augmented views that the settings ask for."""
         posts = self.parts["train"]
         views = views_of(posts, settings)
         altered = [post for view in views for post in view]
         store = self.store(altered)
-        store.ensure(self.model, posts, batch_size, advance)
-        store.ensure(self.model, altered, batch_size, advance)
+        store.ensure(self.model, posts, self.encode_batch_size, advance)
+        store.ensure(self.model, altered, self.encode_batch_size, advance)
         tables = tuple(store.table(view) for view in views)
         return LabelledFeatures(posts, store.table(posts), names_of(self.model.labels), tables)
 
@@ -148,7 +148,8 @@ def open_workspace(params: Params, name: str) -> Workspace:
     Raises:
         UserError: One of these stages has not run, or params.yaml has asked for another checkpoint since.
     """
-    return Workspace(load_model(name, checkpoint_of(params, name), params.labels), posts_by_part())
+    model = load_model(name, checkpoint_of(params, name), params.labels)
+    return Workspace(model, posts_by_part(), params.encode.batch_size)
 
 
 def checkpoint_of(params: Params, name: str) -> PretrainedWeights:
@@ -168,13 +169,15 @@ def checkpoint_of(params: Params, name: str) -> PretrainedWeights:
 
 
 def require_base_of(trained: Trained, checkpoint: PretrainedWeights, labels: Labels) -> None:
-    """Raise UserError unless an adapter was trained on a checkpoint, and on these labels."""
+    """Raise UserError unless an adapter was trained on a checkpoint, its aligned weights, and these labels."""
     if trained.facts["checkpoint_revision"] != checkpoint.revision:
         raise UserError(
             f"the adapter of {trained.model} was trained on {trained.facts['checkpoint']} at "
             f"{trained.facts['checkpoint_revision']}, and `frozen` has prepared {checkpoint.source} at "
             f"{checkpoint.revision} since: run `dvc repro`"
         )
+    if trained.facts.get("aligned") != _aligned_facts(checkpoint).get("aligned"):
+        raise UserError(f"the adapter of {trained.model} was trained before the last `align`: run `dvc repro`")
     if trained.facts.get("labels") != _label_facts(labels).get("labels"):
         raise UserError(
             f"the adapter of {trained.model} was trained on other labels, words or descriptions than {PARAMS} names: "
@@ -199,11 +202,16 @@ def facts_of(name: str, checkpoint: PretrainedWeights, labels: Labels) -> dict[s
         "weights": _kind_of(checkpoint),
         "checkpoint": checkpoint.source,
         "checkpoint_revision": checkpoint.revision,
-        **({"aligned": checkpoint.aligned.digest} if checkpoint.aligned else {}),
+        **_aligned_facts(checkpoint),
         "data_digest": split.data_digest,
         "split_digest": split.split_digest,
         **_label_facts(labels),
     }
+
+
+def _aligned_facts(checkpoint: PretrainedWeights) -> dict[str, str]:
+    """Return the digest of the aligned weights; nothing if the checkpoint needs none."""
+    return {"aligned": checkpoint.aligned.digest} if checkpoint.aligned else {}
 
 
 def _label_facts(labels: Labels) -> dict[str, str]:

@@ -62,6 +62,12 @@ def test_any_answer_keeps_online(
     assert capsys.readouterr().err == ""
 
 
+def test_malformed_address_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:abc")
+    go_offline_if_hub_unreachable()
+    assert os.environ["HF_HUB_OFFLINE"] == ""
+
+
 def test_chosen_offline_prints_no_warning(
     dead_address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,5 @@
+import errno
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -321,6 +321,22 @@ def test_damaged_shard_is_encoded_again(
     assert ensure(FeatureStore.of(tmp_path, model), model, posts[:6]) == 0
 
 
+def test_unreadable_shard_is_kept(
+    model: ToneModel, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FeatureStore.of(tmp_path, model)
+    ensure(store, model, posts[:3])
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_open_array", refuse)
+        with pytest.raises(OSError, match="Too many open files"):
+            FeatureStore.of(tmp_path, model)
+    assert ensure(FeatureStore.of(tmp_path, model), model, posts[:3]) == 0
+
+
 def test_killed_encoding_keeps_whole_shards(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     store = FeatureStore.of(tmp_path, model)
     Encoder(model, fail_at=3)  # in the middle of the second shard
@@ -336,8 +352,6 @@ def test_killed_encoding_keeps_whole_shards(model: ToneModel, posts: list[Post],
 def test_killed_write_leaves_no_shard(
     model: ToneModel, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next process may well have the same id: in a container all have."""
-
     def die(_: object) -> str:
         raise KeyboardInterrupt
 
@@ -347,7 +361,7 @@ def test_killed_write_leaves_no_shard(
         with pytest.raises(KeyboardInterrupt):
             ensure(store, model, posts[:3])
     assert not shards(store)
-    stale = store.folder / f".{os.getpid()}"
+    stale = store.folder / files._UNFINISHED
     stale.mkdir()
     (stale / "pooled.npy").write_bytes(b"half")
     again = FeatureStore.of(tmp_path, model)

@@ -21,7 +21,7 @@ def test_features_equal_the_frozen_models(
     tiny_model: Callable[[str], ToneModel], posts: list[Post], tmp_path: Path, name: str, dtype: torch.dtype
 ) -> None:
     model = tiny_model(name).to(dtype)
-    data = Workspace(model, {"test": posts[:6]}, tmp_path).data("test", 4)
+    data = Workspace(model, {"test": posts[:6]}, 4, tmp_path).data("test")
     found_ND = pooled(data, model.width)
     assert found_ND.shape == (6, model.width)
     assert found_ND.dtype == np.float64

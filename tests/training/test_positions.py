@@ -291,7 +291,7 @@ def test_detaching_restores_the_chain(model: LanguageToneModel) -> None:
 
 
 def workspace_of(model: ToneModel, posts: list[Post], folder: Path) -> Workspace:
-    return Workspace(model, {"train": posts[:24], "val": posts[24:44], "test": posts[44:52]}, folder)
+    return Workspace(model, {"train": posts[:24], "val": posts[24:44], "test": posts[44:52]}, cache=folder)
 
 
 def trained(workspace: Workspace, settings: TrainingConfig) -> tuple[TrainingResult, bool]:

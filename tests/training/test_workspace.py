@@ -112,7 +112,7 @@ def test_features_are_of_part_and_adapter(workspace: Workspace) -> None:
     steps: list[int] = []
     assert set(workspace.data("train").features[0]) == {"length", "pooled"}
     with fresh_adapter(workspace.model, LORA, seed=1):
-        data = workspace.data("train", batch_size=3, advance=steps.append)
+        data = replace(workspace, encode_batch_size=3).data("train", advance=steps.append)
         assert set(data.features[0]) == {"pixels", "tokens", "length"}
         assert steps == [3, 1]
         assert list(data.posts) == workspace.parts["train"]

@@ -16,9 +16,8 @@ from torch import nn
 from src.core.files import write_json
 from src.core.labels import TONES
 from src.core.outputs import PretrainedWeights
-from src.core.records import Post
+from src.core.records import MAX_PIXELS, Post
 from src.core.training_config import TrainingConfig
-from src.data.images import MAX_PIXELS
 from src.data.mvsa import survey
 from src.data.reading import read_folder
 from src.modeling.base import ToneModel
@@ -126,7 +125,7 @@ def train(
             "best_epoch": fitted.best_epoch,
             "predictions": [asdict(row) for row in fitted.predictions],
             "held": held(model.backbone),
-            "seed": torch.initial_seed(),
+            "draws": torch.rand(4).tolist(),
         }
 
 
