@@ -57,7 +57,7 @@ models: setup
 
 # Quoted for the shell, which would take the brackets of a list for a pattern.
 smol: setup ## Run the pipeline for smol, with pretrained weights
-	@[ -z "$(DATA)" ] || $(RUN) src.ingest "$(DATA)"
+	@[ -z "$(DATA)" ] || $(RUN) src.ingest "$(patsubst ~/%,$(HOME)/%,$(DATA))"
 	@$(RUN) dvc exp run $(patsubst %,-S '%',$(SMOL)) $(ARGS)
 
 # A file is run by one process, with its fixtures: the main job is done once. Files begin in their own order, in which

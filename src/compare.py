@@ -83,9 +83,15 @@ def _against_reference(name: str, answer: "PairResult") -> str:
         return f"{name} beats TF-IDF."
     if answer.verdict.answer == "no":
         return f"{name} does not beat TF-IDF: it is worse."
-    needed = answer.comparison.posts_needed
-    hint = "it is equally accurate" if needed is None else f"about {needed:,} would show so small a difference"
-    return f"{name} does not beat TF-IDF: cannot tell with {answer.comparison.posts:,} posts ({hint})."
+    needed, posts = answer.comparison.posts_needed, answer.comparison.posts
+    if needed is None:
+        hint = "it is equally accurate"
+    elif needed > posts:
+        hint = f"about {needed:,} would show so small a difference"
+    else:
+        # `posts_needed` is of one comparison.
+        hint = "one comparison alone would show it, and many are made"
+    return f"{name} does not beat TF-IDF: cannot tell with {posts:,} posts ({hint})."
 
 
 def _print_calibration(result: "CompareResult") -> None:

@@ -32,8 +32,8 @@ def main(path: Path, columns: Mapping[str, str], to: Path | None) -> None:
 
     A table is a CSV, TSV, JSON Lines (.jsonl) or Parquet file. Its columns are image (a path, from the table's folder),
     text, and label; or text_label and image_label in place of label. Optional are id, split (train, val or test) and
-    group (posts that no split separates). An image folder of Hugging Face's datasets holds such a table, metadata.csv,
-    itself or in folders for the parts.
+    group (posts that a grouped split keeps in one part). An image folder of Hugging Face's datasets holds such a table,
+    metadata.csv, itself or in folders for the parts.
 
     A table is copied with its images to a folder, whole or not at all. Rows that cannot be used are left out; the
     reasons are counted here, and listed in left_out.csv there. Run the command again when the table has changed.

@@ -59,7 +59,7 @@ def hub_files(repo_root: Path) -> Path:
 @pytest.fixture(scope="session")
 def real_reading(real_mvsa: Path, tmp_path_factory: pytest.TempPathFactory) -> "LoadedDataset":
     """The real posts as `prepare` reads them under the standard protocol, read once for all test processes."""
-    from src.data.images import MAX_PIXELS
+    from src.core.records import MAX_PIXELS
     from src.data.mvsa import survey
     from src.data.reading import read_folder
     from tests.pipeline import once
@@ -83,7 +83,7 @@ def real_agreement(real_reading: "LoadedDataset") -> "list[Post]":
 @pytest.fixture(scope="session")
 def posts(repo_root: Path) -> "list[Post]":
     """The posts of the committed sample with a label under the agreement protocol."""
-    from src.data.images import MAX_PIXELS
+    from src.core.records import MAX_PIXELS
     from src.data.mvsa import survey
     from src.data.reading import read_folder
 

@@ -1,6 +1,7 @@
 """params.yaml as frozen dataclasses, one a section. An unknown key or a senseless value is an error."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from src.core.errors import UsageError, UserError, unknown
 from src.core.labels import TONE_LABELS, Labels, are_tones, names_of, require_distinct
 from src.core.paper import ALL, Recipe, recipes_of
 from src.core.paths import PARAMS
+from src.core.records import MAX_PIXELS
 from src.core.training_config import Setting, TrainingConfig
 
 Pruning = Literal["halving", "hyperband", "median", "none"]
@@ -57,7 +59,7 @@ class PrepareParams:
     max_pixels: int
 
     def __post_init__(self) -> None:
-        require(self.max_pixels > 0, "max_pixels must be positive")
+        require(0 < self.max_pixels <= MAX_PIXELS, f"max_pixels must be between 1 and {MAX_PIXELS:,}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,8 @@ class Range:
     choices: tuple[Setting, ...] | None = None
 
     def __post_init__(self) -> None:
+        numbers = [value for value in (self.low, self.high, *(self.choices or ())) if isinstance(value, float)]
+        require(all(map(math.isfinite, numbers)), "numbers must be finite")
         bounded = self.low is not None or self.high is not None
         require(bounded != (self.choices is not None), "give either low and high, or choices")
         if self.choices is not None:
@@ -285,10 +289,7 @@ class Params:
     checkpoints: dict[str, CheckpointParams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for model in self.checkpoints:
-            known = {*self.models, *self.training} - {"common"}
-            if model not in known:
-                raise ValueError(f"checkpoints: {unknown('model', model, known)}")
+        self._require_known_models()
         require_distinct(self.labels)
         tones = self.prepare.protocol != "standard" or are_tones(self.label_names)
         require(tones, "prepare.protocol standard is defined for negative, neutral and positive: choose agreement")
@@ -299,6 +300,21 @@ class Params:
             # A senseless value in a search space would otherwise fail a trial hours later.
             for settings in self._extreme_settings(model):
                 self.training_config(model, **settings)
+
+    def _require_known_models(self) -> None:
+        require(len(self.models) > 0, "models must not be empty")
+        require(len(set(self.models)) == len(self.models), "models must not name one twice")
+        by_section = {
+            "models": self.models,
+            "training": [name for name in self.training if name != "common"],
+            "tune.initial_trials": self.tune.initial_trials,
+            "align": self.align,
+            "checkpoints": self.checkpoints,
+        }
+        for section, names in by_section.items():
+            for name in names:
+                if name not in self.tune.spaces:
+                    raise ValueError(f"{section}: {unknown('model', name, self.tune.spaces)}")
 
     def _extreme_settings(self, model: str) -> Iterator[Mapping[str, Setting]]:
         """Yield the initial trials, and every bound or choice of a setting beside the first value of all others."""
@@ -374,6 +390,8 @@ def load_params(path: Path = PARAMS) -> Params:
     """
     try:
         content = load_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from error
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: run commands from the repository's root") from error
     params = build(Params, content, str(path))

@@ -5,6 +5,7 @@ name. Code that turns them into one line with "did you mean" would be as long as
 """
 
 import dataclasses
+import math
 import re
 import types
 import typing
@@ -38,7 +39,7 @@ def load_yaml(text: str, where: str) -> Any:
     """
     try:
         return _Yaml(text).get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{where} is not YAML: {' '.join(str(error).split())}") from error
 
 
@@ -87,6 +88,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         shorthand = getattr(hint, "SHORTHAND", None)
         if shorthand and isinstance(value, str):
             value = {shorthand: value}
+        elif shorthand and isinstance(value, bool | int | float):
+            # YAML 1.1 reads yes and no as truth values.
+            raise UsageError(f"{where}: {value!r} is no text: write it in quotes, such as 'yes' or '1'")
         return build(typing.cast(type[Any], hint), value, where)
     if origin is Literal:
         return _convert_literal(arguments, value, where)
@@ -124,6 +128,8 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
         # YAML and JSON write a whole number without a point.
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{where}: {value!r} is not a number")
+        if not math.isfinite(value):
+            raise UsageError(f"{where}: {value!r} is not a finite number")
         return float(value)
     if type(value) is not hint:
         raise UsageError(f"{where}: expected {getattr(hint, '__name__', hint)}, found {value!r}")

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from src.core.outputs import StageOutput
 from src.core.records import DroppedPost
 
+# The number of posts that each protocol labels in MVSA-Single. It tells the dataset from others.
+MVSA_SINGLE = {"agreement": 2_592, "standard": 4_511}
+
 
 @dataclass(frozen=True)
 class DroppedPosts:
@@ -93,6 +96,16 @@ class SplitReport(StageOutput):
     def labels(self) -> tuple[str, ...]:
         """The labels, in the order of params.yaml."""
         return tuple(next(iter(self.parts.values())))
+
+    @property
+    def num_posts(self) -> int:
+        """The number of posts in all parts."""
+        return sum(sum(counts.values()) for counts in self.parts.values())
+
+    @property
+    def is_mvsa_single(self) -> bool:
+        """Whether the posts are MVSA-Single, judged by their number."""
+        return self.num_posts == MVSA_SINGLE[self.protocol]
 
 
 @dataclass(frozen=True)

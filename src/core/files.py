@@ -219,3 +219,15 @@ def free_bytes(folder: Path) -> int:
     finally:
         with suppress(OSError):
             probe.unlink()
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files to the highest that the system allows; nothing on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS calls the hard limit infinite, and accepts less.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

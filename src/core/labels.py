@@ -17,6 +17,7 @@ PROTOCOLS = ("agreement", "standard")
 # Columns that stand beside the labels' own in a table. A label of the same name would hide one of them.
 RESERVED = {
     *("id", "actual", "predicted", "image", "text", "label", "tone", "missing", "problem", "fold"),
+    *("confidence", "review"),
     *("group", "leak_free", "text_label", "image_label", "predicted_from_text", "predicted_from_image"),
 }
 # A label is a column, and a part of a metric's name in MLflow. The reader of a label file lowers all letters.

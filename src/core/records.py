@@ -8,6 +8,8 @@ from pathlib import Path
 from src.core.files import digest_of, read_table, write_table
 
 PARTS = ("train", "val", "test")
+# The largest image that any command decodes, width times height.
+MAX_PIXELS = 50_000_000
 
 
 _PREDICTION_COLUMNS = ("id", "actual", "predicted")
@@ -33,7 +35,7 @@ class Post:
     digest: str
     # The part of the split that came with the posts; empty without one.
     part: str = ""
-    # The group that came with the posts, which no split separates; empty without one.
+    # The group that came with the posts, which a grouped split keeps in one part; empty without one.
     group: str = ""
 
 

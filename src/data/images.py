@@ -18,8 +18,7 @@ from PIL import Image, ImageEnhance, ImageMath, ImageOps, ImageStat
 from PIL.ImageFile import ImageFile
 
 from src.core.errors import UserError
-
-MAX_PIXELS = 50_000_000
+from src.core.records import MAX_PIXELS
 
 # Formats of posts. Pillow knows more, but some of their decoders start other programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")

@@ -79,11 +79,16 @@ def given(posts: Sequence[Post]) -> dict[str, str]:
     """Return the part that came with each labelled post. Posts without one are in no part.
 
     Raises:
-        UserError: a part lacks a tone.
+        UserError: a part lacks a label.
     """
     labels = {post.id: post.label for post in posts if post.label}
-    ids = ([post.id for post in posts if post.part == part] for part in PARTS)
-    return complete(labels, *([key for key in keys if key in labels] for keys in ids))
+    ids = {part: [post.id for post in posts if post.part == part and post.label] for part in PARTS}
+    for part, keys in ids.items():
+        missing = sorted(set(labels.values()) - {labels[key] for key in keys})
+        if missing:
+            what = f"{missing[0]} post" if keys else "labelled post"
+            raise UserError(f"the split that came with the posts has no {what} in {part}: add some, or set split.kind")
+    return complete(labels, *ids.values())
 
 
 def _fold_parts(

@@ -59,10 +59,13 @@ class SelectiveCurve:
     posts: int
     points: Sequence[OperatingPoint]
 
-    @property
-    def highest_accuracy(self) -> float:
-        """Return the highest accuracy, in whole percent, for which `widest` has a point; 0 without one."""
-        return next((percent / 100 for percent in range(99, 0, -1) if self.widest(percent / 100)), 0.0)
+    def highest_accuracy(self, below: float = 1.0) -> float:
+        """Return the highest accuracy below another, in whole percent, for which `widest` has a point; 0 without one.
+
+        A higher accuracy may have a point where a lower one has none: each is tested from a first threshold of its own.
+        """
+        accuracies = (percent / 100 for percent in range(99, 0, -1))
+        return next((accuracy for accuracy in accuracies if accuracy < below and self.widest(accuracy)), 0.0)
 
     def widest(self, accuracy: float) -> OperatingPoint | None:
         """Return the point that answers most posts among those tested for an accuracy; None if none reaches it."""

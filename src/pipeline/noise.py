@@ -1,7 +1,7 @@
 """Work of stage `noise`: likely wrong labels, and the best possible score on such labels."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from src.core.errors import UserError
 from src.core.estimates import DuplicateAgreement
@@ -93,7 +93,9 @@ def _agreement_of_duplicates(
     """Measure the agreement of a protocol's labels among near-duplicates, by what these share."""
     label_by_id = {post.id: label_of(protocol, post.text_label, post.image_label) for post in posts}
     labels = {key: label for key, label in label_by_id.items() if label}
-    duplicates = find_duplicates([post for post in posts if post.id in labels], fingerprints)
+    # Groups that came with the posts, such as those of an author, need not be alike.
+    labelled = [replace(post, group="") for post in posts if post.id in labels]
+    duplicates = find_duplicates(labelled, fingerprints)
     by_caption = duplicates.by_kind[CAPTION]
     by_looks = duplicates.by_kind[LOOKS]
     by_both = {key: f"{by_caption[key]} {by_looks[key]}" for key in labels}

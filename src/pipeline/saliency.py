@@ -7,10 +7,11 @@ from pathlib import Path
 
 from src.cli.output import progress
 from src.core.config import Params
-from src.core.errors import UsageError, unknown
+from src.core.errors import UsageError, UserError, unknown
 from src.core.files import write_bytes, write_text
-from src.core.outputs import CheckedMap, ExplainedMistake, SaliencyOutput, read_trained
+from src.core.outputs import CheckedMap, EvaluateOutput, ExplainedMistake, SaliencyOutput, read_trained
 from src.core.paths import (
+    EVALUATE_JSON,
     MISTAKES_FOLDER,
     MISTAKES_HTML,
     POSTS,
@@ -29,7 +30,7 @@ from src.tracking.client import Tracker
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.adapter import saved_adapter
 from src.training.occlusion import ClassifiedImage, num_passes, saliency_map, sanity_check
-from src.training.workspace import Workspace, open_workspace
+from src.training.workspace import Workspace, open_workspace, require_base_of
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,13 @@ def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bo
 
     Raises:
         UsageError: there is no such post or label.
-        UserError: an earlier stage has not run, or the image cannot be read.
+        UserError: an earlier stage has not run, or has run again since the training, or the image cannot be read.
     """
-    read_trained(model)
+    trained = read_trained(model)
     post = chosen_post(params, post_id, tone)
-    explanation = _explain(params, open_workspace(params, model), [(post, tone)], sanity)
+    workspace = open_workspace(params, model)
+    require_base_of(trained, workspace.model.checkpoint, params.labels)
+    explanation = _explain(params, workspace, [(post, tone)], sanity)
     return write_post(params, f"{model}, tuned", explanation, folder)
 
 
@@ -93,10 +96,13 @@ def explain_mistakes(params: Params, workspace: Workspace, num_mistakes: int, fo
     """Explain the most confident mistakes on the test part, and write their files and an MLflow run.
 
     Raises:
-        UserError: an earlier stage has not run, or an image cannot be read.
+        UserError: an earlier stage has not run, or has run again since the evaluation, or an image cannot be read.
     """
     model = workspace.model.spec.name
     trained = read_trained(model)
+    require_base_of(trained, workspace.model.checkpoint, params.labels)
+    if EvaluateOutput.read(stage_folder("evaluate", model) / EVALUATE_JSON).adapter_digest != trained.digest:
+        raise UserError(f"`evaluate` has scored another adapter of {model} than `train` wrote: run `dvc repro`")
     mistakes = worst_mistakes(stage_folder("evaluate", model), num_mistakes)
     explanation = _explain(params, workspace, mistakes.posts, sanity=True)
     explained = write_mistakes(params, model, f"{model}, tuned", mistakes, explanation, folder)
@@ -117,10 +123,12 @@ def worst_mistakes(folder: Path, count: int) -> Mistakes:
     """Return the most confident mistakes in the folder's table of test predictions.
 
     Raises:
-        UserError: the stage that writes the table has not run.
+        UserError: the stage that writes the table has not run, or posts have changed since.
     """
     post_of = {post.id: post for post in read_posts(POSTS)}
     predictions = mistaken(read_predictions(folder / PREDICTIONS_FILE))[:count]
+    if any(row.id not in post_of for row in predictions):
+        raise UserError(f"{folder / PREDICTIONS_FILE} has other posts than {POSTS}: run `dvc repro`")
     return Mistakes(predictions, [(post_of[row.id], row.predicted) for row in predictions])
 
 

@@ -64,7 +64,7 @@ def advice(content: AnsweredPosts) -> list[str]:
         return ["With --accuracy, `predict` marks the posts to leave to a person.", _CAVEAT]
     point = content.point
     if point is None:
-        best = curve.highest_accuracy
+        best = curve.highest_accuracy(below=wanted)
         return [
             f"An accuracy of {round_percent(wanted)} is out of reach, so all posts are left to a person: from its "
             f"{curve.posts:,} validation posts, {round_percent(best)} is the highest that {evidence.version} reaches "

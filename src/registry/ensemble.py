@@ -101,12 +101,11 @@ class LoadedEnsemble:
         return self.ensemble.probabilities(rows, first)
 
 
-def load_ensemble(artifacts: Mapping[str, str], device: str | None = None) -> LoadedEnsemble:
+def load_ensemble(artifacts: Mapping[str, str]) -> LoadedEnsemble:
     """Load an ensemble from its artifacts and the registry, and check it against its contract.
 
     Args:
         artifacts: the path of `ENSEMBLE`.
-        device: the device for the members' bases, such as cpu; the best available one by default.
 
     Raises:
         UserError: a file is missing or damaged; the version of a member is gone, is another one or breaks its own
@@ -114,7 +113,7 @@ def load_ensemble(artifacts: Mapping[str, str], device: str | None = None) -> Lo
     """
     folder = Path(artifacts[ENSEMBLE])
     contract = read_ensemble_contract(folder)
-    ensemble = open_ensemble(contract.labels, contract.temperature, contract.members, folder, device)
+    ensemble = open_ensemble(contract.labels, contract.temperature, contract.members, folder)
     rows = [((folder / post.image).read_bytes(), post.caption) for post in contract.golden]
     golden = [post.probabilities for post in contract.golden]
     difference = largest_difference(ensemble.probabilities(rows), golden)
@@ -129,7 +128,6 @@ def open_ensemble(
     temperature: float,
     records: Sequence[MemberRecord],
     folder: Path,
-    device: str | None = None,
 ) -> Ensemble:
     """Load the members: their registered versions, and their own files below `folder`.
 
@@ -140,7 +138,7 @@ def open_ensemble(
     bases: dict[str, _Base] = {}
     for record in records:
         if record.version and record.version not in bases:
-            bases[record.version] = _load_base(record, Path(files.name), device)
+            bases[record.version] = _load_base(record, Path(files.name))
     members = [
         (record.member, _answering(record, labels, bases.get(record.version), folder / record.folder))
         for record in records
@@ -150,11 +148,11 @@ def open_ensemble(
     return Ensemble(labels, temperature, members, dtype, files)
 
 
-def _load_base(record: MemberRecord, folder: Path, device: str | None) -> _Base:
+def _load_base(record: MemberRecord, folder: Path) -> _Base:
     """Load the version of a member, checked against the version's own contract, and take its adapter off."""
     try:
         artifacts = _downloaded(record, folder)
-        loaded = load_version(artifacts, device)
+        loaded = load_version(artifacts)
     except UserError as error:
         raise UserError(f"the ensemble's member {record.member.system} cannot be loaded: {error}") from error
     loaded.adapter.detach()

@@ -73,7 +73,7 @@ def export_version(address: str, folder: Path, *, merge: bool) -> ExportedVersio
         card = model_card(version.name, version.number, loaded.contract, snippet, inputs, merged=merge)
         write_text(temporary / CARD_FILE, card)
         difference, allowed = _check_card_code(loaded.contract, temporary, merge)
-    return ExportedVersion(version, difference, allowed, inputs.is_mvsa)
+    return ExportedVersion(version, difference, allowed, inputs.split.is_mvsa_single)
 
 
 def write_files(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Path, merge: bool) -> LoadingSnippet:
@@ -156,7 +156,7 @@ def _write_peft(adapter: Path, folder: Path, base: Mapping[str, str | None], par
 
 def _check_card_code(contract: Contract, folder: Path, merge: bool) -> tuple[float, float]:
     """Run the card's code; return the largest difference of golden logits, and the largest allowed one."""
-    logits = _run_card_code(folder, code_of((folder / CARD_FILE).read_text(encoding="utf-8")))
+    logits = _run_card_code(folder, code_of((folder / CARD_FILE).read_text(encoding="utf-8")), len(contract.labels))
     allowed = contract.tolerance(dtype_of(contract, merged=merge))
     differences = [
         abs(recorded - computed)
@@ -172,7 +172,7 @@ def _check_card_code(contract: Contract, folder: Path, merge: bool) -> tuple[flo
     return max(differences), allowed
 
 
-def _run_card_code(folder: Path, code: str) -> list[list[float]]:
+def _run_card_code(folder: Path, code: str, num_labels: int) -> list[list[float]]:
     """Run a card's code in its folder, isolated from this repository, and return the logits that it prints."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, encoding="utf-8", check=False
@@ -180,5 +180,5 @@ def _run_card_code(folder: Path, code: str) -> list[list[float]]:
     if done.returncode:
         reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise UserError(f"the model card's code does not run, and the export was removed: {reason}")
-    # A line is a label and its logits.
-    return [[float(logit) for logit in line.split()[1:]] for line in done.stdout.splitlines()]
+    # A line is a label, which may have spaces, and the logits of all.
+    return [[float(logit) for logit in line.split()[-num_labels:]] for line in done.stdout.splitlines()]

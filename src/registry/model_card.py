@@ -22,8 +22,6 @@ from src.models.catalog import model_class
 from src.registry.contract import SPLIT_REPORT_FILE, TEST_COLUMNS, TEST_FILE, Contract
 from src.reporting.pages import render_markdown
 
-# The number of posts that each protocol labels in MVSA-Single. It tells the dataset from others in the same layout.
-MVSA_SINGLE = {"agreement": 2_592, "standard": 4_511}
 PROTOCOLS = {
     "agreement": "posts whose text label and image label are equal",
     "standard": "a neutral label yields to the other label, and posts with opposite labels are left out",
@@ -101,16 +99,6 @@ class CardInputs:
     # The git commit that trained the version; empty if unknown.
     commit: str
 
-    @property
-    def num_posts(self) -> int:
-        """The number of posts in all parts."""
-        return sum(sum(counts.values()) for counts in self.split.parts.values())
-
-    @property
-    def is_mvsa(self) -> bool:
-        """Whether the posts are MVSA-Single, judged by their number."""
-        return self.num_posts == MVSA_SINGLE[self.split.protocol]
-
 
 def read_card_inputs(contract_folder: Path, commit: str) -> CardInputs:
     """Read the files beside a contract, and score the version's test predictions.
@@ -174,7 +162,7 @@ def model_card(
         commit=inputs.commit,
         split=inputs.split,
         protocol=PROTOCOLS[inputs.split.protocol],
-        total=inputs.num_posts,
+        total=inputs.split.num_posts,
         labels=list(contract.labels),
         choice=listed(contract.labels),
         shown={setting: settings[setting] for setting in SHOWN if settings[setting] not in ("", 0)},
@@ -231,7 +219,7 @@ def dtype_of(contract: Contract, *, merged: bool) -> str:
 
 
 def _dataset(inputs: CardInputs) -> str:
-    return "MVSA-Single" if inputs.is_mvsa else "Posts in MVSA's layout, and not the whole of MVSA-Single"
+    return "MVSA-Single" if inputs.split.is_mvsa_single else "Posts of the user's own, and not MVSA-Single"
 
 
 def _tags(contract: Contract) -> list[str]:

@@ -83,7 +83,9 @@ def rollback(model: str) -> Change:
     if present is None:
         raise UserError(f"no champion of {model} is registered: there is nothing to roll back")
     versions = {version.number: version for version in registry.versions(model)}
-    before = [number for number in _champion_history(model, present.number)[:-1] if number in versions]
+    # The present champion stands there twice if a version between was deleted.
+    earlier = _champion_history(model, present.number)[:-1]
+    before = [number for number in earlier if number in versions and number != present.number]
     if not before:
         raise UserError(f"{model} had no champion before version {present.number}")
     change = _set_champion(model, present, versions[before[-1]], "rollback")

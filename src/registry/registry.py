@@ -81,9 +81,9 @@ def register_command(model: str) -> str:
     return "python -m src.register_ensemble" if model == ENSEMBLE else f"python -m src.register --model {model}"
 
 
-def uri_of(model: str, alias: str = CHAMPION) -> str:
-    """Return the address of the version at a model's alias, such as models:/mvsa-clip@champion."""
-    return f"models:/{registered_name(model)}@{alias}"
+def uri_of(model: str) -> str:
+    """Return the address of a model's champion, such as models:/mvsa-clip@champion."""
+    return f"models:/{registered_name(model)}@{CHAMPION}"
 
 
 def find_by_digest(model: str, digest: str) -> Version | None:

@@ -201,7 +201,12 @@ def _among_models(pairs: Sequence[PairRow]) -> Iterator[str]:
     beats += [f"{_model(row.second)} beats {_model(row.first)}" for row in pairs if row.better == "no"]
     ending = f": {', '.join(beats)}" if beats else ""
     yield f"Pairs of tuned models that differ beyond chance: {len(beats)} of {len(pairs)}{ending}."
-    needed = [(row.posts_needed, row) for row in pairs if row.better == "cannot tell" and row.posts_needed]
+    # `posts_needed` is of one comparison. Where so many posts are there, the correction for many has decided.
+    needed = [
+        (row.posts_needed, row)
+        for row in pairs
+        if row.better == "cannot tell" and row.posts_needed is not None and row.posts_needed > row.posts
+    ]
     if needed:
         fewest, row = min(needed, key=lambda item: item[0])
         yield (

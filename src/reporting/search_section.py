@@ -69,15 +69,12 @@ def _row(repeated: RepeatOutput, score: str) -> dict[str, str]:
 def _on_other_seeds(repeated: RepeatOutput) -> Iterator[str]:
     """Yield how the winner scores on other seeds."""
     winner = repeated.scores["winner"]["val_macro_f1"]
-    optimism = repeated.optimism
     yield f"The best trial has a validation macro-F1 of {repeated.best_val_macro_f1:.4f}, on the search's one seed."
     if not repeated.seeds:
         yield "It was trained on no other seed (repeat.seeds is 0), so nothing shows how much of this is chance."
         return
-    if winner is not None and optimism is not None:
-        verdict = f"{optimism:.4f} less: the optimism of choosing the best of many trials"
-        if optimism <= 0:
-            verdict = f"{abs(optimism):.4f} more: choosing the best of many trials caused no optimism"
+    if winner is not None and repeated.optimism is not None:
+        verdict = _optimism(repeated.optimism, winner)
         yield f"On {winner.n} other seeds its settings score {_plus_minus(winner)}, {verdict}."
     yield from _on_gain(repeated)
     drop = repeated.drop
@@ -87,6 +84,19 @@ def _on_other_seeds(repeated: RepeatOutput) -> Iterator[str]:
     for training, reason in repeated.failures.items():
         yield f"One training ({training}) failed and is left out: {reason}."
     yield "Seeds vary the training and not the posts. They do not show how another validation or test part would score."
+
+
+def _optimism(optimism: float, winner: Spread) -> str:
+    """Return by how much the best trial lies above the winner's mean on other seeds, and what that shows."""
+    difference = f"{abs(optimism):.4f} {'more' if optimism < 0 else 'less'}"
+    if winner.low is None or winner.high is None:
+        return f"{difference}: too few seeds to tell the optimism of choosing the best of many trials from chance"
+    best = winner.mean + optimism
+    if winner.low <= best <= winner.high:
+        return f"{difference}: within the mean's 95% interval, so it may be chance and no optimism of choosing the best"
+    if optimism < 0:
+        return f"{difference}: choosing the best of many trials caused no optimism"
+    return f"{difference}: the optimism of choosing the best of many trials"
 
 
 def _on_gain(repeated: RepeatOutput) -> Iterator[str]:

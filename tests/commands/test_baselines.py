@@ -183,6 +183,12 @@ def test_conflicts_count_under_labelling_protocols(workplace: Path) -> None:
         assert new["majority_accuracy_all"] < old["majority_accuracy_all"]
 
 
+def test_groups_of_authors_are_no_duplicates(workplace: Path) -> None:
+    before = estimated_duplicates()
+    write_posts(POSTS, [replace(post, group="author") for post in read_posts(POSTS)])
+    assert estimated_duplicates() == before
+
+
 def test_posts_without_duplicates_give_no_estimate(workplace: Path) -> None:
     rng = random.Random(4)
     keys = [post.id for post in read_posts(POSTS)]

@@ -24,13 +24,14 @@ from tests.pipeline import STORE, run, store_in
 pytestmark = pytest.mark.slow
 
 # The names that the sample's tones get, in turn by id.
-NAMES = {"negative": ("anger", "sadness"), "neutral": ("calm",), "positive": ("joy", "love")}
-FIVE = ("calm", "anger", "sadness", "joy", "love")
+NAMES = {"negative": ("anger", "sadness"), "neutral": ("calm",), "positive": ("great joy", "love")}
+FIVE = ("calm", "anger", "sadness", "great joy", "love")
 PARAMS = [
     "calm",
     {"name": "anger", "word": "angry", "description": "furious or annoyed"},
     {"name": "sadness", "word": "sad"},
-    "joy",
+    # With a space, as a name may have.
+    "great joy",
     # Of two tokens: its whole log-likelihood is its score.
     {"name": "love", "word": "full love"},
 ]
@@ -105,7 +106,7 @@ def test_version_carries_its_labels(five: Path) -> None:
     contract = read_contract(Path("outputs/register") / MODEL / "contract")
     assert contract.labels == FIVE
     assert contract.label_set() == load_params().labels
-    assert "calm, angry (furious or annoyed), sad, joy or full love?" in contract.prompt
+    assert "calm, angry (furious or annoyed), sad, great joy or full love?" in contract.prompt
     assert len(contract.golden[0].logits) == 5
     # The version does not ask params.yaml.
     Path("params.yaml").rename("away.yaml")
@@ -117,14 +118,15 @@ def test_version_carries_its_labels(five: Path) -> None:
     assert len(rows) == len(read_posts(POSTS)) and {row["tone"] for row in rows} <= set(FIVE)
     run("verify", f"models:/mvsa-{MODEL}@champion")
     run("export", f"models:/mvsa-{MODEL}@champion", "--out", "exported")
-    assert "calm, anger, sadness, joy or love" in Path("exported/README.md").read_text()
+    assert "calm, anger, sadness, great joy or love" in Path("exported/README.md").read_text()
 
 
 def test_other_labels_are_another_study(five: Path) -> None:
     params, facts = load_params(), read_trained(MODEL).facts
     name = plan_of(params, MODEL, facts).name
     assert name == read_trained(MODEL).study
-    assert plan_of(params, MODEL, {**facts, "labels": "calm, anger, sadness, joy, love"}).name != name
+    assert plan_of(params, MODEL, {**facts, "data_digest": "of corrected labels"}).name != name
+    assert plan_of(params, MODEL, {**facts, "labels": "calm, anger, sadness, great joy, love"}).name != name
 
 
 def test_report_has_five_labels(five: Path) -> None:
@@ -140,12 +142,12 @@ def test_report_has_five_labels(five: Path) -> None:
 
 def test_changed_labels_need_the_stages_again(five: Path) -> None:
     before = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(before.replace("- joy\n", "- hope\n"))
+    Path("params.yaml").write_text(before.replace("- great joy\n", "- hope\n"))
     assert "dvc repro" in run("train", "--model", MODEL, code=1).output
     assert "no post has the label hope" in run("prepare", code=1).output
     # The data is the same, and the prompt another one.
     Path("params.yaml").write_text(before.replace("word: sad", "word: unhappy"))
-    for stage in ("evaluate", "register"):
+    for stage in ("evaluate", "register", "saliency"):
         assert "trained on other labels, words" in run(stage, "--model", MODEL, code=1).output
     Path("params.yaml").write_text(before)
 

@@ -201,6 +201,15 @@ def test_given_split_and_groups_are_used(rows: Rows, repository: Path, repo_root
         assert all(groups[first] == groups[key] for key in labelled if key[-1] == first[-1])
 
 
+def test_given_split_without_validation_says_so(rows: Rows, repository: Path, repo_root: Path) -> None:
+    path = beside(repository.parent / "mine", repo_root / "sample" / "data") / "posts.csv"
+    write_csv(path, [{**row, "split": ("train", "test")[number % 2]} for number, row in enumerate(rows)])
+    run("ingest", str(path))
+    copy_data()
+    run("prepare")
+    assert "no labelled post in val" in run("split", code=1).stderr
+
+
 def test_groups_stay_in_one_part(rows: Rows, repository: Path, repo_root: Path) -> None:
     path = beside(repository.parent / "mine", repo_root / "sample" / "data") / "posts.csv"
     authors = {row["id"]: str(number // 3) for number, row in enumerate(rows)}

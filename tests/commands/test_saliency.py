@@ -174,6 +174,16 @@ def test_misuse_is_one_line(saliency: Saliency, words: tuple[str, ...], code: in
     assert code == 0 or printed.count("\n") == 1
 
 
+def test_mistakes_of_another_adapter_are_refused(folder: Path, saliency: Saliency) -> None:
+    evaluated = Path(f"outputs/evaluate/{MODEL}/evaluate.json")
+    before = evaluated.read_text()
+    evaluated.write_text('{"adapter_digest": "another"}')
+    try:
+        assert "dvc repro" in saliency(code=1)
+    finally:
+        evaluated.write_text(before)
+
+
 def test_missing_training_is_named(folder: Path) -> None:
     from src.pipeline.saliency import explain_post
 

@@ -1,3 +1,4 @@
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,14 @@ def test_unknown_key_proposes_nearest(content: dict[str, Any]) -> None:
         (("checkpoints", "clip"), {"folder": "a", "hub": "a/b", "revision": "1"}, "give either hub or folder"),
         (("checkpoints", "clip"), {"path": "a"}, "checkpoints.clip: unknown key 'path'"),
         (("checkpoints",), {"clp": {}}, "checkpoints: unknown model 'clp'; did you mean 'clip'?"),
+        (("training", "clpi"), {}, "training: unknown model 'clpi'; did you mean 'clip'?"),
+        (("align", "clpi"), {}, "align: unknown model 'clpi'; did you mean 'clip'?"),
+        (("tune", "initial_trials", "clpi"), [], "tune.initial_trials: unknown model 'clpi'; did you mean 'clip'?"),
+        (("models",), ["clpi"], "models: unknown model 'clpi'; did you mean 'clip'?"),
+        (("models",), ["clip", "clip"], "models must not name one twice"),
+        (("models",), [], "models must not be empty"),
+        (("prepare", "max_pixels"), 50_000_001, "max_pixels must be between 1 and 50,000,000"),
+        (("split", "val"), math.inf, "val: inf is not a finite number"),
         (("encode",), 3, "encode: expected keys and values, found 3"),
         (("training", "clip"), {"rank": -1}, "training of clip: rank must be 0 (head alone) or more"),
         (("training", "clip"), {"optimizer": "sgd"}, "training of clip: unknown key 'optimizer'"),
@@ -139,6 +148,8 @@ def test_missing_key_is_named(content: dict[str, Any]) -> None:
         {"low": 0, "high": 8, "scale": "log2"},
         {"low": 0.5, "high": 8, "scale": "log2"},
         {"choices": [1], "scale": "log"},
+        {"low": 1e-5, "high": math.inf, "scale": "log"},
+        {"choices": [0.1, math.nan]},
     ],
 )
 def test_range_has_bounds_or_choices(forms: dict[str, Any]) -> None:
@@ -154,10 +165,11 @@ def test_search_needs_a_space(repo_root: Path) -> None:
 def test_broken_params_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run commands from the repository's root"):
         load_params(tmp_path / "params.yaml")
-    (tmp_path / "params.yaml").write_text("seed: [")
-    with pytest.raises(UsageError, match="is not YAML") as caught:
-        load_params(tmp_path / "params.yaml")
-    assert "\n" not in str(caught.value)
+    for text, reason in (("seed: [", "is not YAML"), ("seed: 2024-13-45", "is not YAML"), ("labels: [trüb]", "UTF-8")):
+        (tmp_path / "params.yaml").write_text(text, encoding="cp1252")
+        with pytest.raises(UserError, match=reason) as caught:
+            load_params(tmp_path / "params.yaml")
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("scale", "threads"), [("tiny", "1"), ("full", "4")])

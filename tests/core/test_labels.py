@@ -69,7 +69,9 @@ def test_labels_have_words_and_descriptions() -> None:
         (["calm", {"name": "anger", "word": " "}], "begins or ends with a space"),
         (["calm", {"name": "anger", "description": "a {caption}"}], "cannot stand in a prompt"),
         (["calm", {"name": "anger", "wrod": "angry"}], "wrod"),
-        (["calm", 3], "expected keys and values"),
+        (["calm", "review"], "'review' cannot be a label"),
+        (["calm", 3], "in quotes"),
+        ([True, False], "in quotes"),
         ("calm", "'calm'"),
     ],
 )

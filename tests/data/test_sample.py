@@ -11,7 +11,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from src.core.records import Post
+from src.core.records import MAX_PIXELS, Post
 from src.data import images, mvsa
 from src.data.encodings import CP1252
 from src.data.reading import LoadedDataset, read_folder
@@ -20,7 +20,7 @@ from src.data.sample import PAIR_COUNTS, make_sample
 
 @pytest.fixture(scope="module")
 def reading(repo_root: Path) -> LoadedDataset:
-    return read_folder(mvsa.survey(repo_root / "sample"), "agreement", images.MAX_PIXELS, lambda: None)
+    return read_folder(mvsa.survey(repo_root / "sample"), "agreement", MAX_PIXELS, lambda: None)
 
 
 @pytest.fixture(scope="module")

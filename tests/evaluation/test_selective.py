@@ -36,7 +36,7 @@ def test_higher_accuracy_answers_fewer_posts() -> None:
     coverages = [point.coverage for point in points if point]
     assert len(coverages) == 3 and coverages[0] == 1 and coverages == sorted(coverages, reverse=True)
     assert curve.widest(0.999) is None
-    assert curve.widest(curve.highest_accuracy) is not None and curve.widest(curve.highest_accuracy + 0.01) is None
+    assert curve.widest(curve.highest_accuracy()) is not None and curve.widest(curve.highest_accuracy() + 0.01) is None
 
 
 def test_wanted_accuracy_is_missed_as_seldom_as_said() -> None:

@@ -137,7 +137,7 @@ def test_unreachable_accuracy_leaves_all_to_person() -> None:
     posts = content((post("1"), "joy", 0.999), wanted=0.9999)
     assert posts.point is None and [row.review for row in posts.rows] == [True]
     (sentence,) = advice(posts)
-    assert EVIDENCE.curve and f"{EVIDENCE.curve.highest_accuracy:g}" in sentence
+    assert EVIDENCE.curve and f"{EVIDENCE.curve.highest_accuracy():g}" in sentence
 
 
 def test_low_accuracy_needs_no_person() -> None:

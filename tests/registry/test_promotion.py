@@ -113,6 +113,8 @@ def test_rollback_skips_removed_version(model: str) -> None:
         promote_if_better(model, add(model, val))
     open_store().delete_model_version(registry.registered_name(model), "2")
     assert rollback(model).version == 1
+    with pytest.raises(UserError, match="before version 1"):
+        rollback(model)
 
 
 def test_interrupted_registration_is_completed(model: str) -> None:

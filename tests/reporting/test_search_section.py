@@ -89,6 +89,23 @@ def test_optimism_is_stated_either_way(section: MakeSection) -> None:
     assert has(section(optimism=-0.01), "0.0100 more")
 
 
+@pytest.mark.parametrize(
+    ("winner", "optimism", "verdict"),
+    [
+        (spread(0.8), 0.05, "too few seeds"),
+        (spread(0.8, 0.02, 0.75, 0.85), 0.04, "may be chance"),
+        (spread(0.8, 0.02, 0.75, 0.85), -0.04, "may be chance"),
+        (spread(0.8, 0.01, 0.78, 0.82), 0.04, "less: the optimism"),
+        (spread(0.8, 0.01, 0.78, 0.82), -0.04, "caused no optimism"),
+    ],
+)
+def test_optimism_is_named_beyond_the_interval(
+    section: MakeSection, winner: Spread, optimism: float, verdict: str
+) -> None:
+    scores = {"winner": all_scores(winner), "default": all_scores(spread(0.7))}
+    assert has(section(scores=scores, optimism=optimism), verdict)
+
+
 def test_no_other_seeds_say_so(section: MakeSection) -> None:
     nothing = all_scores(None)
     none = section(seeds=(), optimism=None, drop=None, scores={"winner": nothing, "default": nothing}, gain=nothing)
