@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -302,19 +303,23 @@ class Params:
                 self.training_config(model, **settings)
 
     def _require_known_models(self) -> None:
+        """Raise ValueError for a name that stands in one section alone: it is mistyped."""
         require(len(self.models) > 0, "models must not be empty")
         require(len(set(self.models)) == len(self.models), "models must not name one twice")
         by_section = {
             "models": self.models,
             "training": [name for name in self.training if name != "common"],
+            "tune.spaces": self.tune.spaces,
             "tune.initial_trials": self.tune.initial_trials,
             "align": self.align,
             "checkpoints": self.checkpoints,
         }
+        counts = Counter(name for names in by_section.values() for name in names)
+        known = [name for name, count in counts.items() if count > 1]
         for section, names in by_section.items():
             for name in names:
-                if name not in self.tune.spaces:
-                    raise ValueError(f"{section}: {unknown('model', name, self.tune.spaces)}")
+                if name not in known:
+                    raise ValueError(f"{section}: {unknown('model', name, known)}")
 
     def _extreme_settings(self, model: str) -> Iterator[Mapping[str, Setting]]:
         """Yield the initial trials, and every bound or choice of a setting beside the first value of all others."""

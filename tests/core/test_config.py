@@ -70,6 +70,7 @@ def test_unknown_key_proposes_nearest(content: dict[str, Any]) -> None:
         (("training", "clpi"), {}, "training: unknown model 'clpi'; did you mean 'clip'?"),
         (("align", "clpi"), {}, "align: unknown model 'clpi'; did you mean 'clip'?"),
         (("tune", "initial_trials", "clpi"), [], "tune.initial_trials: unknown model 'clpi'; did you mean 'clip'?"),
+        (("tune", "spaces", "clpi"), {}, "tune.spaces: unknown model 'clpi'; did you mean 'clip'?"),
         (("models",), ["clpi"], "models: unknown model 'clpi'; did you mean 'clip'?"),
         (("models",), ["clip", "clip"], "models must not name one twice"),
         (("models",), [], "models must not be empty"),

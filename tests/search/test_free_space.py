@@ -195,9 +195,7 @@ def test_command_resumes_after_full_disk(repository: Path, warm: WarmCommand, ma
     fault = "if len(calls) == 2: open('disk/filling', 'wb').write(bytes(2**23))"
     output = warm.run("--trials", "2", code=1, environment=environment, fault=fault).splitlines()
     assert "[1/2] trial 0 complete" in output[0]
-    assert output[1:] == [
-        "error: the storage of studies disk/studies.db fails: (sqlite3.OperationalError) database or disk is full"
-    ]
+    assert output[1:] == ["error: No space left on device"]
     disk.empty()
     output = warm.run("--trials", "2", environment=environment).splitlines()
     assert output[0] == "Trial 1 was interrupted: its settings are run again"
