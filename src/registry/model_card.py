@@ -219,7 +219,7 @@ def dtype_of(contract: Contract, *, merged: bool) -> str:
 
 
 def _dataset(inputs: CardInputs) -> str:
-    return "MVSA-Single" if inputs.split.is_mvsa_single else "Posts of the user's own, and not MVSA-Single"
+    return "MVSA-Single" if inputs.split.is_mvsa_single else "Posts that are not the whole of MVSA-Single"
 
 
 def _tags(contract: Contract) -> list[str]:
