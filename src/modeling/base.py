@@ -301,7 +301,7 @@ class ToneModel(nn.Module, ABC):
         """Return the names of the backbone's trainable weights."""
         return [name for name, weight in self.backbone.named_parameters() if weight.requires_grad]
 
-    def adapt_text(self, bare_copy: Callable[[nn.Module], nn.Module]) -> None:
+    def adapt_text(self, bare_copy: Callable[[nn.Module], nn.Module], *, rounded: bool = False) -> None:
         """Let the adapter that is attached act on the text alone. The prefix runs through the bare base.
 
         A model whose `reads_image_first` is set overrides it. Call it while the adapter's weights are the only
@@ -309,6 +309,7 @@ class ToneModel(nn.Module, ABC):
 
         Args:
             bare_copy: returns a copy of a module without adapters, which shares the base's weights.
+            rounded: whether the prefix's keys and values are rounded to 8 bits.
         """
         raise NotImplementedError(f"{self.spec.name} has no text behind its image")
 

@@ -18,7 +18,7 @@ from src.core.errors import UserError
 from src.modeling.answers import Answers, SequenceReadout, WordReadout
 from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
-from src.modeling.prefix import PrefixKeys, run_and_record
+from src.modeling.prefix import SCALE_ROWS, PrefixKeys, dequantize, quantize, run_and_record
 from src.modeling.segments import LENGTH, POOLED, Segment, split_stack, stack
 
 # Tweets have at most about 100 tokens. The cut protects memory from captions that are no tweets.
@@ -77,13 +77,13 @@ class LanguageToneModel(ToneModel):
         """Return the number of positions up to the end of the image. It is the same for every post."""
         return len(self.opening_ids()) + self.num_image_positions
 
-    def adapt_text(self, bare_copy: Callable[[nn.Module], nn.Module]) -> None:
+    def adapt_text(self, bare_copy: Callable[[nn.Module], nn.Module], *, rounded: bool = False) -> None:
         """Let the adapter that is attached act on the text alone, from the lowest layer that carries it."""
         self.text_weights = frozenset(self.trainable_names())
         layers = [segment for segment in self.segments if segment.layers]
         adapted = [layer for layer in layers if any(name.startswith(layer.modules) for name in self.text_weights)]
         first = layers.index(adapted[0])
-        self.segments = split_stack(self.segments, first)
+        self.segments = split_stack(self.segments, first, rounded=rounded)
         self._bare_layers = [bare_copy(layer) for layer in self.decoder.layers[first:]]
         for layer in self.decoder.layers:
             # Gradient checkpointing drops a cache that a second run of the layer would change. `PrefixKeys` is not
@@ -97,18 +97,23 @@ class LanguageToneModel(ToneModel):
 
     def prefix_bytes(self) -> int:
         """Return the bytes of one post's keys and values of the prefix, if these are frozen features, else 0."""
-        if not any(segment.positions == "prefix" for segment in self.frozen_segments()):
+        prefix = next((segment for segment in self.frozen_segments() if segment.positions == "prefix"), None)
+        if prefix is None:
             return 0
         parts = self.layer_parts(self._bare_layers[-1])
         assert isinstance(parts.k, nn.Linear)
-        num_numbers = 2 * len(self._bare_layers) * self.num_prefix_positions * parts.k.out_features
-        return num_numbers * int(self.backbone.dtype.itemsize)
+        num_rows = self.num_prefix_positions
+        bytes_a_row = 2 * len(self._bare_layers) * parts.k.out_features
+        if prefix.rounded:
+            return (num_rows + SCALE_ROWS) * bytes_a_row
+        return num_rows * bytes_a_row * int(self.backbone.dtype.itemsize)
 
     def run_language(self, segment: Segment, features: Features, image: str) -> Tensor:
         """Run layers of the language model, and return the states after them, or pooled_BD after the very last layer.
 
         pooled_BD is the state at the prompt's last position, where the answer would begin. The states are those of all
-        positions or of the text. A segment of the prefix returns its keys and values, [B, L, 2, G, P, W] with L layers.
+        positions or of the text. A segment of the prefix returns its keys and values, [B, L, 2, G, P, W] with L layers,
+        or what `quantize` makes of them.
 
         Args:
             segment: the layers, as one segment or joined.
@@ -120,10 +125,9 @@ class LanguageToneModel(ToneModel):
         first, last = segment.layers
         states_BTD = features[segment.reads[0]] if first else self._embed_prompt(segment, features, image)
         if segment.positions == "prefix":
-            return self._run_prefix(states_BTD[:, : self.num_prefix_positions], embedded=first == 0)
-        prefix = None
-        if segment.positions == "text":
-            prefix = PrefixKeys(features[segment.reads[1]], len(self.decoder.layers))
+            keys_values = self._run_prefix(states_BTD[:, : self.num_prefix_positions], embedded=first == 0)
+            return quantize(keys_values) if segment.rounded else keys_values
+        prefix = self._prefix_of(features[segment.reads[1]]) if segment.positions == "text" else None
         # The longest caption of a batch has no padding. `length` counts no positions of the prefix.
         length_B = features[LENGTH]
         end_B = states_BTD.shape[1] - length_B.max() + length_B - 1
@@ -135,6 +139,25 @@ class LanguageToneModel(ToneModel):
         for layer in self.decoder.layers[first : last - pools]:
             states_BTD = layer(states_BTD, attention_mask=mask_B1TT, past_key_values=prefix, **arguments)
         return self._pool(states_BTD, end_B, mask_B1TT, prefix, arguments) if pools else states_BTD
+
+    def _prefix_of(self, keys_values: Tensor) -> PrefixKeys:
+        """Return the prefix from its feature, as the base wrote it or rounded."""
+        if keys_values.dtype is torch.int8:
+            keys_values = dequantize(keys_values, self.backbone.dtype)
+        return PrefixKeys(keys_values, len(self.decoder.layers))
+
+    def rounding_usage(self) -> list[str]:
+        """Return the lines of Python that round the keys and values in `past`, for a model card; none if none are."""
+        prefix = next((segment for segment in self.segments if segment.rounded), None)
+        if prefix is None or prefix.layers is None:
+            return []
+        return [
+            f"for layer in past.layers[{prefix.layers[0]}:]:  # in training they were cached in 8 bits",
+            '    for name in ("keys", "values"):',
+            "        numbers = getattr(layer, name)",
+            "        scales = (numbers.abs().amax(-2, keepdim=True) / 127).clamp(min=1e-38)",
+            "        setattr(layer, name, (numbers / scales).round() * scales)",
+        ]
 
     def _places(self, states_BTD: Tensor, end_B: Tensor, prefix: PrefixKeys | None) -> tuple[Tensor, Tensor | None]:
         """Return the position of each state in the prompt, and the mask of attention; None for torch's causal mask.

@@ -241,6 +241,7 @@ class LlavaFormat(LanguageToneModel):
                 "start = int((ids[0] == model.config.image_token_id).nonzero()[-1]) + 1",
                 "with model.disable_adapter():",
                 "    past = model(input_ids=ids[:, :start], pixel_values=pixels, use_cache=True).past_key_values",
+                *self.rounding_usage(),
             ]
         line = f"pooled = model({end}, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, -1]"
         if isinstance(self.readout, WordReadout):

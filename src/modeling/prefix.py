@@ -12,6 +12,11 @@ from torch import Tensor, nn
 
 from src.modeling.last_layer import KeysValues
 
+# Rows of int8 that hold one row of scales, which are float32.
+SCALE_ROWS = 4
+# The largest magnitude of a rounded number.
+_LARGEST = 127
+
 
 class PrefixKeys:
     """The keys and values of a prefix, for the last layers of a stack that run on the text behind it.
@@ -66,3 +71,27 @@ def run_and_record(layer: nn.Module, arguments: Mapping[str, Any], states_BPD: T
     states_BPD = layer(states_BPD, attention_mask=None, past_key_values=recorder, **arguments)
     ((keys_BGPW, values_BGPW),) = recorder.recorded
     return states_BPD, keys_BGPW, values_BGPW
+
+
+def quantize(keys_values_BL2GPW: Tensor) -> Tensor:
+    """Round keys and values to int8, with a scale for each head and channel of a post.
+
+    A channel's scale is its largest magnitude over the prefix, divided by 127, so no number moves by more than half a
+    scale. A few channels of keys are much larger than all others (C. Hooper et al., KVQuant, NeurIPS 2024, section
+    3.1). One scale for a whole head would round the others to nothing.
+
+    Returns:
+        int8[B, L, 2, G, P + 4, W]. The last four rows are the bytes of the scales.
+    """
+    numbers = keys_values_BL2GPW.float()
+    scales = numbers.abs().amax(dim=-2, keepdim=True) / _LARGEST
+    scales = scales.clamp(min=torch.finfo(torch.float32).tiny)  # a channel of zeros
+    bytes_ = scales.view(torch.int8).reshape(*scales.shape[:-2], SCALE_ROWS, -1)
+    return torch.cat([(numbers / scales).round().to(torch.int8), bytes_], dim=-2)
+
+
+def dequantize(packed: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return keys_values_BL2GPW in a type, from the result of `quantize`."""
+    numbers, bytes_ = packed[..., :-SCALE_ROWS, :], packed[..., -SCALE_ROWS:, :]
+    scales = bytes_.flatten(-2).view(torch.float32).unsqueeze(-2)
+    return (numbers * scales).to(dtype)

@@ -38,6 +38,8 @@ class Segment:
     per_token: bool = False
     # The positions that it runs on.
     positions: Positions = "all"
+    # Whether the feature that it writes is rounded to 8 bits (`quantize` in prefix.py).
+    rounded: bool = False
 
     @property
     def label(self) -> str:
@@ -87,7 +89,7 @@ def stack(
     return tuple(segments)
 
 
-def split_stack(segments: Sequence[Segment], first: int) -> tuple[Segment, ...]:
+def split_stack(segments: Sequence[Segment], first: int, *, rounded: bool = False) -> tuple[Segment, ...]:
     """Return the same steps, but the last layers of a causal stack run on the prefix and on the text in turn.
 
     The prefix's states never depend on the text behind it. The text's states depend on the prefix's keys and values
@@ -96,14 +98,15 @@ def split_stack(segments: Sequence[Segment], first: int) -> tuple[Segment, ...]:
     Args:
         segments: all segments. The stack comes last, and its first layer reads the image's features and the tokens.
         first: the first layer to split, from 0. The layers below run on all positions at once.
+        rounded: whether the prefix's keys and values are rounded to 8 bits.
     """
     start = next(place for place, segment in enumerate(segments) if segment.layers == (first, first + 1))
     layers = segments[start:]
     source = layers[0].reads[:1]
-    keys = f"prefix.{first}"
+    keys = f"prefix.{first}.int8" if rounded else f"prefix.{first}"
     modules = tuple(name for segment in layers for name in segment.modules)
-    # The name tells the boundaries of several first layers apart, because their features differ.
-    prefix = Segment(keys, source, keys, modules, (first, first + len(layers)), positions="prefix")
+    # The name tells boundaries apart whose features differ: by the first layer, and by rounding.
+    prefix = Segment(keys, source, keys, modules, (first, first + len(layers)), positions="prefix", rounded=rounded)
     # Below the split, the stack's states have a row for each position: those of the text are cut out.
     cut = [Segment("cut", source, f"text.{first}", (), per_token=True, positions="text")] if first else []
     states = cut[0].writes if cut else "tokens"

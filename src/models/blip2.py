@@ -163,6 +163,7 @@ class Model(LanguageToneModel):
             prefix = [
                 "with model.disable_adapter():",
                 "    past = model.language_model(inputs_embeds=image_embeds, use_cache=True).past_key_values",
+                *self.rounding_usage(),
             ]
         end = f"pooled = model.language_model.model({text}).last_hidden_state[:, -1]"
         if isinstance(self.readout, WordReadout):

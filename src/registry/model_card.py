@@ -37,6 +37,7 @@ SHOWN = (
     "adapter_segments",
     "adapter_layers",
     "adapter_positions",
+    "prefix_dtype",
     "unfreeze",
     "head_layers",
     "lr",
@@ -246,6 +247,8 @@ def _adapter(contract: Contract) -> str:
         return "none: only the head was trained"
     size = "" if settings.adapter == "ia3" else f" of rank {settings.rank}, alpha {settings.alpha},"
     where = ", on the positions behind the image alone" if settings.adapter_positions == "text" else ""
+    if settings.prefix_dtype == "int8":
+        where += ", which read the keys and values of those before in 8 bits"
     return f"{KINDS[settings.adapter]}{size} on {len(contract.adapted_modules)} modules{where}"
 
 

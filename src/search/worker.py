@@ -35,6 +35,7 @@ _LOOK_EVERY_S = 5.0
 # The searched settings on which it depends whether two trials read the same features of the same posts in a step.
 _SETTINGS_OF_BATCHES = (
     "adapter_positions",
+    "prefix_dtype",
     "adapter_layers",
     "adapter_segments",
     "unfreeze",

@@ -181,7 +181,7 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
             peft = get_peft_model(model.backbone, _config(model, settings))
         _use_fast_dropout(peft)
         if settings.adapter_positions == "text":
-            model.adapt_text(_bare_copy)
+            model.adapt_text(_bare_copy, rounded=settings.prefix_dtype == "int8")
     if readout is None:
         readout = ClassifierHead(model.width, settings, len(model.labels))
     model.readout = readout.to(model.device)

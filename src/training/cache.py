@@ -50,6 +50,8 @@ class Boundary:
     # The first layer of the language model that runs on the prefix and on the text in turn, if the features are those
     # of such a split (`split_stack`).
     split_from: int | None = None
+    # Whether a feature is rounded to 8 bits.
+    rounded: bool = False
 
     @classmethod
     def of(cls, model: ToneModel) -> "Boundary":
@@ -65,6 +67,7 @@ class Boundary:
             model.cached_names(),
             _aligned_digest(model),
             next((segment.layers[0] for segment in segments if segment.positions == "prefix" and segment.layers), None),
+            any(segment.rounded for segment in segments),
         )
 
     @property
@@ -77,7 +80,7 @@ class Boundary:
         """Return whether the other boundary's features can be computed from these."""
         same = ("model", "revision", "preprocessing", "dtype")
         alike = all(getattr(self, name) == getattr(other, name) for name in same)
-        if not alike or self.aligned not in ("", other.aligned):
+        if not alike or self.rounded or self.aligned not in ("", other.aligned):
             return False
         if self.split_from is not None and other.split_from is None:
             # The prefix's keys and values, and the text's states, are enough for the end of the stack alone.

@@ -120,6 +120,12 @@ CASES = {
     "llava, its words, on the text": Case("llava", False, {"adapter_positions": "text", "adapter_layers": "last-2"}),
     "tinyllava, on the text": Case("tinyllava", False, {"adapter_positions": "text", "unfreeze": "connector"}),
     "blip2, DoRA on the text": Case("blip2", False, {"adapter": "dora", "adapter_positions": "text"}),
+    "llava, on a text behind a rounded prefix": Case(
+        "llava", False, {"adapter_positions": "text", "adapter_layers": "last-2", "prefix_dtype": "int8"}
+    ),
+    "blip2, on a text behind a rounded prefix": Case(
+        "blip2", False, {"adapter_positions": "text", "prefix_dtype": "int8"}
+    ),
     "blip2, its words, on the text": Case("blip2", False, {"readout": "verbalizer", "adapter_positions": "text"}),
     "blip2, DoRA": Case("blip2", False, {"adapter": "dora"}),
     "blip2, its words, merged": Case("blip2", True, {"readout": "verbalizer"}),

@@ -19,6 +19,7 @@ from src.core.training_config import TrainingConfig
 from src.data.images import open_image
 from src.modeling.base import Features, ToneModel
 from src.modeling.language import LanguageToneModel
+from src.modeling.prefix import dequantize, quantize
 from src.models.catalog import MODELS
 from src.training.adapter import Adapter, fresh_adapter, saved_adapter
 from src.training.batching import collate
@@ -278,6 +279,93 @@ def test_grouped_heads_are_stored_once(tiny_model: Callable[[str], ToneModel], p
         features = model.encode(inputs_of(model, posts))
         assert features["prefix.0"].shape[:4] == (4, config.num_hidden_layers, 2, config.num_key_value_heads)
         assert model.prefix_bytes() == features["prefix.0"][0].nbytes
+
+
+# The prefix in 8 bits
+
+ROUNDED: dict[str, Any] = {"prefix_dtype": "int8"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_moves_no_number_by_more_than_half_a_scale(dtype: torch.dtype) -> None:
+    torch.manual_seed(3)
+    sizes_W = torch.tensor([1e-4, 1.0, 30.0, 0.0])
+    numbers = (torch.randn(2, 3, 2, 5, 7, 4) * sizes_W).to(dtype)
+    packed = quantize(numbers)
+    assert packed.dtype is torch.int8 and packed.shape == (2, 3, 2, 5, 7 + 4, 4)
+    scales = numbers.float().abs().amax(-2, keepdim=True) / 127
+    moved = (dequantize(packed, torch.float32) - numbers.float()).abs()
+    assert (moved <= 0.5001 * scales).all()
+    assert moved.max() > 0.4 * scales.max()  # it does round
+    assert dequantize(packed, dtype).dtype is dtype
+
+
+@pytest.mark.parametrize("changes", [{}, {"adapter_layers": "last-1"}])
+def test_rounded_prefix_is_the_same_wherever_it_is_computed(
+    model: LanguageToneModel, changes: dict[str, Any], posts: list[Post], tmp_path: Path
+) -> None:
+    inputs = inputs_of(model, posts)
+    with working(model, **changes):
+        exact_BK, _ = step(model, lambda: model(inputs))
+    with working(model, **changes, **ROUNDED):
+        (prefix,) = (name for name in model.cached_names() if name.startswith("prefix"))
+        features = model.encode(inputs)
+        assert features[prefix].dtype is torch.int8
+        assert model.prefix_bytes() == features[prefix][0].nbytes
+        results = {
+            name: step(model, lambda start=start: model(start))  # type: ignore[misc]
+            for name, start in encodings(model, inputs).items()
+        }
+        store = FeatureStore.of(tmp_path, model)
+        store.ensure(model, posts[:4], 4, lambda _: None)
+        assert torch.equal(store.table(posts[:1])[0][prefix], features[prefix][0])
+    for logits_BK, gradients in results.values():
+        torch.testing.assert_close(logits_BK, results["cached"][0], rtol=0, atol=1e-5)
+        assert gradients.keys() == results["cached"][1].keys()
+        assert 0 < (logits_BK - exact_BK).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("changes", [{}, {"rank": 0}])
+def test_rounded_prefix_is_no_start_of_exact_states(
+    tiny_model: Callable[[str], ToneModel],
+    changes: dict[str, Any],
+    posts: list[Post],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("tinyllava")
+    with working(model, **ROUNDED):
+        FeatureStore.of(tmp_path, model).ensure(model, posts[:3], 4, lambda _: None)
+    decoded = []
+
+    def count(image: Any, **sides: Any) -> Any:
+        decoded.append(image)
+        return open_image(image, **sides)
+
+    monkeypatch.setattr("src.training.cache_encoder.open_image", count)
+    with fresh_adapter(model, replace(TEXT, **changes), seed=1):
+        FeatureStore.of(tmp_path, model).ensure(model, posts[:3], 4, lambda _: None)
+    assert len(decoded) == 3
+
+
+def test_training_on_a_rounded_prefix_is_served_alike(
+    model: LanguageToneModel, posts: list[Post], tiny_model: Callable[[str], ToneModel], tmp_path: Path
+) -> None:
+    workspace, settings = workspace_of(model, posts, tmp_path / "cache"), replace(TEXT, **ROUNDED)
+    with fresh_adapter(model, settings, seed=1) as adapter:
+        fit(model, workspace.training(settings), workspace.data("val"), settings, TrainingContext(1))
+        expected_NK = logits(model, workspace.data("test"), 8)
+        adapter.save(tmp_path / "adapter")
+    again, test = tiny_model(model.spec.name), workspace.parts["test"]
+    with saved_adapter(again, tmp_path / "adapter"):
+        found_NK = logits_uncached(again, [post.image for post in test], [post.caption for post in test], 8)
+    torch.testing.assert_close(found_NK, expected_NK, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{"adapter_positions": "all"}, {"unfreeze": "connector"}])
+def test_rounding_needs_a_cached_prefix(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="prefix_dtype"):
+        replace(TEXT, **ROUNDED, **changes)
 
 
 def test_detaching_restores_the_chain(model: LanguageToneModel) -> None:
