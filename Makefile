@@ -1,11 +1,11 @@
-# Every target first sets up .venv from requirements.lock, unless that has been done: `make repro` works in a fresh clone.
+# Every target but help and lock first sets up .venv from requirements.lock, unless that has been done: `make repro` works in a fresh clone.
 #
 #   make repro                      everything: dvc repro, two small models at a time
 #   make repro ARGS=-n              as dvc repro -n; ARGS is handed on, here and below
 #   make test ARGS="-k catalog"
 #   make test JOBS=0 ARGS=--pdb     the tests in one process; JOBS is how many share them
 #   make ui PORT=5001
-#   make smol DATA=~/MVSA-Single SPLIT=predefined    real posts, with their published lists; without DATA the sample
+#   make smol DATA=~/MVSA-Single SPLIT=predefined    real posts, with their published lists; without DATA those of data.dvc
 #   make PYTHON=python3.12 test     the Python that .venv is made with, 3.11 or newer
 
 PYTHON ?= python3

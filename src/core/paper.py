@@ -40,11 +40,17 @@ class Recipe:
 
 _CLIP_HEAD: Mapping[str, Setting] = {"readout": "head", "lr": 1e-3}
 
-_LLAVA: Mapping[str, Setting] = {"readout": "verbalizer", "target_projections": "qkvo", "unfreeze": "connector"}
+_LLAVA: Mapping[str, Setting] = {
+    "readout": "verbalizer",
+    "target_projections": "qkvo",
+    "adapter_positions": "all",
+    "unfreeze": "connector",
+}
 
 _BLIP2: Mapping[str, Setting] = {
     "readout": "head",
     "target_projections": "qv",
+    "adapter_positions": "all",
     "unfreeze": "qformer",
     "head_layers": 1,
     "head_width": 512,
@@ -149,6 +155,7 @@ RECIPES = (
         settings={
             "readout": "head",
             "target_projections": "qv",
+            "adapter_positions": "all",
             "rank": 2,
             "alpha": 16,
             "dropout": 0.3,

@@ -1,4 +1,4 @@
-"""The settings of one training. params.yaml gives all of them, and a trial overrides those that it draws."""
+"""The settings of one training. params.yaml overrides their defaults, and a trial those that it draws."""
 
 import re
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class TrainingConfig:
     # The positions that adapters act on: all, or those behind the image alone. With text, the prompt up to the image's
     # end runs through the bare base, and its keys and values are cached.
     adapter_positions: Literal["all", "text"] = "all"
-    # The type of the prefix's cached keys and values, if adapters act on the text: auto, the base's own, or int8, a
-    # quarter of float32 and half of bfloat16. The model reads the rounded ones in training and in serving alike.
+    # The type of the prefix's cached keys and values: auto, the base's own, or int8, about half of bfloat16. The model
+    # reads the rounded ones in training and in serving alike. Without a frozen prefix it has no effect.
     prefix_dtype: Literal["auto", "int8"] = "auto"
     # Names of base segments that train as a whole, with spaces between, such as "connector" or "qformer".
     unfreeze: str = ""
@@ -104,11 +104,6 @@ class TrainingConfig:
         )
         layers_known = re.fullmatch(r"all|last-half|last-[1-9]\d*", self.adapter_layers)
         require(layers_known is not None, "adapter_layers must be all, last-half or last-K, such as last-4")
-        stores = self.adapter_positions == "text" and not self.unfreeze
-        require(
-            self.prefix_dtype == "auto" or stores,
-            "prefix_dtype int8 is for a cached prefix: adapter_positions must be text, and unfreeze empty",
-        )
         require(self.alpha > 0, "alpha must be positive")
         require(0 <= self.dropout < 1, "dropout must lie in [0, 1)")
         require(self.lr > 0, "lr must be positive")

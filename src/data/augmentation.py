@@ -24,7 +24,7 @@ DROP_RATE = 0.1
 
 @dataclass(frozen=True)
 class AugmentedPost:
-    """One of a post's altered views."""
+    """One of a post's augmented views."""
 
     image: Source
     caption: str

@@ -1,4 +1,4 @@
-"""Images: decoding with checks, hashes and altered views. No other module uses Pillow on posts."""
+"""Images: decoding with checks, hashes and augmented views. No other module uses Pillow on posts."""
 
 import hashlib
 import math

@@ -248,6 +248,13 @@ class ToneModel(nn.Module, ABC):
         return cls.spec.prompt.replace("{labels}", listed([label.option for label in labels]))
 
     @property
+    def base_dtype(self) -> torch.dtype:
+        """Return the precision of the frozen base. `backbone.dtype` is that of a weight that may train, in float32."""
+        frozen = (weight for weight in self.backbone.parameters() if not weight.requires_grad)
+        weight: Tensor = next(frozen, next(self.backbone.parameters()))
+        return weight.dtype
+
+    @property
     def device(self) -> torch.device:
         """Return the device of the weights."""
         return self.mean_311.device

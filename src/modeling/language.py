@@ -18,7 +18,7 @@ from src.core.errors import UserError
 from src.modeling.answers import Answers, SequenceReadout, WordReadout
 from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
-from src.modeling.prefix import SCALE_ROWS, PrefixKeys, dequantize, quantize, run_and_record
+from src.modeling.prefix import SCALE_ROWS, PrefixKeys, as_feature, run_and_record
 from src.modeling.segments import LENGTH, POOLED, Segment, split_stack, stack
 
 # Tweets have at most about 100 tokens. The cut protects memory from captions that are no tweets.
@@ -106,7 +106,7 @@ class LanguageToneModel(ToneModel):
         bytes_a_row = 2 * len(self._bare_layers) * parts.k.out_features
         if prefix.rounded:
             return (num_rows + SCALE_ROWS) * bytes_a_row
-        return num_rows * bytes_a_row * int(self.backbone.dtype.itemsize)
+        return num_rows * bytes_a_row * self.base_dtype.itemsize
 
     def run_language(self, segment: Segment, features: Features, image: str) -> Tensor:
         """Run layers of the language model, and return the states after them, or pooled_BD after the very last layer.
@@ -125,9 +125,11 @@ class LanguageToneModel(ToneModel):
         first, last = segment.layers
         states_BTD = features[segment.reads[0]] if first else self._embed_prompt(segment, features, image)
         if segment.positions == "prefix":
-            keys_values = self._run_prefix(states_BTD[:, : self.num_prefix_positions], embedded=first == 0)
-            return quantize(keys_values) if segment.rounded else keys_values
-        prefix = self._prefix_of(features[segment.reads[1]]) if segment.positions == "text" else None
+            prefix_BPD = states_BTD[:, : self.num_prefix_positions]
+            return self._run_prefix(prefix_BPD, embedded=first == 0, rounded=segment.rounded)
+        prefix = None
+        if segment.positions == "text":
+            prefix = PrefixKeys(features[segment.reads[1]], len(self.decoder.layers), self.base_dtype)
         # The longest caption of a batch has no padding. `length` counts no positions of the prefix.
         length_B = features[LENGTH]
         end_B = states_BTD.shape[1] - length_B.max() + length_B - 1
@@ -140,12 +142,6 @@ class LanguageToneModel(ToneModel):
             states_BTD = layer(states_BTD, attention_mask=mask_B1TT, past_key_values=prefix, **arguments)
         return self._pool(states_BTD, end_B, mask_B1TT, prefix, arguments) if pools else states_BTD
 
-    def _prefix_of(self, keys_values: Tensor) -> PrefixKeys:
-        """Return the prefix from its feature, as the base wrote it or rounded."""
-        if keys_values.dtype is torch.int8:
-            keys_values = dequantize(keys_values, self.backbone.dtype)
-        return PrefixKeys(keys_values, len(self.decoder.layers))
-
     def rounding_usage(self) -> list[str]:
         """Return the lines of Python that round the keys and values in `past`, for a model card; none if none are."""
         prefix = next((segment for segment in self.segments if segment.rounded), None)
@@ -154,9 +150,10 @@ class LanguageToneModel(ToneModel):
         return [
             f"for layer in past.layers[{prefix.layers[0]}:]:  # in training they were cached in 8 bits",
             '    for name in ("keys", "values"):',
-            "        numbers = getattr(layer, name)",
-            "        scales = (numbers.abs().amax(-2, keepdim=True) / 127).clamp(min=1e-38)",
-            "        setattr(layer, name, (numbers / scales).round() * scales)",
+            "        exact = getattr(layer, name)",
+            "        numbers = exact.float()",
+            "        scales = (numbers.abs().amax(-2, keepdim=True) / 127).clamp(min=torch.finfo(torch.float32).tiny)",
+            "        setattr(layer, name, ((numbers / scales).round() * scales).to(exact.dtype))",
         ]
 
     def _places(self, states_BTD: Tensor, end_B: Tensor, prefix: PrefixKeys | None) -> tuple[Tensor, Tensor | None]:
@@ -199,10 +196,13 @@ class LanguageToneModel(ToneModel):
         pooled_BD: Tensor = self.final_norm(state_BD)
         return pooled_BD
 
-    def _run_prefix(self, states_BPD: Tensor, *, embedded: bool) -> Tensor:
+    def _run_prefix(self, states_BPD: Tensor, *, embedded: bool, rounded: bool) -> Tensor:
         """Return the keys and values of the prefix in each split layer, from its states before the first of them.
 
-        `embedded` says that these are embeddings without positions.
+        Args:
+            states_BPD: the states.
+            embedded: whether these are embeddings without positions.
+            rounded: whether the keys and values of each layer are rounded by `quantize`.
         """
         positions_1P = torch.arange(states_BPD.shape[1], device=states_BPD.device)[None]
         if embedded:
@@ -216,9 +216,10 @@ class LanguageToneModel(ToneModel):
             states_BPD, *keys_values = (
                 checkpoint(run, states_BPD, use_reentrant=False) if checkpoints else run(states_BPD)
             )
-            rows.append(torch.stack(keys_values, dim=1))
+            rows.append(as_feature(keys_values, rounded=rounded))
         parts = self.layer_parts(self._bare_layers[-1])
-        rows.append(torch.stack(parts.keys_values(states_BPD, arguments.get("position_embeddings")), dim=1))
+        keys_values = parts.keys_values(states_BPD, arguments.get("position_embeddings"))
+        rows.append(as_feature(keys_values, rounded=rounded))
         return torch.stack(rows, dim=1)
 
     @property

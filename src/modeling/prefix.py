@@ -4,7 +4,7 @@ The prefix is the prompt up to the end of the image. Both classes stand in for t
 calls `update` alone. Letters of tensor shapes: see `last_layer`; L layers, P positions of the prefix.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,18 +22,24 @@ class PrefixKeys:
     """The keys and values of a prefix, for the last layers of a stack that run on the text behind it.
 
     Args:
-        keys_values_BL2GPW: the keys, rotated if the layers rotate them, and the values, in each of the last L layers.
+        rows: the keys, rotated if the layers rotate them, and the values, in each of the last L layers:
+            keys_values_BL2GPW, or what `quantize` makes of them.
         num_layers: the number of layers of the whole stack.
+        dtype: the precision in which layers read rounded keys and values.
     """
 
-    def __init__(self, keys_values_BL2GPW: Tensor, num_layers: int) -> None:
-        self._keys_values_BL2GPW = keys_values_BL2GPW
-        self._first = num_layers - keys_values_BL2GPW.shape[1]
-        self.length = keys_values_BL2GPW.shape[-2]
+    def __init__(self, rows: Tensor, num_layers: int, dtype: torch.dtype) -> None:
+        self._rows = rows
+        self._first = num_layers - rows.shape[1]
+        self._dtype = dtype
+        self._rounded = rows.dtype is torch.int8
+        self.length = rows.shape[-2] - (SCALE_ROWS if self._rounded else 0)
 
     def of_layer(self, layer: int) -> KeysValues:
         """Return the keys and the values of a layer, by its number in the whole stack."""
-        keys_BGPW, values_BGPW = self._keys_values_BL2GPW[:, layer - self._first].unbind(1)
+        # One layer at a time: those of all layers, in full precision, would outweigh what rounding saves.
+        row = self._rows[:, layer - self._first]
+        keys_BGPW, values_BGPW = (dequantize(row, self._dtype) if self._rounded else row).unbind(1)
         return keys_BGPW, values_BGPW
 
     def mask(self, states_BTD: Tensor) -> Tensor:
@@ -73,17 +79,26 @@ def run_and_record(layer: nn.Module, arguments: Mapping[str, Any], states_BPD: T
     return states_BPD, keys_BGPW, values_BGPW
 
 
-def quantize(keys_values_BL2GPW: Tensor) -> Tensor:
+def as_feature(keys_values: Sequence[Tensor], *, rounded: bool) -> Tensor:
+    """Return a layer's keys and values, [B, G, P, W] each, as a row of the feature that `PrefixKeys` reads."""
+    keys_values_B2GPW = torch.stack(list(keys_values), dim=1)
+    return quantize(keys_values_B2GPW) if rounded else keys_values_B2GPW
+
+
+def quantize(keys_values: Tensor) -> Tensor:
     """Round keys and values to int8, with a scale for each head and channel of a post.
 
     A channel's scale is its largest magnitude over the prefix, divided by 127, so no number moves by more than half a
     scale. A few channels of keys are much larger than all others (C. Hooper et al., KVQuant, NeurIPS 2024, section
     3.1). One scale for a whole head would round the others to nothing.
 
+    Args:
+        keys_values: numbers of shape [..., P, W].
+
     Returns:
-        int8[B, L, 2, G, P + 4, W]. The last four rows are the bytes of the scales.
+        int8[..., P + 4, W]. The last four rows are the bytes of the scales.
     """
-    numbers = keys_values_BL2GPW.float()
+    numbers = keys_values.float()
     scales = numbers.abs().amax(dim=-2, keepdim=True) / _LARGEST
     scales = scales.clamp(min=torch.finfo(torch.float32).tiny)  # a channel of zeros
     bytes_ = scales.view(torch.int8).reshape(*scales.shape[:-2], SCALE_ROWS, -1)
@@ -91,7 +106,8 @@ def quantize(keys_values_BL2GPW: Tensor) -> Tensor:
 
 
 def dequantize(packed: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return keys_values_BL2GPW in a type, from the result of `quantize`."""
+    """Return keys and values of a type, [..., P, W], from the result of `quantize`."""
     numbers, bytes_ = packed[..., :-SCALE_ROWS, :], packed[..., -SCALE_ROWS:, :]
-    scales = bytes_.flatten(-2).view(torch.float32).unsqueeze(-2)
+    # Cloned, because a view of four bytes as one number has to begin at a multiple of four.
+    scales = bytes_.flatten(-2).clone(memory_format=torch.contiguous_format).view(torch.float32).unsqueeze(-2)
     return (numbers * scales).to(dtype)

@@ -27,8 +27,8 @@ CODE = (
     "src/models",
     "src/evaluation",
     "src/training",
-    *(f"src/{stage}.py" for stage in ("prepare", "split", "frozen", "train")),
-    *(f"src/pipeline/{work}.py" for work in ("prepare", "split", "encode", "train")),
+    *(f"src/{stage}.py" for stage in ("prepare", "split", "align", "frozen", "train")),
+    *(f"src/pipeline/{work}.py" for work in ("prepare", "split", "align", "encode", "train")),
 )
 
 

@@ -163,7 +163,7 @@ def _decoded(image: bytes, at_least: int, number: int) -> Image:
 
 def dtype_of(model: ToneModel) -> str:
     """Return the precision of the base's weights, such as float32."""
-    return str(model.backbone.dtype).removeprefix("torch.")
+    return str(model.base_dtype).removeprefix("torch.")
 
 
 def _base(contract: Contract, artifacts: Mapping[str, str]) -> PretrainedWeights:

@@ -25,12 +25,12 @@ CHALLENGER = "challenger"
 # Markdown for the page that lists a model's versions.
 _DESCRIPTION = """\
 Adapters of {model} for the labels of posts. `champion` is the best version by validation macro-F1, or the one that
-`python -m src.promote --model {model}` chose, and `challenger` the next or newest. The tags `champion_change` list each
-change."""
+`python -m src.promote --model {model}` chose, and `challenger` the best other one of the same posts, split and scale.
+The tags `champion_change` list each change."""
 _ENSEMBLE_DESCRIPTION = """\
 Ensembles for the labels of posts: weighted means of several systems' probabilities. `champion` is the best version by
-validation macro-F1, or the one that `python -m src.promote --model ensemble` chose, and `challenger` the next or
-newest."""
+validation macro-F1, or the one that `python -m src.promote --model ensemble` chose, and `challenger` the best
+other one of the same posts, split and scale."""
 _ADDRESS = re.compile(r"models:/mvsa-(?P<model>[^@/]+)(@(?P<alias>[^@/]+)|/(?P<number>\d+))")
 
 

@@ -42,7 +42,11 @@ _SETTINGS_OF_BATCHES = (
     "batch_size",
     "gradient_accumulation_steps",
     "sampling",
+    "curriculum",
+    "curriculum_start",
+    "curriculum_until",
     "augment",
+    "num_augmented_views",
 )
 
 

@@ -181,11 +181,20 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
             peft = get_peft_model(model.backbone, _config(model, settings))
         _use_fast_dropout(peft)
         if settings.adapter_positions == "text":
-            model.adapt_text(_bare_copy, rounded=settings.prefix_dtype == "int8")
+            # A prefix that trains is not rounded: rounding has no gradients, and nothing of it is cached.
+            model.adapt_text(_bare_copy, rounded=settings.prefix_dtype == "int8" and not wholes)
     if readout is None:
         readout = ClassifierHead(model.width, settings, len(model.labels))
-    model.readout = readout.to(model.device)
-    return Adapter(model, settings, peft, _unfreeze(model, wholes))
+    originals: dict[str, Tensor] = {}
+    adapter = Adapter(model, settings, peft, originals)
+    try:
+        model.readout = readout.to(model.device)
+        _unfreeze(model, wholes, originals)
+    except BaseException:
+        # Another trial trains on this base, and memory may run out here.
+        adapter.detach()
+        raise
+    return adapter
 
 
 @contextmanager
@@ -253,16 +262,14 @@ def _prefixes(model: ToneModel, segments: Sequence[str]) -> tuple[str, ...]:
     return tuple(prefix for segment in model.segments if segment.name in segments for prefix in segment.modules)
 
 
-def _unfreeze(model: ToneModel, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Make weights of the base trainable, in float32, and return the original weights by name."""
-    originals = {}
+def _unfreeze(model: ToneModel, prefixes: tuple[str, ...], originals: dict[str, Tensor]) -> None:
+    """Make weights of the base trainable, in float32, and put the original weights into `originals` by name."""
     for name, weight in model.backbone.named_parameters():
         if name.startswith(prefixes) and not weight.requires_grad:
             originals[name] = weight.data
             # The clone is needed because float() returns the same memory if the weights are float32 already.
             weight.data = weight.data.float().clone()
             weight.requires_grad_(True)
-    return originals
 
 
 def _config(model: ToneModel, settings: TrainingConfig) -> PeftConfig:

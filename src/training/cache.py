@@ -20,7 +20,7 @@ from src.core.files import allow_open_files, require_free_space, write_json
 from src.core.locks import lock
 from src.data.images import EncodablePost
 from src.modeling.base import Features, ToneModel
-from src.modeling.segments import LENGTH, POOLED, join_layers
+from src.modeling.segments import LENGTH, POOLED, Segment, join_layers
 from src.training.cache_encoder import encode_further, encode_posts
 from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, write
 
@@ -48,10 +48,8 @@ class Boundary:
     # The digest of the aligned weights, if a frozen segment has some: features below are the same without them.
     aligned: str = ""
     # The first layer of the language model that runs on the prefix and on the text in turn, if the features are those
-    # of such a split (`split_stack`).
+    # of such a split (`split_stack`). None of a rounded prefix, from which no other features are computed.
     split_from: int | None = None
-    # Whether a feature is rounded to 8 bits.
-    rounded: bool = False
 
     @classmethod
     def of(cls, model: ToneModel) -> "Boundary":
@@ -62,12 +60,11 @@ class Boundary:
             model.checkpoint.source,
             model.checkpoint.revision,
             model.preprocessing_digest(),
-            str(model.backbone.dtype).removeprefix("torch."),
+            str(model.base_dtype).removeprefix("torch."),
             tuple(segment.label for segment in segments),
             model.cached_names(),
             _aligned_digest(model),
-            next((segment.layers[0] for segment in segments if segment.positions == "prefix" and segment.layers), None),
-            any(segment.rounded for segment in segments),
+            _split_from(segments),
         )
 
     @property
@@ -80,12 +77,17 @@ class Boundary:
         """Return whether the other boundary's features can be computed from these."""
         same = ("model", "revision", "preprocessing", "dtype")
         alike = all(getattr(self, name) == getattr(other, name) for name in same)
-        if not alike or self.rounded or self.aligned not in ("", other.aligned):
+        if not alike or self.aligned not in ("", other.aligned):
             return False
         if self.split_from is not None and other.split_from is None:
             # The prefix's keys and values, and the text's states, are enough for the end of the stack alone.
             return POOLED in other.features
         return set(self.segments) < set(other.segments)
+
+
+def _split_from(segments: Iterable[Segment]) -> int | None:
+    exact = (segment for segment in segments if segment.positions == "prefix" and not segment.rounded)
+    return next((segment.layers[0] for segment in exact if segment.layers), None)
 
 
 def _aligned_digest(model: ToneModel) -> str:
@@ -267,8 +269,8 @@ def _discard(folder: Path, reason: str) -> None:
 def _read_boundary(path: Path) -> Boundary | None:
     try:
         return build(Boundary, json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, ValueError, UsageError):
-        return None
+    except (FileNotFoundError, ValueError, UsageError):
+        return None  # another error says nothing about the content
 
 
 def _chunks(items: Sequence[EncodablePost], size: int) -> Iterator[Sequence[EncodablePost]]:

@@ -8,7 +8,7 @@ class TrainingCallback(Protocol):
     """The listener of one training, passed in by the code that starts it."""
 
     def on_step(self) -> None:
-        """Handle the end of an optimizer step or of a validation batch. May raise `StopRequested`."""
+        """Handle a training batch, after its gradients, or a validation batch. May raise `StopRequested`."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Handle the metrics of an epoch, counted from 1, and return whether the training continues."""

@@ -152,7 +152,6 @@ class Trainer:
         total_loss = 0.0
         for batch in self._batches(data, posts, epoch_seed):
             total_loss += self._step(data, batch)
-            self.context.callback.on_step()
         return total_loss / len(posts)
 
     def validate(self, val: LabelledFeatures) -> tuple[list[Prediction], dict[str, float]]:
@@ -206,6 +205,8 @@ class Trainer:
             # A post that does not count has weight 0, but still runs: sharded layers wait for all processes.
             (mean_loss_ * num_posts / len(batch)).backward()  # type: ignore[no-untyped-call]
             total_loss += mean_loss_.detach() * num_posts
+            # Before the next micro-batch, so that trainings side by side read each one in turn.
+            self.context.callback.on_step()
         batch_loss = distributed.sum(total_loss).item()
         # Checked before the step, so that a diverging loss never reaches the weights.
         _require_finite(batch_loss, self.settings)

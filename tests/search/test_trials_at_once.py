@@ -27,7 +27,15 @@ from src.training.workspace import Workspace
 EPOCHS = 3
 NUM_TRAIN = 16
 NUM_VAL = 8
-USUAL = {"rank": 4, "lr": 3e-3, "dropout": 0.1, "patience": EPOCHS, "adapter_layers": "all", "batch_size": 8}
+USUAL = {
+    "rank": 4,
+    "lr": 3e-3,
+    "dropout": 0.1,
+    "patience": EPOCHS,
+    "adapter_layers": "all",
+    "batch_size": 8,
+    "gradient_accumulation_steps": 1,
+}
 PRUNED = {**USUAL, "rank": 2, "dropout": 0.2}
 DIVERGES = {**USUAL, "lr": 1e36}
 IMPATIENT = {**USUAL, "rank": 1, "lr": 1e-5, "dropout": 0.0, "patience": 1}
@@ -106,6 +114,7 @@ def study_of(folder: Path, name: str) -> Study:
         "patience": Range(low=1, high=EPOCHS),
         "adapter_layers": Range(choices=("all", "last-1")),
         "batch_size": Range(low=1, high=16, scale="log2"),
+        "gradient_accumulation_steps": Range(choices=(1, 2)),
     }
     plan = StudyPlan(name=name, space=space, seed=1, startup_trials=9, pruner="none", min_epochs=1, max_epochs=EPOCHS)
     return open_study(f"sqlite:///{folder}/studies.db", plan)
@@ -129,6 +138,14 @@ def test_other_batches_are_not_shared(watch: Callable[[str], Watched]) -> None:
     together = watch("together")
     assert together.run(settings, 4) == expected
     assert together.num_prefix_runs == 2 * batches(8) + batches(4)
+
+
+def test_each_batch_of_an_accumulated_step_is_shared(watch: Callable[[str], Watched]) -> None:
+    settings = [{**each, "batch_size": 4, "gradient_accumulation_steps": 2} for each in (USUAL, {**USUAL, "rank": 1})]
+    expected = watch("alone").run(settings, 1, 1)
+    together = watch("together")
+    assert together.run(settings, 2) == expected
+    assert together.num_prefix_runs == batches(4)
 
 
 def test_stop_ends_all_and_they_resume(watch: Callable[[str], Watched], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.data.images import open_image
 from src.modeling.base import ToneModel
+from src.registry.loading import dtype_of
 from src.training import adapter as adapter_module
 from src.training.adapter import (
     ADAPTER_FILE,
@@ -27,7 +28,7 @@ from src.training.adapter import (
     trainable_state,
 )
 from src.training.batching import collate
-from src.training.cache import FeatureStore
+from src.training.cache import Boundary, FeatureStore
 from src.training.dataset import LabelledFeatures
 from src.training.inference import logits
 from src.training.trainer import TrainingContext, fit
@@ -129,6 +130,39 @@ def test_failed_readout_leaves_no_adapter(model: ToneModel, monkeypatch: pytest.
     with pytest.raises(UserError, match="no single tokens"):
         attach_adapter(model, WORDS, seed=1)
     assert trace(model) == before
+
+
+def test_memory_that_runs_out_leaves_no_adapter(
+    tiny_model: Callable[[str], ToneModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next trial of a search trains on the same base."""
+    model = tiny_model("blip2")
+    model.eval()
+    before, segments = trace(model), model.segments
+    originals: list[int] = []
+
+    def run_out(weight: Tensor, *_: Any, **__: Any) -> Tensor:
+        originals.append(1)
+        if len(originals) > 3:
+            raise torch.OutOfMemoryError("no memory for a copy")
+        return clone(weight)
+
+    clone = Tensor.clone
+    settings = replace(SETTINGS, unfreeze="qformer", adapter_positions="text")
+    monkeypatch.setattr(Tensor, "clone", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        attach_adapter(model, settings, seed=1)
+    monkeypatch.undo()
+    assert trace(model) == before
+    assert (model.segments, model.text_weights) == (segments, frozenset())
+
+
+def test_precision_is_that_of_the_frozen_base(tiny_model: Callable[[str], ToneModel]) -> None:
+    """`unfreeze` makes the first weight of BLIP-2 float32."""
+    model = tiny_model("blip2").to(torch.bfloat16)
+    with fresh_adapter(model, replace(SETTINGS, unfreeze="qformer"), seed=1):
+        assert model.backbone.dtype is torch.float32
+        assert Boundary.of(model).dtype == dtype_of(model) == "bfloat16"
 
 
 # What is trainable

@@ -289,10 +289,12 @@ ROUNDED: dict[str, Any] = {"prefix_dtype": "int8"}
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rounding_moves_no_number_by_more_than_half_a_scale(dtype: torch.dtype) -> None:
     torch.manual_seed(3)
-    sizes_W = torch.tensor([1e-4, 1.0, 30.0, 0.0])
-    numbers = (torch.randn(2, 3, 2, 5, 7, 4) * sizes_W).to(dtype)
+    # A width and a length that are no multiples of the four bytes of a scale.
+    sizes_W = torch.tensor([1e-4, 1.0, 30.0, 0.0, 2.0])
+    numbers = (torch.randn(2, 3, 2, 3, 7, 5) * sizes_W).to(dtype)
     packed = quantize(numbers)
-    assert packed.dtype is torch.int8 and packed.shape == (2, 3, 2, 5, 7 + 4, 4)
+    assert packed.dtype is torch.int8 and packed.shape == (2, 3, 2, 3, 7 + 4, 5)
+    assert torch.equal(dequantize(packed[:, 1], dtype), dequantize(packed, dtype)[:, 1])
     scales = numbers.float().abs().amax(-2, keepdim=True) / 127
     moved = (dequantize(packed, torch.float32) - numbers.float()).abs()
     assert (moved <= 0.5001 * scales).all()
@@ -363,9 +365,12 @@ def test_training_on_a_rounded_prefix_is_served_alike(
 
 
 @pytest.mark.parametrize("changes", [{"adapter_positions": "all"}, {"unfreeze": "connector"}])
-def test_rounding_needs_a_cached_prefix(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="prefix_dtype"):
-        replace(TEXT, **ROUNDED, **changes)
+def test_rounding_needs_a_frozen_prefix(model: LanguageToneModel, changes: dict[str, Any]) -> None:
+    with working(model, **changes):
+        expected = model.cached_segments()
+    with working(model, **changes, **ROUNDED):
+        assert model.cached_segments() == expected
+        assert not any(segment.rounded for segment in model.segments)
 
 
 def test_detaching_restores_the_chain(model: LanguageToneModel) -> None:
