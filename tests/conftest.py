@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # One thread per process, child processes included. More would compete for the cores, and sums would depend on their
 # number. torch reads the variable when it is imported, so it is set before.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray's workers are nice and wait for the other test process, and a cluster starts two that no pool uses.
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 skip_syncs()
 collect_rarely()
 

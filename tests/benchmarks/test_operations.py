@@ -8,7 +8,7 @@ from benchmarks.operations import main
 
 
 def test_ratios_follow_what_runs_once() -> None:
-    done = CliRunner().invoke(main, ["--model", "smol", "--caption-tokens", "10", "--rank", "4"])
+    done = CliRunner().invoke(main, ["--model", "tinyllava", "--caption-tokens", "10", "--rank", "4"])
     assert done.exit_code == 0, done.output
     figures = json.loads(done.output.splitlines()[-1])
     everywhere, cached, alone, *at_once = [flops for flops, _ in figures["ratios"].values()]

@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.core.config import Range
@@ -104,9 +105,22 @@ class LightWorker(OneByOne):
         return Done(trial.number, self.name)
 
 
-def open_light_worker(name: str, url: str, plan: StudyPlan, epoch_s: float) -> LightWorker:
+@dataclass(frozen=True)
+class Hold:
+    """Holds a trial for as long as a file exists."""
+
+    file: Path
+
+    def __call__(self, number: int) -> None:
+        while self.file.exists():
+            time.sleep(0.02)
+
+
+def open_light_worker(
+    name: str, url: str, plan: StudyPlan, epoch_s: float, during: Callable[[int], object] = nothing
+) -> LightWorker:
     """Open a light worker in a process of Ray's."""
-    return LightWorker(join_study(url, plan), name, epoch_s)
+    return LightWorker(join_study(url, plan), name, epoch_s, during)
 
 
 @dataclass

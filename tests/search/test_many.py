@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from src.search.storage import remote_url
 from src.search.study import Study, open_study
 from src.search.trial import TrialRecord
 from src.training.workspace import checkpoint_of, facts_of
-from tests.search.light import ADAPTER, InProcesses, Process, Raising, open_light_worker, plan
+from tests.search.light import ADAPTER, Hold, InProcesses, Process, Raising, nothing, open_light_worker, plan
 from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand
 from tests.servers import Postgres
@@ -52,9 +52,10 @@ def search(
     folder: Path,
     epoch_s: float = 0.1,
     at_once: int = 1,
+    during: Callable[[int], object] = nothing,
 ) -> None:
     with remote_url(url, shares.host) as address:
-        make = partial(open_light_worker, url=address, plan=plan, epoch_s=epoch_s)
+        make = partial(open_light_worker, url=address, plan=plan, epoch_s=epoch_s, during=during)
         pool = InProcesses(RayWorkerPool(make, size, shares))
         adapters = PendingAdapters(folder)
         StudyRunner(open_study(url, plan), pool, adapters, StopSignal(), trials_at_once=at_once).run(total)
@@ -266,12 +267,14 @@ def test_steered_search_survives_killed_worker(shares: Cluster, tmp_path: Path) 
     def ask(option: Option, value: str | int = "") -> None:
         steer(url, plan("many"), "clip", option, value)
 
+    hold = Hold(tmp_path / "hold")
+    hold.file.touch()
+
     def search_in_thread() -> None:
-        search(shares, url, plan("many"), 2, 4, tmp_path / "trials", epoch_s=2)
+        search(shares, url, plan("many"), 2, 4, tmp_path / "trials", during=hold)
 
     thread = threading.Thread(target=search_in_thread)
     thread.start()
-    # The second worker may start so late that the first one has ended trials before.
     while len(running := [trial for trial in study.trials() if trial.state == "running" and trial.epochs]) < 2:
         time.sleep(0.05)
     stopped, killed = (trial.number for trial in running)
@@ -281,6 +284,7 @@ def test_steered_search_survives_killed_worker(shares: Cluster, tmp_path: Path) 
     ask("--try", "rank=4,lr=3e-3")
     ask("--clone", f"{killed},lr=2e-3")
     ask("--more", 1)
+    hold.file.unlink()
     while any(trial.state == "running" for trial in study.trials()):
         time.sleep(0.05)
     assert len([trial for trial in study.trials() if trial.state == "waiting"]) == 3

@@ -391,8 +391,9 @@ VARIED = replace(
 )
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("monitor", ["macro_f1", "loss"])
+@pytest.mark.parametrize(
+    ("name", "monitor"), [*((name, "macro_f1") for name in MODELS), ("clip", "loss"), ("tinyllava", "loss")]
+)
 def test_killed_training_ends_the_same(
     name: str,
     monitor: Literal["macro_f1", "loss"],
