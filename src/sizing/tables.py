@@ -11,7 +11,7 @@ from src.core.config import Params
 from src.core.labels import TONE_LABELS, Labels
 from src.core.paths import SPLIT
 from src.core.records import read_split
-from src.core.training_config import TrainingConfig
+from src.core.training_config import TrainingConfig, display_value
 from src.modeling.base import ToneModel
 from src.modeling.checkpoints import config_of
 from src.models.catalog import model_class
@@ -55,6 +55,9 @@ def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
     say(
         f"The search's largest trial: rank {largest.rank}, dropout {largest.dropout:g}, readout {largest.readout}, {on}"
     )
+    unsized = [f"{name} {display_value(getattr(largest, name))}" for name, value in highest.items() if value is None]
+    if unsized:
+        say(f"Sized with {', '.join(unsized)}: the search has other choices, which training.{model} may name instead")
     for title, columns, rows in [
         *footprint_tables(footprint),
         initial_trials_table(model_type, initial, config, params.labels),

@@ -47,6 +47,15 @@ def test_dry_run_reads_the_split(bare: Path) -> None:
     assert "It does not fit 0.01 GiB" in result.stdout
 
 
+def test_dry_run_names_choices_it_leaves_out(bare: Path) -> None:
+    params = yaml.safe_load((bare / "params.yaml").read_text())
+    params["tune"]["spaces"]["clip"]["target_projections"] = {"choices": ["qv", "qkvo"]}
+    (bare / "params.yaml").write_text(yaml.safe_dump(params))
+    result = tune("--model", "clip", "--scale", "full", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "target_projections -" in result.stdout and "training.clip" in result.stdout
+
+
 def give(bare: Path, **checkpoint: str) -> None:
     params = yaml.safe_load((bare / "params.yaml").read_text())
     params["checkpoints"] = {"clip": checkpoint}

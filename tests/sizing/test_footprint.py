@@ -119,6 +119,13 @@ def test_text_positions_save_the_prefix() -> None:
     assert footprint.step.flops < footprint.recomputed_step.flops < at_full_size("tinyllava").step.flops
 
 
+def test_rounded_prefix_takes_half_the_cache() -> None:
+    footprint = measure_footprint(model_class("tinyllava"), replace(ON_TEXT, prefix_dtype="int8"), POSTS)
+    # A byte for each number, and four for the scale of each head and channel.
+    assert footprint.cached_bytes["prefix.0.int8"] == 22 * 2 * 4 * 64 * (5 + 576 + 4)
+    assert footprint.recomputed_step is not None
+
+
 def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = META) -> Features:
     """Return a batch for a tiny model, in which every caption is one token shorter than the one before."""
     length_B = num_tokens - torch.arange(num_posts)
