@@ -18,7 +18,7 @@ from src.core.errors import UserError
 from src.modeling.answers import Answers, SequenceReadout, WordReadout
 from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
-from src.modeling.prefix import SCALE_ROWS, PrefixKeys, as_feature, run_and_record
+from src.modeling.prefix import ATTENTION, SCALE_ROWS, PrefixKeys, as_feature, run_and_record
 from src.modeling.segments import LENGTH, POOLED, Segment, split_stack, stack
 
 # Tweets have at most about 100 tokens. The cut protects memory from captions that are no tweets.
@@ -34,6 +34,11 @@ class LanguageToneModel(ToneModel):
     reads_image_first: ClassVar[bool] = True
     # The split layers (`adapt_text`) without adapters. They share the base's weights and are no modules of the model.
     _bare_layers: Sequence[nn.Module] = ()
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        # Transformers' own `sdpa`, unless a layer is given a prefix.
+        self.decoder.config._attn_implementation = ATTENTION  # noqa: SLF001
 
     @property
     @abstractmethod
@@ -85,10 +90,6 @@ class LanguageToneModel(ToneModel):
         first = layers.index(adapted[0])
         self.segments = split_stack(self.segments, first, rounded=rounded)
         self._bare_layers = [bare_copy(layer) for layer in self.decoder.layers[first:]]
-        for layer in self.decoder.layers:
-            # Gradient checkpointing drops a cache that a second run of the layer would change. `PrefixKeys` is not
-            # changed by a run.
-            layer._can_checkpoint_with_cache = True  # noqa: SLF001 - transformers' switch for layers that only read
 
     def adapt_all(self) -> None:
         """Let adapters act on all positions."""
@@ -139,7 +140,7 @@ class LanguageToneModel(ToneModel):
         arguments = self.layer_arguments(states_BTD, positions_BT)
         pools = segment.writes == POOLED
         for layer in self.decoder.layers[first : last - pools]:
-            states_BTD = layer(states_BTD, attention_mask=mask_B1TT, past_key_values=prefix, **arguments)
+            states_BTD = layer(states_BTD, attention_mask=mask_B1TT, prefix=prefix, **arguments)
         return self._pool(states_BTD, end_B, mask_B1TT, prefix, arguments) if pools else states_BTD
 
     def rounding_usage(self) -> list[str]:
@@ -185,7 +186,7 @@ class LanguageToneModel(ToneModel):
         last = self.decoder.layers[-1]
         num_read = len(self.answers.read_ids())
         if num_read:
-            states_BTD = last(states_BTD, attention_mask=mask_B1TT, past_key_values=prefix, **arguments)
+            states_BTD = last(states_BTD, attention_mask=mask_B1TT, prefix=prefix, **arguments)
             back_E = torch.arange(num_read, -1, -1, device=end_B.device)
             rows_B1 = torch.arange(len(end_B), device=end_B.device)[:, None]
             pooled_BED: Tensor = self.final_norm(states_BTD[rows_B1, end_B[:, None] - back_E])

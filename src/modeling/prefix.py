@@ -1,7 +1,9 @@
 """The prefix of a prompt in attention: its keys and values are recorded in one run, and read by the runs on the text.
 
-The prefix is the prompt up to the end of the image. Both classes stand in for transformers' `Cache`, of which a layer
-calls `update` alone. Letters of tensor shapes: see `last_layer`; L layers, P positions of the prefix.
+The prefix is the prompt up to the end of the image. The recorder stands in for transformers' `Cache`, of which a layer
+calls `update` alone, and `attend` is an implementation of attention in transformers' `AttentionInterface`.
+
+Letters of tensor shapes: see `last_layer`; L layers, P positions of the prefix.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,9 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from src.modeling.last_layer import KeysValues
 
+# The name of `attend` among transformers' implementations of attention.
+ATTENTION = "sdpa_behind_prefix"
 # Rows of int8 that hold one row of scales, which are float32.
 SCALE_ROWS = 4
 # The largest magnitude of a rounded number.
@@ -51,10 +59,38 @@ class PrefixKeys:
         ones_TT = torch.ones(length, self.length + length, dtype=torch.bool, device=states_BTD.device)
         return ones_TT.tril(self.length)[None, None]
 
-    def update(self, keys_BGTW: Tensor, values_BGTW: Tensor, layer: int, *_: Any) -> KeysValues:
-        """Return the keys and values of the prefix and of the text."""
-        keys_BGPW, values_BGPW = self.of_layer(layer)
-        return torch.cat([keys_BGPW, keys_BGTW], dim=2), torch.cat([values_BGPW, values_BGTW], dim=2)
+
+def attend(
+    module: Any,
+    queries_BHTW: Tensor,
+    keys_BGTW: Tensor,
+    values_BGTW: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    prefix: PrefixKeys | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Compute attention as transformers' `sdpa` does, behind a prefix if a layer is given one.
+
+    The keys and values of prefix and text are joined again in the backward pass. Kept from the forward pass, they would
+    be most of a step's memory: each is as long as the prompt, and grouped heads repeat it.
+    """
+    if prefix is None:
+        return sdpa_attention_forward(  # type: ignore[no-any-return]
+            module, queries_BHTW, keys_BGTW, values_BGTW, attention_mask, **options
+        )
+
+    def attend_joined(queries_BHTW: Tensor, keys_BGTW: Tensor, values_BGTW: Tensor) -> Tensor:
+        keys_BGPW, values_BGPW = prefix.of_layer(module.layer_idx)
+        joined = (torch.cat([keys_BGPW, keys_BGTW], dim=2), torch.cat([values_BGPW, values_BGTW], dim=2))
+        heads_BTHW: Tensor = sdpa_attention_forward(module, queries_BHTW, *joined, attention_mask, **options)[0]
+        return heads_BTHW
+
+    return checkpoint(attend_joined, queries_BHTW, keys_BGTW, values_BGTW, use_reentrant=False), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
 class _Recorder:
