@@ -44,6 +44,7 @@ _LLAVA: Mapping[str, Setting] = {
     "readout": "verbalizer",
     "target_projections": "qkvo",
     "adapter_positions": "all",
+    "image_head": "none",
     "unfreeze": "connector",
 }
 
@@ -51,6 +52,7 @@ _BLIP2: Mapping[str, Setting] = {
     "readout": "head",
     "target_projections": "qv",
     "adapter_positions": "all",
+    "image_head": "none",
     "unfreeze": "qformer",
     "head_layers": 1,
     "head_width": 512,
@@ -156,6 +158,7 @@ RECIPES = (
             "readout": "head",
             "target_projections": "qv",
             "adapter_positions": "all",
+            "image_head": "none",
             "rank": 2,
             "alpha": 16,
             "dropout": 0.3,

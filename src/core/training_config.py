@@ -47,6 +47,9 @@ class TrainingConfig:
     prefix_dtype: Literal["auto", "int8"] = "auto"
     # Names of base segments that train as a whole, with spaces between, such as "connector" or "qformer".
     unfreeze: str = ""
+    # linear: late fusion. A linear head reads the image's features from the vision tower, and its logits are added to
+    # those of the readout.
+    image_head: Literal["none", "linear"] = "none"
     # The number of hidden layers in the head.
     head_layers: int = 0
     # Units of the first hidden layer; each next one has half as many.

@@ -33,6 +33,7 @@ from src.core.outputs import AlignedWeights, PretrainedWeights
 from src.modeling.latest_run import LatestRun
 from src.modeling.segments import (
     POOLED,
+    POOLED_IMAGE,
     Positions,
     Segment,
     cached_names,
@@ -97,9 +98,13 @@ class ToneModel(nn.Module, ABC):
     backbone: Any
     # Maps pooled_BD to logits_BK. It is None until a head or the verbalizer is attached.
     readout: nn.Module | None
+    # Maps pooled_image_BI to logits_BK, which are added to those of the readout; None without an image head.
+    image_head: nn.Module | None
     # Whether the model is a causal stack that reads the image before the text, so that an adapter can act on the text
     # alone (`adapt_text`).
     reads_image_first: ClassVar[bool] = False
+    # Whether the model computes pooled_image_BI, which an image head reads.
+    pools_image: ClassVar[bool] = False
     # The full names of the adapter's weights that act on the text alone.
     text_weights: frozenset[str]
     # Whether every step computes the prefix's keys and values, because the cache has no room for them.
@@ -126,6 +131,7 @@ class ToneModel(nn.Module, ABC):
         self.image_processor = image_processor
         self.checkpoint = checkpoint
         self.readout = None
+        self.image_head = None
         self.text_weights = frozenset()
         self.recomputes_prefix = False
         self.register_buffer("mean_311", torch.tensor(image_processor.image_mean).view(3, 1, 1), persistent=False)
@@ -210,6 +216,11 @@ class ToneModel(nn.Module, ABC):
     @abstractmethod
     def width(self) -> int:
         """Return D of pooled_BD."""
+
+    @property
+    def pooled_image_width(self) -> int:
+        """Return I of pooled_image_BI. A model whose `pools_image` is set overrides it."""
+        raise NotImplementedError(f"{self.spec.name} has no features of the image alone")
 
     @abstractmethod
     def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
@@ -371,14 +382,23 @@ class ToneModel(nn.Module, ABC):
     def forward(self, features: Features) -> Tensor:
         """Compute logits_BK, float32, in the order of `labels`, from the features of `encode` or from the inputs."""
         assert self.readout is not None, "attach a readout first"
-        logits_BK: Tensor = self.readout(self.forward_pooled(features).float())
+        pooled = self.forward_pooled(features, with_image=self.image_head is not None)
+        logits_BK: Tensor = self.readout(pooled[POOLED].float())
+        if self.image_head is not None:
+            logits_BK = logits_BK + self.image_head(pooled[POOLED_IMAGE].float())
         return logits_BK
 
-    def forward_pooled(self, features: Features) -> Tensor:
-        """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs."""
+    def forward_pooled(self, features: Features, *, with_image: bool = False) -> Features:
+        """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs.
+
+        Args:
+            features: the features, by name.
+            with_image: whether pooled_image_BI, the input of an image head, is computed too.
+        """
         if self.latest_run is not None:
             features = {**features, **self._run_frozen(features, self.latest_run)}
-        return self._run(pending_segments(self.segments, features), features, (POOLED,))[POOLED]
+        names = (POOLED, POOLED_IMAGE) if with_image else (POOLED,)
+        return self._run(pending_segments(self.segments, features, names), features, names)
 
     def forward_images(self, pixels_B3SS: Tensor) -> Features:
         """Compute the features that depend on images alone, and that other segments read.

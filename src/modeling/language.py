@@ -19,7 +19,7 @@ from src.modeling.answers import Answers, SequenceReadout, WordReadout
 from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
 from src.modeling.prefix import ATTENTION, SCALE_ROWS, PrefixKeys, as_feature, run_and_record
-from src.modeling.segments import LENGTH, POOLED, Segment, split_stack, stack
+from src.modeling.segments import LENGTH, POOLED, POOLED_IMAGE, Segment, split_stack, stack
 
 # Tweets have at most about 100 tokens. The cut protects memory from captions that are no tweets.
 MAX_CAPTION_TOKENS = 256
@@ -32,6 +32,7 @@ class LanguageToneModel(ToneModel):
     """A model whose language model reads a prompt that contains the image's embeddings."""
 
     reads_image_first: ClassVar[bool] = True
+    pools_image: ClassVar[bool] = True
     # The split layers (`adapt_text`) without adapters. They share the base's weights and are no modules of the model.
     _bare_layers: Sequence[nn.Module] = ()
 
@@ -142,6 +143,18 @@ class LanguageToneModel(ToneModel):
         for layer in self.decoder.layers[first : last - pools]:
             states_BTD = layer(states_BTD, attention_mask=mask_B1TT, prefix=prefix, **arguments)
         return self._pool(states_BTD, end_B, mask_B1TT, prefix, arguments) if pools else states_BTD
+
+    def image_usage(self, states: str, num_class_tokens: int) -> list[str]:
+        """Return the lines of Python that compute pooled_image, for a model card; none without an image head.
+
+        Args:
+            states: the expression of the vision tower's states.
+            num_class_tokens: the number of class tokens, which stand first.
+        """
+        if self.image_head is None:
+            return []
+        classes, mean = f"vision[:, :{num_class_tokens}].flatten(1)", f"vision[:, {num_class_tokens}:].mean(dim=1)"
+        return [f"vision = {states}", f"pooled_image = torch.cat([{classes}, {mean}], dim=-1)"]
 
     def rounding_usage(self) -> list[str]:
         """Return the lines of Python that round the keys and values in `past`, for a model card; none if none are."""
@@ -355,3 +368,17 @@ def language_stack(reads: str, model: str, num_layers: int, final_norm: str, *em
         after=(f"{model}.{final_norm}",),
         per_token=True,
     )
+
+
+def pool_image(name: str) -> Segment:
+    """Return the segment that computes pooled_image_BI, from the feature with the states of the vision tower."""
+    return Segment(POOLED_IMAGE, (name,), POOLED_IMAGE, ())
+
+
+def pooled_image(vision_BPD: Tensor, num_class_tokens: int) -> Tensor:
+    """Return the states of an image's class tokens, which stand first, and the mean of its patches' states, in a row.
+
+    transformers' `Dinov2ForImageClassification` reads the same two.
+    """
+    classes_BD = vision_BPD[:, :num_class_tokens].flatten(1)
+    return torch.cat([classes_BD, vision_BPD[:, num_class_tokens:].mean(dim=1)], dim=-1)

@@ -34,9 +34,11 @@ from src.modeling.language import (
     PROMPTED,
     LanguageToneModel,
     language_stack,
+    pool_image,
+    pooled_image,
 )
 from src.modeling.last_layer import LayerParts
-from src.modeling.segments import Segment
+from src.modeling.segments import POOLED_IMAGE, Segment
 from src.modeling.transformers_usage import TransformersUsage
 
 IMAGE_TOKEN = "<image>"
@@ -65,10 +67,11 @@ class LlavaFormat(LanguageToneModel):
 
     @classmethod
     def build_segments(cls, config: LlavaConfig) -> tuple[Segment, ...]:
-        """Return the vision tower, the connector, and the language model layer by layer."""
+        """Return the vision tower, the image's own features, the connector, and the language model layer by layer."""
         depth = config.text_config.num_hidden_layers
         return (
             Segment("vision", ("pixels",), "vision", ("model.vision_tower",)),
+            pool_image("vision"),
             Segment("connector", ("vision",), "image", ("model.multi_modal_projector",)),
             *language_stack("image", "model.language_model", depth, "norm", "embed_tokens"),
         )
@@ -200,7 +203,17 @@ class LlavaFormat(LanguageToneModel):
         config = self.backbone.config
         num_patches: int = (self.image_resizer().side // config.vision_config.patch_size) ** 2
         num_dropped = int(config.vision_feature_select_strategy == "default")
-        return num_patches + CLASS_TOKENS[config.vision_config.model_type] - num_dropped
+        return num_patches + self._num_class_tokens - num_dropped
+
+    @property
+    def pooled_image_width(self) -> int:
+        """Return I: the width of the connector's input, for the class token and for the mean of the patches."""
+        width: int = self.backbone.model.multi_modal_projector.linear_1.in_features
+        return width * (self._num_class_tokens + 1)
+
+    @property
+    def _num_class_tokens(self) -> int:
+        return CLASS_TOKENS[self.backbone.config.vision_config.model_type]
 
     def opening_ids(self) -> list[int]:
         """Return the tokens before the image: the begin token if the tokenizer adds one, and `USER: `."""
@@ -212,12 +225,20 @@ class LlavaFormat(LanguageToneModel):
         return ids[self._image_position(ids) + 1 :]
 
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
-        """Compute vision_BPD (`vision`), image_BPD (`connector`), or states_BTD or pooled_BD (`language`)."""
+        """Compute the feature that a segment writes.
+
+        They are vision_BPD (`vision`), pooled_image_BI (`pooled_image`), image_BPD (`connector`), and states_BTD or
+        pooled_BD (`language`).
+        """
         if segment.name == "vision":
             return self._vision(features["pixels"])
+        if segment.name == POOLED_IMAGE:
+            return pooled_image(features["vision"], self._num_class_tokens)
         if segment.name == "connector":
             connector = self.backbone.model.multi_modal_projector
-            connected: Tensor = connector(features["vision"].to(connector.linear_1.weight.dtype))
+            # "default" drops the first token. That is the class token, except in SigLIP, which has none.
+            num_dropped = int(self.backbone.config.vision_feature_select_strategy == "default")
+            connected: Tensor = connector(features["vision"][:, num_dropped:].to(connector.linear_1.weight.dtype))
             return connected
         return self.run_language(segment, features, "image")
 
@@ -226,9 +247,7 @@ class LlavaFormat(LanguageToneModel):
         tower = self.backbone.model.vision_tower
         states = tower(pixel_values=self.normalize(pixels_B3SS), output_hidden_states=True).hidden_states
         layers = config.vision_feature_layer
-        selected_BPD = torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
-        # "default" drops the first token. That is the class token, except in SigLIP, which has none.
-        return selected_BPD[:, 1:] if config.vision_feature_select_strategy == "default" else selected_BPD
+        return torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
 
     def transformers_usage(self) -> TransformersUsage:
         """Return the lines that read LLaVA's own forward pass at the last position."""
@@ -247,6 +266,12 @@ class LlavaFormat(LanguageToneModel):
         if isinstance(self.readout, WordReadout):
             line = f"logits = model({end}, logits_to_keep=1).logits[:, -1, {self.word_ids()}]"
         config = self.backbone.config
+        layers = config.vision_feature_layer
+        states = ", ".join(f"states[{layer}]" for layer in ([layers] if isinstance(layers, int) else layers))
+        tower = 'model.get_image_features(pixel_values=inputs["pixel_values"], output_hidden_states=True)'
+        image = self.image_usage(f"torch.cat([{states}], dim=-1)", self._num_class_tokens)
+        if image:
+            image.insert(0, f"states = {tower}.hidden_states")
         processor = LlavaProcessor(
             self.image_processor,
             self.tokenizer,
@@ -255,7 +280,7 @@ class LlavaFormat(LanguageToneModel):
             image_token=IMAGE_TOKEN,
             num_additional_image_tokens=CLASS_TOKENS[config.vision_config.model_type],
         )
-        return TransformersUsage(processor, PROMPTED, (*prefix, line), (CUT,))
+        return TransformersUsage(processor, PROMPTED, (*image, *prefix, line), (CUT,))
 
     def _image_position(self, ids: list[int]) -> int:
         return ids.index(self.backbone.config.image_token_index)

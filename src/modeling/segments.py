@@ -16,6 +16,8 @@ from typing import Literal
 LENGTH = "length"
 INPUTS = ("pixels", "tokens", LENGTH)
 POOLED = "pooled"
+# The image's own features, which an image head reads. A model whose readout reads them anyway has none.
+POOLED_IMAGE = "pooled_image"
 
 # The positions of a prompt: all, those up to the end of the image, or those behind it.
 Positions = Literal["all", "prefix", "text"]
@@ -159,12 +161,13 @@ def frozen_segments(segments: Sequence[Segment], trainable: Mapping[str, Positio
 
 
 def cached_names(segments: Sequence[Segment], frozen: Sequence[Segment]) -> tuple[str, ...]:
-    """Return the names of the features to cache: those that the trained segments or the readout read.
+    """Return the names of the features to cache: those that the trained segments, the readout or an image head read.
 
-    `length` is always among them. Batches are made by length, and must not depend on the boundary.
+    `length` is always among them. Batches are made by length, and must not depend on the boundary. `pooled_image` is
+    too, with or without an image head: it is small, and later boundaries are computed from these features.
     """
     rest = [segment for segment in segments if segment not in frozen]
-    wanted = {POOLED, LENGTH, *(name for segment in rest for name in segment.reads)}
+    wanted = {POOLED, POOLED_IMAGE, LENGTH, *(name for segment in rest for name in segment.reads)}
     return tuple(name for name in (*INPUTS, *(segment.writes for segment in frozen)) if name in wanted)
 
 

@@ -21,11 +21,14 @@ from src.core.labels import TONE_LABELS, Labels
 from src.modeling import tiny
 from src.modeling.answers import WordReadout
 from src.modeling.base import Features
-from src.modeling.language import CUT, PROMPTED, LanguageToneModel, language_stack
+from src.modeling.language import CUT, PROMPTED, LanguageToneModel, language_stack, pool_image, pooled_image
 from src.modeling.last_layer import LayerParts
-from src.modeling.segments import Segment
+from src.modeling.segments import POOLED_IMAGE, Segment
 from src.modeling.spec import Spec, TokenCounts
 from src.modeling.transformers_usage import TransformersUsage
+
+# Of ViT-g, before its patches.
+NUM_CLASS_TOKENS = 1
 
 
 class Model(LanguageToneModel):
@@ -60,11 +63,12 @@ class Model(LanguageToneModel):
 
     @classmethod
     def build_segments(cls, config: Blip2Config) -> tuple[Segment, ...]:
-        """Return the vision tower, the Q-Former, the projection, and OPT layer by layer."""
+        """Return the vision tower, the image's own features, the Q-Former, the projection, and OPT layer by layer."""
         depth = config.text_config.num_hidden_layers
         decoder = "language_model.model.decoder"
         return (
             Segment("vision", ("pixels",), "vision", ("vision_model",)),
+            pool_image("vision"),
             Segment("qformer", ("vision",), "queries", ("qformer", "query_tokens")),
             Segment("connector", ("queries",), "image", ("language_projection",)),
             *language_stack("image", decoder, depth, "final_layer_norm", "embed_tokens", "embed_positions"),
@@ -131,15 +135,22 @@ class Model(LanguageToneModel):
         """Return the number of the Q-Former's queries."""
         return int(self.backbone.config.num_query_tokens)
 
+    @property
+    def pooled_image_width(self) -> int:
+        """Return I: the width of the vision tower, for the class token and for the mean of the patches."""
+        return int(self.backbone.config.vision_config.hidden_size) * (NUM_CLASS_TOKENS + 1)
+
     def run_segment(self, segment: Segment, features: Features) -> Tensor:
         """Compute the feature that a segment writes.
 
-        They are vision_BPD (`vision`), queries_BPD (`qformer`), image_BPD (`connector`), and states_BTD or pooled_BD
-        (`language`).
+        They are vision_BPD (`vision`), pooled_image_BI (`pooled_image`), queries_BPD (`qformer`), image_BPD
+        (`connector`), and states_BTD or pooled_BD (`language`).
         """
         backbone = self.backbone
         if segment.name == "vision":
             return backbone.vision_model(pixel_values=self.normalize(features["pixels"])).last_hidden_state  # type: ignore[no-any-return]
+        if segment.name == POOLED_IMAGE:
+            return pooled_image(features["vision"], NUM_CLASS_TOKENS)
         if segment.name == "qformer":
             vision_BPD = features["vision"].to(backbone.dtype)
             queries_BPD = backbone.query_tokens.expand(len(vision_BPD), -1, -1)
@@ -154,7 +165,11 @@ class Model(LanguageToneModel):
 
         They do not depend on whether the tokenizer has a token for the image.
         """
-        image = 'image_embeds = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output'
+        image = [
+            'images = model.get_image_features(pixel_values=inputs["pixel_values"])',
+            "image_embeds = images.pooler_output",
+            *self.image_usage("images.last_hidden_state", NUM_CLASS_TOKENS),
+        ]
         prefix = ['embeds = torch.cat([image_embeds, model.get_input_embeddings()(inputs["input_ids"])], dim=1)']
         text = "inputs_embeds=embeds"
         if self.text_weights:
@@ -170,7 +185,7 @@ class Model(LanguageToneModel):
             end = f"logits = model.language_model({text}).logits[:, -1, {self.word_ids()}]"
         # The processor adds a token for the image to its tokenizer. A copy keeps ours without that token.
         processor = Blip2Processor(self.image_processor, copy.deepcopy(self.tokenizer))
-        return TransformersUsage(processor, PROMPTED, (image, *prefix, end), (CUT,))
+        return TransformersUsage(processor, PROMPTED, (*image, *prefix, end), (CUT,))
 
     @classmethod
     def make_tiny(cls, folder: Path, captions: Sequence[str], labels: Labels = TONE_LABELS) -> None:

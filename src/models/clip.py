@@ -171,7 +171,7 @@ class Model(ToneModel):
 
     def similarity(self, features: Features) -> Tensor:
         """Return cosine_B of both embeddings. CLIP was trained to raise it for an image and its own caption."""
-        image_BD, text_BD = self.forward_pooled(features).float().chunk(2, dim=-1)
+        image_BD, text_BD = self.forward_pooled(features)[POOLED].float().chunk(2, dim=-1)
         return cosine_similarity(image_BD, text_BD, dim=-1)
 
     @classmethod

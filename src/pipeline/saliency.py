@@ -206,7 +206,7 @@ def _explain(params: Params, workspace: Workspace, posts: Sequence[tuple[Post, s
             first = explained[0]
             # The tone is kept although a shuffled readout may predict another one.
             check = sanity_check(
-                first.saliency_map, lambda: map_of(first.post, first.saliency_map.tone), adapter.readout
+                first.saliency_map, lambda: map_of(first.post, first.saliency_map.tone), adapter.heads().values()
             )
     return Explanation(explained, check, workspace.facts())
 

@@ -25,7 +25,7 @@ from src.registry.loading import LoadedVersion, load_version
 from src.registry.model_card import LoadingSnippet, code_of, dtype_of, model_card, read_card_inputs
 from src.registry.pyfunc import artifacts_in
 from src.registry.registry import Version
-from src.training.adapter import ADAPTER_FILE, HEAD_FILE, ClassifierHead
+from src.training.adapter import ADAPTER_FILE, HEAD_FILE, IMAGE_HEAD_FILE, ClassifierHead
 
 CARD_FILE = "README.md"
 BASE_FOLDER = "base"
@@ -90,16 +90,30 @@ def write_files(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Pat
             were trained without an adapter, which only merged weights can hold.
     """
     usage = loaded.model.transformers_usage()
-    readout = loaded.adapter.readout
-    layers = tuple(f"nn.{layer!r}" for layer in readout) if isinstance(readout, ClassifierHead) else ()
-    has_head = bool(layers) or any("head[" in line for line in usage.lines)
+    heads = loaded.adapter.heads()
+    layers = {file: _layers(head) for file, head in heads.items() if isinstance(head, ClassifierHead)}
+    has_head = HEAD_FILE in layers or any("head[" in line for line in usage.lines)
     usage.processor.save_pretrained(folder)
     _write_golden_posts(loaded, Path(artifacts["contract"]), folder)
-    if has_head:
-        _write_head(readout, folder)
+    for file, head in heads.items():
+        if file != HEAD_FILE or has_head:
+            _write_head(head, folder / file)
     source = _write_merged(loaded, folder) if merge else _write_adapter(loaded, artifacts, folder)
     is_adapter = loaded.adapter.peft is not None and not merge
-    return LoadingSnippet(type(loaded.model.backbone).__name__, source, is_adapter, usage, layers, has_head)
+    return LoadingSnippet(
+        type(loaded.model.backbone).__name__,
+        source,
+        is_adapter,
+        usage,
+        layers.get(HEAD_FILE, ()),
+        layers.get(IMAGE_HEAD_FILE, ()),
+        has_head,
+    )
+
+
+def _layers(head: ClassifierHead) -> tuple[str, ...]:
+    """Return the layers of a head as calls of `torch.nn`."""
+    return tuple(f"nn.{layer!r}" for layer in head)
 
 
 def _write_golden_posts(loaded: LoadedVersion, contract_folder: Path, folder: Path) -> None:
@@ -116,9 +130,9 @@ def _write_golden_posts(loaded: LoadedVersion, contract_folder: Path, folder: Pa
     write_contract(folder, replace(loaded.contract, golden=tuple(posts)), images)
 
 
-def _write_head(readout: nn.Module, folder: Path) -> None:
-    weights = readout.state_dict() or dict(readout.named_buffers())
-    save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, folder / HEAD_FILE)
+def _write_head(head: nn.Module, file: Path) -> None:
+    weights = head.state_dict() or dict(head.named_buffers())
+    save_file({name: weight.cpu().contiguous() for name, weight in weights.items()}, file)
 
 
 def _write_merged(loaded: LoadedVersion, folder: Path) -> str:

@@ -45,7 +45,7 @@ class LoadedVersion:
         contract = self.contract
         return [
             f"base: {contract.checkpoint.source} at {contract.checkpoint.revision}",
-            f"adapter: {len(contract.adapted_modules)} modules and the head, complete and trained",
+            f"adapter: {len(contract.adapted_modules)} modules and the heads, complete and trained",
             f"golden posts: {len(contract.golden)} answered, "
             f"logits off by {self.difference:.2g} ({self.allowed:.2g} allowed)",
         ]

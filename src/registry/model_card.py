@@ -29,6 +29,7 @@ PROTOCOLS = {
 KINDS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rank-stabilised LoRA", "ia3": "IA3"}
 SHOWN = (
     "readout",
+    "image_head",
     "adapter",
     "rank",
     "alpha",
@@ -68,6 +69,8 @@ class LoadingSnippet:
     usage: TransformersUsage
     # The layers of the classifier as calls of `torch.nn`; empty for a verbalizer.
     layers: tuple[str, ...]
+    # The layers of the image head, likewise; empty without one.
+    image_layers: tuple[str, ...]
     # Whether the readout has weights to load.
     has_head: bool
 
@@ -255,7 +258,9 @@ def _adapter(contract: Contract) -> str:
 
 
 def _readout(contract: Contract) -> str:
-    if contract.settings.readout == "verbalizer":
-        return "the verbalizer: the model's own logits for the words of the labels, not trained"
-    layers = contract.settings.head_layers
-    return f"a classifier head on the pooled states: a norm, {layers} hidden layers, {len(contract.labels)} logits"
+    settings = contract.settings
+    image = "; a linear head on the vision tower's states adds its logits" if settings.image_head == "linear" else ""
+    if settings.readout == "verbalizer":
+        return f"the verbalizer: the model's own logits for the words of the labels, not trained{image}"
+    shape = f"a norm, {settings.head_layers} hidden layers, {len(contract.labels)} logits"
+    return f"a classifier head on the pooled states: {shape}{image}"

@@ -87,7 +87,7 @@ class SearchRun:
             total: finished trials in all, earlier ones included.
             warm_start: another study whose best settings are tried first.
         """
-        _require_positions(self.params, self.model)
+        _require_settings(self.params, self.model)
         _require_free_space(LEAST_BYTES)
         with self._opened(warm_start) as (study, parent, sync):
             num_interrupted = self._prepare(study)
@@ -242,15 +242,16 @@ def _adapter_bytes(study: Study) -> int:
     return max((4 * int(trial.outcome.get("parameters", 0)) for trial in study.finished()), default=0)
 
 
-def _require_positions(params: Params, model: str) -> None:
-    """Raise UsageError if a trial may draw positions that the model cannot adapt. Each such trial would fail."""
+def _require_settings(params: Params, model: str) -> None:
+    """Raise UsageError if a trial may draw positions or an image head that the model lacks. Each one would fail."""
     from src.models.catalog import model_class
-    from src.training.adapter import require_positions
+    from src.training.adapter import require_image_head, require_positions
 
-    space = params.space_of(model).get("adapter_positions")
-    drawn = space.choices if space else (params.training_config(model).adapter_positions,)
-    for positions in drawn or ():
-        require_positions(model_class(model), positions)
+    for name, require in (("adapter_positions", require_positions), ("image_head", require_image_head)):
+        space = params.space_of(model).get(name)
+        drawn = space.choices if space else (getattr(params.training_config(model), name),)
+        for value in drawn or ():
+            require(model_class(model), value)
 
 
 def _require_free_space(num_bytes: int) -> None:

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -60,16 +60,25 @@ class ClassifierHead(nn.Sequential):
         return logits_BK
 
 
+def image_head(width: int, settings: TrainingConfig, num_labels: int) -> ClassifierHead:
+    """Return a linear head whose logits are 0, so that training begins with the answers of the readout alone."""
+    head = ClassifierHead(width, replace(settings, head_layers=0), num_labels)
+    for weight in head[-1].parameters():
+        nn.init.zeros_(weight)
+    return head
+
+
 # The name is peft's own: `PeftModel.from_pretrained` looks for it.
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
+IMAGE_HEAD_FILE = "image_head.safetensors"
 PARTS_FILE = "parts.safetensors"
 SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """All that is attached to a model: the adapter, the readout, and the segments of the base that train as a whole."""
+    """All that is attached to a model: the adapter, the heads, and the segments of the base that train as a whole."""
 
     model: ToneModel
     settings: TrainingConfig
@@ -83,6 +92,11 @@ class Adapter:
         """Return the model's readout."""
         assert self.model.readout is not None
         return self.model.readout
+
+    def heads(self) -> dict[str, nn.Module]:
+        """Return the modules whose logits are added, by the file that holds their weights: the readout comes first."""
+        heads = {HEAD_FILE: self.readout}
+        return heads if self.model.image_head is None else {**heads, IMAGE_HEAD_FILE: self.model.image_head}
 
     def modules(self) -> list[str]:
         """Return the full names of the backbone's modules that carry an adapter."""
@@ -102,7 +116,7 @@ class Adapter:
             save_file(self.parts(), temporary)
 
     def save(self, folder: Path, write: bool = True) -> None:
-        """Write the adapter in peft's layout, the readout and whole segments as safetensors, and the settings.
+        """Write the adapter in peft's layout, the heads and whole segments as safetensors, and the settings.
 
         The folder is written whole or not at all. All processes must call this method, because sharded weights are
         gathered from all. One process sets `write`.
@@ -110,19 +124,27 @@ class Adapter:
         weights = {} if self.peft is None else dict(self.peft.named_parameters())
         trained = {name: full_tensor(weight.detach()) for name, weight in weights.items() if weight.requires_grad}
         parts = self.parts()
-        head = {name: full_tensor(weight) for name, weight in self.readout.state_dict().items()}
+        heads = {
+            file: {name: full_tensor(weight) for name, weight in head.state_dict().items()}
+            for file, head in self.heads().items()
+        }
         if write:
-            self._write(folder, trained, parts, head)
+            self._write(folder, trained, parts, heads)
 
     def _write(
-        self, folder: Path, trained: Mapping[str, Tensor], parts: dict[str, Tensor], head: dict[str, Tensor]
+        self,
+        folder: Path,
+        trained: Mapping[str, Tensor],
+        parts: dict[str, Tensor],
+        heads: Mapping[str, dict[str, Tensor]],
     ) -> None:
         with writing(folder), atomic_folder(folder) as temporary:
             if self.peft is not None:
                 self.peft.save_pretrained(str(temporary), state_dict=trained)
             if parts:
                 save_file(parts, temporary / PARTS_FILE)
-            save_file(head, temporary / HEAD_FILE)
+            for file, head in heads.items():
+                save_file(head, temporary / file)
             write_json(temporary / SETTINGS_FILE, asdict(self.settings))
 
     def merge(self) -> nn.Module:
@@ -144,6 +166,7 @@ class Adapter:
     def detach(self) -> None:
         """Make the base bit for bit what it was. A sharded base stays sharded, and must not be used again."""
         self.model.readout = None
+        self.model.image_head = None
         self.model.adapt_all()
         # Read first: an adapted module's weights have other names without the adapter.
         weights = dict(self.model.backbone.named_parameters())
@@ -162,15 +185,25 @@ def require_positions(model: ToneModel | type[ToneModel], positions: Setting) ->
         raise UsageError(f"adapter_positions text: {model.spec.name} reads no text behind its image, so it must be all")
 
 
+def require_image_head(model: ToneModel | type[ToneModel], kind: Setting) -> None:
+    """Raise UsageError if a model has no features that an image head of this kind could read."""
+    if kind != "none" and not model.pools_image:
+        raise UsageError(
+            f"image_head {kind}: the readout of {model.spec.name} reads the image's features itself, so it must be none"
+        )
+
+
 def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Adapter:
-    """Attach a new adapter and readout. Their weights depend on the seed and settings alone.
+    """Attach a new adapter, readout and image head. Their weights depend on the seed and settings alone.
 
     Raises:
-        UsageError: the settings name a segment, layers or positions that the model lacks, or leave nothing to adapt.
+        UsageError: the settings name a segment, layers, positions or features that the model lacks, or leave nothing to
+            adapt.
     """
     torch.manual_seed(seed)
     # Checks that may raise come first: the model is still unchanged here.
     require_positions(model, settings.adapter_positions)
+    require_image_head(model, settings.image_head)
     wholes = _prefixes(model, settings.unfreeze.split())
     readout = model.verbalizer_readout() if settings.readout == "verbalizer" else None
     peft = None
@@ -189,6 +222,8 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
     adapter = Adapter(model, settings, peft, originals)
     try:
         model.readout = readout.to(model.device)
+        if settings.image_head == "linear":
+            model.image_head = image_head(model.pooled_image_width, settings, len(model.labels)).to(model.device)
         _unfreeze(model, wholes, originals)
     except BaseException:
         # Another trial trains on this base, and memory may run out here.
@@ -208,7 +243,7 @@ def fresh_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Iter
 
 
 def load(model: ToneModel, folder: Path) -> Adapter:
-    """Attach a saved adapter and readout, and set the model to evaluation.
+    """Attach a saved adapter with its heads, and set the model to evaluation.
 
     Raises:
         UserError: a file is missing or damaged, or its weights are not exactly those that the settings require.
@@ -222,7 +257,8 @@ def load(model: ToneModel, folder: Path) -> Adapter:
             set_peft_model_state_dict(adapter.peft, state)
         if adapter.originals:
             restore(model.backbone, _read(folder / PARTS_FILE, adapter.parts()))
-        adapter.readout.load_state_dict(_read(folder / HEAD_FILE, adapter.readout.state_dict()))
+        for file, head in adapter.heads().items():
+            head.load_state_dict(_read(folder / file, head.state_dict()))
     except UserError:
         adapter.detach()
         raise

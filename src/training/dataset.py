@@ -1,7 +1,7 @@
 """Labelled posts with their cached features: the training dataset."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from src.core.records import Post
-from src.modeling.segments import POOLED
+from src.modeling.segments import POOLED, POOLED_IMAGE
 from src.training.batching import collate
 from src.training.cache import FeatureTable
 
@@ -46,5 +46,14 @@ class LabelledFeatures:
 
 def pooled(data: LabelledFeatures, width: int) -> NDArray[np.float64]:
     """Return pooled features_ND of posts that a model of this width, without trainable weights, has encoded."""
-    rows = [data.features[index][POOLED][:width] for index in range(len(data.posts))]
+    rows = [join_pooled(data.features[index], width) for index in range(len(data.posts))]
     return torch.stack(rows).double().numpy()
+
+
+def join_pooled(features: Mapping[str, Tensor], width: int) -> Tensor:
+    """Return the pooled features of a post or of a batch in one row each: the answer's state, and the image's own.
+
+    `width` is that of the state (`ToneModel.width`). A model without an image's own features has the state alone.
+    """
+    state = features[POOLED][..., :width]
+    return torch.cat([state, features[POOLED_IMAGE]], dim=-1) if POOLED_IMAGE in features else state

@@ -13,7 +13,7 @@ from src.modeling.base import ToneModel
 from src.training.batching import collate, in_order, shard_batches
 from src.training.cache_encoder import read_inputs
 from src.training.callbacks import noop
-from src.training.dataset import LabelledFeatures
+from src.training.dataset import LabelledFeatures, join_pooled
 from src.training.distributed import SINGLE_PROCESS, DistributedContext
 
 
@@ -52,9 +52,10 @@ def logits_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]
 
 @torch.no_grad()
 def pooled_of(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> Tensor:
-    """Return pooled_BD, float32 on the CPU, of one batch of posts that are in no cache."""
+    """Return pooled features_BD, float32 on the CPU, of one batch of posts that are in no cache."""
     model.eval()
-    return model.forward_pooled(_inputs(model, images, captions))[:, : model.width].float().cpu()
+    pooled = model.forward_pooled(_inputs(model, images, captions), with_image=model.pools_image)
+    return join_pooled(pooled, model.width).float().cpu()
 
 
 def _inputs(model: ToneModel, images: Sequence[Image], captions: Sequence[str]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ pixels, S side of a square image, K labels.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -194,21 +194,22 @@ def _occluded_words(parts: Parts, k: int, batch_size: int) -> list[Word]:
     return [Word(text.strip(), value) for text, value in zip(parts.words, contributions_W, strict=True)]
 
 
-def sanity_check(own: SaliencyMap, shuffled_map: Callable[[], SaliencyMap], readout: nn.Module) -> SanityCheck:
-    """Return the rank correlations of a map with the maps of the same model whose readout's weights are shuffled.
+def sanity_check(own: SaliencyMap, shuffled_map: Callable[[], SaliencyMap], heads: Iterable[nn.Module]) -> SanityCheck:
+    """Return the rank correlations of a map with the maps of the same model whose heads' weights are shuffled.
 
     Source: J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (section 3.1: the first step of the
     cascade). A head is a trained classifier. A verbalizer is the rows of the language model's head that belong to the
     tones' words: they are not trained here, but are weights of the model like any others.
 
     Args:
-        own: The map of the model with its own readout.
+        own: The map of the model with its own heads.
         shuffled_map: Returns a new map of the same post and tone.
-        readout: The model's readout, whose weights are restored at the end.
+        heads: The model's readout, and its image head if it has one. Their weights are restored at the end.
     """
+    module = nn.ModuleList(heads)
     correlations = []
     for seed in range(SHUFFLES):
-        with shuffled(readout, seed):
+        with shuffled(module, seed):
             other = shuffled_map()
         # A constant map has no rank correlation.
         if len(set(own.contributions())) > 1 and len(set(other.contributions())) > 1:

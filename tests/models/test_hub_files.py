@@ -219,7 +219,7 @@ def test_clip_agrees_with_plain_transformers(load: Callable[[str], LoadedPair], 
     model.readout = model.verbalizer_readout()
     with torch.no_grad():
         close(model(inputs), clip.backbone(**prompts).logits_per_image)
-        theirs, (image_BD, text_BD) = clip.backbone(**posts), model.forward_pooled(inputs).chunk(2, dim=-1)
+        theirs, (image_BD, text_BD) = clip.backbone(**posts), model.forward_pooled(inputs)["pooled"].chunk(2, dim=-1)
     close(nn.functional.normalize(image_BD, dim=-1), theirs.image_embeds)
     close(nn.functional.normalize(text_BD, dim=-1), theirs.text_embeds)
 

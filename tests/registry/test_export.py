@@ -129,6 +129,11 @@ CASES = {
     "blip2, its words, on the text": Case("blip2", False, {"readout": "verbalizer", "adapter_positions": "text"}),
     "blip2, DoRA": Case("blip2", False, {"adapter": "dora"}),
     "blip2, its words, merged": Case("blip2", True, {"readout": "verbalizer"}),
+    "smol, its words on the text, an image head": Case(
+        "smol", False, {"readout": "verbalizer", "adapter_positions": "text", "image_head": "linear"}
+    ),
+    "blip2, two heads": Case("blip2", False, {"image_head": "linear"}),
+    "tinyllava, two heads, merged": Case("tinyllava", True, {"image_head": "linear"}),
     "smol, its words, a whole connector": Case("smol", False, {"unfreeze": "connector"}),
     "clip, its prompts": Case("clip", False, {"readout": "verbalizer", "adapter": "ia3"}),
     "clip, no adapter": Case("clip", False, {"rank": 0}),
@@ -276,7 +281,7 @@ def test_front_matter_names_base_and_results(
     weights = PretrainedWeights("openai/clip-vit-base-patch32", "a" * 40, "full")
     contract = replace(contract_in(exported()), checkpoint=weights, dtype="bfloat16")
     snippet = LoadingSnippet(
-        "CLIPModel", '"openai/clip"', True, TransformersUsage(None, "text=caption", ("logits = 1",)), (), False
+        "CLIPModel", '"openai/clip"', True, TransformersUsage(None, "text=caption", ("logits = 1",)), (), (), False
     )
     text = model_card("mvsa-clip", 3, contract, snippet, EVIDENCE, merged=False)
     data: Any = ModelCard(text).data
@@ -297,7 +302,7 @@ def test_card_says_how_a_base_is_built(exported: Callable[..., Path]) -> None:
     built = PretrainedWeights("outputs/checkpoints/smol", Model.spec.revision, "full", is_local=True)
     contract = replace(contract_in(exported()), model="smol", checkpoint=built)
     usage = TransformersUsage(None, "text=caption", ("logits = 1",))
-    snippet = LoadingSnippet("LlavaForConditionalGeneration", '"base"', True, usage, (), False)
+    snippet = LoadingSnippet("LlavaForConditionalGeneration", '"base"', True, usage, (), (), False)
     for checkpoint, is_told in ((built, True), (replace(built, revision="0" * 12), False)):
         text = model_card("mvsa-smol", 1, replace(contract, checkpoint=checkpoint), snippet, EVIDENCE, merged=False)
         for wheel in (SMOLLM2, DINOV2):

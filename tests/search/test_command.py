@@ -130,10 +130,13 @@ def test_gpu_error_restarts_process(repository: Path, warm: WarmCommand) -> None
     assert {run.info.status for run in runs()} == {"FINISHED", "FAILED"}
 
 
-def test_positions_of_another_model_are_refused_at_once(repository: Path, warm: WarmCommand) -> None:
-    _edit(lambda params: params["tune"]["spaces"]["clip"].update(adapter_positions={"choices": ["all", "text"]}))
+@pytest.mark.parametrize(("name", "value"), [("adapter_positions", "text"), ("image_head", "linear")])
+def test_settings_of_other_models_are_refused_at_once(
+    name: str, value: str, repository: Path, warm: WarmCommand
+) -> None:
+    _edit(lambda params: params["tune"]["spaces"]["clip"].update({name: {"choices": [value]}}))
     output = warm.run("--trials", "3", code=2)
-    assert output.count("\n") == 1 and "adapter_positions" in output
+    assert output.count("\n") == 1 and name in output
     assert not Path("outputs/studies.db").exists()
 
 

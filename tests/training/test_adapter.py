@@ -387,7 +387,7 @@ def test_damaged_adapter_is_refused(
 def test_the_head_alone_saves_no_lora(model: ToneModel, tmp_path: Path) -> None:
     with fresh_adapter(model, HEAD_ALONE, seed=1) as adapter:
         assert adapter.modules() == []
-        assert model.cached_names() == ("length", "pooled")
+        assert model.cached_names() == ("length", "pooled_image", "pooled")
         adapter.save(tmp_path / "adapter")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {HEAD_FILE, SETTINGS_FILE}
 

@@ -75,9 +75,9 @@ def test_every_kind_trains_saves_detaches(
 @pytest.mark.parametrize(
     ("name", "unfreeze", "cached"),
     [
-        ("llava", "connector", ("tokens", "length", "vision")),
-        ("blip2", "qformer", ("tokens", "length", "vision")),
-        ("blip2", "connector", ("tokens", "length", "queries")),
+        ("llava", "connector", ("tokens", "length", "vision", "pooled_image")),
+        ("blip2", "qformer", ("tokens", "length", "vision", "pooled_image")),
+        ("blip2", "connector", ("tokens", "length", "pooled_image", "queries")),
         ("clip", "text", ("tokens", "length", "image")),
     ],
 )

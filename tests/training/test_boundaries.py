@@ -24,7 +24,8 @@ from src.training.trainer import TrainingContext, TrainingResult, fit
 
 LORA = TrainingConfig(readout="head", rank=4, alpha=8, dropout=0.0, lr=0.003, epochs=2, batch_size=8)
 
-# What is cached for each training, besides `length`. Tiny LLaVA's language model has 3 layers, the others' stacks 2.
+# What is cached for each training, besides `length` and the `pooled_image` of a frozen vision tower. Tiny LLaVA's
+# language model has 3 layers, the others' stacks 2.
 TEXT = {"tokens"}
 CASES: Mapping[str, Mapping[str, tuple[dict[str, Any], set[str]]]] = {
     "clip": {
@@ -40,15 +41,19 @@ CASES: Mapping[str, Mapping[str, tuple[dict[str, Any], set[str]]]] = {
         "last layer": ({"adapter_layers": "last-half"}, {"language.1"}),
         "Q-Former": ({"unfreeze": "qformer"}, {"vision", *TEXT}),
         "projection": ({"rank": 0, "unfreeze": "connector"}, {"queries", *TEXT}),
+        "image head, Q-Former": ({"unfreeze": "qformer", "image_head": "linear"}, {"vision", *TEXT}),
+        "image head, vision tower": ({"unfreeze": "vision", "image_head": "linear"}, {"pixels", *TEXT}),
     },
     "llava": {
         "words": ({"readout": "verbalizer"}, {"image", *TEXT}),
+        "words, image head": ({"readout": "verbalizer", "image_head": "linear"}, {"image", *TEXT}),
         "last layer": ({"adapter_layers": "last-half"}, {"language.2"}),
         "last two layers": ({"adapter_layers": "last-2", "readout": "verbalizer"}, {"language.1"}),
         "connector": ({"unfreeze": "connector"}, {"vision", *TEXT}),
     },
     "tinyllava": {
         "head alone": ({"rank": 0}, {"pooled"}),
+        "both heads alone": ({"rank": 0, "image_head": "linear"}, {"pooled"}),
         "language model": ({}, {"image", *TEXT}),
         "last layer": ({"adapter_layers": "last-1"}, {"language.1"}),
     },
@@ -97,10 +102,11 @@ def test_cached_training_equals_uncached_training(
     tmp_path: Path,
 ) -> None:
     model, settings = tiny_model(name), replace(LORA, **changes)
+    image = {"pooled_image"} if model.pools_image and "pixels" not in features else set()
 
     def trained(data: Callable[[list[Post]], LabelledFeatures]) -> TrainingResult:
         with fresh_adapter(model, settings, seed=1):
-            assert set(model.cached_names()) == {*features, "length"}
+            assert set(model.cached_names()) == {*features, *image, "length"}
             return fit(model, data(posts[:24]), data(posts[24:44]), settings, TrainingContext(1))
 
     one = trained(lambda part: cached(model, part, tmp_path))

@@ -23,10 +23,16 @@ def test_features_equal_the_frozen_models(
     model = tiny_model(name).to(dtype)
     data = Workspace(model, {"test": posts[:6]}, 4, tmp_path).data("test")
     found_ND = pooled(data, model.width)
-    assert found_ND.shape == (6, model.width)
+    image_width = model.pooled_image_width if model.pools_image else 0
+    assert found_ND.shape == (6, model.width + image_width)
     assert found_ND.dtype == np.float64
     assert np.isfinite(found_ND).all()
     # A readout that gives three of the features as they are.
     model.readout = torch.nn.Linear(model.width, 3, bias=False)
     model.readout.weight.data = torch.eye(3, model.width)
     assert np.array_equal(logits(model, data, 4).double().numpy(), found_ND[:, :3])
+    if model.pools_image:
+        model.image_head = torch.nn.Linear(image_width, 3, bias=False)
+        model.image_head.weight.data = torch.eye(3, image_width)
+        of_image_ND = logits(model, data, 4).double().numpy() - found_ND[:, :3]
+        np.testing.assert_allclose(of_image_ND, found_ND[:, model.width : model.width + 3], atol=1e-5)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from src.core.training_config import TrainingConfig
-from src.training.adapter import ClassifierHead
+from src.training.adapter import ClassifierHead, image_head
 
 SETTINGS = TrainingConfig(readout="head", rank=0, alpha=1, dropout=0.5, lr=0.1, head_width=16)
 
@@ -47,3 +47,9 @@ def test_every_weight_learns() -> None:
     head = ClassifierHead(8, replace(SETTINGS, head_layers=2, dropout=0.0), 3)
     cross_entropy(head(torch.randn(4, 8)), torch.tensor([0, 1, 2, 2])).backward()  # type: ignore[no-untyped-call]
     assert all(weight.grad is not None and weight.grad.any() for weight in head.parameters())
+
+
+def test_image_head_is_linear_and_begins_with_nothing() -> None:
+    head = image_head(8, replace(SETTINGS, head_layers=2), 3)
+    assert [tuple(module.weight.shape) for module in head if isinstance(module, nn.Linear)] == [(3, 8)]
+    assert not head(torch.randn(4, 8)).any()

@@ -282,7 +282,7 @@ def test_shuffled_readout_changes_the_map(trained: Trained) -> None:
         return saliency_map(trained.classified(), trained.caption, 32, explanation.tone)
 
     before = {name: weight.clone() for name, weight in readout.state_dict().items()}
-    check = sanity_check(explanation, explain, readout)
+    check = sanity_check(explanation, explain, [readout])
     assert len(check.correlations) == SHUFFLES
     assert check.mean is not None
     assert check.mean < 0.5
@@ -325,7 +325,7 @@ def test_number_of_passes_is_announced(trained: Trained) -> None:
 
 def test_sanity_check_detects_constant_maps(spotted: Image.Image) -> None:
     explanation = asked(Additive(only_cell(2, 5, 3.0), {"a": 1.0}), spotted, "a b")
-    assert sanity_check(explanation, lambda: explanation, torch.nn.Linear(2, 3)).mean == pytest.approx(1)
+    assert sanity_check(explanation, lambda: explanation, [torch.nn.Linear(2, 3)]).mean == pytest.approx(1)
 
 
 def test_sanity_check_of_flat_maps(spotted: Image.Image) -> None:
