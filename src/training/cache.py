@@ -25,6 +25,9 @@ from src.training.cache_encoder import encode_further, encode_posts
 from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, write
 
 FACTS = "boundary.json"
+# Of the features under their names. Raise it when a segment computes another content: no digest covers the code.
+# 2: `vision` has its class token.
+FORMAT = 2
 # The posts are written in shards because a shard is written whole or not at all: an interrupted encoding loses at most
 # one shard, and a damaged file costs the encoding of one shard. Few large shards would lose more. Many small ones would
 # open more files. The limit in bytes bounds the memory in which a shard is collected, as features differ in size.
@@ -50,6 +53,8 @@ class Boundary:
     # The first layer of the language model that runs on the prefix and on the text in turn, if the features are those
     # of such a split (`split_stack`). None of a rounded prefix, from which no other features are computed.
     split_from: int | None = None
+    # That of `FORMAT` when the features were computed.
+    format: int = 1
 
     @classmethod
     def of(cls, model: ToneModel) -> "Boundary":
@@ -65,17 +70,26 @@ class Boundary:
             model.cached_names(),
             _aligned_digest(model),
             _split_from(segments),
+            FORMAT,
         )
 
     @property
     def key(self) -> str:
         """Return a digest of everything but the checkpoint's source: one revision has the same weights everywhere."""
-        facts = [self.revision, self.aligned, self.preprocessing, self.dtype, *self.segments, *self.features]
+        facts = [
+            self.revision,
+            self.aligned,
+            self.preprocessing,
+            self.dtype,
+            *self.segments,
+            *self.features,
+            f"format {self.format}",
+        ]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
     def lies_before(self, other: "Boundary") -> bool:
         """Return whether the other boundary's features can be computed from these."""
-        same = ("model", "revision", "preprocessing", "dtype")
+        same = ("model", "revision", "preprocessing", "dtype", "format")
         alike = all(getattr(self, name) == getattr(other, name) for name in same)
         if not alike or self.aligned not in ("", other.aligned):
             return False

@@ -89,6 +89,7 @@ def test_features_below_stay_valid(aligned: AlignOutput, params: Params) -> None
     assert (below.aligned, above.aligned) == ("", aligned.digest)
     assert below.lies_before(above)
     assert not replace(below, aligned="other").lies_before(above)
+    assert not replace(below, format=1).lies_before(above)
 
 
 def test_killed_command_continues(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:

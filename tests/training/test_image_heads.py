@@ -84,7 +84,7 @@ def trained(model: ToneModel, settings: TrainingConfig, posts: list[Post], folde
 def test_trained_heads_are_saved_and_loaded(
     model: ToneModel, readout: str, posts: list[Post], images: list[Image], tmp_path: Path
 ) -> None:
-    settings = replace(SETTINGS, readout=readout)
+    settings = replace(SETTINGS, readout=readout)  # type: ignore[arg-type]
     captions = [post.caption for post in posts[:4]]
     with fresh_adapter(model, settings, seed=1) as adapter:
         before = trainable_state(model)

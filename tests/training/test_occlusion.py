@@ -331,7 +331,7 @@ def test_sanity_check_detects_constant_maps(spotted: Image.Image) -> None:
 def test_sanity_check_of_flat_maps(spotted: Image.Image) -> None:
     explanation = asked(Additive(torch.zeros(GRID, GRID)), spotted, "")
     flat = replace(explanation, cells_GG=[[0.0] * GRID] * GRID)
-    check = sanity_check(flat, lambda: flat, torch.nn.Linear(2, 3))
+    check = sanity_check(flat, lambda: flat, [torch.nn.Linear(2, 3)])
     assert check.mean is None
 
 
