@@ -50,7 +50,7 @@ class Stopwatch:
     # Of the epochs that count.
     seconds: list[float] = field(default_factory=list)
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         """Do nothing."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:

@@ -167,7 +167,7 @@ class _PruningCallback:
         self.rows: list[Mapping[str, float]] = []
         self.pruned = False
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         pass
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:

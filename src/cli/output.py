@@ -79,7 +79,7 @@ class EpochBar:
     label: str
     epochs: int = 0
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         """Do nothing."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:

@@ -92,6 +92,11 @@ class TrainingConfig:
     # The validation score that chooses the best epoch.
     monitor: Literal["macro_f1", "loss"] = "macro_f1"
 
+    @property
+    def rounds_prefix(self) -> bool:
+        """Whether the prefix's keys and values are rounded. A prefix that trains is not: rounding has no gradients."""
+        return self.adapter_positions == "text" and self.prefix_dtype == "int8" and not self.unfreeze
+
     def __post_init__(self) -> None:
         require(self.rank >= 0, "rank must be 0 (head alone) or more")
         trains = self.rank > 0 or self.readout == "head" or bool(self.unfreeze)

@@ -249,10 +249,8 @@ def _adapter(contract: Contract) -> str:
     if not settings.rank:
         return "none: only the head was trained"
     size = "" if settings.adapter == "ia3" else f" of rank {settings.rank}, alpha {settings.alpha},"
-    on_text = settings.adapter_positions == "text"
-    where = ", on the positions behind the image alone" if on_text else ""
-    # Without a frozen prefix the setting has no effect.
-    if on_text and settings.prefix_dtype == "int8" and not settings.unfreeze:
+    where = ", on the positions behind the image alone" if settings.adapter_positions == "text" else ""
+    if settings.rounds_prefix:
         where += ", which read the keys and values of those before in 8 bits"
     return f"{KINDS[settings.adapter]}{size} on {len(contract.adapted_modules)} modules{where}"
 

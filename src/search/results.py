@@ -83,11 +83,14 @@ def conclude(model: str, study: Study, sync: MlflowSync, parent: Run, total: int
     ended = [trial for trial in study.trials() if trial.state in ENDED and trial.number <= finished[-1].number]
     folder = stage_folder("tune", model)
     _best_trial(study, finished, best).write(folder / BEST_FILE)
-    replace(_summary(study.plan, ended), importances=_importances(study)).write(folder / SEARCH_FILE)
+    shares = importances(study.raw, study.plan.space)
+    # `write_json` does not round numbers under the names of settings, because there they are usually settings.
+    rounded = {name: round(share, DECIMALS) for name, share in shares.items()}
+    replace(_summary(study.plan, ended), importances=rounded).write(folder / SEARCH_FILE)
     write_table(folder / TRIALS_FILE, [_row(trial) for trial in finished])
     for path in folder.glob("*.png"):  # an earlier study may have had other plots
         path.unlink()
-    for name, png in plots(study.raw, study.plan.space).items():
+    for name, png in plots(study.raw, study.plan.space, shares).items():
         write_bytes(folder / f"{name}.png", png)
     if not sync.unreachable:
         try:
@@ -161,11 +164,6 @@ def _best_trial(study: Study, finished: Sequence[TrialRecord], best: TrialRecord
         best_val_macro_f1=best.value,
         params=best.params,
     )
-
-
-def _importances(study: Study) -> dict[str, float]:
-    # `write_json` does not round numbers under the names of settings, because there they are usually settings.
-    return {name: round(share, DECIMALS) for name, share in importances(study.raw, study.plan.space).items()}
 
 
 def _summary(plan: StudyPlan, trials: Sequence[TrialRecord]) -> SearchSummary:

@@ -5,6 +5,7 @@ colour alone, and change the style of all other plots of the process.
 """
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from src.core.config import Range, Space
@@ -47,8 +48,10 @@ def importances(study: "optuna.Study", space: Space) -> dict[str, float]:
     return {name: float(share) for name, share in shares.items()}
 
 
-def plots(study: "optuna.Study", space: Space) -> dict[str, bytes]:
+def plots(study: "optuna.Study", space: Space, shares: Mapping[str, float]) -> dict[str, bytes]:
     """Return the plots of a study as PNG, by name. A plot that the trials do not allow is left out.
+
+    `shares` are the study's `importances`.
 
     The names are `optimization_history`, `slices` and `importances`. With two objectives, `pareto_front` (score
     upwards, size downwards) replaces the first. A pruned trial is drawn at its last score. Infeasible and failed trials
@@ -67,7 +70,6 @@ def plots(study: "optuna.Study", space: Space) -> dict[str, bytes]:
     axes = {name: _axis(choice) for name, choice in space.items() if any(name in point.settings for point in points)}
     if axes:
         pngs["slices"] = plot_search.slices(points, axes, _SCORE, "Validation macro-F1 over each setting")
-    shares = importances(study, space)
     if shares:
         title = "What validation macro-F1 depends on, among the complete trials"
         pngs["importances"] = plot_search.importance_bars(shares, title)

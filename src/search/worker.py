@@ -23,14 +23,14 @@ from src.search.study import RunningTrial, Study, join_study
 from src.training.adapter import Adapter
 from src.training.callbacks import noop
 from src.training.failures import Failure, failure_of, release_memory
-from src.training.lockstep import SteppedTraining, in_turn
+from src.training.lockstep import BatchwiseTraining, in_turn
 from src.training.train_and_test import trained_adapter
 from src.training.trainer import TrainingContext, TrainingResult
 from src.training.workspace import Workspace, open_workspace
 
 # Errors of the disk. The next trial would meet the same one, so they end the search.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-# A step may take milliseconds, and looking for a request costs a query.
+# A batch may take milliseconds, and looking for a request costs a query.
 _LOOK_EVERY_S = 5.0
 # The searched settings on which it depends whether two trials read the same features of the same posts in a step.
 _SETTINGS_OF_BATCHES = (
@@ -72,7 +72,7 @@ class TrialWorker:
     workspace: Workspace
     study: Study
     name: str
-    # Is called in every step, and may raise `StopRequested`.
+    # Is called after every batch, and may raise `StopRequested`.
     check: Callable[[], None] | None = None
 
     def run(self, count: int) -> Iterator[TrialResult]:
@@ -95,7 +95,7 @@ class TrialWorker:
         device = self.workspace.model.device
         copies = self.workspace.sharing_weights(count)
         runs = (partial(self._run_one, trial, copy) for trial, copy in zip(trials, copies, strict=True))
-        with closing(in_turn([SteppedTraining(run, device) for run in runs])) as results:
+        with closing(in_turn([BatchwiseTraining(run, device) for run in runs])) as results:
             for result in results:
                 yield result
                 if result.failure and result.failure.fatal:
@@ -107,10 +107,10 @@ class TrialWorker:
         trial.set_attr("code", code_digest(self.workspace.model.spec.name))
         return trial
 
-    def _run_one(self, trial: RunningTrial, workspace: Workspace, end_step: Callable[[], None]) -> TrialResult:
+    def _run_one(self, trial: RunningTrial, workspace: Workspace, end_batch: Callable[[], None]) -> TrialResult:
         try:
             settings = self.params.training_config(workspace.model.spec.name, **trial.params)
-            return self._train(trial, workspace, settings, end_step)
+            return self._train(trial, workspace, settings, end_batch)
         except (StopRequested, StorageError):
             raise
         except _TrialStopped:
@@ -125,9 +125,9 @@ class TrialWorker:
         return TrialResult(trial.number, self.name, "failed", failure=failure)
 
     def _train(
-        self, trial: RunningTrial, workspace: Workspace, settings: TrainingConfig, end_step: Callable[[], None] = noop
+        self, trial: RunningTrial, workspace: Workspace, settings: TrainingConfig, end_batch: Callable[[], None] = noop
     ) -> TrialResult:
-        callback = _TrialCallback(trial, settings.epochs, self.check, end_step)
+        callback = _TrialCallback(trial, settings.epochs, self.check, end_batch)
         context = TrainingContext(self.params.seed, callback)
         # Encoding posts takes long too. It ends no step: another trial would wait for the lock of the same features.
         with trained_adapter(workspace, settings, context, lambda _: callback.look()) as (adapter, result):
@@ -157,8 +157,8 @@ class _TrialCallback:
     trial: RunningTrial
     epochs: int
     check: Callable[[], None] | None
-    # Is called after each step, and returns when the next one may begin.
-    end_step: Callable[[], None] = noop
+    # Is called after each batch, and returns when the next one may begin.
+    end_batch: Callable[[], None] = noop
     pruned: bool = False
     _look_at_s: float = 0.0
 
@@ -171,9 +171,9 @@ class _TrialCallback:
                 raise _TrialStopped
             self._look_at_s = time.monotonic() + _LOOK_EVERY_S
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         self.look()
-        self.end_step()
+        self.end_batch()
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         self.pruned = not self.trial.report(epoch, metrics, last=epoch == self.epochs)

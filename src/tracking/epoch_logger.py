@@ -25,7 +25,7 @@ class EpochLogger:
     run: Run
     bar: Progress
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         """Do nothing."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:

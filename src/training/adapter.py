@@ -214,8 +214,7 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
             peft = get_peft_model(model.backbone, _config(model, settings))
         _use_fast_dropout(peft)
         if settings.adapter_positions == "text":
-            # A prefix that trains is not rounded: rounding has no gradients, and nothing of it is cached.
-            model.adapt_text(_bare_copy, rounded=settings.prefix_dtype == "int8" and not wholes)
+            model.adapt_text(_bare_copy, rounded=settings.rounds_prefix)
     if readout is None:
         readout = ClassifierHead(model.width, settings, len(model.labels))
     originals: dict[str, Tensor] = {}

@@ -7,7 +7,7 @@ from typing import Protocol
 class TrainingCallback(Protocol):
     """The listener of one training, passed in by the code that starts it."""
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         """Handle a training batch, after its gradients, or a validation batch. May raise `StopRequested`."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -17,7 +17,7 @@ class TrainingCallback(Protocol):
 class NullCallback:
     """A callback that ignores everything and never stops a training."""
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         """Do nothing."""
 
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:

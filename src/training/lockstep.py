@@ -1,4 +1,4 @@
-"""Trainings side by side in one process: they take their steps in turn, on one base in memory.
+"""Trainings side by side in one process: they run their batches in turn, on one base in memory.
 
 Each training runs in a thread of its own, and only one thread runs at a time. So `fit` is the same function for one
 training and for several, and a generator's `yield` need not pass through all of it. torch keeps its gradient mode by
@@ -19,11 +19,11 @@ from src.core.errors import StopRequested
 R = TypeVar("R")
 
 
-class SteppedTraining(Generic[R]):
-    """A training that runs one step at a time. Its random numbers are those of a training that runs alone.
+class BatchwiseTraining(Generic[R]):
+    """A training that runs one batch at a time. Its random numbers are those of a training that runs alone.
 
     Args:
-        train: trains and returns a result. Its argument is a function that it calls after each step.
+        train: trains and returns a result. Its argument is a function that it calls after each batch.
         device: the device that it computes on.
     """
 
@@ -35,11 +35,11 @@ class SteppedTraining(Generic[R]):
         self._turn = Semaphore(0)
         self._turn_over = Semaphore(0)
         self._closed = False
-        # The state of the CPU's generator, then of each device's; empty before the first step.
+        # The state of the CPU's generator, then of each device's; empty before the first batch.
         self._random: list[Tensor] = []
 
     def advance(self) -> bool:
-        """Run to the end of the next step, and return whether the training has ended."""
+        """Run to the end of the next batch, and return whether the training has ended."""
         with torch.random.fork_rng(self._devices):
             if self._random:
                 torch.set_rng_state(self._random[0])
@@ -57,7 +57,7 @@ class SteppedTraining(Generic[R]):
         return self._result.result()
 
     def close(self) -> None:
-        """End the training within its step, as `StopRequested` does."""
+        """End the training within its batch, as `StopRequested` does."""
         self._closed = True
         self._turn.release()
         if self._thread.is_alive():
@@ -79,7 +79,7 @@ class SteppedTraining(Generic[R]):
             raise StopRequested
 
 
-def in_turn(trainings: Sequence[SteppedTraining[R]]) -> Generator[R, None, None]:
+def in_turn(trainings: Sequence[BatchwiseTraining[R]]) -> Generator[R, None, None]:
     """Run trainings side by side, and yield each result when its training has ended.
 
     An error of one training, and the generator's `close`, end the others at once.

@@ -169,7 +169,7 @@ class Trainer:
 
     def _logits(self, data: LabelledFeatures) -> Tensor:
         context = self.context
-        return logits(self.model, data, self.settings.batch_size, context.callback.on_step, context.distributed)
+        return logits(self.model, data, self.settings.batch_size, context.callback.on_batch, context.distributed)
 
     def _posts_of(self, epoch: int) -> list[int]:
         """Return the indices of the posts that an epoch trains on."""
@@ -206,7 +206,7 @@ class Trainer:
             (mean_loss_ * num_posts / len(batch)).backward()  # type: ignore[no-untyped-call]
             total_loss += mean_loss_.detach() * num_posts
             # Before the next micro-batch, so that trainings side by side read each one in turn.
-            self.context.callback.on_step()
+            self.context.callback.on_batch()
         batch_loss = distributed.sum(total_loss).item()
         # Checked before the step, so that a diverging loss never reaches the weights.
         _require_finite(batch_loss, self.settings)

@@ -76,11 +76,15 @@ def size(png: bytes) -> tuple[int, int]:
         return picture.size
 
 
+def plots(a_study: optuna.Study) -> dict[str, bytes]:
+    return study_analysis.plots(a_study, SPACE, study_analysis.importances(a_study, SPACE))
+
+
 def drawn(monkeypatch: pytest.MonkeyPatch, a_study: optuna.Study) -> dict[str, Any]:
     """Return the axes of each plot by its name, before they become PNG."""
     axes_of: dict[str, Any] = {}
     monkeypatch.setattr(plot_search, "png_of", lambda figure: figure)
-    figures: Mapping[str, Any] = study_analysis.plots(a_study, SPACE)
+    figures: Mapping[str, Any] = plots(a_study)
     for name, figure in figures.items():
         figure.canvas.draw()
         axes_of[name] = figure.axes
@@ -137,25 +141,25 @@ def test_importances_use_first_objective() -> None:
 
 def test_long_search_has_all_plots() -> None:
     a_study = study(*map(scored, range(12)), pruned(12, 0.3), infeasible(13), failed(14))
-    pngs = study_analysis.plots(a_study, SPACE)
+    pngs = plots(a_study)
     assert list(pngs) == ["optimization_history", "slices", "importances"]
     assert all(min(size(png)) > 200 for png in pngs.values())
-    assert study_analysis.plots(a_study, SPACE) == pngs
+    assert plots(a_study) == pngs
 
 
 def test_short_search_has_fewer_plots() -> None:
-    assert study_analysis.plots(study(), SPACE) == {}
-    assert study_analysis.plots(study(infeasible(0), failed(1)), SPACE) == {}
-    assert list(study_analysis.plots(study(scored(0)), SPACE)) == ["optimization_history", "slices"]
+    assert plots(study()) == {}
+    assert plots(study(infeasible(0), failed(1))) == {}
+    assert list(plots(study(scored(0)))) == ["optimization_history", "slices"]
     without_settings = create_trial(params={}, distributions={}, value=0.5)
-    assert list(study_analysis.plots(study(without_settings), SPACE)) == ["optimization_history"]
+    assert list(plots(study(without_settings))) == ["optimization_history"]
 
 
 def test_two_objectives_plot_pareto_front(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [(0.5, 100), (0.7, 400), (0.6, 900), (0.8, 1600)]
     trials = [trial(number, pair) for number, pair in enumerate(values)]
     a_study = study(*trials, infeasible(4), failed(5), directions=["maximize", "minimize"])
-    assert list(study_analysis.plots(a_study, SPACE)) == ["pareto_front", "slices"]
+    assert list(plots(a_study)) == ["pareto_front", "slices"]
     (axes,) = drawn(monkeypatch, a_study)["pareto_front"]
     front = axes.lines[0]
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(100, 0.5), (400, 0.7), (1600, 0.8)]
@@ -220,8 +224,8 @@ def test_axis_reaches_beyond_space(axis: SettingAxis) -> None:
 def test_plots_are_thread_safe() -> None:
     a_study = study(*map(scored, range(12)))
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: study_analysis.plots(a_study, SPACE), range(2))
-    assert first == second == study_analysis.plots(a_study, SPACE)
+        first, second = pool.map(lambda _: plots(a_study), range(2))
+    assert first == second == plots(a_study)
 
 
 def test_plots_leave_pyplot_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,4 +237,4 @@ def test_plots_leave_pyplot_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(plt, "figure", refuse)
     monkeypatch.setattr(plt, "subplots", refuse)
-    assert study_analysis.plots(study(*map(scored, range(12))), SPACE)
+    assert plots(study(*map(scored, range(12))))

@@ -57,7 +57,7 @@ class Listener:
         self.goes_on = goes_on
         self.stop_at = stop_at
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         self.steps += 1
         if self.steps == self.stop_at:
             raise StopRequested

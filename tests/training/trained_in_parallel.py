@@ -57,7 +57,7 @@ class Judge:
     last: int
     heard: list[int] = field(default_factory=list)
 
-    def on_step(self) -> None:
+    def on_batch(self) -> None:
         pass
 
     def on_epoch(self, epoch: int, _: Mapping[str, float]) -> bool:
