@@ -81,6 +81,8 @@ class Options:
             "patience": self.patience or epochs,
             "gradient_accumulation_steps": 1,
             "adapter_positions": self.adapter_positions,
+            # The baseline has none.
+            "image_head": "none",
         }
         if self.head_only:
             changes |= {"rank": 0, "readout": "head"}

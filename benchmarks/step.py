@@ -169,6 +169,7 @@ def main(
         adapter_positions=adapter_positions,
         adapter_segments=adapter_segments,
         dropout=dropout,
+        image_head="none",  # as the baseline
     )
     parts = posts.read(folder, 6 * batch_size * 4 // 3, params.seed)
     title = f"{model}, {size}, {torch.get_num_threads()} threads"

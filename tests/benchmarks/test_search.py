@@ -22,7 +22,7 @@ def task_of(model: str, folder: Path, num_posts: int = 32) -> tuple[Task, Traini
     params = load_params()
     parts = posts.read(num_posts=num_posts)
     sized = sizes.make(model, "tiny", folder, [post.caption for post in parts.train])
-    settings = params.training_config(model, epochs=2, patience=2, batch_size=8)
+    settings = params.training_config(model, epochs=2, patience=2, batch_size=8, image_head="none")
     return Task(sized, parts, params.seed, torch.get_num_threads()), settings
 
 

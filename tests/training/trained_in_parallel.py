@@ -72,7 +72,9 @@ CASES = {
     "uneven shares": Case("tinyllava", replace(SETTINGS, batch_size=4, gradient_accumulation_steps=4), count=29),
     # The last step is of one post, so that one process has none.
     "one post": Case("clip", replace(SETTINGS, adapter="dora", class_weights="balanced", max_grad_norm=0.01), count=25),
-    "words": Case("llava", replace(SETTINGS, readout="verbalizer", gradient_checkpointing=True)),
+    "words, image head": Case(
+        "llava", replace(SETTINGS, readout="verbalizer", image_head="linear", gradient_checkpointing=True)
+    ),
     # Some of these weights have no gradient but what is rounded, and AdamW goes where that points.
     "parts": Case("blip2", replace(SETTINGS, unfreeze="connector qformer", rank=1, lr=0.0003), tolerance=1e-4),
     # The prefix runs in every step, because the connector trains.
