@@ -28,7 +28,7 @@ TRIED = {"rank": 4, "lr": 0.003}
 @pytest.fixture
 def study(repository: Path) -> Study:
     params = yaml.safe_load(Path("params.yaml").read_text())
-    params["training"]["common"].update(epochs=8, patience=8)
+    params["training"]["common"].update(epochs=20, patience=20)
     Path("params.yaml").write_text(yaml.safe_dump(params))
     facts = facts_of("clip", checkpoint_of(load_params(), "clip"), load_params().labels)
     return open_study("sqlite:///outputs/studies.db", plan_of(load_params(), "clip", facts))
