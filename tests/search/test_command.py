@@ -130,11 +130,13 @@ def test_gpu_error_restarts_process(repository: Path, warm: WarmCommand) -> None
     assert {run.info.status for run in runs()} == {"FINISHED", "FAILED"}
 
 
-@pytest.mark.parametrize(("name", "value"), [("adapter_positions", "text"), ("image_head", "linear")])
+@pytest.mark.parametrize(
+    ("name", "choices"), [("adapter_positions", ["all", "text"]), ("image_head", ["none", "linear"])]
+)
 def test_settings_of_other_models_are_refused_at_once(
-    name: str, value: str, repository: Path, warm: WarmCommand
+    name: str, choices: list[str], repository: Path, warm: WarmCommand
 ) -> None:
-    _edit(lambda params: params["tune"]["spaces"]["clip"].update({name: {"choices": [value]}}))
+    _edit(lambda params: params["tune"]["spaces"]["clip"].update({name: {"choices": choices}}))
     output = warm.run("--trials", "3", code=2)
     assert output.count("\n") == 1 and name in output
     assert not Path("outputs/studies.db").exists()
