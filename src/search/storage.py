@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -123,8 +124,10 @@ def remote_url(url: str, host: str) -> Iterator[str]:
     port = _free_port(host)
     with warnings.catch_warnings():
         _silence_grpc()
+        # One thread, so that one call ends before the next begins. In two transactions that read before they write,
+        # SQLite lets two workers draw the same waiting trial (optuna/optuna, issue 4621).
+        serving = {"storage": storage, "host": host, "port": port, "thread_pool": ThreadPoolExecutor(max_workers=1)}
         # Optuna cannot stop the proxy. A daemon thread ends with the process.
-        serving = {"storage": storage, "host": host, "port": port}
         threading.Thread(target=run_grpc_proxy_server, kwargs=serving, daemon=True).start()
         address = f"{PROXY}{host}:{port}"
         _proxy(address).close()

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,6 +22,8 @@ from tests.warm import WarmPython
 
 T = TypeVar("T")
 PASSWORD = "correct-horse"
+CLIENTS = 3
+DRAWS = 5
 
 
 @pytest.fixture
@@ -131,6 +134,26 @@ def test_processes_share_a_study(tmp_path: Path, repo_root: Path, warm_python: W
     assert {(trial.state, trial.epochs) for trial in trials} == {("complete", 3)}
     assert {trial.attrs["worker"] for trial in trials} == {"left", "right"}
     assert len({str(trial.params) for trial in trials}) == len(trials)
+
+
+def test_waiting_trial_is_drawn_once(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    study = open_study(url, plan("clip"))
+    for i in range(DRAWS * CLIENTS):
+        study.enqueue({"rank": 4, "lr": 1e-5 * (i + 1)}, "")
+    at_once = threading.Barrier(CLIENTS)
+
+    def draw(client: Study) -> list[int]:
+        numbers = []
+        for _ in range(DRAWS):
+            at_once.wait()
+            numbers.append(client.ask().number)
+        return numbers
+
+    with remote_url(url, "127.0.0.1") as address, ThreadPoolExecutor(CLIENTS) as pool:
+        clients = [join_study(address, plan("clip")) for _ in range(CLIENTS)]
+        drawn = [number for numbers in pool.map(draw, clients) for number in numbers]
+    assert sorted(drawn) == list(range(DRAWS * CLIENTS))
 
 
 def test_postgres_lock_lasts_until_death(postgres: Postgres, start: Start) -> None:
