@@ -215,6 +215,12 @@ class LlavaFormat(LanguageToneModel):
     def _num_class_tokens(self) -> int:
         return CLASS_TOKENS[self.backbone.config.vision_config.model_type]
 
+    @property
+    def _vision_layers(self) -> list[int]:
+        """Return the layers of the vision tower whose states the connector reads."""
+        layers: int | list[int] = self.backbone.config.vision_feature_layer
+        return [layers] if isinstance(layers, int) else layers
+
     def opening_ids(self) -> list[int]:
         """Return the tokens before the image: the begin token if the tokenizer adds one, and `USER: `."""
         ids: list[int] = self.tokenizer(self.prompt.format(caption=""))["input_ids"]
@@ -243,11 +249,9 @@ class LlavaFormat(LanguageToneModel):
         return self.run_language(segment, features, "image")
 
     def _vision(self, pixels_B3SS: Tensor) -> Tensor:
-        config = self.backbone.config
         tower = self.backbone.model.vision_tower
         states = tower(pixel_values=self.normalize(pixels_B3SS), output_hidden_states=True).hidden_states
-        layers = config.vision_feature_layer
-        return torch.cat([states[layer] for layer in ([layers] if isinstance(layers, int) else layers)], dim=-1)
+        return torch.cat([states[layer] for layer in self._vision_layers], dim=-1)
 
     def transformers_usage(self) -> TransformersUsage:
         """Return the lines that read LLaVA's own forward pass at the last position."""
@@ -266,10 +270,10 @@ class LlavaFormat(LanguageToneModel):
         if isinstance(self.readout, WordReadout):
             line = f"logits = model({end}, logits_to_keep=1).logits[:, -1, {self.word_ids()}]"
         config = self.backbone.config
-        layers = config.vision_feature_layer
-        states = ", ".join(f"states[{layer}]" for layer in ([layers] if isinstance(layers, int) else layers))
+        states = [f"states[{layer}]" for layer in self._vision_layers]
+        tower_states = states[0] if len(states) == 1 else f"torch.cat([{', '.join(states)}], dim=-1)"
         tower = 'model.get_image_features(pixel_values=inputs["pixel_values"], output_hidden_states=True)'
-        image = self.image_usage(f"torch.cat([{states}], dim=-1)", self._num_class_tokens)
+        image = self.image_usage(tower_states, self._num_class_tokens)
         if image:
             image.insert(0, f"states = {tower}.hidden_states")
         processor = LlavaProcessor(
