@@ -1,6 +1,8 @@
 import copy
+import importlib
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -155,3 +157,11 @@ def warm_python() -> "Iterator[WarmPython]":
     python = WarmPython()
     yield python
     python.close()
+
+
+@pytest.fixture
+def warm_children(warm_python: "WarmPython", monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the code under test starts by `sys.executable` are the fork server's."""
+    # It keeps the program of its import. Its children inherit open files, and those of the server do not.
+    importlib.import_module("multiprocessing.spawn")
+    monkeypatch.setattr(sys, "executable", warm_python.program)

@@ -7,12 +7,12 @@
                       │ fork
                       ▼
                     command            runs `python -m MODULE` in the test's folder; loads src/ from there
-                      │ starts `python`, as DVC does for stages and torch's launcher for ranks
+                      │ starts `python`, as DVC does for stages, torch's launcher for ranks and Ray for workers
                       ▼
                     stand-in ──ask──▶ server ─▶ attendant ─▶ command …
 
-`python` on the PATH of a command is the stand-in, so a whole `dvc repro` pays for imports once. Tests can stop and kill
-commands like any other process.
+`python` on the PATH of a command is the stand-in, and so is its `sys.executable`. So a whole `dvc repro` pays for
+imports once. Tests can stop and kill commands like any other process.
 
 Seconds on two busy cores (load 6 to 10), from the start to the end of a command, and processor seconds of the cold one:
 
@@ -45,6 +45,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import types
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -53,7 +54,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 LIBRARIES = """
-accelerate.utils alembic.command dvc.cli.parser dvc.commands.repro dvc.repo dvc.stage.run
+multiprocessing.spawn accelerate.utils alembic.command dvc.cli.parser dvc.commands.repro dvc.repo dvc.stage.run
 matplotlib.backends.backend_agg matplotlib.figure mlflow.pyfunc mlflow.store.model_registry.sqlalchemy_workspace_store
 mlflow.store.tracking.sqlalchemy_workspace_store mlflow.system_metrics.system_metrics_monitor
 mlflow.tracing.processor.otel optuna.importance optuna.storages._rdb.storage optuna.storages._rdb.models pandas
@@ -64,6 +65,8 @@ transformers.models.clip.modeling_clip transformers.models.llava.modeling_llava
 # Standard input, output and error.
 STREAMS = (0, 1, 2)
 SERVE = "serve"
+# The variable that names the program by which torch's launcher starts ranks.
+EXECUTABLE = "PYTHON_EXEC"
 # Longer than any command of a test takes.
 TIMEOUT_S = 600
 
@@ -114,12 +117,16 @@ class WarmPython:
         self._program.chmod(0o755)
 
     @property
+    def program(self) -> str:
+        """The stand-in for `python`, in the place of `sys.executable` for processes that code under test starts."""
+        return str(self._program)
+
+    @property
     def environment(self) -> dict[str, str]:
         """The variables of commands: this process's, without MLflow's store, and with `python` as the stand-in."""
         inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         path = f"{self._program.parent}{os.pathsep}{os.environ['PATH']}"
-        # `PYTHON_EXEC` is the program by which torch's launcher starts ranks.
-        return {**inherited, "PATH": path, "PYTHON_EXEC": str(self._program)}
+        return {**inherited, "PATH": path, EXECUTABLE: self.program}
 
     def start(
         self, folder: Path, module: str, *words: str, before: str = "", environment: Mapping[str, str] | None = None
@@ -221,25 +228,37 @@ def become(request: Request) -> NoReturn:
     os.environ.clear()
     os.environ.update(request.environment)
     # Behind the program, `-m` is an argument of it, as of `accelerate launch`.
-    options = list(takewhile(("-m", "-u").__contains__, request.words))
+    options = list(takewhile(("-I", "-c", "-m", "-u").__contains__, request.words))
     program, *words = request.words[len(options) :]
-    is_module = "-m" in options
-    first = request.folder if is_module else str(Path(program).parent)
-    sys.path[:1] = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # A file's folder comes first, and the current one for `-c` and `-m`.
+    first = request.folder if {"-c", "-m"} & set(options) else str(Path(program).parent)
+    added = [first, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # The server's own folder stands first. `-I` puts nothing in its place.
+    sys.path[:1] = [] if "-I" in options else added
     sys.orig_argv = [sys.executable, *request.words]
-    sys.argv = [program, *words]
+    # Processes that the command starts are the server's too.
+    sys.executable = request.environment.get(EXECUTABLE, sys.executable)
+    sys.argv = ["-c" if "-c" in options else program, *words]
     try:
         exec(request.before, {})  # noqa: S102 # written by the test
-        if is_module:
-            runpy.run_module(program, run_name="__main__", alter_sys=True)
-        else:
-            runpy.run_path(program, run_name="__main__")
+        run_as_main(options, program)
     except SystemExit as error:
         end_process(error.code if isinstance(error.code, int) else bool(error.code))
     except BaseException:  # noqa: BLE001 # as Python does
         traceback.print_exc()
         end_process(1)
     end_process(0)
+
+
+def run_as_main(options: list[str], program: str) -> None:
+    """Run a module (`-m`), code (`-c`) or a file as the main program."""
+    if "-m" in options:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
+    elif "-c" in options:
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(program, main.__dict__)  # noqa: S102 # as Python does
+    else:
+        runpy.run_path(program, run_name="__main__")
 
 
 def end_process(code: int) -> NoReturn:

@@ -155,7 +155,7 @@ def registered(encoded: Path, repo_root: Path, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("registered")
+@pytest.mark.usefixtures("registered", "warm_children")
 def test_version_carries_aligned_weights(tmp_path: Path) -> None:
     address = f"models:/mvsa-{MODEL}@champion"
     FOLDER.rename(tmp_path / "away")

@@ -75,6 +75,7 @@ def lineage() -> list[str]:
     return said.splitlines()
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_version_carries_its_base(registered: Path, tmp_path: Path) -> None:
     MINE.rename(tmp_path / "away")
     try:

@@ -102,6 +102,7 @@ def test_tables_have_five_labels(five: Path) -> None:
     assert all(list(counts) == list(FIVE) for counts in read_json(Path("outputs/split/report.json"))["parts"].values())
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_version_carries_its_labels(five: Path) -> None:
     contract = read_contract(Path("outputs/register") / MODEL / "contract")
     assert contract.labels == FIVE

@@ -165,6 +165,7 @@ def test_every_link_of_the_lineage_holds(registered: Path) -> None:
     assert "models:/mvsa-clip/1" in said
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_own_code_keeps_the_contract(registered: Path, downloaded: Path) -> None:
     run("verify", CHAMPION)
     assert verify_folder(downloaded).difference < 1e-4

@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
     from src.modeling.base import ToneModel
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_children")]
 
+# Python itself, which loads the card's libraries anew.
+PYTHON = sys.executable
 ADDRESS = f"models:/mvsa-{MODEL}@champion"
 CARD = "README.md"
 SECTIONS = [
@@ -89,7 +91,7 @@ def answers(place: Path, folders: Mapping[str, Path]) -> dict[str, list[list[str
         (folder / "code.py").write_text(code_of((folder / CARD).read_text(encoding="utf-8")), encoding="utf-8")
     environment = {"PATH": os.environ["PATH"], "HOME": str(place), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [sys.executable, "-I", "-c", RUN, *map(str, moved)], cwd=place, env=environment, capture_output=True, text=True
+        [PYTHON, "-I", "-c", RUN, *map(str, moved)], cwd=place, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]

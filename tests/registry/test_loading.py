@@ -294,6 +294,7 @@ def test_version_loads_in_other_application(downloaded: Path, tmp_path: Path) ->
     assert {path.name for path in (tmp_path / "alone").iterdir()} == {"src", "version"}
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_verify_runs_versions_own_code(own: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (own / "src" / "serve.py").unlink()
     result = run("verify", f"models:/mvsa-{MODEL}@champion")
