@@ -67,6 +67,8 @@ STREAMS = (0, 1, 2)
 SERVE = "serve"
 # The variable that names the program by which torch's launcher starts ranks.
 EXECUTABLE = "PYTHON_EXEC"
+# The variable of the code that a command and the processes it starts run first.
+BEFORE = "WARM_BEFORE"
 # Longer than any command of a test takes.
 TIMEOUT_S = 600
 
@@ -137,11 +139,11 @@ class WarmPython:
             folder: the command's working directory.
             module: run as `python -m` does.
             words: the command's arguments.
-            before: Python code that the process runs first.
+            before: Python code that the process runs first, and each process that it starts likewise.
             environment: variables on top of this process's own, which lose MLflow's store.
         """
-        variables = {**self.environment, **(environment or {})}
-        request = Request(str(folder), ["-m", module, *words], variables, before)
+        variables = {**self.environment, BEFORE: before, **(environment or {})}
+        request = Request(str(folder), ["-m", module, *words], variables)
         log, name = tempfile.mkstemp(dir=self._program.parent)
         try:
             return Running(ask(self._address, request, (0, log, log)), Path(name))
@@ -167,8 +169,6 @@ class Request:
     words: list[str]
     # All variables of the process.
     environment: dict[str, str]
-    # Python code that the process runs first.
-    before: str = ""
 
 
 def ask(address: str, request: Request, streams: tuple[int, ...] = STREAMS) -> TextIO:
@@ -240,7 +240,7 @@ def become(request: Request) -> NoReturn:
     sys.executable = request.environment.get(EXECUTABLE, sys.executable)
     sys.argv = ["-c" if "-c" in options else program, *words]
     try:
-        exec(request.before, {})  # noqa: S102 # written by the test
+        exec(request.environment.get(BEFORE, ""), {})  # noqa: S102 # written by the test
         run_as_main(options, program)
     except SystemExit as error:
         end_process(error.code if isinstance(error.code, int) else bool(error.code))

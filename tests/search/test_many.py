@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from src.core.config import load_params
 from src.core.errors import UsageError, UserError
@@ -31,7 +30,7 @@ from src.search.trial import TrialRecord
 from src.training.workspace import checkpoint_of, facts_of
 from tests.search.light import ADAPTER, Hold, InProcesses, Process, Raising, nothing, open_light_worker, plan
 from tests.search.logged import runs, trial_runs
-from tests.search.warm import WarmCommand
+from tests.search.warm import WarmCommand, hold_from, running, wait
 from tests.servers import Postgres
 
 pytestmark = pytest.mark.slow
@@ -186,15 +185,16 @@ def test_stopped_ray_search_goes_on(repository: Path, warm: WarmCommand, monkeyp
     # The environment of a process shows who started it, even after it has detached itself.
     mark = str(uuid.uuid4())
     monkeypatch.setenv("MVSA_TEST", mark)
-    edit_epochs(10)
     words = ["--trials", str(TRIALS), "--workers", "2"]
     study = open_study(
         "sqlite:///outputs/studies.db",
         plan_of(load_params(), "clip", facts_of("clip", checkpoint_of(load_params(), "clip"), TONE_LABELS)),
     )
-    process = warm.start(*words)
-    while process.is_running and not in_the_third_trial(study):
-        time.sleep(0.05)
+    hold_from(0)
+    process = warm.start_held(*words)
+    wait(lambda: len(running(study)) == 2)
+    hold_from(2)
+    wait(lambda: [trial.number for trial in running(study)] == [2])
     process.kill(signal.SIGTERM)
     output = process.output(128 + signal.SIGTERM)
     assert left_behind(mark) == []
@@ -215,16 +215,6 @@ def test_stopped_ray_search_goes_on(repository: Path, warm: WarmCommand, monkeyp
     for trial in trials:
         agree(trial, trial_runs()[trial.number])
     assert not list(Path("outputs/trials").glob("*/*"))
-
-
-def edit_epochs(epochs: int) -> None:
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["training"]["common"].update(epochs=epochs, patience=epochs)
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-
-
-def in_the_third_trial(study: Study) -> bool:
-    return len(study.finished()) == 2 and any(trial.state == "running" and trial.epochs for trial in study.trials())
 
 
 def left_behind(mark: str) -> list[str]:
@@ -275,12 +265,12 @@ def test_steered_search_survives_killed_worker(shares: Cluster, tmp_path: Path) 
 
     thread = threading.Thread(target=search_in_thread)
     thread.start()
-    while len(running := [trial for trial in study.trials() if trial.state == "running" and trial.epochs]) < 2:
-        time.sleep(0.05)
-    stopped, killed = (trial.number for trial in running)
+    wait(lambda: len(running(study)) == 2)
+    both = running(study)
+    stopped, killed = (trial.number for trial in both)
     ask("--pause")
     ask("--stop-trial", stopped)
-    os.kill(int(running[1].attrs["process"].removeprefix(f"{socket.gethostname()}:")), signal.SIGKILL)
+    os.kill(int(both[1].attrs["process"].removeprefix(f"{socket.gethostname()}:")), signal.SIGKILL)
     ask("--try", "rank=4,lr=3e-3")
     ask("--clone", f"{killed},lr=2e-3")
     ask("--more", 1)

@@ -2,12 +2,9 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from src.core.config import load_params
 from src.core.outputs import BestTrial
@@ -15,10 +12,9 @@ from src.core.paths import BEST_FILE, stage_folder
 from src.search.plan import plan_of
 from src.search.steering import requests_of
 from src.search.study import Study, open_study
-from src.search.trial import TrialRecord
 from src.training.workspace import checkpoint_of, facts_of
 from tests.search.logged import runs, trial_runs
-from tests.search.warm import WarmCommand
+from tests.search.warm import HELD, WarmCommand, hold_from, running, wait
 
 pytestmark = pytest.mark.slow
 SEARCH = ("--trials", "3", "--workers", "2")
@@ -27,44 +23,20 @@ TRIED = {"rank": 4, "lr": 0.003}
 
 @pytest.fixture
 def study(repository: Path) -> Study:
-    params = yaml.safe_load(Path("params.yaml").read_text())
-    params["training"]["common"].update(epochs=20, patience=20)
-    Path("params.yaml").write_text(yaml.safe_dump(params))
-    facts = facts_of("clip", checkpoint_of(load_params(), "clip"), load_params().labels)
-    return open_study("sqlite:///outputs/studies.db", plan_of(load_params(), "clip", facts))
-
-
-def wait(until: Callable[[], bool]) -> None:
-    for _ in range(2400):
-        if until():
-            return
-        time.sleep(0.05)
-    raise AssertionError
-
-
-def frozen(study: Study) -> list[TrialRecord]:
-    """Freeze both workers as soon as they train, so that their trials do not end. Return the trials."""
-    trials: dict[int, TrialRecord] = {}
-    while len(trials) < 2:
-        for trial in study.trials():
-            if trial.epochs and trial.state == "running" and trial.number not in trials:
-                trials[trial.number] = trial
-                signal_worker(trial, signal.SIGSTOP)
-        time.sleep(0.02)
-    return [trials[number] for number in sorted(trials)]
-
-
-def signal_worker(trial: TrialRecord, number: signal.Signals) -> None:
-    os.kill(int(trial.attrs["process"].rpartition(":")[2]), number)
+    params = load_params()
+    facts = facts_of("clip", checkpoint_of(params, "clip"), params.labels)
+    return open_study("sqlite:///outputs/studies.db", plan_of(params, "clip", facts))
 
 
 def test_requests_outlive_worker_and_search(study: Study, warm: WarmCommand) -> None:
-    search = warm.start(*SEARCH)
-    stopped, killed = frozen(study)
+    hold_from(0)
+    search = warm.start_held(*SEARCH)
+    wait(lambda: len(running(study)) == 2)
+    stopped, killed = running(study)
     assert "no new trial begins" in warm.run("--pause")
     warm.run("--stop-trial", str(stopped.number))
-    signal_worker(killed, signal.SIGKILL)
-    signal_worker(stopped, signal.SIGCONT)
+    os.kill(int(killed.attrs["process"].rpartition(":")[2]), signal.SIGKILL)
+    HELD.unlink()
     wait(lambda: [trial.state for trial in study.trials()] == ["pruned", "failed", "waiting"])
     assert "trial 3 waits" in warm.run("--try", "rank=4,lr=3e-3")
     assert "trial 4 waits" in warm.run("--clone", "3,lr=2e-3")
