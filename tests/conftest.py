@@ -1,8 +1,6 @@
 import copy
-import importlib
 import os
 import pickle
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -160,8 +158,7 @@ def warm_python() -> "Iterator[WarmPython]":
 
 
 @pytest.fixture
-def warm_children(warm_python: "WarmPython", monkeypatch: pytest.MonkeyPatch) -> None:
+def warm_children(warm_python: "WarmPython") -> Iterator[None]:
     """Processes that the code under test starts by `sys.executable` are the fork server's."""
-    # It keeps the program of its import. Its children inherit open files, and those of the server do not.
-    importlib.import_module("multiprocessing.spawn")
-    monkeypatch.setattr(sys, "executable", warm_python.program)
+    with warm_python.in_place():
+        yield

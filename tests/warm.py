@@ -47,7 +47,7 @@ import threading
 import traceback
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -119,16 +119,24 @@ class WarmPython:
         self._program.chmod(0o755)
 
     @property
-    def program(self) -> str:
-        """The stand-in for `python`, in the place of `sys.executable` for processes that code under test starts."""
-        return str(self._program)
-
-    @property
     def environment(self) -> dict[str, str]:
         """The variables of commands: this process's, without MLflow's store, and with `python` as the stand-in."""
         inherited = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         path = f"{self._program.parent}{os.pathsep}{os.environ['PATH']}"
-        return {**inherited, "PATH": path, EXECUTABLE: self.program}
+        return {**inherited, "PATH": path, EXECUTABLE: str(self._program)}
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the stand-in in the place of `sys.executable`, for processes that code in this one starts."""
+        # Late, because the stand-in starts without it.
+        import pytest
+
+        # It keeps the program of its import. Its children inherit open files, and those of the server do not.
+        importlib.import_module("multiprocessing.spawn")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "executable", str(self._program))
+            patch.setenv(EXECUTABLE, str(self._program))
+            yield
 
     def start(
         self, folder: Path, module: str, *words: str, before: str = "", environment: Mapping[str, str] | None = None

@@ -32,13 +32,14 @@ from tests.search.light import ADAPTER, Hold, InProcesses, Process, Raising, not
 from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand, hold_from, running, wait
 from tests.servers import Postgres
+from tests.warm import WarmPython
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def shares() -> Iterator[Cluster]:
-    with cluster(None, 4, 0, None) as shares:
+def shares(warm_python: WarmPython) -> Iterator[Cluster]:
+    with warm_python.in_place(), cluster(None, 4, 0, None) as shares:
         yield shares
 
 
