@@ -1,6 +1,6 @@
 """The interface of all models, `ToneModel`.
 
-Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of an image, D width, K labels,
+Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of an image, D width, H heads, K labels,
 S side of an image in pixels.
 
 A model's forward pass is a chain of segments (`src/modeling/segments.py`). `encode` runs the frozen segments, and the
@@ -379,14 +379,21 @@ class ToneModel(nn.Module, ABC):
         names = self.cached_names()
         return self._run(pending_segments(self.cached_segments(), features, names), features, names)
 
-    def forward(self, features: Features) -> Tensor:
-        """Compute logits_BK, float32, in the order of `labels`, from the features of `encode` or from the inputs."""
+    def forward(self, features: Features, *, summed: bool = True) -> Tensor:
+        """Compute logits_BK, float32, in the order of `labels`.
+
+        Args:
+            features: the features of `encode`, or the inputs.
+            summed: whether the logits of the heads are added. Else logits_HBK keeps them apart, those of the readout
+                first.
+        """
         assert self.readout is not None, "attach a readout first"
         pooled = self.forward_pooled(features, with_image=self.image_head is not None)
-        logits_BK: Tensor = self.readout(pooled[POOLED].float())
+        logits = [self.readout(pooled[POOLED].float())]
         if self.image_head is not None:
-            logits_BK = logits_BK + self.image_head(pooled[POOLED_IMAGE].float())
-        return logits_BK
+            logits.append(self.image_head(pooled[POOLED_IMAGE].float()))
+        logits_HBK = torch.stack(logits)
+        return logits_HBK.sum(dim=0) if summed else logits_HBK
 
     def forward_pooled(self, features: Features, *, with_image: bool = False) -> Features:
         """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs.

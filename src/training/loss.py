@@ -29,6 +29,15 @@ class Loss:
         balanced_K = len(labels_N) / (num_labels * counts_K)
         return cls(settings, balanced_K if settings.class_weights == "balanced" else torch.ones(num_labels))
 
+    def of_heads(self, logits_HBK: Tensor, labels_B: Tensor) -> Tensor:
+        """Return the sum of the heads' losses, each on the logits of its head alone.
+
+        By one loss on added logits a head learns little where another one has explained the labels already (C. Du et
+        al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023; their uni-modal ensemble adds
+        the logits of models that were trained apart).
+        """
+        return torch.stack([self(logits_BK, labels_B) for logits_BK in logits_HBK]).sum()
+
     def __call__(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
         """Return cross-entropy with label smoothing (C. Szegedy et al., CVPR 2016, section 7), weighted by label.
 

@@ -79,7 +79,7 @@ def _peak(model: ToneModel, data: LabelledFeatures, posts: int, loss: Loss) -> i
     torch.cuda.reset_peak_memory_stats(model.device)
     model.train()
     labels_B = data.labels(longest).to(model.device)
-    loss(model(data.batch(longest, model.device)), labels_B).backward()  # type: ignore[no-untyped-call]
+    loss.of_heads(model(data.batch(longest, model.device), summed=False), labels_B).backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
     return torch.cuda.max_memory_allocated(model.device)
 

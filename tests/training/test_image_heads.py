@@ -101,6 +101,23 @@ def test_trained_heads_are_saved_and_loaded(
     assert (model.image_head, model.readout) == (None, None)
 
 
+def test_heads_learn_apart(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+    """A step changes the readout as without an image head, whatever the image head answers."""
+    # With a large epsilon a change is proportional to its gradient.
+    settings = replace(SETTINGS, rank=0, lr=1.0, adam_eps=1.0, epochs=1, batch_size=24, max_grad_norm=1e9)
+    changes = {}
+    for kind in ("none", "linear"):
+        with fresh_adapter(model, replace(settings, image_head=kind), seed=1):
+            if model.image_head is not None:
+                torch.nn.init.normal_(model.image_head[-1].weight)  # type: ignore[index]
+            before = trainable_state(model)
+            trained(model, settings, posts[:24], tmp_path / kind)
+            changes[kind] = {name: weight - before[name] for name, weight in trainable_state(model).items()}
+    assert max(change.abs().max() for change in changes["none"].values()) > 0.01
+    for name, change in changes["none"].items():
+        torch.testing.assert_close(changes["linear"][name], change, rtol=0, atol=1e-4)
+
+
 def test_later_boundaries_are_computed_from_earlier_ones(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
     """The features of an image head come from the cache of a training without one."""
     without = replace(SETTINGS, image_head="none", adapter_positions="text")
