@@ -131,7 +131,8 @@ class WarmPython:
         # Late, because the stand-in starts without it.
         import pytest
 
-        # It keeps the program of its import. Its children inherit open files, and those of the server do not.
+        # `multiprocessing` keeps the program that it finds when it is imported. Its children inherit open files, and
+        # those of the server do not.
         importlib.import_module("multiprocessing.spawn")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "executable", str(self._program))

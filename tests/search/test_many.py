@@ -193,9 +193,9 @@ def test_stopped_ray_search_goes_on(repository: Path, warm: WarmCommand, monkeyp
     )
     hold_from(0)
     process = warm.start_held(*words)
-    wait(lambda: len(running(study)) == 2)
+    wait(lambda: len(running(study)) == 2, process)
     hold_from(2)
-    wait(lambda: [trial.number for trial in running(study)] == [2])
+    wait(lambda: [trial.number for trial in running(study)] == [2], process)
     process.kill(signal.SIGTERM)
     output = process.output(128 + signal.SIGTERM)
     assert left_behind(mark) == []

@@ -31,13 +31,13 @@ def study(repository: Path) -> Study:
 def test_requests_outlive_worker_and_search(study: Study, warm: WarmCommand) -> None:
     hold_from(0)
     search = warm.start_held(*SEARCH)
-    wait(lambda: len(running(study)) == 2)
+    wait(lambda: len(running(study)) == 2, search)
     stopped, killed = running(study)
     assert "no new trial begins" in warm.run("--pause")
     warm.run("--stop-trial", str(stopped.number))
     os.kill(int(killed.attrs["process"].rpartition(":")[2]), signal.SIGKILL)
     HELD.unlink()
-    wait(lambda: [trial.state for trial in study.trials()] == ["pruned", "failed", "waiting"])
+    wait(lambda: [trial.state for trial in study.trials()] == ["pruned", "failed", "waiting"], search)
     assert "trial 3 waits" in warm.run("--try", "rank=4,lr=3e-3")
     assert "trial 4 waits" in warm.run("--clone", "3,lr=2e-3")
     assert search.is_running

@@ -48,11 +48,12 @@ def running(study: Study) -> list[TrialRecord]:
     return [trial for trial in study.trials() if trial.state == "running" and trial.epochs]
 
 
-def wait(until: Callable[[], bool]) -> None:
-    """Wait until something is true, two minutes at most."""
+def wait(until: Callable[[], bool], command: Running | None = None) -> None:
+    """Wait until something is true, two minutes at most. A command that ends before fails the test with its output."""
     for _ in range(2400):
         if until():
             return
+        assert command is None or command.is_running, command.wait()
         time.sleep(0.05)
     raise AssertionError
 
