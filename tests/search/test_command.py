@@ -18,6 +18,7 @@ from src.core.outputs import BestTrial, SearchSummary
 from src.core.paths import BEST_FILE, SEARCH_FILE, stage_folder
 from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand
+from tests.warm import BEFORE
 
 pytestmark = pytest.mark.slow
 BEST = stage_folder("tune", "clip") / BEST_FILE
@@ -123,7 +124,9 @@ def test_three_equal_failures_end_command(repository: Path, warm: WarmCommand) -
 
 
 def test_gpu_error_restarts_process(repository: Path, warm: WarmCommand) -> None:
-    output = warm.run("--trials", "3", fault="if len(calls) == 2: raise torch.AcceleratorError('CUDA error', 1)")
+    # The new process inherits no fault.
+    lost_once = f"if len(calls) == 2: del os.environ['{BEFORE}']; raise torch.AcceleratorError('CUDA error', 1)"
+    output = warm.run("--trials", "3", fault=lost_once)
     assert "new process" in output
     assert "1 failed (1 × the GPU failed)" in output
     assert trial_runs()[1].data.tags["cause"] == "the GPU failed"

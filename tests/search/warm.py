@@ -9,6 +9,7 @@ from src.search.trial import EPOCH, TrialRecord
 from tests.warm import Running, WarmPython
 
 BEFORE_EACH_TRAINING = """
+import os
 import torch
 from src.training import train_and_test
 real, calls = train_and_test.fit, []
