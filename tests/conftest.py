@@ -1,4 +1,5 @@
 import copy
+import gc
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -27,6 +28,11 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 skip_syncs()
 collect_rarely()
+
+
+def pytest_collection_finish() -> None:
+    """Keep collections from walking what the imports of all tests have made: a failed trial collects, in a second."""
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
