@@ -1,4 +1,4 @@
-"""Seconds per trial as a study grows, at trial 10, 100 and 1,000.
+"""Seconds per trial as a study grows, at trial 10, 100, 300, 1,000 and so on.
 
 python -m benchmarks.growth --trials 1000
 

@@ -57,6 +57,7 @@ def main(model: str, size: str, folder: Path, batch_size: int, adapter_positions
         model, batch_size=batch_size, dropout=0.0, epochs=1, adapter_positions=adapter_positions
     )
     parts = posts.read(folder, max(20, batch_size * 8 // 3), params.seed)
+    posts.require_batch(parts, batch_size)
     head = {
         "benchmark": "memory",
         "model": model,
@@ -105,10 +106,10 @@ def _peak(
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        loss(model(features), labels_B).backward()  # type: ignore[no-untyped-call]
+        loss.of_heads(model(features, summed=False), labels_B).backward()  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() - before + sum(value.nbytes for value in features.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        loss(model(features), labels_B).backward()  # type: ignore[no-untyped-call]
+        loss.of_heads(model(features, summed=False), labels_B).backward()  # type: ignore[no-untyped-call]
     return _highest(profiler.profiler, sum(value.nbytes for value in features.values()))
 
 

@@ -3,9 +3,9 @@
 python -m benchmarks.serve --model clip --posts 200
 
 All classify the same posts of data/, whose bytes are in memory. Each request holds one post and goes over loopback. The
-loops run in this process: transformers and peft alone (benchmarks/lib/transformers_server.py), with one post and with
-batches of 32, and the project's model, loaded from the version's files. The transformers loop must first reproduce the
-logits of the golden posts. The benchmark needs a registered champion (`dvc repro`).
+loops run in this process: transformers and peft alone, by the code of the version's model card
+(benchmarks/lib/transformers_server.py), and the project's model, loaded from the version's files. The transformers loop
+must first reproduce the logits of the golden posts. The benchmark needs a registered champion (`dvc repro`).
 """
 
 import base64
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from benchmarks.lib.transformers_server import TransformersModel
 
 CLIENTS = (1, 8, 32)
-BATCH_SIZE = 32
 T = TypeVar("T")
 # Seconds of all requests together, and of single requests.
 Timed = tuple[float, list[float]]
@@ -67,34 +66,34 @@ def _row(way: str, posts: int, wall_s: float, times_s: Sequence[float]) -> list[
 
 
 def _time_loops(model: str, rows: Sequence[Row]) -> dict[str, Timed]:
-    """Time three loops with the same weights. A single time is that of a batch."""
+    """Time two loops with the same weights."""
     from benchmarks.lib import transformers_server
     from src.registry.export import write_files
     from src.registry.loading import compute_logits, load_version
     from src.registry.pyfunc import artifacts_in
 
     _, version = registry.version_at(registry.uri_of(model))
-    batches = [rows[start : start + BATCH_SIZE] for start in range(0, len(rows), BATCH_SIZE)]
     with TemporaryDirectory() as folder:
         artifacts = artifacts_in(registry.download(version, Path(folder)))
         loaded = load_version(artifacts, "cpu")
         exported = Path(folder) / "exported"
-        write_files(loaded, artifacts, exported, merge=False)
-        baseline = transformers_server.load(exported)
-        _require_golden_logits(baseline, exported)
+        snippet = write_files(loaded, artifacts, exported, merge=False)
+        baseline = transformers_server.load(loaded, snippet, exported)
+        require_golden_logits(baseline, exported)
         compute_logits(loaded.model, rows[:1])
         return {
-            "transformers loop": _timed(rows, 1, lambda row: baseline.answer([row])),
-            f"transformers loop, batches of {BATCH_SIZE}": _timed(batches, 1, baseline.answer),
+            "transformers loop": _timed(rows, 1, baseline.answer),
             "project loop": _timed(rows, 1, lambda row: compute_logits(loaded.model, [row])),
         }
 
 
-def _require_golden_logits(baseline: "TransformersModel", folder: Path) -> None:
+def require_golden_logits(baseline: "TransformersModel", folder: Path) -> None:
+    """Raise UserError unless a model answers the golden posts of an exported folder as its contract says."""
     import torch
 
     golden = baseline.contract.golden
-    logits_BK = baseline.answer([((folder / post.image).read_bytes(), post.caption) for post in golden])
+    rows = [((folder / post.image).read_bytes(), post.caption) for post in golden]
+    logits_BK = torch.cat([baseline.answer(row) for row in rows])
     difference = float((logits_BK - torch.tensor([post.logits for post in golden])).abs().max())
     # Written with `not`, so that NaN fails too.
     if not difference <= baseline.contract.tolerance(baseline.contract.dtype):

@@ -89,7 +89,8 @@ def project_step(
         def step() -> None:
             model.train()
             labels_B = data.labels(batch).to(model.device)
-            loss(model(data.batch(batch, model.device)), labels_B).backward()  # type: ignore[no-untyped-call]
+            logits_HBK = model(data.batch(batch, model.device), summed=False)
+            loss.of_heads(logits_HBK, labels_B).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -172,6 +173,7 @@ def main(
         image_head="none",  # as the baseline
     )
     parts = posts.read(folder, 6 * batch_size * 4 // 3, params.seed)
+    posts.require_batch(parts, batch_size)
     title = f"{model}, {size}, {torch.get_num_threads()} threads"
     head = {"benchmark": "step", "model": model, "size": size}
     with TemporaryDirectory() as place:

@@ -12,8 +12,8 @@ from src.core.config import load_params
 def main() -> None:
     """Choose members and weights on validation alone, and write outputs/ensemble/.
 
-    Members are chosen from baselines, zero-shot models, probes, tuned models and their trainings on other seeds. The
-    test part is scored and chooses nothing.
+    Members are chosen from baselines, zero-shot models, probes, tuned models, their trainings on other seeds and the
+    next best trials of their searches. The test part is scored and chooses nothing.
     """
     params = load_params()
     from src.pipeline.ensemble import run_ensemble

@@ -70,10 +70,10 @@ def main(
     """Print the label of one post (an image SOURCE and its CAPTION), or write the labels of many posts.
 
     Many posts are a folder or a table (CSV, TSV, JSON Lines or Parquet). A folder holds images, and captions in text
-    files of the same names. A table has the columns image (or image_path, picture, file_name) and text (or caption).
-    Its column label may hold known labels; the command then prints scores. Its column id may hold names. A post may
-    lack its image or its caption; a grey image or an empty text replaces it. A post that cannot be used gets a row with
-    the reason.
+    files of the same names. A table has the columns image (or image_path, picture, file_name, image_file_name) and text
+    (or caption). Its column label may hold known labels; the command then prints scores. Its column id may hold names.
+    A post may lack its image or its caption; a grey image or an empty text replaces it. A post that cannot be used gets
+    a row with the reason.
 
     An HTML page beside the table (tones.html beside tones.csv) shows the answers with their pictures, the least certain
     first. With --accuracy 0.9, the column review says which posts to leave to a person so that the other answers have
@@ -95,6 +95,7 @@ def main(
             raise UsageError("--page, --no-page and --accuracy are for many posts: a folder or a table, with --out")
         _predict_one(model, version, source, caption or "")
     else:
+        require_writable(out)
         outputs = Outputs(out, None if no_page else _page_of(out, page))
         _predict_many(model, version, source, columns, outputs, accuracy)
 

@@ -114,7 +114,7 @@ def _repeat_on_folds(params: Params, model: str) -> None:
 
 
 def _deviations(output: "FoldsOutput") -> str:
-    deviations = [f"{figure} {spread.sd:.4f}" for figure, spread in output.spread.items() if spread.sd]
+    deviations = [f"{figure} {spread.sd:.4f}" for figure, spread in output.spread.items() if spread.sd is not None]
     return ", ".join(deviations) or "none, of one fold"
 
 

@@ -5,7 +5,6 @@ python -m src.reproduce --all
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -41,8 +40,7 @@ def main(listing: bool, name: str | None, everything: bool, scale: Scale | None)
     if listing:
         _list()
         return
-    params = load_params()
-    params = replace(params, scale=scale or params.scale)
+    params = load_params(scale=scale)
     if not are_tones(params.label_names) and (name or everything):
         raise UsageError(f"the paper's experiments need the labels {', '.join(TONES)}: name them in params.yaml")
     named = ALL if everything else name

@@ -43,7 +43,8 @@ def main(
     of the image, which is filled with the image's mean colour. The contribution of a part is the decrease of the
     tone's log-odds without it.
 
-    Of the ensemble, the champion is explained, as `python -m src.register_ensemble` registered it.
+    --model ensemble with an ID explains the champion. Without ID it explains the version that
+    `python -m src.register_ensemble` made of outputs/ensemble/.
     """
     if sanity and model == ENSEMBLE:
         raise UsageError("--sanity shuffles the readout of one model, and an ensemble has none: leave it out")

@@ -100,3 +100,14 @@ def test_a_stage_loads_only_what_it_runs(chain: tuple[str, ...]) -> None:
     for module, found in loaded(*LIGHT, *allowed).items():
         assert found - before <= allowed.get(module, set()), module
         before |= found
+
+
+def test_hub_is_quiet_before_its_library_loads() -> None:
+    """Each module of src/modeling begins with the package, and no library of the Hub is loaded before."""
+    code = (
+        "import os, sys, src.modeling\n"
+        "assert not {'huggingface_hub', 'transformers'} & sys.modules.keys()\n"
+        "print(os.environ['DISABLE_SAFETENSORS_CONVERSION'], os.environ['HF_HUB_DISABLE_TELEMETRY'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "1 1\n", done.stderr

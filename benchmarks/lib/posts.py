@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from src.core.errors import UsageError
 from src.core.labels import agreement
 from src.core.paths import SAMPLE
 from src.core.records import MAX_PIXELS, Post
@@ -50,6 +51,14 @@ def read(folder: Path = SAMPLE, num_posts: int | None = None, seed: int = 7, num
     part_of = stratified(posts, (1 - share) * VAL_SHARE, share, seed)
     train, val, test = (tuple(post for post in posts if part_of[post.id] == part) for part in ("train", "val", "test"))
     return Parts(train, val, test)
+
+
+def require_batch(parts: Parts, batch_size: int) -> None:
+    """Raise UsageError unless train has a whole batch."""
+    if len(parts.train) < batch_size:
+        raise UsageError(
+            f"--posts has {len(parts.train)} train posts: give --batch-size at most that many, or other --posts"
+        )
 
 
 def _share_of_test(available: int, num_posts: int | None, num_test: int | None) -> float:

@@ -23,13 +23,13 @@ from src.core.labels import TONE_LABELS
 from src.core.outputs import PretrainedWeights
 from src.modeling import tiny
 from src.modeling.base import ToneModel
+from src.modeling.llava_format import IMAGE_TOKEN
 from src.models.catalog import model_class, resolve_checkpoint
 from src.training.workspace import load_model
 
 LARGE_IMAGES = "medium-336"
 SIZES = ("tiny", "medium", LARGE_IMAGES, "medium-32k", "full")
 VOCABULARY = {"medium": 2048, LARGE_IMAGES: 2048, "medium-32k": 32_064}
-IMAGE_TOKEN = "<image>"
 GPU = "cuda"
 
 Changes = Mapping[str, Any]

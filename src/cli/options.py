@@ -59,10 +59,13 @@ def column_option(roles: Collection[str]) -> Decorator:
     """Return the option --column ROLE=NAME, which may be repeated. Its value maps roles to names of columns."""
 
     def parse(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
-        names = dict(value.partition("=")[::2] for value in values)
-        for role, name in names.items():
+        names: dict[str, str] = {}
+        for role, _, name in (value.partition("=") for value in values):
             if role not in roles or not name:
                 raise UsageError(f"--column {role}={name}: give {', '.join(roles)} and the column that holds it")
+            if role in names:
+                raise UsageError(f"--column: {role} has two columns, {names[role]} and {name}")
+            names[role] = name
         return names
 
     return click.option(

@@ -81,7 +81,7 @@ class PredefinedSplitParams:
 class SplitParams:
     """Section `split`: how posts are assigned to train, val and test."""
 
-    # grouped keeps near-duplicates in one part, and stratified separates them. predefined reads the lists below. given
+    # grouped keeps near-duplicates in one part, and stratified may part them. predefined reads the lists below. given
     # takes the split that came with the posts; without one, it is grouped.
     kind: Literal["given", "grouped", "stratified", "predefined"]
     # The shares of val and test in all labelled posts; train has the rest. Kinds that read a split ignore both.
@@ -193,7 +193,9 @@ class TuneParams:
         settings = {setting.name for setting in dataclasses.fields(TrainingConfig)}
         for model, space in self.spaces.items():
             for name in set(space) - settings:
-                raise ValueError(f"spaces.{model}.{name} is no setting of a fit; known: {', '.join(sorted(settings))}")
+                raise ValueError(
+                    f"spaces.{model}.{name} is no setting of a training; known: {', '.join(sorted(settings))}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,8 +385,8 @@ def notice_of(scale: str) -> str:
     return "Weights are pretrained (scale: full)."
 
 
-def load_params(path: Path = PARAMS) -> Params:
-    """Read and check params.yaml.
+def load_params(path: Path = PARAMS, scale: Scale | None = None) -> Params:
+    """Read and check params.yaml. `scale` takes the place of the scale there.
 
     At scale tiny, torch and BLAS get one thread if they are imported later. More threads add numbers in another order,
     so results would depend on the machine's number of cores.
@@ -400,6 +402,7 @@ def load_params(path: Path = PARAMS) -> Params:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: run commands from the repository's root") from error
     params = build(Params, content, str(path))
+    params = dataclasses.replace(params, scale=scale or params.scale)
     if params.scale == "tiny":
         os.environ["OMP_NUM_THREADS"] = "1"
     return params

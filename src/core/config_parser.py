@@ -63,6 +63,8 @@ def build(kind: type[T], content: Any, where: str) -> T:
         raise UsageError(f"{where}: {error}") from error
     except TypeError as error:
         missing = [item.name for item in dataclasses.fields(kind) if _is_needed(item) and item.name not in content]  # type: ignore[arg-type]
+        if not missing:
+            raise
         raise UsageError(f"{where}: missing {', '.join(missing)}") from error
 
 
@@ -99,8 +101,14 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in _LISTS and isinstance(value, list):
         return tuple(_convert(arguments[0], item, where) for item in value)
     if origin in _MAPPINGS and isinstance(value, Mapping):
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return {_key(key, where): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     return _convert_plain(hint, value, where)
+
+
+def _key(key: Any, where: str) -> str:
+    if not isinstance(key, str):
+        raise UsageError(f"{where}: the key {key!r} is no text: write it in quotes, such as 'yes' or '1'")
+    return key
 
 
 def _convert_literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:

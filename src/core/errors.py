@@ -24,6 +24,14 @@ class DivergenceError(UserError):
     """A training whose loss is no longer a number, because of its settings."""
 
 
+class OutOfMemory(UserError):
+    """A training that the device's memory cannot hold, because of its settings."""
+
+
+class OutOfSpace(UserError):
+    """A disk with too little room for what is to be written."""
+
+
 class StopRequested(Exception):
     """A request by the user or the machine to end the work now. What is finished stays.
 

@@ -11,11 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from src.core.errors import UsageError, UserError
+from src.core.errors import OutOfSpace, UsageError, UserError
 from src.core.training_config import TrainingConfig
 
 # Bytes of a file that are read at a time.
 _BLOCK = 1 << 20
+# What `csv` accepts as a limit on every machine: a C long may have 32 bits.
+_LONGEST_CELL = 2**31 - 1
 # Decimals of a measured number in a file. Later ones depend on the order in which a machine adds.
 DECIMALS = 6
 
@@ -60,7 +62,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     one or none, and never a part of one.
     """
     temporary, old = (folder.with_name(f"{_temporary(folder)}{suffix}") for suffix in ("", ".old"))
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process that had the same id
+    for left in (temporary, old):  # by a killed process that had the same id
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -141,8 +144,18 @@ def read_table(path: Path) -> list[dict[str, str]]:
         UserError: the file is missing.
     """
     _check(path)
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file, cells_of_any_length():
         return list(csv.DictReader(file))
+
+
+@contextmanager
+def cells_of_any_length() -> Iterator[None]:
+    """Let `csv` read long cells in the block. Its own limit of 131,072 characters is there for broken quotes."""
+    limit = csv.field_size_limit(_LONGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 class _Lines(list[str]):
@@ -193,11 +206,12 @@ def require_free_space(folder: Path, num_bytes: int, purpose: str) -> None:
         purpose: what needs it, for the message, such as "the search".
 
     Raises:
-        UserError: nothing can be written in the folder, or its disk has less than `num_bytes` left.
+        OutOfSpace: the folder's disk has less than `num_bytes` left.
+        UserError: nothing can be written in the folder.
     """
     free = free_bytes(folder)
     if free < num_bytes:
-        raise UserError(
+        raise OutOfSpace(
             f"{folder} has {free / 2**20:,.1f} MiB left, and {purpose} needs {num_bytes / 2**20:,.1f}: "
             "make room there, or make the folder a link to a larger disk"
         )

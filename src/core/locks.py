@@ -8,7 +8,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from src.core.errors import UserError
-from src.core.paths import ORIGIN
 
 
 @contextmanager
@@ -33,22 +32,7 @@ def try_lock(lock_file: Path, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def lock(lock_file: Path) -> Iterator[None]:
-    """Hold a lock for the block, and wait for it first. Use it for short work."""
+    """Hold a lock for the block, and wait for it first, as long as another process holds it."""
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_file):
         yield
-
-
-def sqlite_file(url: str) -> Path | None:
-    """Return the file of an SQLAlchemy URL for SQLite, or None for other databases.
-
-    Three slashes begin a relative path, four an absolute one.
-    """
-    scheme, separator, path = url.partition(":///")
-    return Path(path) if separator and scheme.startswith("sqlite") else None
-
-
-def at_origin(url: str) -> str:
-    """Return an SQLAlchemy URL whose relative SQLite file is taken from `ORIGIN`."""
-    file = sqlite_file(url)
-    return url if file is None else f"{url.partition(':///')[0]}:///{ORIGIN / file}"

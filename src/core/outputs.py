@@ -202,12 +202,12 @@ def read_trained(model: str) -> Trained:
 
 @dataclass(frozen=True)
 class RegisterOutput(StageOutput):
-    """The version that `register` found or made (`REGISTER_FILE` of stage `register`)."""
+    """The version that `register` or `register_ensemble` found or made (`REGISTER_FILE` of the stage)."""
 
     # The registered name, such as mvsa-clip.
     name: str
-    # The digest of the adapter's files, by which every registry finds the version.
-    adapter_digest: str
+    # The digest of the adapter's files, or of the ensemble's.
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -252,9 +252,9 @@ class ExplainedMistake:
 
     id: str
     actual: str
-    # The tone that the map explains.
+    # The label that the map explains.
     predicted: str
-    # The probability of the predicted tone.
+    # The probability of the predicted label.
     probability: float
     # The contribution of the image as a whole.
     image: float
@@ -439,9 +439,9 @@ class BaselineOmissions(StageOutput):
 
 @dataclass(frozen=True)
 class JointDistribution:
-    """Estimated shares of posts by given label and true tone."""
+    """Estimated shares of posts by given label and true label."""
 
-    # The tones, in the order of rows and columns.
+    # The labels, in the order of rows and columns.
     labels: tuple[str, ...]
     rows_label_columns_true: tuple[tuple[float, ...], ...]
 
@@ -480,7 +480,7 @@ class MislabelledRow:
     rank: int
     id: str
     label: str
-    # The most probable tone.
+    # The most probable label.
     suggested: str
     # The plausibility of the label, from 0 (certainly wrong) to 1.
     quality: float

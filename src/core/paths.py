@@ -57,8 +57,6 @@ REPORT_HTML = "index.html"
 
 # Files that several stages write in their folders.
 METRICS_JSON = "metrics.json"
-PREDICTIONS_TABLE = "predictions.csv"
-VAL_PREDICTIONS_TABLE = "val_predictions.csv"
 OUT_OF_FOLD_TABLE = "out_of_fold.csv"
 
 # What `register` and `register_ensemble` write in their stage's folder.
@@ -132,3 +130,18 @@ def seed_runs_folder(model: str) -> Path:
 def fold_runs_folder(model: str) -> Path:
     """Return the folder with the predictions of each finished training on a published fold."""
     return REPEATS / f"{model}-folds"
+
+
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLAlchemy URL for SQLite, or None for other databases.
+
+    Three slashes begin a relative path, four an absolute one.
+    """
+    scheme, separator, path = url.partition(":///")
+    return Path(path) if separator and scheme.startswith("sqlite") else None
+
+
+def at_origin(url: str) -> str:
+    """Return an SQLAlchemy URL whose relative SQLite file is taken from `ORIGIN`."""
+    file = sqlite_file(url)
+    return url if file is None else f"{url.partition(':///')[0]}:///{ORIGIN / file}"

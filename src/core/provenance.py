@@ -4,7 +4,7 @@ import ast
 import hashlib
 import logging
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -78,7 +78,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 # Modules that train an adapter and score it.
-_TRAINING = ("src/training/trainer.py", "src/training/workspace.py")
+_TRAINING = ("src/training/train_and_test.py", "src/training/trainer.py", "src/training/workspace.py")
 # Modules that no score depends on: a line for another model, records of what other stages write, and what is printed.
 _IRRELEVANT = frozenset(
     {
@@ -124,10 +124,15 @@ def imported(paths: list[Path], leave_out: frozenset[str] = frozenset()) -> set[
     return seen
 
 
-def _imports(path: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src"):
-            base = _ROOT.joinpath(*str(node.module).split("."))
-            for candidate in (base, *(base / alias.name for alias in node.names)):
-                if candidate.with_suffix(".py").is_file():
-                    yield candidate.with_suffix(".py")
+@cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    """Return the files of src/ that a file imports itself."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return tuple(
+        candidate.with_suffix(".py")
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src")
+        for base in [_ROOT.joinpath(*str(node.module).split("."))]
+        for candidate in (base, *(base / alias.name for alias in node.names))
+        if candidate.with_suffix(".py").is_file()
+    )

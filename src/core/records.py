@@ -29,7 +29,7 @@ class Post:
     caption: str
     text_label: str
     image_label: str
-    # The tone under the protocol of params.yaml; empty if the protocol leaves the post out.
+    # The label under the protocol of params.yaml; empty if the protocol leaves the post out.
     label: str
     # SHA-256 of the image's bytes and the caption (`content_digest`).
     digest: str
@@ -91,9 +91,9 @@ class Scores:
     accuracy: float
     macro_f1: float
     weighted_f1: float
-    # Precision, recall, f1 and support (a number of posts) by tone.
+    # Precision, recall, f1 and support (a number of posts) by label.
     per_class: Mapping[str, Mapping[str, float]]
-    # Numbers of posts: a row for each actual tone, a column for each predicted one.
+    # Numbers of posts: a row for each actual label, a column for each predicted one.
     confusion: Sequence[Sequence[int]]
 
     def headline(self) -> dict[str, float]:
@@ -101,13 +101,8 @@ class Scores:
         return {"accuracy": self.accuracy, "macro_f1": self.macro_f1, "weighted_f1": self.weighted_f1}
 
     def summary(self) -> dict[str, float]:
-        """Return the headline and the F1 of each tone."""
+        """Return the headline and the F1 of each label."""
         return {**self.headline(), **{f"f1_{tone}": row["f1"] for tone, row in self.per_class.items()}}
-
-    def flat(self) -> dict[str, float]:
-        """Return all scores but the confusion matrix, by names such as `f1_neutral`."""
-        details = {f"{name}_{tone}": value for tone, row in self.per_class.items() for name, value in row.items()}
-        return {**self.headline(), **details}
 
 
 def content_digest(image: bytes, caption: str) -> str:
@@ -121,8 +116,13 @@ def numeric_id_key(key: str) -> tuple[bool, int, str]:
 
 
 def data_digest(posts: Iterable[Post]) -> str:
-    """Return a digest of the posts' contents and labels."""
-    return digest_of((post.id, post.digest, post.label) for post in posts)
+    """Return a digest of the posts' contents and labels. The labels of the halves count where they differ."""
+    return digest_of(
+        (post.id, post.digest, post.label)
+        if post.text_label == post.image_label
+        else (post.id, post.digest, post.label, post.text_label, post.image_label)
+        for post in posts
+    )
 
 
 def write_posts(path: Path, posts: Sequence[Post]) -> None:

@@ -20,7 +20,7 @@ def display_value(value: Setting | bool) -> str:
 class TrainingConfig:
     """All settings of one training. A trial overrides those in its search space."""
 
-    # head trains a classifier on pooled features; verbalizer scores the tones' own words, and has no weights.
+    # head trains a classifier on pooled features; verbalizer scores the labels' own words, and has no weights.
     readout: Literal["head", "verbalizer"]
     # The adapter's rank; 0 trains no adapter, but the head or the segments of `unfreeze` alone.
     rank: int
@@ -60,9 +60,9 @@ class TrainingConfig:
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     # The exponent of focal loss; 0 is cross-entropy.
     focal_gamma: float = 2.0
-    # balanced weights the loss of each tone by its inverse frequency.
+    # balanced weights the loss of each label by its inverse frequency.
     class_weights: Literal["none", "balanced"] = "none"
-    # balanced draws all tones equally often.
+    # balanced draws all labels equally often.
     sampling: Literal["uniform", "balanced"] = "uniform"
     # The order of posts: equal text and image labels first, low loss first, or both criteria in this order.
     curriculum: Literal["none", "agreement", "loss", "agreement+loss"] = "none"

@@ -53,7 +53,8 @@ def point_data_at(
 
     Raises:
         UsageError: a column of a table is missing or ambiguous, or `folder` is given without a table.
-        UserError: the current folder is no repository of DVC, no usable posts are there, or data/ was changed by hand.
+        UserError: the current folder is no repository of DVC, no usable posts are there, DVC cannot store a file's
+            name, or data/ was changed by hand.
     """
     if not DVC_FOLDER.is_dir():
         raise UserError(f"{DVC_FOLDER}/ is missing: run commands from the repository's root")
@@ -68,6 +69,8 @@ def point_data_at(
     _require_unedited_data()
     if is_copied:
         table_import.write_import(index, root, on_post)
+    else:
+        _require_encodable_names(root)
     return Import(index, root, _write_import(root))
 
 
@@ -118,6 +121,14 @@ def _require_usable(index: DatasetIndex) -> None:
             f"{index.root} has no complete post (label row with a majority, image and caption): "
             f"{counts or 'it is empty'}"
         )
+
+
+def _require_encodable_names(root: Path) -> None:
+    for path in root.rglob("*"):
+        try:
+            str(path).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(f"the name of {path} is not UTF-8, and DVC cannot import it: rename the file") from error
 
 
 def _require_unedited_data() -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from src.core.errors import UserError
 from src.data.columns import INPUT_COLUMNS, PostRow, read_rows
 from src.data.encodings import UTF_8, decode_caption
-from src.data.images import UnreadableImage, blank, inspect
+from src.data.images import SUFFIXES, UnreadableImage, blank, inspect
 
-IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp")
 CAPTION = ".txt"
 
 
@@ -83,10 +82,10 @@ def read_folder(folder: Path) -> Listing:
         UserError: the folder holds neither images nor captions.
     """
     files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    images = _by_stem(files, IMAGES)
+    images = _by_stem(files, SUFFIXES)
     captions = _by_stem(files, (CAPTION,))
     if not images and not captions:
-        raise UserError(f"{folder} holds no images ({', '.join(IMAGES)}) and no captions ({CAPTION})")
+        raise UserError(f"{folder} holds no images ({', '.join(SUFFIXES)}) and no captions ({CAPTION})")
     posts = []
     for stem in sorted(images.keys() | captions.keys()):
         text, fault = _caption(captions.get(stem, []))

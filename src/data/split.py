@@ -27,7 +27,7 @@ def stratified(posts: Sequence[Post], val: float, test: float, seed: int) -> dic
         seed: the seed of the split.
 
     Raises:
-        UserError: a tone has too few posts for all parts.
+        UserError: a label has too few posts for all parts.
     """
     labels = {post.id: post.label for post in posts if post.label}
     num_test = math.ceil(_share(test) * len(labels))
@@ -44,7 +44,7 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
     """Return the part of each labelled post, with all posts of a group in one part.
 
     scikit-learn's StratifiedGroupKFold assigns posts to folds, and a part takes several folds: at 0.2 and 0.2 there are
-    five folds, one for test, one for val and three for train. If a group is too large for that, or a tone has too few
+    five folds, one for test, one for val and three for train. If a group is too large for that, or a label has too few
     groups, a part may be one fold of three. A group that is larger than a part goes to train. Sizes and shares of
     labels come as near to the wanted ones as the groups allow.
 
@@ -56,7 +56,7 @@ def grouped(posts: Sequence[Post], group_of: Mapping[str, str], val: float, test
         seed: the seed of the split.
 
     Raises:
-        UserError: a tone has too few posts, or too few groups, for all parts.
+        UserError: a label has too few posts, or too few groups, for all parts.
     """
     labels = {post.id: post.label for post in posts if post.label}
     max_folds = min(_rarest(labels), len({group_of[key] for key in labels}))
@@ -174,5 +174,5 @@ def _too_few_groups(labels: Mapping[str, str], group_of: Mapping[str, str]) -> U
     return UserError(
         f"too few groups of near-duplicates to have every label in {', '.join(PARTS)} with each group in one part: "
         f"{len(set().union(*groups.values()))} in all, {in_words}; add posts with other images and captions, "
-        "or set split.kind: stratified, which separates near-duplicates"
+        "or set split.kind: stratified, which may part near-duplicates"
     )

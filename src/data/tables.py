@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from src.core.errors import UsageError, UserError
+from src.core.files import cells_of_any_length
 from src.data import encodings
 
 _DELIMITERS = ",;\t"
-# The csv module allows 131,072 characters by default. This is the most that it can allow.
-_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,16 @@ def _read_delimited(path: Path) -> Table:
     text, encoding = _decode(path)
     first_line = io.StringIO(text.lstrip("\r\n"), newline="").readline()
     delimiter = max(_DELIMITERS, key=first_line.count)
-    limit = csv.field_size_limit(_LONGEST_CELL)
     line = 1
     try:
-        numbered = _numbered(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
-        header = [cell.strip() for cell in next(numbered, (1, []))[1]]
-        rows = []
-        for line, cells in numbered:
-            rows.append(_delimited_row(line, cells, len(header)))
+        with cells_of_any_length():
+            numbered = _numbered(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+            header = [cell.strip() for cell in next(numbered, (1, []))[1]]
+            rows = []
+            for line, cells in numbered:
+                rows.append(_delimited_row(line, cells, len(header)))
     except csv.Error as error:
         raise UserError(f"{path}, after line {line}: {error}; check the quotes") from error
-    finally:
-        csv.field_size_limit(limit)
     return Table(header, rows, encoding)
 
 

@@ -1,7 +1,9 @@
 """Calibration of confidences and selective prediction.
 
 Expected calibration error, reliability and temperature scaling: C. Guo et al., On Calibration of Modern Neural
-Networks, ICML 2017 (sections 2 and 4.2). Selective prediction: Y. Geifman and R. El-Yaniv, NeurIPS 2017.
+Networks, ICML 2017 (sections 2 and 4.2). Selective prediction: Y. Geifman and R. El-Yaniv, NeurIPS 2017; the area
+under its curve: Y. Geifman, G. Uziel and R. El-Yaniv, Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers,
+ICLR 2019.
 
 Suffixes of shapes: N posts, K labels.
 """
@@ -21,7 +23,7 @@ Array = NDArray[np.float64]
 BINS = 15
 _TEMPERATURES = (0.01, 100.0)
 # Lower bound of a probability. Files round small ones to 0, and the logarithm must be a number.
-_MIN_PROBABILITY = 1e-12
+MIN_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def best_temperature(predictions: Sequence[Prediction]) -> float:
     correct, and 100 if they are no better than chance.
     """
     logits_NK = _logits(predictions)
-    actual_N = _actual(predictions)
+    actual_N = actual_columns(predictions)
     # The search runs over the logarithm: half and double are equally far from 1.
     minimum = minimize_scalar(
         lambda log_t: _nll(logits_NK / np.exp(log_t), actual_N),
@@ -105,7 +107,7 @@ def scaled(predictions: Sequence[Prediction], temperature: float) -> list[Predic
 
 def log_loss(predictions: Sequence[Prediction]) -> float:
     """Return the mean negative log-likelihood of the actual labels, in nats per post."""
-    return _nll(_logits(predictions), _actual(predictions))
+    return _nll(_logits(predictions), actual_columns(predictions))
 
 
 def confidences(predictions: Sequence[Prediction]) -> Array:
@@ -118,13 +120,18 @@ def hits(predictions: Sequence[Prediction]) -> Array:
     return np.array([float(row.actual == row.predicted) for row in predictions])
 
 
+def probabilities(predictions: Sequence[Prediction]) -> Array:
+    """Return the probabilities of all labels (N, K)."""
+    return np.array([list(row.probabilities.values()) for row in predictions])
+
+
 def _logits(predictions: Sequence[Prediction]) -> Array:
     """Return the logarithms of the probabilities (N, K): the logits, up to a constant per post."""
-    probabilities_NK: Array = np.array([list(row.probabilities.values()) for row in predictions])
-    return np.log(np.maximum(probabilities_NK, _MIN_PROBABILITY))
+    return np.log(np.maximum(probabilities(predictions), MIN_PROBABILITY))
 
 
-def _actual(predictions: Sequence[Prediction]) -> NDArray[np.int64]:
+def actual_columns(predictions: Sequence[Prediction]) -> NDArray[np.int64]:
+    """Return the columns of the actual labels among the probabilities (N)."""
     labels = labels_of(predictions)
     return np.array([labels.index(row.actual) for row in predictions])
 

@@ -16,14 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from src.core.records import Prediction, labels_of
-from src.evaluation.calibration import best_temperature, log_loss, scaled
+from src.evaluation.calibration import (
+    MIN_PROBABILITY,
+    actual_columns,
+    best_temperature,
+    log_loss,
+    probabilities,
+    scaled,
+)
 
 Array = NDArray[np.float64]
 
 # Additions to a bag's ensemble. The best ensemble on the way counts, so more of them can only help.
 _STEPS = 40
-# Lower bound of a probability. Files round small ones to 0, and the logarithm must be a number.
-_MIN_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ def select(library: Mapping[str, Sequence[Prediction]], bagging: Bagging) -> Sel
         bagging: how often the selection is repeated, and on how much of the library.
     """
     names = sorted(library)
-    probabilities_MNK = np.stack([_probabilities(library[name]) for name in names])
-    actual_N = _actual(library[names[0]])
+    probabilities_MNK = np.stack([probabilities(library[name]) for name in names])
+    actual_N = actual_columns(library[names[0]])
     # The mean of probabilities needs no more than those of the actual labels.
     likelihood_MN = probabilities_MNK[:, np.arange(len(actual_N)), actual_N]
     weights_M = np.mean([_greedy(likelihood_MN, places) for places in _bags(len(names), bagging)], axis=0)
@@ -82,7 +87,7 @@ def mean_of(library: Mapping[str, Sequence[Prediction]], weights: Mapping[str, f
     members = [library[name] for name in weights]
     labels = labels_of(members[0])
     # In float64 and in a fixed order, so that equal inputs give equal bytes.
-    mean_NK = sum(weight * _probabilities(library[name]) for name, weight in weights.items())
+    mean_NK = sum(weight * probabilities(library[name]) for name, weight in weights.items())
     return [
         Prediction(row.id, row.actual, labels[means.index(max(means))], dict(zip(labels, means, strict=True)))
         for row, means in zip(members[0], np.asarray(mean_NK).tolist(), strict=True)
@@ -147,13 +152,4 @@ def _sorted_start(likelihood_MN: Array) -> Array:
 
 def _score(likelihood_N: Array) -> float:
     """Return the mean log-likelihood, in nats a post."""
-    return float(np.log(np.maximum(likelihood_N, _MIN_PROBABILITY)).mean())
-
-
-def _probabilities(predictions: Sequence[Prediction]) -> Array:
-    return np.array([list(row.probabilities.values()) for row in predictions])
-
-
-def _actual(predictions: Sequence[Prediction]) -> NDArray[np.int64]:
-    labels = labels_of(predictions)
-    return np.array([labels.index(row.actual) for row in predictions])
+    return float(np.log(np.maximum(likelihood_N, MIN_PROBABILITY)).mean())

@@ -1,9 +1,9 @@
 """Label noise, estimated by confident learning and from near-duplicates.
 
 Confident learning (C. Northcutt, L. Jiang, I. Chuang, Confident Learning: Estimating Uncertainty in Dataset Labels,
-JAIR 2021) runs by cleanlab on out-of-fold predictions. A label is flagged if the predicted probability of another label
-exceeds that label's average self-confidence. Hard but correct posts are flagged too; the method cannot tell them apart.
-The weaker the classifiers, the more posts it flags.
+JAIR 2021) runs by cleanlab on out-of-fold predictions. A label is counted as wrong if the predicted probability of
+another label exceeds that label's average self-confidence. `label_issues` says which labels are flagged. Hard but
+correct posts are flagged too; the method cannot tell them apart. The weaker the classifiers, the more posts it flags.
 
 `duplicate_agreement` estimates the noise without a classifier: labels of one content should be equal.
 """

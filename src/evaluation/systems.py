@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from src.core.errors import UserError
-from src.core.paths import BASELINE, ENSEMBLE, PREDICTIONS_TABLE, VAL_PREDICTIONS_TABLE, stage_folder
+from src.core.paths import BASELINE, ENSEMBLE, PREDICTIONS_FILE, VAL_PREDICTIONS_FILE, stage_folder
 from src.core.records import Prediction, read_predictions
 from src.evaluation.metrics import scores
 
@@ -55,11 +55,11 @@ def read_systems(models: Sequence[str], part_of: Mapping[str, str]) -> list[Syst
     """
     files = [*((kind, "", *_files(BASELINE / kind)) for kind in BASELINES)]
     for model in models:
-        evaluated = stage_folder("evaluate", model) / PREDICTIONS_TABLE
+        evaluated = stage_folder("evaluate", model) / PREDICTIONS_FILE
         files += [
             ("zero-shot", model, *_files(stage_folder("zeroshot", model))),
             ("probe", model, *_files(stage_folder("probe", model))),
-            ("tuned", model, evaluated, stage_folder("train", model) / PREDICTIONS_TABLE),
+            ("tuned", model, evaluated, stage_folder("train", model) / PREDICTIONS_FILE),
         ]
     return [
         System(kind, model, _read(test, part_of, "test"), _read(val, part_of, "val"))
@@ -99,7 +99,7 @@ def best_on_validation(systems: Sequence[System]) -> System:
 
 
 def _files(folder: Path) -> tuple[Path, Path]:
-    return folder / PREDICTIONS_TABLE, folder / VAL_PREDICTIONS_TABLE
+    return folder / PREDICTIONS_FILE, folder / VAL_PREDICTIONS_FILE
 
 
 def _read(path: Path, part_of: Mapping[str, str], part: str) -> list[Prediction]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from src.cli.output import EpochBar, Progress, progress, warn
 from src.core.config import Params
-from src.core.errors import DivergenceError
+from src.core.errors import DivergenceError, UserError
 from src.core.estimates import Spread
 from src.core.files import digest_of, write_table
 from src.core.outputs import BestTrial, FoldScores, FoldsOutput
-from src.core.paths import BEST_FILE, FOLDS_JSON, GROUPS, POSTS, fold_runs_folder, stage_folder
+from src.core.paths import BEST_FILE, FOLDS_JSON, GROUPS, POSTS, PREDICTIONS_FILE, fold_runs_folder, stage_folder
 from src.core.provenance import training_key
 from src.core.records import Post, Prediction, leak_free, read_groups, read_posts, read_predictions, write_predictions
 from src.core.training_config import TrainingConfig
@@ -62,7 +62,8 @@ def run_folds(params: Params, model: str) -> FoldsOutput:
         model: the name in the catalog.
 
     Raises:
-        UserError: an earlier stage has not run, there are no folds, they do not fit the posts, or a training diverges.
+        UserError: an earlier stage has not run, there are no folds, they do not fit the posts, `align` has trained a
+            part of the base, or a training diverges.
     """
     best = BestTrial.read(stage_folder("tune", model) / BEST_FILE)
     posts = read_posts(POSTS)
@@ -70,6 +71,11 @@ def run_folds(params: Params, model: str) -> FoldsOutput:
     folds = read_folds(posts, Path(params.split.predefined.folder))
     config = params.training_config(model, **best.params)
     workspace = open_workspace(params, model)
+    if workspace.model.checkpoint.aligned:
+        raise UserError(
+            f"folds would leak: `align` trained a part of {model} on labels of the train part, which holds test posts "
+            "of the folds"
+        )
     facts = workspace.facts()
 
     def file_of(fold: Fold) -> Path:
@@ -179,7 +185,7 @@ def _write(
 ) -> None:
     folder = stage_folder("folds", model)
     rows = [{"fold": number, **row.cells()} for number, predicted in by_fold.items() for row in predicted]
-    write_table(folder / "predictions.csv", rows)
+    write_table(folder / PREDICTIONS_FILE, rows)
     output.write(folder / FOLDS_JSON)
     digest = digest_of((str(fold.number), fold.digest) for fold in folds)
     tags = {**run_tags("folds", {**facts, "split_digest": digest}, params.notice), "study": best.study}

@@ -110,10 +110,10 @@ def run_recipes(params: Params, recipes: Sequence[Recipe]) -> list[ExperimentRes
     Recipes of one model must be adjacent: one base is in memory at a time. Each recipe is a run in the MLflow
     experiment mvsa-paper. A recipe that was run before on the same weights and posts, with the same code and settings,
     is not run again, and its run in MLflow stays. A failure is a result. It is stored unless another attempt may
-    succeed (after a lack of memory, or an unreachable Hub or MLflow).
+    succeed (after a lack of memory, or an unreachable MLflow).
 
     Raises:
-        UserError: `prepare` or `split` has not run.
+        UserError: `prepare` or `split` has not run, or a checkpoint cannot be resolved.
     """
     parts = posts_by_part()
     results: list[ExperimentResult] = []
@@ -160,11 +160,15 @@ def _checkpoint(params: Params, model: str, train: Sequence[Post]) -> Pretrained
 def _run(params: Params, experiment: PlannedExperiment, workspace: Workspace | None) -> ExperimentResult:
     """Return the stored result, or attempt the experiment. MLflow gets a run if it has no complete one."""
     stored = experiment.stored()
-    tracker = Tracker(EXPERIMENT, _ABOUT)
-    if stored and (stored.failure or tracker.find({**experiment.tags, **_COMPLETE})):
-        result = stored
-    else:
-        result = _attempt(params, experiment, workspace, tracker)
+    try:
+        tracker = Tracker(EXPERIMENT, _ABOUT)
+        if stored and (stored.failure or tracker.find({**experiment.tags, **_COMPLETE})):
+            result = stored
+        else:
+            result = _attempt(params, experiment, workspace, tracker)
+    except _FAILURES as error:
+        failure = first_line_without_password(error)
+        result = ExperimentResult(experiment.recipe, experiment.facts, failure=failure)
     name = f"{experiment.recipe.name}{', taken from an earlier run' if stored else ''}"
     if result.failure:
         warn(f"{name}: failed: {result.failure}")
@@ -191,8 +195,6 @@ def _attempt(
     except DivergenceError as error:
         # The same settings diverge again, so this failure is final.
         return experiment.store(failure=first_line_without_password(error))
-    except _FAILURES as error:
-        return ExperimentResult(recipe, experiment.facts, failure=first_line_without_password(error))
 
 
 def _log(run: Run, result: ExperimentResult) -> None:

@@ -1,7 +1,7 @@
 """The interface of all models, `ToneModel`.
 
-Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of an image, D width, H heads, K labels,
-S side of an image in pixels.
+Letters of tensor shapes: B batch, T tokens of a caption, P patches or queries of an image, D width, I width of the
+image's own features, H heads (of attention, or the readout and the image head), K labels, S side of an image in pixels.
 
 A model's forward pass is a chain of segments (`src/modeling/segments.py`). `encode` runs the frozen segments, and the
 cache keeps their results. `forward` runs the other segments. One rule for all models decides which are frozen.
@@ -10,7 +10,6 @@ cache keeps their results. `forward` runs the other segments. One rule for all m
 import copy
 import hashlib
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,14 +21,12 @@ from typing import Any, ClassVar, Self
 import torch
 from PIL.Image import Image
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers.utils.logging import disable_progress_bar
 
 from src.core.errors import UserError, first_line
-from src.core.files import file_digest, folder_digest
 from src.core.labels import TONE_LABELS, Labels, listed
-from src.core.outputs import AlignedWeights, PretrainedWeights
+from src.core.outputs import PretrainedWeights
+from src.modeling import loading
 from src.modeling.latest_run import LatestRun
 from src.modeling.segments import (
     POOLED,
@@ -148,9 +145,9 @@ class ToneModel(nn.Module, ABC):
                 resolved, or the weights are damaged, are not tensors alone, or do not fit the architecture.
         """
         if checkpoint.is_local:
-            _require_unchanged(checkpoint)
+            loading.require_unchanged(checkpoint)
         revision = {} if checkpoint.is_local else {"revision": checkpoint.revision}
-        hide_progress_bars_in_logs()
+        loading.hide_progress_bars_in_logs()
         try:
             processors = cls.load_processors(checkpoint.source, **revision)
             backbone, info = cls.architecture().from_pretrained(
@@ -161,14 +158,15 @@ class ToneModel(nn.Module, ABC):
                 ignore_mismatched_sizes=True,  # reported like missing keys, and refused below
                 **revision,
             )
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, ValueError) as error:  # ValueError: of a tokenizer that is damaged or absent
             raise UserError(f"{checkpoint.source} cannot be loaded: {first_line(error)}") from error
         except UnpicklingError as error:
             reason = "its weights hold objects other than tensors, which may run code: take them as safetensors"
             raise UserError(f"{checkpoint.source} cannot be loaded: {reason}") from error
-        _require_complete(checkpoint, info)
+        loading.require_complete(checkpoint, info)
+        loading.require_vocabulary(checkpoint, processors[0], backbone.config)
         if checkpoint.aligned:
-            _load_aligned(backbone, checkpoint.aligned)
+            loading.load_aligned(backbone, checkpoint.aligned)
         if not checkpoint.is_local:
             commit = getattr(backbone.config, "_commit_hash", None) or checkpoint.revision
             checkpoint = replace(checkpoint, revision=commit)
@@ -441,45 +439,3 @@ class ToneModel(nn.Module, ABC):
         for segment in join_layers(segments):
             known[segment.writes] = self.run_segment(segment, known)
         return {name: known[name] for name in wanted}
-
-
-def hide_progress_bars_in_logs() -> None:
-    """Turn off transformers' progress bars unless stderr is a terminal: in a log each bar takes hundreds of lines."""
-    if not sys.stderr.isatty():
-        disable_progress_bar()
-
-
-def _require_unchanged(checkpoint: PretrainedWeights) -> None:
-    """Raise UserError unless a local checkpoint's files are those that were resolved.
-
-    All bytes are read, because sizes and times do not identify a file. Loading reads the same bytes, so this about
-    doubles its time, and nothing later could tell which weights a score belongs to.
-    """
-    folder = Path(checkpoint.source)
-    if not folder.is_dir():
-        # transformers would take the folder's name for a Hub id and request it from the Hub.
-        raise UserError(f"{folder} cannot be loaded: there is no such folder")
-    digest = folder_digest(folder)
-    if digest != checkpoint.revision:
-        raise UserError(
-            f"{folder} has changed: its files have the digest {digest}, and {checkpoint.revision} is recorded. Restore "
-            "them, or run stage `frozen` again"
-        )
-
-
-def _load_aligned(backbone: nn.Module, aligned: AlignedWeights) -> None:
-    """Put the weights that `align` has trained in the place of the checkpoint's."""
-    file = Path(aligned.file)
-    if not file.is_file() or file_digest(file) != aligned.digest:
-        raise UserError(f"{file} does not hold the aligned weights {aligned.digest}: run stages `align` and `frozen`")
-    unexpected = backbone.load_state_dict(load_file(file), strict=False).unexpected_keys
-    if unexpected:
-        raise UserError(f"{file} does not fit: {len(unexpected)} unexpected keys, such as {unexpected[0]}")
-
-
-def _require_complete(checkpoint: PretrainedWeights, loading_info: Mapping[str, Any]) -> None:
-    """Raise UserError unless every weight of the architecture was loaded, and every weight of the file was used."""
-    for fault in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if loading_info.get(fault):
-            names = sorted(str(name) for name in loading_info[fault])
-            raise UserError(f"{checkpoint.source}: {len(names)} {fault.replace('_', ' ')}, such as {names[0]}")

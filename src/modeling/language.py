@@ -1,6 +1,6 @@
 """The common part of models that end in a causal language model: the prompt, the language segments, the verbalizer.
 
-Letters of tensor shapes: see `base`.
+Letters of tensor shapes: see `base` and `prefix`.
 """
 
 from abc import abstractmethod

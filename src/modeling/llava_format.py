@@ -26,7 +26,7 @@ from src.core.errors import UserError, first_line
 from src.core.labels import TONE_LABELS, Labels
 from src.core.outputs import PretrainedWeights
 from src.modeling import tiny
-from src.modeling.answers import WordReadout
+from src.modeling.answers import SequenceReadout, WordReadout
 from src.modeling.base import Features
 from src.modeling.language import (
     CUT,
@@ -267,7 +267,7 @@ class LlavaFormat(LanguageToneModel):
                 *self.rounding_usage(),
             ]
         line = f"pooled = model({end}, output_hidden_states=True, logits_to_keep=1).hidden_states[-1][:, -1]"
-        if isinstance(self.readout, WordReadout):
+        if isinstance(self.readout, WordReadout | SequenceReadout):
             line = f"logits = model({end}, logits_to_keep=1).logits[:, -1, {self.word_ids()}]"
         config = self.backbone.config
         states = [f"states[{layer}]" for layer in self._vision_layers]

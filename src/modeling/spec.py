@@ -13,8 +13,8 @@ from src.core.errors import unknown
 class TokenCounts:
     """Lengths in tokens of the checkpoint's own tokenizer. A dry run counts with them, because it has no tokenizer.
 
-    All were measured with the tokenizers of the pinned commits.
-    `python -m pytest tests/models/test_hub_files.py -k dry_run` measures them again.
+    All were measured with the tokenizers of the pinned revisions. `python -m pytest tests/models -k dry_run` measures
+    them again.
     """
 
     # The prompt before the image.

@@ -16,7 +16,8 @@ class TransformersUsage:
     processor: Any
     # The arguments of the processor besides the image, as Python that uses `caption`.
     text: str
-    # Lines that compute `pooled` (pooled_BD) for a head, or `logits` (logits_BK) if the readout is the verbalizer.
+    # Lines that compute `pooled` (pooled_BD) for a head, or `logits` (logits_BK) if the readout is the verbalizer; and
+    # `pooled_image` (pooled_image_BI) for an image head.
     lines: tuple[str, ...]
     # Sentences about changes that the model makes to captions and the processor does not.
     remarks: tuple[str, ...] = ()

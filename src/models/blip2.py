@@ -19,7 +19,7 @@ from transformers.models.opt.configuration_opt import OPTConfig
 
 from src.core.labels import TONE_LABELS, Labels
 from src.modeling import tiny
-from src.modeling.answers import WordReadout
+from src.modeling.answers import SequenceReadout, WordReadout
 from src.modeling.base import Features
 from src.modeling.language import CUT, PROMPTED, LanguageToneModel, language_stack, pool_image, pooled_image
 from src.modeling.last_layer import LayerParts
@@ -181,7 +181,7 @@ class Model(LanguageToneModel):
                 *self.rounding_usage(),
             ]
         end = f"pooled = model.language_model.model({text}).last_hidden_state[:, -1]"
-        if isinstance(self.readout, WordReadout):
+        if isinstance(self.readout, WordReadout | SequenceReadout):
             end = f"logits = model.language_model({text}).logits[:, -1, {self.word_ids()}]"
         # The processor adds a token for the image to its tokenizer. A copy keeps ours without that token.
         processor = Blip2Processor(self.image_processor, copy.deepcopy(self.tokenizer))

@@ -32,8 +32,8 @@ from src.core.labels import Labels
 from src.core.outputs import PretrainedWeights
 from src.core.paths import CHECKPOINTS
 from src.modeling import conversion, tiny
-from src.modeling.base import hide_progress_bars_in_logs
 from src.modeling.llava_format import IMAGE_TOKEN, LAYERS, LlavaFormat
+from src.modeling.loading import hide_progress_bars_in_logs
 from src.modeling.spec import Spec, TokenCounts
 from src.modeling.wheels import WheelFile
 

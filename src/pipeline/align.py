@@ -17,8 +17,8 @@ from src.core.paths import ALIGN_JSON, ALIGNED_FILE, CHECKPOINTS, HISTORY_FILE, 
 from src.core.provenance import training_key
 from src.core.training_config import TrainingConfig
 from src.models.catalog import resolve_checkpoint
-from src.tracking.client import parts_read
-from src.tracking.epoch_logger import EpochLogger, log_epochs
+from src.pipeline.training_run import open_training_run, show_finished_epochs
+from src.tracking.epoch_logger import EpochLogger, log_missing_epochs
 from src.tracking.run_logging import log_history, open_tracker, run_tags
 from src.training.checkpoint import TrainingCheckpoint
 from src.training.train_and_test import trained_adapter
@@ -57,16 +57,18 @@ def _train(
 ) -> AlignOutput:
     model = workspace.model.spec.name
     tags = run_tags("align", workspace.facts(), params.notice)
+    tracker = open_tracker(model)
     with (
-        open_tracker(model).run("align", tags=tags, params=asdict(settings)) as run,
+        open_training_run(tracker, "align", checkpoint, settings, tags, asdict(settings)) as run,
         progress(settings.epochs, f"{model}: aligning", "epochs") as bar,
     ):
-        run.inputs(parts_read("train", "val"))
-        context = TrainingContext(params.seed, EpochLogger(run, bar), checkpoint=checkpoint)
+        logger = EpochLogger(run, bar)
+        show_finished_epochs(model, checkpoint, logger)
+        context = TrainingContext(params.seed, logger, checkpoint=checkpoint)
         with trained_adapter(workspace, settings, context) as (adapter, result):
             adapter.save_parts(stage_folder("align", model) / ALIGNED_FILE)
         output = _write(workspace, settings, result)
-        log_epochs(run, result.history)
+        log_missing_epochs(run, result.history)
         log_history(run, result.history, f"{model}, aligning")
         run.metrics({f"best_val_{name}": value for name, value in output.validation.items()})
     return output

@@ -14,7 +14,16 @@ from src.core.config import Params
 from src.core.errors import InfeasibleAnalysis
 from src.core.files import write_bytes, write_json, write_table
 from src.core.outputs import ModalityOutput, read_trained
-from src.core.paths import FINGERPRINTS, GROUPS, MODALITY_JSON, POSTS, SPLIT, stage_folder
+from src.core.paths import (
+    ADAPTER_FOLDER,
+    FINGERPRINTS,
+    GROUPS,
+    METRICS_JSON,
+    MODALITY_JSON,
+    POSTS,
+    SPLIT,
+    stage_folder,
+)
 from src.core.records import (
     ADAPTER_DIGEST,
     Post,
@@ -122,7 +131,7 @@ def predict(workspace: Workspace, params: Params, posts: ModalityPosts) -> Modal
     ablated_others = halves(others)
     total = sum(map(len, (*ablated_test.values(), *ablated_others.values())))
     with (
-        saved_adapter(model, stage_folder("train", model.spec.name) / "adapter"),
+        saved_adapter(model, stage_folder("train", model.spec.name) / ADAPTER_FOLDER),
         progress(total, f"{model.spec.name}: modality", "posts") as bar,
     ):
 
@@ -201,7 +210,7 @@ def _write_files(model: str, posts: ModalityPosts, predictions: ModalityPredicti
     write_table(folder / "disagreement.csv", rows, _disagreement_columns(labels))
     cosines = [{"id": key, "cosine": cosine} for key, cosine in predictions.cosine_of.items()]
     write_table(folder / "similarity.csv", cosines, ("id", "cosine"))
-    write_json(folder / "metrics.json", metrics_of(output))
+    write_json(folder / METRICS_JSON, metrics_of(output))
     write_bytes(folder / "ablations.png", _accuracy_plot(model, output))
     output.write(folder / MODALITY_JSON)
 

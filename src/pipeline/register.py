@@ -126,7 +126,7 @@ def register_model(params: Params, model: str) -> Registration:
         )
     is_champion = promote_if_better(model, registered)
     # The version's number is left out, because another registry gives it another number.
-    output = RegisterOutput(name=registered.name, adapter_digest=digest)
+    output = RegisterOutput(name=registered.name, digest=digest)
     output.write(stage_folder("register", model) / REGISTER_FILE)
     return Registration(registered, is_champion)
 

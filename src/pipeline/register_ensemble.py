@@ -74,7 +74,7 @@ def register_ensemble(params: Params) -> Registration:
 def _registered(model: str) -> Version:
     """Return the version that stage `register` has made for a model, on whose base the model's members run."""
     registered = RegisterOutput.read(stage_folder("register", model) / REGISTER_FILE)
-    version = registry.find_by_digest(model, registered.adapter_digest)
+    version = registry.find_by_digest(model, registered.digest)
     if version is None:
         raise UserError(
             f"the ensemble needs {model}, whose adapter in outputs/ is no registered version here: "

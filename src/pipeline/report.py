@@ -12,8 +12,9 @@ from src.core.paper import RECIPES
 from src.core.paths import (
     BEST_FILE,
     COMPARE,
+    HISTORY_FILE,
     PLOTS_FOLDER,
-    PREDICTIONS_TABLE,
+    PREDICTIONS_FILE,
     REPORT,
     REPORT_HTML,
     SELECTIVE_TABLE,
@@ -130,10 +131,10 @@ def _ablations_plot(model: str, output: ModalityOutput) -> Plot:
 
 
 def _model_section(model: str, trained: Trained) -> ModelSection:
-    rows = read_table(stage_folder("train", model) / "history.csv")
+    rows = read_table(stage_folder("train", model) / HISTORY_FILE)
     history = [{name: float(value) for name, value in row.items()} for row in rows]
-    before = scores(read_predictions(stage_folder("zeroshot", model) / PREDICTIONS_TABLE))
-    after = scores(read_predictions(stage_folder("evaluate", model) / PREDICTIONS_TABLE))
+    before = scores(read_predictions(stage_folder("zeroshot", model) / PREDICTIONS_FILE))
+    after = scores(read_predictions(stage_folder("evaluate", model) / PREDICTIONS_FILE))
     best = BestTrial.read(stage_folder("tune", model) / BEST_FILE)
     return ModelSection(
         trained=trained,

@@ -11,6 +11,7 @@ from src.core.errors import UsageError, UserError, unknown
 from src.core.files import write_bytes, write_text
 from src.core.outputs import CheckedMap, EvaluateOutput, ExplainedMistake, SaliencyOutput, read_trained
 from src.core.paths import (
+    ADAPTER_FOLDER,
     EVALUATE_JSON,
     MISTAKES_FOLDER,
     MISTAKES_HTML,
@@ -191,7 +192,7 @@ def _explain(params: Params, workspace: Workspace, posts: Sequence[tuple[Post, s
     # The sanity check is of the first map alone.
     total = sum(num_passes(post.caption, sanity and place == 0) for place, (post, _) in enumerate(posts))
     with (
-        saved_adapter(workspace.model, stage_folder("train", model) / "adapter") as adapter,
+        saved_adapter(workspace.model, stage_folder("train", model) / ADAPTER_FOLDER) as adapter,
         progress(total, f"{model}: occlusion", "passes") as bar,
     ):
 

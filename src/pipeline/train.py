@@ -1,8 +1,8 @@
 """Work of stage `train`: train the winner of the search, on one process or several, and log its run."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-from src.cli.output import progress, say
+from src.cli.output import progress
 from src.core.config import Params
 from src.core.files import write_table
 from src.core.locks import try_lock
@@ -20,8 +20,9 @@ from src.core.paths import (
 from src.core.provenance import code_digest, training_key
 from src.core.records import write_predictions
 from src.core.training_config import TrainingConfig
-from src.tracking.client import Run, parts_read
-from src.tracking.epoch_logger import EpochLogger, log_epochs
+from src.pipeline.training_run import open_training_run, show_finished_epochs
+from src.tracking.client import Run
+from src.tracking.epoch_logger import EpochLogger, log_missing_epochs
 from src.tracking.run_logging import log_training, open_tracker, run_tags
 from src.training.callbacks import NullCallback, TrainingCallback
 from src.training.checkpoint import TrainingCheckpoint
@@ -103,9 +104,11 @@ def _train_and_log(training: WinnerTraining, notice: str) -> TrainOutput:
         progress(training.config.epochs, f"{training.model}: training", "epochs") as bar,
     ):
         run.log_system_metrics()
-        result, modules = _train_or_resume(training, EpochLogger(run, bar))
+        logger = EpochLogger(run, bar)
+        show_finished_epochs(training.model, training.checkpoint, logger)
+        result, modules = training.run(logger)
         _write(training, result, modules)
-        log_epochs(run, result.history)
+        log_missing_epochs(run, result.history)
         trained = read_trained(training.model)
         log_training(run, trained)
     # Deleted last: until the run is complete, the same command must find the state.
@@ -113,39 +116,15 @@ def _train_and_log(training: WinnerTraining, notice: str) -> TrainOutput:
     return TrainOutput(trained, len(result.history))
 
 
-def _train_or_resume(training: WinnerTraining, callback: EpochLogger) -> tuple[TrainingResult, tuple[str, ...]]:
-    """Train, or continue after the last epoch of a killed training."""
-    state = training.checkpoint.load()
-    if state:
-        history = state.values["history"]
-        say(f"{training.model}: goes on after epoch {len(history)}, where it was interrupted")
-        # The trainer reports new epochs only.
-        for metrics in history:
-            callback.on_epoch(int(metrics["epoch"]), metrics)
-    return training.run(callback)
-
-
 def _open_run(training: WinnerTraining, notice: str) -> Run:
-    """Return the run of the killed training that this one continues, or a new one."""
-    tracker = open_tracker(training.model)
-    identity = {"stage": "train", "training": training.checkpoint.key}
-    earlier = tracker.find(identity)
-    if earlier and training.checkpoint.load():
-        return tracker.resume(earlier[0])
-    # The lock excludes other processes, so the process of any run that still counts as running was killed.
-    for run_id in tracker.find(identity, "attributes.status = 'RUNNING'"):
-        tracker.close_abandoned(run_id)
     tags = {
         **run_tags("train", training.workspace.facts(), notice),
         "study": training.best.study,
-        "trial": training.best.best_trial,
+        "trial": str(training.best.best_trial),
         **training.process_tags,
-        **identity,
     }
-    run = tracker.run("train", tags=tags, params=training.best.params)
-    run.inputs(parts_read("train", "val"))
-    run.json("settings.json", asdict(training.config))
-    return run
+    tracker = open_tracker(training.model)
+    return open_training_run(tracker, "train", training.checkpoint, training.config, tags, training.best.params)
 
 
 def _write(training: WinnerTraining, result: TrainingResult, modules: tuple[str, ...]) -> None:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.core.config import notice_of
-from src.core.errors import UserError
 from src.core.format import percent
 from src.core.records import Prediction, read_predictions
 from src.evaluation.calibration import scaled
 from src.evaluation.metrics import scores
 from src.evaluation.selective import SelectiveCurve, selective_curve
 from src.registry import registry
-from src.registry.contract import TEST_COLUMNS, TEST_FILE, VALIDATION_FILE, read_contract
+from src.registry.contract import TEST_COLUMNS, TEST_FILE, VALIDATION_FILE
 
 # The file with the predictions for each part.
 PARTS = {"validation": VALIDATION_FILE, "test": TEST_FILE}
@@ -45,14 +44,14 @@ def read_evidence(uri: str) -> Evidence:
     Raises:
         UserError: there is no such version, or its files are gone.
     """
+    _, version = registry.version_at(uri)
     with tempfile.TemporaryDirectory() as temporary:
         folder = registry.download_contract(uri, Path(temporary))
         tables = {part: _read(folder, part) for part in PARTS}
-        notice = _notice(folder)
     validation, test = tables.values()
     curve = selective_curve(validation) if validation else None
     calibrated = scaled(test, curve.temperature) if curve and test else []
-    return Evidence(registry.title_of(uri), notice, _scores(tables), curve, calibrated)
+    return Evidence(registry.title_of(uri), _notice(version.tags), _scores(tables), curve, calibrated)
 
 
 def _read(folder: Path, part: str) -> list[Prediction]:
@@ -61,14 +60,10 @@ def _read(folder: Path, part: str) -> list[Prediction]:
     return read_predictions(path, TEST_COLUMNS) if path.is_file() else []
 
 
-def _notice(folder: Path) -> str:
+def _notice(tags: Mapping[str, str]) -> str:
     """Return the notice on random weights."""
-    try:
-        checkpoint = read_contract(folder).checkpoint
-    except UserError:
-        # Of another format, or an ensemble's.
-        return ""
-    return notice_of(checkpoint.scale) if checkpoint.is_random else ""
+    scale = tags.get("scale", "full")
+    return notice_of(scale) if scale == "tiny" else ""
 
 
 def _scores(tables: Mapping[str, Sequence[Prediction]]) -> str:

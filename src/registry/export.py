@@ -21,7 +21,7 @@ from src.registry import registry
 from src.registry.contract import Contract
 from src.registry.contract_file import write_contract
 from src.registry.ensemble_contract import ENSEMBLE
-from src.registry.loading import LoadedVersion, load_version
+from src.registry.loading import LoadedVersion, largest_difference, load_version
 from src.registry.model_card import LoadingSnippet, code_of, dtype_of, model_card, read_card_inputs
 from src.registry.pyfunc import artifacts_in
 from src.registry.registry import Version
@@ -172,18 +172,14 @@ def _check_card_code(contract: Contract, folder: Path, merge: bool) -> tuple[flo
     """Run the card's code; return the largest difference of golden logits, and the largest allowed one."""
     logits = _run_card_code(folder, code_of((folder / CARD_FILE).read_text(encoding="utf-8")), len(contract.labels))
     allowed = contract.tolerance(dtype_of(contract, merged=merge))
-    differences = [
-        abs(recorded - computed)
-        for post, row in zip(contract.golden, logits, strict=True)
-        for recorded, computed in zip(post.logits, row, strict=True)
-    ]
+    difference = largest_difference(logits, [post.logits for post in contract.golden])
     # The negation also catches NaN.
-    if not all(difference <= allowed for difference in differences):
+    if not difference <= allowed:
         raise UserError(
-            f"golden logits of the {'merged' if merge else 'exported'} weights are off by {max(differences):.2g}, and "
+            f"golden logits of the {'merged' if merge else 'exported'} weights are off by {difference:.2g}, and "
             f"{allowed:.2g} is allowed: the export was removed"
         )
-    return max(differences), allowed
+    return difference, allowed
 
 
 def _run_card_code(folder: Path, code: str, num_labels: int) -> list[list[float]]:

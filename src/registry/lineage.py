@@ -20,7 +20,7 @@ from src.registry.pyfunc import artifacts_in
 from src.registry.registry import RunRecord, Version
 
 # Code between the raw data and the adapter. All other code displays, stores or searches.
-CODE = (
+ADAPTER_CODE = (
     "src/core",
     "src/data",
     "src/modeling",
@@ -29,6 +29,13 @@ CODE = (
     "src/training",
     *(f"src/{stage}.py" for stage in ("prepare", "split", "align", "frozen", "train")),
     *(f"src/pipeline/{work}.py" for work in ("prepare", "split", "align", "encode", "train")),
+)
+# Code between the raw data and an ensemble's members and weights.
+ENSEMBLE_CODE = (
+    *ADAPTER_CODE,
+    "src/experiments",
+    *(f"src/{stage}.py" for stage in ("baseline", "repeat", "ensemble")),
+    *(f"src/pipeline/{work}.py" for work in ("baseline", "frozen", "repeat", "best_trials", "ensemble")),
 )
 
 
@@ -122,7 +129,7 @@ def _links_to_the_data(version: Version, contract: Contract | EnsembleContract) 
     yield _link("split digest", contract.split_digest, lambda: _split_fault(contract))
     yield _link("data digest", contract.data_digest, lambda: _data_fault(contract))
     yield _link("data.dvc", contract.data_revision or "none", lambda: _revision_fault(contract))
-    yield _link("git commit", commit, lambda: _code_fault(version))
+    yield _link("git commit", commit, lambda: _code_fault(version, contract))
 
 
 def _link(name: str, recorded: str, find_fault: Callable[[], str], remark: Callable[[], str] = str) -> Link:
@@ -279,7 +286,7 @@ def _revision_fault(contract: Contract | EnsembleContract) -> str:
     return _unequal(str(DATA_DVC), data_revision(), contract.data_revision)
 
 
-def _code_fault(version: Version) -> str:
+def _code_fault(version: Version, contract: Contract | EnsembleContract) -> str:
     commit = version.tags.get(COMMIT_TAG)
     if not commit:
         return "no commit is known: it was trained outside of a git repository, or by other code than this one's"
@@ -287,7 +294,7 @@ def _code_fault(version: Version) -> str:
         return "src/ had changes then that are in no commit"
     if not has_commit(commit):
         return "this repository does not know the commit"
-    changed = changed_since(commit, CODE)
+    changed = changed_since(commit, ADAPTER_CODE if isinstance(contract, Contract) else ENSEMBLE_CODE)
     if not changed:
         return ""
     return f"{len(changed)} files have changed since, such as {changed[0]}: `git checkout {commit[:12]}`"

@@ -74,6 +74,16 @@ class LoadingSnippet:
     # Whether the readout has weights to load.
     has_head: bool
 
+    @property
+    def lines(self) -> list[str]:
+        """The lines that compute `logits` (logits_BK) from the processor's `inputs`."""
+        lines = list(self.usage.lines)
+        if self.layers:
+            lines.append("logits = classifier(pooled.float())")
+        if self.image_layers:
+            lines.append("logits = logits.float() + image_head(pooled_image.float())")
+        return lines
+
 
 @dataclass(frozen=True)
 class ScoredPosts:

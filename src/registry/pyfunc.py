@@ -6,6 +6,7 @@ Clients send and get tables, so a request holds many posts. A request cannot nam
 import binascii
 import re
 import sys
+import threading
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,13 +109,15 @@ def set_pyfunc_model(
 
     class ToneClassifier(PythonModel):  # type: ignore[misc]
         def load_context(self, context: PythonModelContext) -> None:
+            # MLflow's server answers each request in a thread of its own, and the members of an ensemble share a base.
+            self.turn = threading.Lock()
             with user_errors_as_serving_errors():
                 self.state = load(context.artifacts)
 
         def predict(
             self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
         ) -> pd.DataFrame:
-            with user_errors_as_serving_errors():
+            with user_errors_as_serving_errors(), self.turn:
                 return predict(self.state, _rows_of(model_input), bool((params or {}).get(HALVES))).table()
 
     mlflow.models.set_model(ToneClassifier())

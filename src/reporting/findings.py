@@ -34,7 +34,7 @@ from src.core.paths import (
     NOISE_JSON,
     OMITTED_JSON,
     PAIRS_TABLE,
-    PREDICTIONS_TABLE,
+    PREDICTIONS_FILE,
     SALIENCY_JSON,
     SCORES_TABLE,
     SPLIT_REPORT,
@@ -380,7 +380,7 @@ def similarities(models: Sequence[str], seed: int) -> dict[str, SimilarityCorrel
     group_of = read_groups(GROUPS)
     correlations = {}
     for model in models:
-        predictions = read_predictions(stage_folder("evaluate", model) / PREDICTIONS_TABLE)
+        predictions = read_predictions(stage_folder("evaluate", model) / PREDICTIONS_FILE)
         correlation = similarity_correlation(cosine_of, predictions, group_of, seed)
         if correlation:
             correlations[model] = correlation

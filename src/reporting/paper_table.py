@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from src.core.files import read_table, write_table
 from src.core.labels import TONES
 from src.core.paper import RECIPES, Recipe
-from src.core.paths import OUTPUTS
+from src.core.paths import REPRODUCE
 
-FOLDER = OUTPUTS / "reproduce"
-TABLE = FOLDER / "recipes.csv"
+TABLE = REPRODUCE / "recipes.csv"
 # Titles of columns, by the name of the score.
 HEADLINE = {"accuracy": "accuracy", "macro_f1": "macro-F1", "weighted_f1": "weighted F1"}
 SCORE_TITLES = {**HEADLINE, **{f"f1_{tone}": f"F1 {tone}" for tone in TONES}}

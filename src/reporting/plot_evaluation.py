@@ -10,7 +10,10 @@ from src.reporting.plot_style import COLOURS, new_figure, png_of, tidy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_HATCHES = ("", "//", "..", "xx")
+# Five, where there are four colours: a colour and its hatch, dash and marker repeat together only after twenty.
+_HATCHES = ("", "//", "..", "xx", "--")
+_CURVE_DASHES = ("-", "--", "-.", ":", (0, (8, 1.5, 1, 1.5)))
+_CURVE_MARKERS = "os^Dv"
 
 
 _DASHES = ("-", "--", ":", "-.")
@@ -89,9 +92,9 @@ def _grouped_bars(axes: "Axes", scores: Mapping[str, Mapping[str, float]]) -> No
         places = [i for i, row in enumerate(scores.values()) if kind in row]
         heights = [row[kind] for row in scores.values() if kind in row]
         centres = [place + (k - (len(kinds) - 1) / 2) * width for place in places]
-        bars = axes.bar(centres, heights, width * 0.94, label=kind, color=COLOURS[k % 4], zorder=2)
+        bars = axes.bar(centres, heights, width * 0.94, label=kind, color=COLOURS[k % len(COLOURS)], zorder=2)
         for bar in bars:
-            bar.set(hatch=_HATCHES[k % 4], edgecolor="white", linewidth=0)
+            bar.set(hatch=_HATCHES[k % len(_HATCHES)], edgecolor="white", linewidth=0)
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
         axes.bar_label(bars, fmt="%.2f", fontsize=9, padding=2, bbox=plate)
     axes.set_xticks(range(len(scores)), list(scores), fontsize=11)
@@ -104,14 +107,6 @@ def _grouped_bars(axes: "Axes", scores: Mapping[str, Mapping[str, float]]) -> No
 _PART_STYLES: Sequence[Mapping[str, Any]] = (
     {"color": COLOURS[0], "marker": "o", "markersize": 6, "elinewidth": 2.0},
     {"color": "#555555", "marker": "s", "markersize": 4.5, "markerfacecolor": "white", "elinewidth": 1.0},
-)
-
-
-_CURVE_STYLES: Sequence[Mapping[str, Any]] = (
-    {"color": COLOURS[0], "linestyle": "-", "marker": "o"},
-    {"color": COLOURS[1], "linestyle": "--", "marker": "s"},
-    {"color": COLOURS[2], "linestyle": "-.", "marker": "^"},
-    {"color": COLOURS[3], "linestyle": ":", "marker": "D"},
 )
 
 
@@ -185,9 +180,9 @@ def selective_curves(curves: Mapping[str, Sequence[float]], reference: str, titl
         title: the title of the plot.
     """
     figure, (axes,) = new_figure(1, width=8.0, height=4.6)
-    styles = iter([*_CURVE_STYLES] * (1 + len(curves) // len(_CURVE_STYLES)))
+    numbers = iter(range(len(curves)))
     for name, accuracies in curves.items():
-        style = _REFERENCE_STYLE if name == reference else next(styles)
+        style = _REFERENCE_STYLE if name == reference else curve_style(next(numbers))
         first = max(1, round(_LEAST_COVERAGE * len(accuracies)))
         shares = [k / len(accuracies) for k in range(first, len(accuracies) + 1)]
         every = max(1, len(shares) // _MARKS_A_CURVE)
@@ -202,6 +197,15 @@ def selective_curves(curves: Mapping[str, Sequence[float]], reference: str, titl
     axes.set_title(fill(title, 70), fontsize=12)
     figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=9, handlelength=4)
     return png_of(figure)
+
+
+def curve_style(number: int) -> Mapping[str, Any]:
+    """Return the style of a curve by its number; twenty differ."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "linestyle": _CURVE_DASHES[number % len(_CURVE_DASHES)],
+        "marker": _CURVE_MARKERS[number % len(_CURVE_MARKERS)],
+    }
 
 
 def _whiskers(axes: "Axes", rows: Sequence[tuple[float, Interval]], label: str, **style: Any) -> None:

@@ -1,5 +1,6 @@
 """The report's section on the reliability of a search: the winner on other seeds, and the cost of the trials."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -91,9 +92,14 @@ def _optimism(optimism: float, winner: Spread) -> str:
     difference = f"{abs(optimism):.4f} {'more' if optimism < 0 else 'less'}"
     if winner.low is None or winner.high is None:
         return f"{difference}: too few seeds to tell the optimism of choosing the best of many trials from chance"
-    best = winner.mean + optimism
-    if winner.low <= best <= winner.high:
-        return f"{difference}: within the mean's 95% interval, so it may be chance and no optimism of choosing the best"
+    # One more seed lies within this distance of the mean (W. Q. Meeker et al., Statistical Intervals, 2017, section
+    # 4.8): t sd √(1 + 1/n), where the mean's own interval is t sd / √n.
+    distance = (winner.high - winner.mean) * math.sqrt(winner.n + 1)
+    if abs(optimism) <= distance:
+        return (
+            f"{difference}: one more seed would lie within {distance:.4f} of the mean (95% prediction interval), so it "
+            "may be chance and no optimism of choosing the best"
+        )
     if optimism < 0:
         return f"{difference}: choosing the best of many trials caused no optimism"
     return f"{difference}: the optimism of choosing the best of many trials"

@@ -80,17 +80,18 @@ def conclude(model: str, study: Study, sync: MlflowSync, parent: Run, total: int
     finished = study.finished()[:total]
     result = SearchResult(model, study.plan, finished, best, _summary(study.plan, study.trials()))
     # Later trials are left out of the files, so that these depend on the budget and not on what ran later.
-    ended = [trial for trial in study.trials() if trial.state in ENDED and trial.number <= finished[-1].number]
+    last = finished[-1].number
+    ended = [trial for trial in study.trials() if trial.state in ENDED and trial.number <= last]
     folder = stage_folder("tune", model)
     _best_trial(study, finished, best).write(folder / BEST_FILE)
-    shares = importances(study.raw, study.plan.space)
+    shares = importances(study.raw, study.plan.space, last)
     # `write_json` does not round numbers under the names of settings, because there they are usually settings.
     rounded = {name: round(share, DECIMALS) for name, share in shares.items()}
     replace(_summary(study.plan, ended), importances=rounded).write(folder / SEARCH_FILE)
     write_table(folder / TRIALS_FILE, [_row(trial) for trial in finished])
     for path in folder.glob("*.png"):  # an earlier study may have had other plots
         path.unlink()
-    for name, png in plots(study.raw, study.plan.space, shares).items():
+    for name, png in plots(study.raw, study.plan.space, last, shares).items():
         write_bytes(folder / f"{name}.png", png)
     if not sync.unreachable:
         try:

@@ -8,8 +8,8 @@ from functools import partial
 from src.cli.output import say
 from src.core.config import Params
 from src.core.files import require_free_space
-from src.core.locks import sqlite_file, try_lock
-from src.core.paths import KEPT, MLRUNS, OUTPUTS, STUDIES, TRIALS
+from src.core.locks import try_lock
+from src.core.paths import KEPT, MLRUNS, OUTPUTS, STUDIES, TRIALS, sqlite_file
 from src.core.provenance import code_digest
 from src.core.signals import StopSignal
 from src.search.adapters import PendingAdapters
@@ -61,7 +61,7 @@ class SearchResources:
 class SearchRun:
     """One run of the search for one model.
 
-    This class wires the parts of the room, and no other module knows more than a few of them:
+    This class wires the parts of the folder, and no other module knows more than a few of them:
 
     - `Study` (Optuna's storage), under a lock of the machine and one of the server;
     - `MlflowSync`, below the study's MLflow run;
@@ -195,9 +195,9 @@ class SearchRun:
             workspace = open_workspace(self.params, self.model)
             stop = stack.enter_context(StopSignal())
             return stop, LocalWorkerPool(TrialWorker(self.params, workspace, study, "", stop.check))
-        shares = stack.enter_context(
-            cluster(resources.ray_address, resources.workers, resources.gpus_per_trial, resources.cpus_per_trial)
-        )
+        # `load_params` gives this process one thread at scale tiny, and its workers need as many for equal scores.
+        cpus = resources.cpus_per_trial or (1 if self.params.scale == "tiny" else None)
+        shares = stack.enter_context(cluster(resources.ray_address, resources.workers, resources.gpus_per_trial, cpus))
         url = stack.enter_context(remote_url(resources.storage, shares.host))
         make = partial(open_worker, params=self.params, model=self.model, url=url, plan=self.plan)
         # Ray's own signal handlers would end the process at once. Ours are installed later and replace them.

@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.core.errors import UsageError, UserError
-from src.core.locks import at_origin, lock, sqlite_file
+from src.core.locks import lock
+from src.core.paths import at_origin, sqlite_file
 from src.tracking.addresses import database_errors_as_user_errors, first_line_without_password
 
 if TYPE_CHECKING:

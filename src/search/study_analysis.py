@@ -5,7 +5,7 @@ colour alone, and change the style of all other plots of the process.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from src.core.config import Range, Space
@@ -23,8 +23,10 @@ _SIZE = "trainable parameters"
 FEWEST_COMPLETE = 10
 
 
-def importances(study: "optuna.Study", space: Space) -> dict[str, float]:
+def importances(study: "optuna.Study", space: Space, last: int) -> dict[str, float]:
     """Return the share of each setting in the differences of scores. Shares sum to 1, the highest first.
+
+    Trials after number `last` are left out.
 
     The shares are the mean decrease in impurity of a random forest on the complete trials (Optuna's evaluator, seeded).
     A tree only compares values, so the scale of a learning rate does not matter to it. Optuna's fANOVA weighs such a
@@ -39,25 +41,27 @@ def importances(study: "optuna.Study", space: Space) -> dict[str, float]:
 
     from src.search.samplers import on_even_scales
 
-    scores = [point.score for point in _points(study, space) if point.kind == "complete" and point.score is not None]
+    scores = [
+        point.score for point in _points(study, last, space) if point.kind == "complete" and point.score is not None
+    ]
     if len(scores) < FEWEST_COMPLETE or math.isclose(min(scores), max(scores), abs_tol=1e-9):
         return {}
     forest = MeanDecreaseImpurityImportanceEvaluator(seed=0)
-    scaled = on_even_scales(study.directions, study.get_trials(deepcopy=False), space)
+    scaled = on_even_scales(study.directions, _ended(study, last), space)
     shares = get_param_importances(scaled, evaluator=forest, target=_first_value)
     return {name: float(share) for name, share in shares.items()}
 
 
-def plots(study: "optuna.Study", space: Space, shares: Mapping[str, float]) -> dict[str, bytes]:
+def plots(study: "optuna.Study", space: Space, last: int, shares: Mapping[str, float]) -> dict[str, bytes]:
     """Return the plots of a study as PNG, by name. A plot that the trials do not allow is left out.
 
-    `shares` are the study's `importances`.
+    Trials after number `last` are left out. `shares` are the `importances` of the others.
 
     The names are `optimization_history`, `slices` and `importances`. With two objectives, `pareto_front` (score
     upwards, size downwards) replaces the first. A pruned trial is drawn at its last score. Infeasible and failed trials
     have no score: they are marked at the edge or counted, so that they move no axis.
     """
-    points = _points(study, space)
+    points = _points(study, last, space)
     if not any(point.score is not None for point in points):
         return {}
     pngs = {}
@@ -76,11 +80,26 @@ def plots(study: "optuna.Study", space: Space, shares: Mapping[str, float]) -> d
     return pngs
 
 
-def _points(study: "optuna.Study", space: Space) -> list[TrialPoint]:
-    """Return the trials that have ended."""
-    front = {trial.number for trial in study.best_trials} if len(study.directions) > 1 else set()
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+def _ended(study: "optuna.Study", last: int) -> "list[FrozenTrial]":
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state.is_finished() and trial.number <= last]
+
+
+def _points(study: "optuna.Study", last: int, space: Space) -> list[TrialPoint]:
+    """Return the trials that have ended, up to number `last`."""
+    ended = _ended(study, last)
+    front = _front(study, ended) if len(study.directions) > 1 else set()
     return [_point(trial, space, trial.number in front) for trial in ended]
+
+
+def _front(study: "optuna.Study", trials: "Sequence[FrozenTrial]") -> set[int]:
+    """Return the numbers of the trials that no other one dominates."""
+    import optuna
+
+    copy = optuna.create_study(directions=study.directions)
+    copy.add_trials(trials)
+    # The copy counts its trials anew.
+    return {trials[trial.number].number for trial in copy.best_trials}
 
 
 def _point(trial: "FrozenTrial", space: Space, on_front: bool) -> TrialPoint:

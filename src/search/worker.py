@@ -119,8 +119,9 @@ class TrialWorker:
             if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
                 raise
             failure = failure_of(error)
-        # Outside of the except block the error is gone, and with it the tensors that its frames held.
-        release_memory()
+        if not failure.fatal:  # on a lost GPU every call fails, also that which frees its memory
+            # Outside of the except block the error is gone, and with it the tensors that its frames held.
+            release_memory()
         trial.set_failure(failure.cause, failure.reason, unfit=failure.unfit)
         return TrialResult(trial.number, self.name, "failed", failure=failure)
 

@@ -9,14 +9,12 @@ adapters, the loss, autograd and gradient checkpointing. So no formula has to be
   two operations. Element-wise operations are not counted. Autograd computes no gradients for frozen weights, so a step
   takes about 4 operations for each weight and token instead of 6. Cached segments take none.
 
-`gpu_semantics_on_meta` corrects three differences between the meta device and a GPU:
+`gpu_semantics_on_meta` corrects two differences between the meta device and a GPU:
 
 - Attention. The meta device would keep T times T weights for every head. A GPU uses a fused kernel (T. Dao et al.,
   FlashAttention, NeurIPS 2022), which keeps its inputs, its output and one number for each row. With a mask it uses the
   memory-efficient kernel, because only that one accepts a mask.
 - Dropout. A GPU keeps one byte for each element instead of a number in the precision of the input.
-- Questions about content, such as whether a batch is free of padding. The meta device cannot answer them; here the
-  answer is no.
 
 The CUDA context, cuBLAS's workspaces and the allocator's rounding are not counted.
 """
@@ -71,7 +69,7 @@ def profile_step(model: ToneModel, features: Features, settings: TrainingConfig,
             weight.grad = torch.zeros_like(weight)
 
     def run() -> None:
-        loss(model(features), meta_labels_B).backward()  # type: ignore[no-untyped-call]
+        loss.of_heads(model(features, summed=False), meta_labels_B).backward()  # type: ignore[no-untyped-call]
 
     _, cost = measure(run, _permanent_tensors(model), features.values())
     model.zero_grad(set_to_none=True)
@@ -100,7 +98,6 @@ def gpu_semantics_on_meta() -> Iterator[None]:
         # Torch decomposes these operations before autograd sees them, so the replacements need autograd's own key.
         library.impl("scaled_dot_product_attention", _attention, "AutogradMeta")
         library.impl("dropout", lambda values, p, train: torch.native_dropout(values, p, train)[0], "AutogradMeta")
-        library.impl("is_nonzero", lambda _: False, "AutogradMeta")
         yield
     finally:
         del library  # this removes the replacements

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from urllib.parse import unquote
 
 from src.core.errors import UsageError, UserError, first_line
-from src.core.locks import sqlite_file
+from src.core.paths import sqlite_file
 
 _HIDDEN = "***"
 

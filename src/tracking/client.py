@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _MAX_RUNS = 50_000
 # MLflow shows the Markdown in this tag as the description of a run or an experiment.
 DESCRIPTION_TAG = "mlflow.note.content"
+# The tag of a failed run with the error's message.
+FAILURE_TAG = "failure"
 # The value of the tag `state` of a run that no process will resume.
 ABANDONED = "abandoned"
 _SAMPLING_INTERVAL_S = 60.0
@@ -104,7 +106,7 @@ class Run:
             self.end("FINISHED")
             return
         with suppress(UserError):
-            self.tags({"failure": one_line_message(error)})
+            self.tags({FAILURE_TAG: one_line_message(error)})
             self.end("FAILED")
 
     @mlflow_errors_as_user_errors()
@@ -200,6 +202,11 @@ class Run:
     def last_metrics(self) -> dict[str, float]:
         """Return the last value of each metric."""
         return dict(self._client.get_run(self.id).data.metrics)
+
+    @mlflow_errors_as_user_errors()
+    def steps(self, metric: str) -> set[int]:
+        """Return the steps at which a metric has been logged."""
+        return {point.step for point in self._client.get_metric_history(self.id, metric)}
 
     @mlflow_errors_as_user_errors()
     def experiment_id(self) -> str:
@@ -303,8 +310,13 @@ class Tracker:
 
     @mlflow_errors_as_user_errors()
     def resume(self, run_id: str) -> Run:
-        """Set an ended or abandoned run to RUNNING again, and return it as a context manager."""
+        """Set an ended or abandoned run to RUNNING again, and return it as a context manager.
+
+        The tag `failure` of an interrupted run is deleted.
+        """
         self._client.update_run(run_id, status="RUNNING")
+        if FAILURE_TAG in self._client.get_run(run_id).data.tags:
+            self._client.delete_tag(run_id, FAILURE_TAG)
         return self.reopen(run_id)
 
     def reopen(self, run_id: str) -> Run:

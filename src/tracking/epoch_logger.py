@@ -7,19 +7,26 @@ from src.cli.output import Progress, warn
 from src.core.errors import UserError
 from src.tracking.client import Run
 
+# A metric of every epoch.
+_VALIDATION = "val_macro_f1"
 
-def log_epochs(run: Run, history: Iterable[Mapping[str, float]]) -> None:
-    """Log the metrics of epochs, the step of each being `epoch`. Logging an epoch twice does no harm."""
+
+def log_missing_epochs(run: Run, history: Iterable[Mapping[str, float]]) -> None:
+    """Log the epochs that a run lacks, because MLflow did not answer when they ended.
+
+    MLflow keeps a value once only if its time is equal too, so an epoch that is logged twice has two points.
+    """
+    logged = run.steps(_VALIDATION)
     for metrics in history:
-        values = {name: value for name, value in metrics.items() if name != "epoch"}
-        run.metrics(values, step=int(metrics["epoch"]))
+        if metrics["epoch"] not in logged:
+            _log(run, metrics)
 
 
 @dataclass(frozen=True)
 class EpochLogger:
     """Logs the metrics of every epoch to `run`, and advances `bar` by one epoch.
 
-    It never stops a training. If MLflow does not answer, the epoch is missing until `log_epochs` logs the history.
+    It never stops a training. If MLflow does not answer, the epoch is missing until `log_missing_epochs`.
     """
 
     run: Run
@@ -31,9 +38,18 @@ class EpochLogger:
     def on_epoch(self, epoch: int, metrics: Mapping[str, float]) -> bool:
         """Log and show an epoch, counted from 1."""
         try:
-            log_epochs(self.run, [metrics])
+            _log(self.run, metrics)
         except UserError as error:
             warn(f"{error}; the training goes on, and epoch {epoch} is logged at its end")
-        self.bar.note(f"macro-F1 {metrics['val_macro_f1']:.4f}")
-        self.bar.advance()
+        self.show(metrics)
         return True
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Show an epoch that has ended."""
+        self.bar.note(f"macro-F1 {metrics[_VALIDATION]:.4f}")
+        self.bar.advance()
+
+
+def _log(run: Run, metrics: Mapping[str, float]) -> None:
+    values = {name: value for name, value in metrics.items() if name != "epoch"}
+    run.metrics(values, step=int(metrics["epoch"]))

@@ -22,12 +22,14 @@ Labels of posts by {model}: [trials, the best first]({table}) · [as a chart]({c
 | run | content |
 | --- | --- |
 | zeroshot | the untrained verbalizer on the test part; the experiment mvsa-baselines has the other baselines |
+| align | the connector, trained before the search |
 | study | one search; its trials are child runs, and its description names the best trial |
 | train | the best trial's settings, trained again; the adapter becomes a model version |
 | evaluate | scores on the test part, and the misclassified posts in `misclassified.html` |
 | modality | ablations on the test part: text only, image only, shuffled image, no hashtags |
 | saliency | saliency maps of the most confident mistakes, in `mistakes.html` |
 | repeat | the same settings with other seeds, for the spread of the scores |
+| variant | the same settings but for some, with the same seeds as `repeat` |
 | folds | the same settings on published folds, with the test parts pooled |
 
 `best_val_*` are validation scores of the best epoch; all choices use them. No choice uses `test_*`.
@@ -38,8 +40,8 @@ Scores that a tuned model has to exceed, on the same posts: the largest class (`
 (`tfidf`), and a linear probe of each model's frozen features. `val_*` chose the settings. No choice uses `test_*`."""
 
 _ENSEMBLE_DESCRIPTION = """\
-Tone of posts by the weighted mean of several systems' probabilities: {versions}. Validation chose members, weights and
-temperature, so `val_*` are optimistic. No choice uses `test_*`. `ensemble.json` lists the members."""
+Labels of posts by the weighted mean of several systems' probabilities: {versions}. Validation chose members, weights
+and temperature, so `val_*` are optimistic. No choice uses `test_*`. `ensemble.json` lists the members."""
 
 
 def open_tracker(model: str) -> Tracker:

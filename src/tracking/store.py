@@ -19,8 +19,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from src.core.errors import UsageError, UserError
 from src.core.files import atomic_file
-from src.core.locks import at_origin, lock, sqlite_file
-from src.core.paths import MLRUNS
+from src.core.locks import lock
+from src.core.paths import MLRUNS, at_origin, sqlite_file
 from src.tracking.addresses import database_errors_as_user_errors, without_password
 
 if TYPE_CHECKING:

@@ -363,24 +363,25 @@ def _left_out(model: ToneModel, settings: TrainingConfig) -> tuple[str, ...]:
     """Return the prefixes of the names of weights without an adapter: other segments, and layers that are too low."""
     adapter_segments = settings.adapter_segments.split()
     _prefixes(model, adapter_segments)
-    left_out = [segment for segment in model.segments if adapter_segments and segment.name not in adapter_segments]
-    left_out += _low_layers(model, settings.adapter_layers)
+    adapted = [segment for segment in model.segments if not adapter_segments or segment.name in adapter_segments]
+    left_out = [segment for segment in model.segments if segment not in adapted]
+    left_out += _low_layers(model.spec.name, adapted, settings.adapter_layers)
     return tuple(prefix for segment in left_out for prefix in segment.modules)
 
 
-def _low_layers(model: ToneModel, adapter_layers: str) -> list[Segment]:
-    """Return the layers below the adapted ones in each stack."""
+def _low_layers(model: str, segments: Sequence[Segment], adapter_layers: str) -> list[Segment]:
+    """Return the layers below the adapted ones in each stack of the segments."""
     if adapter_layers == "all":
         return []
     last = adapter_layers.removeprefix("last-")
-    depths = Counter(segment.name for segment in model.segments if segment.layers)
+    depths = Counter(segment.name for segment in segments if segment.layers)
     kept = {name: depth // 2 if last == "half" else int(last) for name, depth in depths.items()}
     for name, depth in depths.items():
         if not 0 < kept[name] <= depth:
-            raise UsageError(f"adapter_layers {adapter_layers}: {name} of {model.spec.name} has {depth} layers")
+            raise UsageError(f"adapter_layers {adapter_layers}: {name} of {model} has {depth} layers")
     return [
         segment
-        for segment in model.segments
+        for segment in segments
         if segment.layers and segment.layers[1] <= depths[segment.name] - kept[segment.name]
     ]
 

@@ -23,6 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from src.core.errors import InfeasibleAnalysis
 from src.core.files import write_table
+from src.core.paths import OUT_OF_FOLD_TABLE
 from src.core.records import Post, Prediction, Scores, write_predictions
 from src.evaluation.metrics import scores
 
@@ -183,7 +184,7 @@ def write_out_of_fold(
         predictions = out_of_fold(classifier, data, group_of, seed, label_names)
     except InfeasibleAnalysis as error:
         omitted["out_of_fold"] = str(error)
-    write_predictions(folder / "out_of_fold.csv", predictions)
+    write_predictions(folder / OUT_OF_FOLD_TABLE, predictions)
     return omitted
 
 

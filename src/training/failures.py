@@ -11,9 +11,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from src.core.errors import DivergenceError, UserError
+from src.core.errors import DivergenceError, OutOfMemory, OutOfSpace, UserError
 
 _NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+# The cause that an error of ours stands for, and whether the settings are to blame.
+_CAUSES = (
+    (DivergenceError, "the loss is no number", True),
+    (OutOfMemory, "out of memory", True),
+    (OutOfSpace, "the disk is full", False),
+)
 _GPU = ("CUDA error", "CUBLAS_STATUS", "CUDNN_STATUS", "NCCL error", "HIP error")
 
 
@@ -36,8 +42,9 @@ def failure_of(error: Exception) -> Failure:
     # `first_line` does not fit: a message may begin with an empty line, and that of a device's error is its argument.
     message = str(error.args[0]) if error.args and isinstance(error, torch.AcceleratorError) else str(error)
     reason = next((line.strip() for line in message.splitlines() if line.strip()), type(error).__name__)
-    if isinstance(error, DivergenceError):
-        return Failure("the loss is no number", reason, unfit=True)
+    for kind, cause, unfit in _CAUSES:
+        if isinstance(error, kind):
+            return Failure(cause, reason, unfit)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or _mentions(error, _NO_MEMORY):
         return Failure(
             "out of memory", f"out of memory: {reason}" if reason != "MemoryError" else "out of memory", True

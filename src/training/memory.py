@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from src.core.errors import UserError
+from src.core.errors import OutOfMemory
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
 from src.training.dataset import LabelledFeatures
@@ -37,7 +37,7 @@ def micro_batch(
     computes a share of a step, and all use the smallest of their numbers.
 
     Raises:
-        UserError: Not even one post fits.
+        OutOfMemory: Not even one post fits.
     """
     effective = math.ceil(settings.batch_size * settings.gradient_accumulation_steps / distributed.num_processes)
     if model.device.type != "cuda" or effective == 1:
@@ -57,17 +57,19 @@ def largest_that_fits(effective: int, room: float, peak: Callable[[int], int]) -
     So two measured peaks, of one post and of two posts, give the peaks of all other numbers.
 
     Raises:
-        UserError: Not even one post fits.
+        OutOfMemory: Not even one post fits.
     """
     one = peak(1)
-    two = peak(2)
-    bytes_a_post = max(0, two - one)
+    try:
+        bytes_a_post: float = max(0, peak(2) - one)
+    except torch.OutOfMemoryError:
+        bytes_a_post = room
     divisors = [posts for posts in range(1, effective + 1) if effective % posts == 0]
     fitting = [posts for posts in divisors if one + (posts - 1) * bytes_a_post <= room]
     if not fitting:
-        raise UserError(
+        raise OutOfMemory(
             f"a step of one post takes {one / 1e9:.1f} GB and {room / 1e9:.1f} GB are free: "
-            "set checkpointing, a lower rank or adapter_layers"
+            "set gradient_checkpointing, a lower rank or adapter_layers"
         )
     return fitting[-1]
 
@@ -79,8 +81,10 @@ def _peak(model: ToneModel, data: LabelledFeatures, posts: int, loss: Loss) -> i
     torch.cuda.reset_peak_memory_stats(model.device)
     model.train()
     labels_B = data.labels(longest).to(model.device)
-    loss.of_heads(model(data.batch(longest, model.device), summed=False), labels_B).backward()  # type: ignore[no-untyped-call]
-    model.zero_grad(set_to_none=True)
+    try:
+        loss.of_heads(model(data.batch(longest, model.device), summed=False), labels_B).backward()  # type: ignore[no-untyped-call]
+    finally:
+        model.zero_grad(set_to_none=True)
     return torch.cuda.max_memory_allocated(model.device)
 
 

@@ -20,6 +20,7 @@ from src.modeling.base import ToneModel
 from src.pipeline.align import align_model
 from src.pipeline.encode import encode_model
 from src.tracking.epoch_logger import EpochLogger
+from src.tracking.run_logging import open_tracker
 from src.training.adapter import fresh_adapter
 from src.training.cache import Boundary
 from src.training.workspace import open_workspace
@@ -109,6 +110,10 @@ def test_killed_command_continues(params: Params, monkeypatch: pytest.MonkeyPatc
         assert any(UNFINISHED.iterdir())
         assert align_model(params, MODEL, settings_of(params)) == whole
     assert epochs == [1, 2, 2]
+    runs = open_tracker(MODEL).find({"stage": "align"})
+    finished = open_tracker(MODEL).find({"stage": "align"}, "attributes.status = 'FINISHED'")
+    assert len(runs) == 2 and finished == runs
+    assert all(open_tracker(MODEL).reopen(run).steps("val_macro_f1") == {1, 2} for run in runs)
     assert not any(UNFINISHED.glob("*.safetensors"))
 
 

@@ -10,9 +10,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from src.core.config import load_params
-from src.core.errors import DivergenceError
+from src.core.errors import DivergenceError, UserError
 from src.core.files import read_table, write_json
-from src.core.outputs import BestTrial, FoldsOutput
+from src.core.outputs import AlignedWeights, BestTrial, FoldsOutput
 from src.core.paths import GROUPS, POSTS, SPLIT, SPLIT_REPORT
 from src.core.records import (
     Post,
@@ -24,6 +24,7 @@ from src.core.records import (
     write_split,
 )
 from src.repeat import main
+from src.training.workspace import open_workspace
 from tests.fold_lists import NUM_FOLDS, write_fold_lists
 from tests.pipeline import as_written
 from tests.split_report import split_report
@@ -207,6 +208,16 @@ def test_divergence_names_the_fold(ran: Ran, monkeypatch: pytest.MonkeyPatch, tm
     work_in_copy(monkeypatch, tmp_path, folder)
     replace(BEST, params={**WINNER, "lr": 1e30}).write(Path("outputs/tune/clip/best.json"))
     with pytest.raises(DivergenceError, match="fold 1"):
+        run()
+
+
+def test_aligned_weights_would_leak(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
+    work_in_copy(monkeypatch, tmp_path, folder)
+    opened = open_workspace(load_params(), "clip")
+    aligned = replace(opened.model.checkpoint, aligned=AlignedWeights("aligned.safetensors", "0123", ("text",)))
+    monkeypatch.setattr(opened.model, "checkpoint", aligned)
+    monkeypatch.setattr("src.experiments.cross_validation.open_workspace", lambda *_: opened)
+    with pytest.raises(UserError, match="folds would leak"):
         run()
 
 

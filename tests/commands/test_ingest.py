@@ -1,3 +1,4 @@
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -99,6 +100,14 @@ def test_unusable_folder_leaves_data_dvc(
     assert result.exit_code == 1
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+    assert Path("data.dvc").read_text() == POINTS_AT_SAMPLE
+
+
+def test_name_that_dvc_cannot_store_is_refused(repository: Path, tmp_path: Path) -> None:
+    root = sample_in(tmp_path / "download")
+    Path(os.fsdecode(os.fsencode(root / "data") + b"/caf\xe9.txt")).write_text("stray")
+    result = ingest(root)
+    assert result.exit_code == 1 and "is not UTF-8" in result.stderr
     assert Path("data.dvc").read_text() == POINTS_AT_SAMPLE
 
 

@@ -135,7 +135,7 @@ def test_report_has_five_labels(five: Path) -> None:
     for stage in ("noise", "ensemble", "compare", "reproduce", "report"):
         run(stage)
     page = Path("outputs/report/index.html").read_text()
-    assert all(f"{label} predicted as" in page or label in page for label in FIVE)
+    assert all(label in page for label in FIVE)
     assert {row["label"] for row in read_table(NOISE / MISLABELLED_TABLE)} <= set(FIVE)
     assert read_table(Path("outputs/reproduce/recipes.csv")) == []
     run("reproduce", "--recipe", "clip-lora", code=2)

@@ -189,10 +189,6 @@ def artifacts(client: Any, logged: Any) -> set[str]:
     return {item.path for item in client.list_artifacts(logged.info.run_id)}
 
 
-def test_second_repro_runs_nothing(done: Path, warm_python: WarmPython) -> None:
-    assert "Running stage" not in warm_python.run(done, "dvc", "repro")
-
-
 def test_metrics_and_plots_list_model(done: Path, warm_python: WarmPython) -> None:
     shown = warm_python.run(done, "dvc", "metrics", "show")
     for stage in ("zeroshot", "probe", "evaluate", "modality"):
@@ -372,13 +368,6 @@ def test_same_search_runs_missing_trials(done: Path, warm_python: WarmPython) ->
     assert (done / "outputs" / "tune" / MODEL / "trials.csv").read_text() == before
     printed = warm_python.run(done, "src.tune", "--model", MODEL, "--trials", str(TRIALS + 1))
     assert f"[{TRIALS + 1}/{TRIALS + 1}] trial {TRIALS}" in printed
-
-
-def test_experiment_with_other_trials_runs(done: Path, warm_python: WarmPython) -> None:
-    printed = warm_python.run(done, "dvc", "exp", "run", "-S", "tune.trials=1", f"tune@{MODEL}")
-    assert f"Running stage 'tune@{MODEL}'" in printed
-    assert "Running stage 'frozen" not in printed
-    assert read_json(done / "outputs" / "tune" / MODEL / "best.json")["trials"] == 1
 
 
 def test_experiment_in_copy_logs_here(locked: Path, warm_python: WarmPython) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from src.core.errors import DivergenceError
+from src.core.errors import DivergenceError, UserError
 from src.core.files import read_table, write_json
 from src.core.outputs import RecipeOutput
 from src.core.paper import RECIPES
@@ -215,6 +215,15 @@ def test_unreachable_hub_is_one_line_a_model(anew: Path, tmp_path: Path, monkeyp
         "Salesforce/blip2-opt-2.7b cannot be loaded",
     ]
     assert read_table(TABLE) == before
+
+
+def test_store_that_is_away_fails_the_recipe(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise UserError("the MLflow store does not answer")
+
+    monkeypatch.setattr("src.experiments.reproduction.Tracker", away)
+    code, printed = run("--recipe", "blip2-zeroshot-head")
+    assert code == 1 and "blip2-zeroshot-head: failed: the MLflow store does not answer" in printed
 
 
 def test_no_recipe_runs_nothing(anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:

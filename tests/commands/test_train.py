@@ -58,10 +58,15 @@ def runs() -> list[Any]:
     )
 
 
+def written_at(path: Path | None) -> int:
+    return path.stat().st_mtime_ns if path and path.exists() else 0
+
+
 def killed(process: Running, after: Path | None) -> None:
-    """Kill it once a file is there, or in its first epoch."""
+    """Kill it once it has written a file, or in its first epoch."""
     limit_s = time.monotonic() + 60
-    while after and not after.exists() and time.monotonic() < limit_s:
+    before = written_at(after)
+    while after and written_at(after) == before and time.monotonic() < limit_s:
         time.sleep(0.01)
     process.kill(signal.SIGKILL)
     assert process.wait()[0] == -signal.SIGKILL
@@ -89,7 +94,7 @@ def test_killed_training_resumes_to_same_result(repository: Path, warm_python: W
     from mlflow import MlflowClient
 
     history = MlflowClient("sqlite:///mlruns/mlflow.db").get_metric_history(newest.info.run_id, "val_macro_f1")
-    assert {point.step for point in history} == set(range(1, EPOCHS + 1))
+    assert [point.step for point in history] == list(range(1, EPOCHS + 1))
 
 
 def test_kill_before_first_epoch_ends_its_run(repository: Path, warm_python: WarmPython) -> None:

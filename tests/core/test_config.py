@@ -67,6 +67,7 @@ def test_unknown_key_proposes_nearest(content: dict[str, Any]) -> None:
         (("checkpoints", "clip"), {"folder": "a", "hub": "a/b", "revision": "1"}, "give either hub or folder"),
         (("checkpoints", "clip"), {"path": "a"}, "checkpoints.clip: unknown key 'path'"),
         (("checkpoints",), {"clp": {}}, "checkpoints: unknown model 'clp'; did you mean 'clip'?"),
+        (("checkpoints",), {"clip": {}, 2: {}}, "checkpoints: the key 2 is no text"),
         (("training", "clpi"), {}, "training: unknown model 'clpi'; did you mean 'clip'?"),
         (("align", "clpi"), {}, "align: unknown model 'clpi'; did you mean 'clip'?"),
         (("tune", "initial_trials", "clpi"), [], "tune.initial_trials: unknown model 'clpi'; did you mean 'clip'?"),
@@ -81,7 +82,7 @@ def test_unknown_key_proposes_nearest(content: dict[str, Any]) -> None:
         (("training", "clip"), {"optimizer": "sgd"}, "training of clip: unknown key 'optimizer'"),
         (("tune", "spaces", "clip", "rank"), {"low": 4, "high": 1}, "low must not be above high"),
         (("tune", "spaces", "clip", "lr"), {"low": 0, "high": 1, "scale": "log"}, "a log scale needs low above 0"),
-        (("tune", "spaces", "clip", "rang"), {"low": 1, "high": 4}, "spaces.clip.rang is no setting of a fit"),
+        (("tune", "spaces", "clip", "rang"), {"low": 1, "high": 4}, "spaces.clip.rang is no setting of a training"),
         (
             ("tune", "spaces", "clip", "dropout"),
             {"low": 0.1, "high": 1},
@@ -182,6 +183,12 @@ def test_tiny_scale_uses_one_thread(
     (tmp_path / "params.yaml").write_text(text.replace("scale: tiny", f"scale: {scale}"))
     load_params(tmp_path / "params.yaml")
     assert os.environ["OMP_NUM_THREADS"] == threads
+
+
+def test_given_scale_decides_on_threads(repo_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert load_params(repo_root / "params.yaml", scale="full").scale == "full"
+    assert os.environ["OMP_NUM_THREADS"] == "4"
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,18 @@ def test_atomic_folder_replaces_the_old(tmp_path: Path) -> None:
         with atomic_folder(folder) as temporary:
             (temporary / name).write_text(name)
     assert [path.name for path in folder.iterdir()] == ["two"] and list(tmp_path.iterdir()) == [folder]
+
+
+def test_atomic_folder_clears_what_a_kill_left(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for suffix in ("", ".old"):
+        left = tmp_path / f".a.{os.getpid()}{suffix}"
+        left.mkdir()
+        (left / "part").write_text("x")
+    with atomic_folder(folder) as temporary:
+        (temporary / "whole").write_text("x")
+    assert list(tmp_path.iterdir()) == [folder] and (folder / "whole").exists()
 
 
 def test_atomic_folder_survives_an_error(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from src.core import locks
+from src.core import paths
 from src.core.paths import origin_of
 
 
@@ -31,5 +31,5 @@ def test_other_folders_have_own_stores(tmp_path: Path) -> None:
     ],
 )
 def test_relative_database_is_in_original(url: str, there: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "ORIGIN", Path("/origin"))
-    assert locks.at_origin(url) == there
+    monkeypatch.setattr(paths, "ORIGIN", Path("/origin"))
+    assert paths.at_origin(url) == there

@@ -34,6 +34,7 @@ def unchanged() -> dict[str, str]:
     ("changed", "models"),
     [
         ("training/trainer.py", set(MODELS)),
+        ("training/train_and_test.py", set(MODELS)),
         ("training/cache_shards.py", set(MODELS)),
         ("data/augmentation.py", set(MODELS)),
         ("core/training_config.py", set(MODELS)),

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from src.core.records import (
     Prediction,
     Scores,
     content_digest,
+    data_digest,
     leak_free,
     numeric_id_key,
     read_fingerprints,
@@ -29,8 +31,9 @@ POST = Post("1", "data/1.jpg", 'say "hi",\nthen é \U0001f600', "positive", "neu
 
 
 def test_tables_survive_their_files(tmp_path: Path) -> None:
-    write_posts(tmp_path / "posts.csv", [POST])
-    assert read_posts(tmp_path / "posts.csv") == [POST]
+    posts = [POST, replace(POST, id="2", caption="very long " * 20_000)]
+    write_posts(tmp_path / "posts.csv", posts)
+    assert read_posts(tmp_path / "posts.csv") == posts
     write_split(tmp_path / "split.csv", {"1": "train", "2": "test"})
     assert read_split(tmp_path / "split.csv") == {"1": "train", "2": "test"}
     predictions = [Prediction("1", "neutral", "positive", {"calm": 0.1, "angry": 0.2, "positive": 0.7})]
@@ -117,11 +120,16 @@ def test_digest_ignores_only_order() -> None:
     assert digest_of([("a", "b")]) != digest_of([("ab", "")])
 
 
-def test_scores_have_flat_names() -> None:
+def test_data_digest_covers_labels() -> None:
+    equal = replace(POST, image_label="positive", label="positive")
+    others = [POST, equal, replace(POST, image_label="negative"), replace(equal, label=""), replace(equal, digest="d2")]
+    assert len({data_digest([post]) for post in others}) == len(others)
+
+
+def test_summary_has_flat_names() -> None:
     row = {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 2.0}
     scores = Scores(0.5, 0.4, 0.3, {"negative": row}, [[1, 1], [0, 0]])
     assert scores.summary() == {"accuracy": 0.5, "macro_f1": 0.4, "weighted_f1": 0.3, "f1_negative": 2 / 3}
-    assert scores.flat()["support_negative"] == 2.0
 
 
 def test_leak_free_excludes_cross_part_groups() -> None:

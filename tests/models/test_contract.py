@@ -550,6 +550,16 @@ def test_verbalizer_scores_every_tone(model: ToneModel, posts: list[Post]) -> No
     assert all(len(set(row)) == len(TONES) for row in logits_BK.tolist())
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_checkpoint_needs_its_tokenizer(name: str, tiny_model: Callable[[str], ToneModel], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model(name).checkpoint.source, tmp_path / "mute"))
+    for file in folder.glob("*token*"):
+        file.unlink()
+    mute = PretrainedWeights(str(folder), folder_digest(folder), "full", is_local=True)
+    with pytest.raises(UserError, match="mute"):
+        model_class(name).load(mute, torch.device("cpu"), torch.float32)
+
+
 @pytest.mark.parametrize("name", ["blip2", "llava", "tinyllava", "smol"])
 def test_export_needs_words_of_one_token(
     name: str, tiny_model: Callable[[str], ToneModel], monkeypatch: pytest.MonkeyPatch
@@ -558,8 +568,9 @@ def test_export_needs_words_of_one_token(
     monkeypatch.setattr(tiny, "VOCABULARY", 270)
     model.tokenizer = tiny.train_tokenizer(["x"], "<s>", "</s>", "<pad>", [], extra=["<image>"])
     assert isinstance(model, LanguageToneModel)
+    model.readout = model.verbalizer_readout()
     with pytest.raises(UserError, match=f"{name} cannot answer .* 'negative' is not one token"):
-        model.word_ids()
+        model.transformers_usage()
 
 
 def prompt_text(model: ToneModel, caption: str, num_images: int) -> str:

@@ -18,6 +18,8 @@ from src.evaluation.ensemble import Bagging, Selection
 from src.evaluation.metrics import scores
 from src.registry import registry
 from src.registry.ensemble_contract import read_ensemble_contract
+from src.registry.evidence import read_evidence
+from src.registry.lineage import ADAPTER_CODE, ENSEMBLE_CODE
 from src.registry.pyfunc import artifacts_in
 from src.registry.verification import verify_folder
 from src.reporting.mistakes import mistaken
@@ -160,9 +162,15 @@ def test_readout_of_an_ensemble_is_refused(registered: Path) -> None:
     assert run("saliency", "--model", "ensemble", "1", "--sanity", code=2).output.count("\n") == 1
 
 
-def test_every_link_of_the_lineage_holds(registered: Path) -> None:
+def test_every_link_of_the_lineage_holds(registered: Path, repo_root: Path) -> None:
     said = run("lineage", CHAMPION).output
     assert "models:/mvsa-clip/1" in said
+    assert set(ADAPTER_CODE) < set(ENSEMBLE_CODE)
+    assert all((repo_root / path).exists() for path in ENSEMBLE_CODE)
+
+
+def test_answers_of_random_weights_say_so(registered: Path) -> None:
+    assert "random" in read_evidence(CHAMPION).notice
 
 
 @pytest.mark.usefixtures("warm_children")

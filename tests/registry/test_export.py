@@ -24,9 +24,9 @@ from src.core.paths import SPLIT_REPORT
 from src.core.records import Interval, Post, Scores
 from src.core.training_config import TrainingConfig
 from src.modeling.transformers_usage import TransformersUsage
-from src.registry.contract import SPLIT_REPORT_FILE, TEST_FILE, Contract, GoldenPost, read_contract
-from src.registry.contract_file import write_contract
+from src.registry.contract import SPLIT_REPORT_FILE, TEST_FILE, Contract, read_contract
 from src.registry.model_card import CardInputs, LoadingSnippet, ScoredPosts, code_of, model_card
+from tests.made_versions import version_of
 from tests.registry.conftest import MODEL, STORE, git, run, store_in
 from tests.split_report import split_report
 
@@ -170,39 +170,11 @@ def make(
     posts: list[Post],
 ) -> Path:
     """Export a model with an adapter that is no longer what it began with."""
-    import torch
-
     from src.registry.export import write_files
-    from src.registry.loading import LoadedVersion, compute_logits
-    from src.training import adapter as adapter_module
 
-    base = model.checkpoint.source
-    adapter = adapter_module.attach_adapter(model, settings, seed=1)
-    with torch.no_grad():
-        for weight in adapter.model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.05 * torch.randn_like(weight))
-    model.eval()
-    adapter.save(place / "adapter")
-    rows = [(Path(post.image).read_bytes(), post.caption) for post in posts]
-    golden = [
-        GoldenPost(post.id, post.digest, f"{post.id}.jpg", post.caption, tuple(logits))
-        for post, logits in zip(posts, compute_logits(model, rows).tolist(), strict=True)
-    ]
-    contract = replace(
-        registered,
-        model=case.model,
-        prompt=model.prompt,
-        checkpoint=model.checkpoint,
-        settings=settings,
-        golden=tuple(golden),
-    )
-    write_contract(
-        place / "contract", contract, {f"{post.id}.jpg": row[0] for post, row in zip(posts, rows, strict=True)}
-    )
-    artifacts = {"contract": str(place / "contract"), "adapter": str(place / "adapter"), "base": base}
-    snippet = write_files(LoadedVersion(adapter, contract, 0.0, 0.0, []), artifacts, place / "export", case.merge)
-    card = model_card("mvsa-test", 1, contract, snippet, EVIDENCE, merged=case.merge)
+    loaded, artifacts = version_of(place, model, settings, registered, posts)
+    snippet = write_files(loaded, artifacts, place / "export", case.merge)
+    card = model_card("mvsa-test", 1, loaded.contract, snippet, EVIDENCE, merged=case.merge)
     (place / "export" / CARD).write_text(card, encoding="utf-8")
     return place / "export"
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from base64 import b64encode
 from pathlib import Path
@@ -271,25 +270,6 @@ def test_saving_unloads_copied_modules(store: Path, tmp_path: Path) -> None:
         register("tidy", toy_package(tmp_path, 0.375), run_id=run.id, digest="aaa", tags={})
     assert not [name for name in set(sys.modules) - before if name.startswith("mvsa_tuner_")]
     assert sys.path == path
-
-
-def test_fresh_process_loads_version(version: Version, tmp_path: Path) -> None:
-    """Beside a package `src` of its own, which it has loaded."""
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "__init__.py").touch()
-    (tmp_path / "src" / "core.py").write_text("OWN = 'own'\n")
-    code = (
-        "import sys, pandas, mlflow.pyfunc, src.core\n"
-        "model = mlflow.pyfunc.load_model('models:/mvsa-toy@champion')\n"
-        "posts = pandas.DataFrame([[b'JFIF', 'a good day']], columns=['image', 'text'])\n"
-        "print(model.predict(posts).values.tolist())\n"
-        "print(src.core.OWN, sys.modules['src.core'] is src.core)"
-    )
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert (done.stdout, done.stderr) == ("[['positive', 0.0, 0.25, 0.75]]\nown True\n", "")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from PIL import Image
 from src.core.records import Bin, Interval
 from src.reporting.plot_evaluation import (
     confusion_matrix,
+    curve_style,
     forest,
     learning_curves,
     per_class_bars,
@@ -70,6 +71,12 @@ def test_reliability_diagram_allows_empty_bins() -> None:
 def test_curves_need_few_posts_or_styles(num_posts: int) -> None:
     curves = {name: [1 - k / 1000 for k in range(num_posts)] for name in ("tfidf", *"abcdef")}
     assert min(size(selective_curves(curves, "tfidf", "test"))) > 0
+
+
+def test_many_curves_differ_without_colours() -> None:
+    styles = [curve_style(number) for number in range(20)]
+    assert len({tuple(style.values()) for style in styles}) == 20
+    assert len({(style["linestyle"], style["marker"]) for style in styles[:5]}) == 5
 
 
 def test_equal_bins_give_equal_files() -> None:

@@ -93,10 +93,10 @@ def test_optimism_is_stated_either_way(section: MakeSection) -> None:
     ("winner", "optimism", "verdict"),
     [
         (spread(0.8), 0.05, "too few seeds"),
-        (spread(0.8, 0.02, 0.75, 0.85), 0.04, "may be chance"),
-        (spread(0.8, 0.02, 0.75, 0.85), -0.04, "may be chance"),
-        (spread(0.8, 0.01, 0.78, 0.82), 0.04, "less: the optimism"),
-        (spread(0.8, 0.01, 0.78, 0.82), -0.04, "caused no optimism"),
+        (spread(0.8, 0.02, 0.75, 0.85), 0.099, "may be chance"),
+        (spread(0.8, 0.02, 0.75, 0.85), -0.099, "may be chance"),
+        (spread(0.8, 0.02, 0.75, 0.85), 0.101, "less: the optimism"),
+        (spread(0.8, 0.02, 0.75, 0.85), -0.101, "caused no optimism"),
     ],
 )
 def test_optimism_is_named_beyond_the_interval(

@@ -18,7 +18,7 @@ from tests.search.logged import runs, trial_runs
 from tests.search.warm import WarmCommand
 
 TRIALS = 6
-ROUNDS = 10
+ROUNDS = 6
 pytestmark = pytest.mark.slow
 
 

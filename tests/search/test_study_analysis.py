@@ -29,6 +29,8 @@ SPACE = {
     "dropout": Range(low=0.0, high=0.3),
     "target_projections": Range(choices=("q", "qv", "qkvo")),
 }
+# A number that no trial here reaches.
+LAST = 99
 
 
 def trial(number: int, values: Sequence[float] | None, **more: Any) -> FrozenTrial:
@@ -76,8 +78,12 @@ def size(png: bytes) -> tuple[int, int]:
         return picture.size
 
 
-def plots(a_study: optuna.Study) -> dict[str, bytes]:
-    return study_analysis.plots(a_study, SPACE, study_analysis.importances(a_study, SPACE))
+def importances(a_study: optuna.Study, last: int = LAST) -> dict[str, float]:
+    return study_analysis.importances(a_study, SPACE, last)
+
+
+def plots(a_study: optuna.Study, last: int = LAST) -> dict[str, bytes]:
+    return study_analysis.plots(a_study, SPACE, last, importances(a_study, last))
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, a_study: optuna.Study) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, a_study: optuna.Study) -> dict[str, A
 
 
 def test_decisive_setting_comes_first() -> None:
-    shares = study_analysis.importances(study(*map(scored, range(20))), SPACE)
+    shares = importances(study(*map(scored, range(20))))
     assert next(iter(shares)) == "lr" and shares["lr"] > 0.5
     assert set(shares) == {"rank", "lr", "dropout", "target_projections"}
     assert sum(shares.values()) == pytest.approx(1)
@@ -103,17 +109,17 @@ def test_decisive_setting_comes_first() -> None:
 
 def test_importances_are_reproducible() -> None:
     a_study = study(*map(scored, range(20)))
-    assert study_analysis.importances(a_study, SPACE) == study_analysis.importances(a_study, SPACE)
+    assert importances(a_study) == importances(a_study)
     code = (
-        "import importlib.util, sys; from src.search import study_analysis\n"
+        "import importlib.util\n"
         f"spec = importlib.util.spec_from_file_location('this_module', {__file__!r})\n"
         "module = importlib.util.module_from_spec(spec); spec.loader.exec_module(module)\n"
-        "print(list(study_analysis.importances(module.study(*map(module.scored, range(20))), module.SPACE).items()))"
+        "print(list(module.importances(module.study(*map(module.scored, range(20)))).items()))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "3"}
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == str(list(study_analysis.importances(a_study, SPACE).items())), done.stderr
+    assert done.stdout.strip() == str(list(importances(a_study).items())), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -127,13 +133,13 @@ def test_importances_are_reproducible() -> None:
     ids=["no trial", "too few", "too few of them complete", "all equal"],
 )
 def test_no_importances_without_evidence(trials: list[FrozenTrial]) -> None:
-    assert study_analysis.importances(study(*trials), SPACE) == {}
+    assert importances(study(*trials)) == {}
 
 
 def test_importances_use_first_objective() -> None:
     trials = [trial(number, [scored(number).values[0], random.Random(number).random()]) for number in range(20)]
-    shares = study_analysis.importances(study(*trials, directions=["maximize", "minimize"]), SPACE)
-    assert shares == study_analysis.importances(study(*map(scored, range(20))), SPACE)
+    shares = importances(study(*trials, directions=["maximize", "minimize"]))
+    assert shares == importances(study(*map(scored, range(20))))
 
 
 # Pictures
@@ -165,6 +171,12 @@ def test_two_objectives_plot_pareto_front(monkeypatch: pytest.MonkeyPatch) -> No
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(100, 0.5), (400, 0.7), (1600, 0.8)]
     labels = axes.get_legend_handles_labels()[1]
     assert {"front (3)", "dominated (1)", "left out: 1 infeasible, 1 failed"} == set(labels)
+
+
+def test_later_trials_are_left_out() -> None:
+    earlier, later = study(*map(scored, range(12))), study(*map(scored, range(20)))
+    assert importances(later, last=11) == importances(earlier)
+    assert plots(later, last=11) == plots(earlier)
 
 
 def test_history_plots_every_trial(monkeypatch: pytest.MonkeyPatch) -> None:

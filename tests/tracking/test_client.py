@@ -85,6 +85,15 @@ def test_error_marks_run_failed(
     assert (entity.info.status, entity.data.tags.get("failure")) == (status, failure)
 
 
+def test_resumed_run_has_not_failed(client: MlflowClient, tracker: Tracker) -> None:
+    with pytest.raises(UserError), tracker.run("training") as run:
+        raise UserError("stopped")
+    with tracker.resume(run.id):
+        pass
+    entity = logged(client, run.id)
+    assert entity.info.status == "FINISHED" and "failure" not in entity.data.tags
+
+
 def test_abandoned_run_closes_with_children(client: MlflowClient, tracker: Tracker) -> None:
     study = tracker.run("study")
     with tracker.run("done", parent=study.id) as done:
@@ -119,6 +128,7 @@ def test_repeated_metric_is_kept_once(client: MlflowClient, tracker: Tracker) ->
         run.end("KILLED", at_ms=3_000)
         assert (logged(client, run.id).info.start_time, logged(client, run.id).info.end_time) == (1_000, 3_000)
     assert [(point.value, point.timestamp) for point in client.get_metric_history(run.id, "loss")] == [(0.5, 2_000)]
+    assert (run.steps("loss"), run.steps("other")) == ({1}, set())
 
 
 def test_system_metrics_are_logged(client: MlflowClient, tracker: Tracker) -> None:

@@ -9,7 +9,7 @@ import pytest
 from src.cli.output import Progress
 from src.core.errors import UserError
 from src.tracking.client import Run
-from src.tracking.epoch_logger import EpochLogger, log_epochs
+from src.tracking.epoch_logger import EpochLogger, log_missing_epochs
 
 HISTORY = [{"epoch": number, "val_macro_f1": number / 10} for number in (1, 2)]
 
@@ -19,12 +19,15 @@ class FakeRun:
     """A run of a store that may be away."""
 
     is_away: bool = False
-    logged: dict[int, Mapping[str, float]] = field(default_factory=dict)
+    logged: list[tuple[int, Mapping[str, float]]] = field(default_factory=list)
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         if self.is_away:
             raise UserError("the MLflow store does not answer")
-        self.logged[step] = values
+        self.logged.append((step, values))
+
+    def steps(self, metric: str) -> set[int]:
+        return {step for step, values in self.logged if metric in values}
 
 
 class FakeBar:
@@ -42,6 +45,6 @@ def test_outage_stops_no_training(capsys: pytest.CaptureFixture[str]) -> None:
     assert "does not answer" in capsys.readouterr().err
     run.is_away = False
     assert logger.on_epoch(2, HISTORY[1])
-    assert list(run.logged) == [2]
-    log_epochs(cast(Run, run), HISTORY)
-    assert run.logged == {1: {"val_macro_f1": 0.1}, 2: {"val_macro_f1": 0.2}}
+    assert run.logged == [(2, {"val_macro_f1": 0.2})]
+    log_missing_epochs(cast(Run, run), HISTORY)
+    assert run.logged == [(2, {"val_macro_f1": 0.2}), (1, {"val_macro_f1": 0.1})]

@@ -13,7 +13,7 @@ from src.training.memory import keep_freed_memory
 
 def pages():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(12):
+    for _ in range(4):
         torch.ones(10_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
@@ -29,7 +29,7 @@ print(*sizes)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_memory_is_used_again() -> None:
-    """How often the system is asked for a page while 40 MB are taken and freed 12 times."""
+    """How often the system is asked for a page while 40 MB are taken and freed four times."""
     run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     before, cuda, cpu = map(int, run.stdout.split())
     assert cpu * 20 < min(before, cuda)

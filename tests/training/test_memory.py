@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from src.core.errors import UserError
+from src.core.errors import OutOfMemory
 from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
@@ -50,8 +50,17 @@ def test_micro_batches_divide_the_batch() -> None:
     assert largest_that_fits(7, 100 + 50, Device(100, 10)) == 1
 
 
+def test_second_post_may_not_fit() -> None:
+    def peak(posts: int) -> int:
+        if posts > 1:
+            raise torch.OutOfMemoryError("no memory for two")
+        return 100
+
+    assert largest_that_fits(8, 109, peak) == 1
+
+
 def test_too_large_post_names_remedies() -> None:
-    with pytest.raises(UserError, match=r"a step of one post takes 0\.0 GB .* set checkpointing"):
+    with pytest.raises(OutOfMemory, match=r"a step of one post takes 0\.0 GB .* set gradient_checkpointing"):
         largest_that_fits(8, 109, Device(100, 10))
 
 

@@ -1,4 +1,4 @@
-"""Occlusion finds what an answer rests on: shown on fakes whose answer is known, and on all four models."""
+"""Occlusion finds what an answer rests on: shown on fakes whose answer is known, and on all models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
