@@ -53,7 +53,7 @@ def require_vocabulary(checkpoint: PretrainedWeights, tokenizer: Any, config: An
 
     Without a tokenizer's files transformers makes one that knows no word. Vocabularies of weights are padded a little.
     """
-    size = config.get_text_config().vocab_size
+    size = getattr(config.get_text_config(), "vocab_size", 0)
     if 2 * len(tokenizer) < size:
         raise UserError(
             f"{checkpoint.source} has a tokenizer of {len(tokenizer):,} entries for a vocabulary of {size:,}: "

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.core.config import notice_of
+from src.core.errors import UserError
 from src.core.format import percent
 from src.core.records import Prediction, read_predictions
 from src.evaluation.calibration import scaled
 from src.evaluation.metrics import scores
 from src.evaluation.selective import SelectiveCurve, selective_curve
 from src.registry import registry
-from src.registry.contract import TEST_COLUMNS, TEST_FILE, VALIDATION_FILE
+from src.registry.contract import TEST_COLUMNS, TEST_FILE, VALIDATION_FILE, read_contract
 
 # The file with the predictions for each part.
 PARTS = {"validation": VALIDATION_FILE, "test": TEST_FILE}
@@ -44,14 +45,14 @@ def read_evidence(uri: str) -> Evidence:
     Raises:
         UserError: there is no such version, or its files are gone.
     """
-    _, version = registry.version_at(uri)
     with tempfile.TemporaryDirectory() as temporary:
         folder = registry.download_contract(uri, Path(temporary))
         tables = {part: _read(folder, part) for part in PARTS}
+        notice = _notice(uri, folder)
     validation, test = tables.values()
     curve = selective_curve(validation) if validation else None
     calibrated = scaled(test, curve.temperature) if curve and test else []
-    return Evidence(registry.title_of(uri), _notice(version.tags), _scores(tables), curve, calibrated)
+    return Evidence(registry.title_of(uri), notice, _scores(tables), curve, calibrated)
 
 
 def _read(folder: Path, part: str) -> list[Prediction]:
@@ -60,9 +61,12 @@ def _read(folder: Path, part: str) -> list[Prediction]:
     return read_predictions(path, TEST_COLUMNS) if path.is_file() else []
 
 
-def _notice(tags: Mapping[str, str]) -> str:
+def _notice(uri: str, folder: Path) -> str:
     """Return the notice on random weights."""
-    scale = tags.get("scale", "full")
+    try:
+        scale: str = read_contract(folder).checkpoint.scale
+    except UserError:  # of another format, or an ensemble's, which names no weights
+        scale = registry.scale_of(uri)
     return notice_of(scale) if scale == "tiny" else ""
 
 

@@ -271,6 +271,14 @@ def title_of(uri: str) -> str:
     return f"{version.name} version {version.number}"
 
 
+def scale_of(uri: str) -> str:
+    """Return the scale of the version at an address of the registry, by its tags; empty if it is unknown."""
+    if not _ADDRESS.fullmatch(uri):
+        return ""
+    _, version = version_at(uri)
+    return version.tags.get("scale", "")
+
+
 def load(uri: str) -> "PyFuncModel":
     """Load a version by its address; it predicts from a table (see `set_pyfunc_model`).
 
