@@ -294,10 +294,7 @@ def test_meta_device_is_restored() -> None:
     unfused = largest_kept()
     with gpu_semantics_on_meta():
         assert largest_kept() < unfused
-        assert not torch.empty((), device=META)
     assert largest_kept() == unfused
-    with pytest.raises(RuntimeError, match="meta"):
-        bool(torch.empty((), device=META))
 
 
 # The plan
