@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -30,8 +29,10 @@ class Postgres:
         self.folder = folder
         self._programs = programs
         self._data = folder / "data"
-        self._as_owner = _as_owner()
-        os.chown(folder, self._as_owner.get("user", -1), self._as_owner.get("group", -1))
+        user, group = _owner()
+        os.chown(folder, user, group)
+        # A program does it. For `subprocess` to do it Python would fork, and gRPC's handlers of a fork may then crash.
+        self._as_owner = ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"] if user >= 0 else []
         options = ["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]
         self._run("initdb", "--pgdata", str(self._data), "--username", OWNER, *options)
         with (self._data / "postgresql.conf").open("a") as file:
@@ -65,8 +66,8 @@ class Postgres:
         self._run("pg_ctl", verb, "--pgdata", str(self._data), "--wait", *options)
 
     def _run(self, program: str, *words: str) -> None:
-        command = [str(self._programs / program), *words]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, **self._as_owner)
+        command = [*self._as_owner, str(self._programs / program), *words]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -106,10 +107,10 @@ def postgres_programs() -> Path | None:
     return max((path.parent for path in versions), key=lambda path: float(path.parent.name), default=None)
 
 
-def _as_owner() -> dict[str, Any]:
-    """Return the options of `subprocess` for PostgreSQL's programs, which refuse to run as root."""
+def _owner() -> tuple[int, int]:
+    """Return the ids of user and group for PostgreSQL's programs, which refuse to run as root; else -1 for both."""
     if os.geteuid() != 0:
-        return {}
+        return -1, -1
     users = {entry.pw_name: entry for entry in pwd.getpwall()}
     user = users.get("postgres") or users["nobody"]
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    return user.pw_uid, user.pw_gid
