@@ -62,8 +62,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     one or none, and never a part of one.
     """
     temporary, old = (folder.with_name(f"{_temporary(folder)}{suffix}") for suffix in ("", ".old"))
-    for left in (temporary, old):  # by a killed process that had the same id
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (temporary, old):  # of a killed process that had the same id
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary

@@ -92,8 +92,8 @@ def _optimism(optimism: float, winner: Spread) -> str:
     difference = f"{abs(optimism):.4f} {'more' if optimism < 0 else 'less'}"
     if winner.low is None or winner.high is None:
         return f"{difference}: too few seeds to tell the optimism of choosing the best of many trials from chance"
-    # One more seed lies within this distance of the mean (W. Q. Meeker et al., Statistical Intervals, 2017, section
-    # 4.8): t sd √(1 + 1/n), where the mean's own interval is t sd / √n.
+    # The prediction interval of one more seed is t sd √(1 + 1/n) wide on either side, where the interval of the mean is
+    # t sd / √n (G. J. Hahn and W. Q. Meeker, Statistical Intervals, 1991).
     distance = (winner.high - winner.mean) * math.sqrt(winner.n + 1)
     if abs(optimism) <= distance:
         return (

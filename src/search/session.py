@@ -61,7 +61,7 @@ class SearchResources:
 class SearchRun:
     """One run of the search for one model.
 
-    This class wires the parts of the folder, and no other module knows more than a few of them:
+    This class wires the parts of `src/search`, and no other module knows more than a few of them:
 
     - `Study` (Optuna's storage), under a lock of the machine and one of the server;
     - `MlflowSync`, below the study's MLflow run;
