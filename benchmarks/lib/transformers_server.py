@@ -54,9 +54,8 @@ def load(loaded: LoadedVersion, snippet: LoadingSnippet, folder: Path) -> Transf
     """
     weights = loaded.contract.checkpoint
     local = folder / BASE_FOLDER
-    source = {"revision": weights.revision} if not local.is_dir() else {}
-    architecture = type(loaded.model).architecture()
-    model = architecture.from_pretrained(local if not source else weights.source, dtype=loaded.contract.dtype, **source)
+    source, revision = (local, {}) if local.is_dir() else (weights.source, {"revision": weights.revision})
+    model = type(loaded.model).architecture().from_pretrained(source, dtype=loaded.contract.dtype, **revision)
     with warnings.catch_warnings():
         # peft 0.21 uses a name that transformers 5.23 deprecates.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

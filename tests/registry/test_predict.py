@@ -119,12 +119,17 @@ def test_unwritable_output_fails_before_loading(folder: Path, unasked: None) -> 
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
+def test_table_of_answers_is_a_file(folder: Path) -> None:
+    assert "is a folder" in predict(folder, "--out", ".", code=2)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["caf\udce9"], "CAPTION"),
         (["so", "--column", "text=words"], "--column"),
         (["so", "--column", "words"], "--column"),
+        (["so", "--column", "text=a", "--column", "text=b"], "two columns"),
         (["so", "--accuracy", "0.9"], "--accuracy"),
         (["so", "--accuracy", "90"], "0.9"),
         (["so", "--accuracy", "nan"], "0.9"),

@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from src.core.errors import UserError
+from src.core.errors import UsageError, UserError
 from src.core.labels import TONES
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
@@ -166,6 +166,20 @@ def test_precision_is_that_of_the_frozen_base(tiny_model: Callable[[str], ToneMo
 
 
 # What is trainable
+
+
+def test_layers_are_counted_in_the_named_segments(tiny_model: Callable[[str], ToneModel]) -> None:
+    """As in a CLIP whose text tower has fewer layers than the last ones that its vision tower adapts."""
+    model = tiny_model("clip")
+    deep = max(segment.layers[1] for segment in model.segments if segment.layers)
+    shallow = tuple(segment for segment in model.segments if segment.name != "text" or segment.layers == (0, 1))
+    assert len(shallow) < len(model.segments)
+    model.segments = shallow
+    settings = replace(SETTINGS, adapter_layers=f"last-{deep}")
+    with pytest.raises(UsageError, match="text of clip has 1 layers"), fresh_adapter(model, settings, seed=1):
+        pass
+    with fresh_adapter(model, replace(settings, adapter_segments="vision"), seed=1) as adapter:
+        assert any("vision" in module for module in adapter.modules())
 
 
 @pytest.mark.parametrize("name", MODELS)
