@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from src.core.config import Params
 from src.core.labels import TONE_LABELS, Labels
 from src.core.paths import SPLIT
 from src.core.records import read_split
-from src.core.training_config import TrainingConfig, display_value
+from src.core.training_config import Setting, TrainingConfig, display_value
 from src.modeling.base import ToneModel
 from src.modeling.checkpoints import config_of
 from src.models.catalog import model_class
@@ -41,7 +41,7 @@ def print_dry_run(params: Params, model: str, memory_gib: float | None) -> None:
     highest = {name: choice.highest() for name, choice in params.space_of(model).items()}
     numbers = {name: value for name, value in highest.items() if value is not None}
     largest = params.training_config(model, **numbers)
-    initial = [params.training_config(model, **settings) for settings in params.tune.initial_trials.get(model, ())]
+    initial = [(drawn, params.training_config(model, **drawn)) for drawn in params.tune.initial_trials.get(model, ())]
     num_posts = Counter(read_split(SPLIT).values()) if SPLIT.is_file() else PAPER_POSTS
     given = params.checkpoint(model)
     config = config_of(model_type, given) if given else None
@@ -80,17 +80,22 @@ def footprint_tables(footprint: Footprint) -> list[Table]:
 
 def initial_trials_table(
     model_type: type[ToneModel],
-    initial_trials: Sequence[TrainingConfig],
+    initial_trials: Sequence[tuple[Mapping[str, Setting], TrainingConfig]],
     config: Any = None,
     labels: Labels = TONE_LABELS,
 ) -> Table:
-    """Return the trained parameters of a search's initial trials; the last arguments as in `measure_footprint`."""
+    """Return the settings of a search's initial trials and the parameters that each of them trains.
+
+    Each trial is what it draws, and all its settings. The last arguments are those of `measure_footprint`.
+    """
+    columns = list(dict.fromkeys(name for drawn, _ in initial_trials for name in drawn))
     rows = []
-    for settings in initial_trials:
+    for _, settings in initial_trials:
         trained = count_trained_parameters(model_type, settings, config, labels)
         head = trained.pop("head")
-        rows.append((settings.rank, settings.alpha, settings.dropout, f"{sum(trained.values()):,}", f"{head:,}"))
-    return "Initial trials", ("rank", "alpha", "dropout", "adapter", "head"), rows
+        cells = [display_value(getattr(settings, name)) for name in columns]
+        rows.append((*cells, f"{sum(trained.values()):,}", f"{head:,}"))
+    return "Initial trials", (*columns, "adapter", "head"), rows
 
 
 def verdict(footprint: Footprint, memory_gib: float) -> str:

@@ -13,7 +13,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.profiler import ProfilerActivity, profile
 
 from src.core.records import Post
-from src.core.training_config import TrainingConfig
+from src.core.training_config import Setting, TrainingConfig
 from src.modeling.base import Features, ToneModel
 from src.models.catalog import MODELS, model_class
 from src.sizing.cost_profile import Cost, gpu_semantics_on_meta, measure, profile_encode, profile_step
@@ -392,6 +392,12 @@ def test_verdict_names_the_plan() -> None:
 
 
 def test_initial_trials_table_counts_parameters() -> None:
-    _, columns, rows = initial_trials_table(model_class("clip"), [replace(LORA, rank=1, alpha=1), HEAD])
-    assert columns == ("rank", "alpha", "dropout", "adapter", "head")
-    assert [tuple(row) for row in rows] == [(1, 1, 0.0, "61,440", "5,123"), (0, 16, 0.0, "0", "5,123")]
+    half: dict[str, Setting] = {"rank": 1, "adapter_layers": "last-half"}
+    head: dict[str, Setting] = {"rank": 0, "lr": 0.01}
+    trials = [(half, replace(LORA, rank=1, adapter_layers="last-half")), (head, replace(HEAD, lr=0.01))]
+    _, columns, rows = initial_trials_table(model_class("clip"), trials)
+    assert columns == ("rank", "adapter_layers", "lr", "adapter", "head")
+    assert [tuple(row) for row in rows] == [
+        ("1", "last-half", "0.001", "30,720", "5,123"),
+        ("0", "all", "0.01", "0", "5,123"),
+    ]
