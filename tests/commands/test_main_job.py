@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ from src.core.records import read_posts, read_predictions, read_split
 from tests.browser.chromium import chromium, needed_programs
 from tests.browser.layout import faults
 from tests.pipeline import as_written, copy_tree
+from tests.ports import free_port
 from tests.warm import WarmPython
 
 # What the tutorial's commands set in params.yaml.
@@ -109,12 +109,6 @@ def locked(repository: Path, done: Path) -> Path:
 def clone(source: Path, folder: Path) -> Path:
     git(source, "clone", "-q", str(source), str(folder))
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def typed(script: str, folder: Path, environment: dict[str, str]) -> str:

@@ -1,5 +1,4 @@
 import os
-import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -7,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from src.modeling.hub import go_offline_if_hub_unreachable
+from tests.ports import free_port
 
 
 class Missing(BaseHTTPRequestHandler):
@@ -31,9 +31,7 @@ def address() -> Iterator[str]:
 @pytest.fixture
 def dead_address() -> str:
     """Return the address of a port without a listener."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @pytest.fixture(autouse=True)

@@ -3,14 +3,12 @@
 import base64
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,16 +20,10 @@ from src.core.errors import UserError
 from src.core.labels import TONES
 from src.core.records import read_posts, read_predictions
 from src.registry import registry
+from tests.ports import free_port
 from tests.registry.conftest import STORE, store_in
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+
+from tests.ports import free_port
 
 # No usage reports, and none of the processes that run jobs for a server of many.
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -17,7 +18,7 @@ class MlflowServer:
     """A server that runs after `start`, and keeps its address over restarts."""
 
     def __init__(self, database: str, folder: Path) -> None:
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._log = folder / "server.log"
         kept = ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
@@ -47,10 +48,3 @@ class MlflowServer:
                 return True
         except OSError:
             return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -1,6 +1,5 @@
 """Storages: a file, a server, and a proxy in front of either; refusals, retries and locks."""
 
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ from src.core.errors import UsageError, UserError
 from src.search import storage
 from src.search.storage import RetryPolicy, open_storage, postgres_lock, remote_url
 from src.search.study import Study, join_study, open_study
+from tests.ports import free_port
 from tests.search.light import plan
 from tests.servers import Postgres
 from tests.warm import WarmPython
@@ -31,13 +31,6 @@ def running(postgres: Postgres) -> Iterator[Postgres]:
     """The database server. It is started again after a test that stops it."""
     yield postgres
     postgres.start()
-
-
-def nobody_listens() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(
@@ -61,7 +54,7 @@ def nobody_listens() -> int:
 )
 def test_wrong_url_is_refused(url: str, kind: type[UserError], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "_WAIT_FOR_PROXY_S", 0.2)
-    given = url.format(PASSWORD, port=nobody_listens())
+    given = url.format(PASSWORD, port=free_port())
     with pytest.raises(UserError, match=message) as refused:
         open_study(given, plan("clip"))
     assert (type(refused.value), str(refused.value).count("\n")) == (kind, 0)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +12,10 @@ from src.core.errors import UsageError, UserError
 from src.tracking.addresses import without_password
 from src.tracking.client import Tracker
 from src.tracking.store import folder_of, one_line_message, open_store, readable_uri
+from tests.ports import free_port
 
 PASSWORD = "correct-horse"
 VARIABLE = "MLFLOW_TRACKING_URI"
-
-
-def nobody_listens() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.mark.parametrize(
@@ -49,7 +42,7 @@ def nobody_listens() -> int:
 def test_invalid_address_raises_without_password(
     address: str, kind: type[UserError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, address.format(PASSWORD, port=nobody_listens()))
+    monkeypatch.setenv(VARIABLE, address.format(PASSWORD, port=free_port()))
     with pytest.raises(UserError, match=VARIABLE) as refused:
         open_store()
     message = str(refused.value)
