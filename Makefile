@@ -26,7 +26,7 @@ SPLIT ?= given
 SMOL := scale=full models=[smol] split.kind=$(SPLIT) reproduce.recipes=[] repeat.seeds=5 \
 	tune.trials=20 tune.startup_trials=8 tune.min_epochs=2 \
 	++training.smol.epochs=3 ++training.smol.adapter_layers=last-10 ++training.smol.adapter_positions=text \
-	++training.smol.image_head=linear
+	++training.smol.image_head=linear ++training.smol.unimodal_labels=true
 
 # How many models' stages run at once. A stage of a tiny model spends its time on imports, by one core; a full model needs
 # the machine for itself.

@@ -106,10 +106,10 @@ def _peak(
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        loss.of_heads(model(features, summed=False), labels_B).backward()  # type: ignore[no-untyped-call]
+        loss(model(features, with_image=False), labels_B).backward()  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() - before + sum(value.nbytes for value in features.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        loss.of_heads(model(features, summed=False), labels_B).backward()  # type: ignore[no-untyped-call]
+        loss(model(features, with_image=False), labels_B).backward()  # type: ignore[no-untyped-call]
     return _highest(profiler.profiler, sum(value.nbytes for value in features.values()))
 
 

@@ -89,8 +89,8 @@ def project_step(
         def step() -> None:
             model.train()
             labels_B = data.labels(batch).to(model.device)
-            logits_HBK = model(data.batch(batch, model.device), summed=False)
-            loss.of_heads(logits_HBK, labels_B).backward()  # type: ignore[no-untyped-call]
+            logits_BK = model(data.batch(batch, model.device), with_image=False)
+            loss(logits_BK, labels_B).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 

@@ -36,6 +36,8 @@ def _print_split(report: SplitReport) -> None:
         say(f"  {part}: {sum(counts.values()):,} posts, {tones}")
     if report.in_no_part:
         say(f"  in no part: {report.in_no_part:,} labelled posts that the lists, or the column split, do not name")
+    if report.unimodal:
+        say(f"  in no part: {report.unimodal:,} posts whose labels of text and image differ, for unimodal_labels")
 
 
 def _print_leaks(leaks: LeakReport) -> None:

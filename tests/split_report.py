@@ -18,5 +18,6 @@ def split_report(**changes: Any) -> SplitReport:
         "split_digest": "s",
         "parts": {part: dict.fromkeys(TONES, 0) for part in PARTS},
         "in_no_part": 0,
+        "unimodal": 0,
     }
     return SplitReport(**{**fields, **changes})

@@ -91,6 +91,8 @@ class SplitReport(StageOutput):
     parts: dict[str, dict[str, int]]
     # Number of labelled posts that the lists of a predefined split do not name.
     in_no_part: int
+    # Number of posts in no part that `unimodal_labels` trains on.
+    unimodal: int
 
     @property
     def labels(self) -> tuple[str, ...]:

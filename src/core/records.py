@@ -166,6 +166,16 @@ def read_groups(path: Path) -> dict[str, str]:
     return {row["id"]: row["group"] for row in read_table(path)}
 
 
+def write_unimodal(path: Path, posts: Iterable[Post]) -> None:
+    """Write the ids of the posts in no part that `unimodal_labels` trains on."""
+    write_table(path, [{"id": post.id} for post in posts], ["id"])
+
+
+def read_unimodal(path: Path) -> set[str]:
+    """Read the ids of the posts in no part that `unimodal_labels` trains on, as `split` wrote them."""
+    return {row["id"] for row in read_table(path)}
+
+
 def leak_free(part_of: Mapping[str, str], group_of: Mapping[str, str]) -> set[str]:
     """Return the ids of the test posts that have no near-duplicate in another part."""
     seen = {group_of[key] for key, part in part_of.items() if part != "test"}

@@ -47,9 +47,11 @@ class TrainingConfig:
     prefix_dtype: Literal["auto", "int8"] = "auto"
     # Names of base segments that train as a whole, with spaces between, such as "connector" or "qformer".
     unfreeze: str = ""
-    # linear: late fusion. A linear head reads the image's features from the vision tower, and its logits are added to
-    # those of the readout.
+    # linear: late fusion. A linear head on the vision tower's features of the image is fitted before the training. Its
+    # logits are added to those of the readout.
     image_head: Literal["none", "linear"] = "none"
+    # Fit the image head on the labels of images, also those of posts whose two labels differ, which are in no part.
+    unimodal_labels: bool = False
     # The number of hidden layers in the head.
     head_layers: int = 0
     # Units of the first hidden layer; each next one has half as many.
@@ -112,6 +114,9 @@ class TrainingConfig:
         )
         layers_known = re.fullmatch(r"all|last-half|last-[1-9]\d*", self.adapter_layers)
         require(layers_known is not None, "adapter_layers must be all, last-half or last-K, such as last-4")
+        trains_vision = "vision" in self.unfreeze.split()
+        require(self.image_head == "none" or not trains_vision, "image_head linear needs a vision tower that is frozen")
+        require(self.image_head == "linear" or not self.unimodal_labels, "unimodal_labels needs image_head linear")
         require(self.alpha > 0, "alpha must be positive")
         require(0 <= self.dropout < 1, "dropout must lie in [0, 1)")
         require(self.lr > 0, "lr must be positive")

@@ -91,6 +91,21 @@ def given(posts: Sequence[Post]) -> dict[str, str]:
     return complete(labels, *ids.values())
 
 
+def unimodal_posts(posts: Sequence[Post], group_of: Mapping[str, str], label_names: Sequence[str]) -> list[Post]:
+    """Return the posts that teach a half alone: their two labels differ, and the protocol gives them none.
+
+    Posts with a near-duplicate among those of the protocol are left out, so that any split of these is free of leaks.
+
+    Args:
+        posts: all posts.
+        group_of: the group of near-duplicates of each of them, by id.
+        label_names: the labels that a half may have.
+    """
+    labelled = {group_of[post.id] for post in posts if post.label}
+    halves = {post.id: {post.text_label, post.image_label} for post in posts if group_of[post.id] not in labelled}
+    return [post for post in posts if post.id in halves and halves[post.id] <= set(label_names)]
+
+
 def _fold_parts(
     labels: Mapping[str, str], group_of: Mapping[str, str], num_folds: int, num_val: int, num_test: int, seed: int
 ) -> tuple[list[list[str]], bool]:

@@ -92,12 +92,14 @@ def hashtag_effect(
     return HashtagEffect(len(rest_of), sum(not rest for rest in rest_of.values()), change)
 
 
-def disagreeing_posts(posts: Sequence[Post], part_of: Mapping[str, str]) -> list[Post]:
+def disagreeing_posts(posts: Sequence[Post], part_of: Mapping[str, str], trained: Collection[str]) -> list[Post]:
     """Select the posts with two different labels that no training and no choice has seen.
 
-    These are posts of the test part and posts of no part, which the protocol gives no label.
+    These are posts of the test part and posts of no part, which the protocol gives no label. `trained` are the ids of
+    posts in no part on which `unimodal_labels` has trained.
     """
-    return [post for post in posts if post.text_label != post.image_label and part_of.get(post.id, "test") == "test"]
+    unseen = {post.id for post in posts if part_of.get(post.id, "test") == "test"} - set(trained)
+    return [post for post in posts if post.text_label != post.image_label and post.id in unseen]
 
 
 def label_adherence(

@@ -29,6 +29,7 @@ from src.core.outputs import PretrainedWeights
 from src.modeling import loading
 from src.modeling.latest_run import LatestRun
 from src.modeling.segments import (
+    INPUTS,
     POOLED,
     POOLED_IMAGE,
     Positions,
@@ -96,7 +97,7 @@ class ToneModel(nn.Module, ABC):
     # Maps pooled_BD to logits_BK. It is None until a head or the verbalizer is attached.
     readout: nn.Module | None
     # Maps pooled_image_BI to logits_BK, which are added to those of the readout; None without an image head.
-    image_head: nn.Module | None
+    image_head: nn.Sequential | None
     # Whether the model is a causal stack that reads the image before the text, so that an adapter can act on the text
     # alone (`adapt_text`).
     reads_image_first: ClassVar[bool] = False
@@ -336,6 +337,16 @@ class ToneModel(nn.Module, ABC):
         self.recomputes_prefix = False
 
     @contextmanager
+    def image_alone(self) -> Iterator[None]:
+        """Compute pooled_image_BI, and nothing else, in this context: `encode` returns it with the posts' lengths."""
+        segments = self.segments
+        self.segments = tuple(pending_segments(segments, INPUTS, (POOLED_IMAGE,)))
+        try:
+            yield
+        finally:
+            self.segments = segments
+
+    @contextmanager
     def split_at(self, first: int | None) -> Iterator[None]:
         """Compute from the cached features of a split at a layer (`split_stack`) in this context; None: of no split."""
         segments = self.segments
@@ -377,21 +388,18 @@ class ToneModel(nn.Module, ABC):
         names = self.cached_names()
         return self._run(pending_segments(self.cached_segments(), features, names), features, names)
 
-    def forward(self, features: Features, *, summed: bool = True) -> Tensor:
+    def forward(self, features: Features, *, with_image: bool = True) -> Tensor:
         """Compute logits_BK, float32, in the order of `labels`.
 
         Args:
             features: the features of `encode`, or the inputs.
-            summed: whether the logits of the heads are added. Else logits_HBK keeps them apart, those of the readout
-                first.
+            with_image: whether the logits of the image head, if there is one, are added to those of the readout.
         """
         assert self.readout is not None, "attach a readout first"
-        pooled = self.forward_pooled(features, with_image=self.image_head is not None)
-        logits = [self.readout(pooled[POOLED].float())]
-        if self.image_head is not None:
-            logits.append(self.image_head(pooled[POOLED_IMAGE].float()))
-        logits_HBK = torch.stack(logits)
-        return logits_HBK.sum(dim=0) if summed else logits_HBK
+        image_head = self.image_head if with_image else None
+        pooled = self.forward_pooled(features, with_image=image_head is not None)
+        logits_BK: Tensor = self.readout(pooled[POOLED].float())
+        return logits_BK if image_head is None else logits_BK + image_head(pooled[POOLED_IMAGE].float())
 
     def forward_pooled(self, features: Features, *, with_image: bool = False) -> Features:
         """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs.

@@ -45,7 +45,7 @@ from src.tracking.client import parts_read
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.adapter import saved_adapter
 from src.training.inference import logits_uncached, predictions_of, similarities
-from src.training.workspace import Workspace
+from src.training.workspace import Workspace, unimodal_posts
 
 ADHERENCE = ("text", "image", "neither")
 
@@ -88,7 +88,8 @@ def run_modality(params: Params, workspace: Workspace) -> ModalityOutput:
     """
     model = workspace.model.spec.name
     trained = read_trained(model)
-    posts = modality_posts(workspace.parts["test"], params.seed)
+    has_unimodal = params.training_config(model, **trained.params).unimodal_labels
+    posts = modality_posts(workspace.parts["test"], params.seed, unimodal_posts() if has_unimodal else [])
     predictions = predict(workspace, params, posts)
     output = summarise(posts, predictions, params.seed, trained.digest)
     _write_files(model, posts, predictions, output)
@@ -100,15 +101,16 @@ def run_modality(params: Params, workspace: Workspace) -> ModalityOutput:
     return output
 
 
-def modality_posts(test: Sequence[Post], seed: int) -> ModalityPosts:
-    """Choose the posts from the files of `prepare` and `split`."""
+def modality_posts(test: Sequence[Post], seed: int, unimodal: Sequence[Post]) -> ModalityPosts:
+    """Choose the posts from the files of `prepare` and `split`; `unimodal` are those of no part that train."""
+    trained = {post.id for post in unimodal}
     posts = read_posts(POSTS)
     part_of = read_split(SPLIT)
     group_of = read_groups(GROUPS)
     # `split` groups labelled posts alone, so the groups of all posts are computed again.
     all_groups = find_duplicates(posts, read_fingerprints(FINGERPRINTS)).groups
-    seen = {all_groups[key] for key, part in part_of.items() if part != "test"}
-    disagreeing = modality.disagreeing_posts(posts, part_of)
+    seen = {all_groups[key] for key in (*(key for key, part in part_of.items() if part != "test"), *trained)}
+    disagreeing = modality.disagreeing_posts(posts, part_of, trained)
     unseen = {post.id for post in disagreeing if post.id not in part_of and all_groups[post.id] not in seen}
     givers: list[Post] = []
     omitted = {}

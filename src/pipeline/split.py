@@ -7,12 +7,21 @@ from pathlib import Path
 from src.core.config import Params
 from src.core.data_outputs import LeakReport, PredefinedLists, SplitReport
 from src.core.files import digest_of
-from src.core.paths import FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import PARTS, Post, data_digest, read_fingerprints, read_posts, write_groups, write_split
+from src.core.paths import FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT, UNIMODAL
+from src.core.records import (
+    PARTS,
+    Post,
+    data_digest,
+    read_fingerprints,
+    read_posts,
+    write_groups,
+    write_split,
+    write_unimodal,
+)
 from src.data.duplicates import find_duplicates
 from src.data.leaks import leak_report
 from src.data.published_splits import predefined_split
-from src.data.split import given, grouped, stratified
+from src.data.split import given, grouped, stratified, unimodal_posts
 
 
 def split_posts(params: Params) -> tuple[SplitReport, LeakReport]:
@@ -24,11 +33,13 @@ def split_posts(params: Params) -> tuple[SplitReport, LeakReport]:
     posts = read_posts(POSTS)
     fingerprints = read_fingerprints(FINGERPRINTS)
     duplicates = find_duplicates([post for post in posts if post.label], fingerprints)
+    unimodal = unimodal_posts(posts, find_duplicates(posts, fingerprints).groups, params.label_names)
     part_of = assign_parts(posts, duplicates.groups, params)
-    report = describe_split(posts, part_of, params)
+    report = describe_split(posts, part_of, params, len(unimodal))
     leaks = leak_report(posts, fingerprints, part_of, duplicates)
     write_split(SPLIT, part_of)
     write_groups(GROUPS, duplicates.groups)
+    write_unimodal(UNIMODAL, unimodal)
     report.write(SPLIT_REPORT)
     leaks.write(LEAKS)
     return report, leaks
@@ -53,7 +64,7 @@ def used_kind(posts: Sequence[Post], params: Params) -> str:
     return "grouped" if kind == "given" and not any(post.part for post in posts) else kind
 
 
-def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Params) -> SplitReport:
+def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Params, num_unimodal: int) -> SplitReport:
     """Return the report of a split, with the number of posts of each label in each part."""
     counts = Counter((part_of[post.id], post.label) for post in posts if post.id in part_of)
     lists = params.split.predefined
@@ -66,4 +77,5 @@ def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Pa
         split_digest=digest_of(part_of.items()),
         parts={part: {label: counts[part, label] for label in params.label_names} for part in PARTS},
         in_no_part=sum(bool(post.label) and post.id not in part_of for post in posts),
+        unimodal=num_unimodal,
     )

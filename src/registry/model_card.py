@@ -30,6 +30,7 @@ KINDS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rank-stabilised LoRA", "ia3"
 SHOWN = (
     "readout",
     "image_head",
+    "unimodal_labels",
     "adapter",
     "rank",
     "alpha",

@@ -69,7 +69,7 @@ def profile_step(model: ToneModel, features: Features, settings: TrainingConfig,
             weight.grad = torch.zeros_like(weight)
 
     def run() -> None:
-        loss.of_heads(model(features, summed=False), meta_labels_B).backward()  # type: ignore[no-untyped-call]
+        loss(model(features, with_image=False), meta_labels_B).backward()  # type: ignore[no-untyped-call]
 
     _, cost = measure(run, _permanent_tensors(model), features.values())
     model.zero_grad(set_to_none=True)

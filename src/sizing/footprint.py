@@ -216,8 +216,8 @@ def _count_by_place(model: ToneModel, base_names: Collection[str]) -> dict[str, 
             # The last one: a layer that is split runs on the prefix first, without its adapter.
             segment = [segment.name for segment in model.segments if name.startswith(segment.modules)][-1]
             counts[segment if name in base_names else f"adapter on {segment}"] += weight.numel()
-    heads = [head for head in (model.readout, model.image_head) if head is not None]
-    counts["head"] += sum(weight.numel() for head in heads for weight in head.parameters())
+    assert model.readout is not None
+    counts["head"] += sum(weight.numel() for weight in model.readout.parameters())
     return dict(counts)
 
 

@@ -61,11 +61,11 @@ class ClassifierHead(nn.Sequential):
 
 
 def image_head(width: int, settings: TrainingConfig, num_labels: int) -> ClassifierHead:
-    """Return a linear head whose logits are 0, so that training begins with the answers of the readout alone."""
+    """Return a linear head whose logits are 0. It is fitted before the training, and stays as it is (`fit_logits`)."""
     head = ClassifierHead(width, replace(settings, head_layers=0), num_labels)
     for weight in head[-1].parameters():
         nn.init.zeros_(weight)
-    return head
+    return head.requires_grad_(False)
 
 
 # The name is peft's own: `PeftModel.from_pretrained` looks for it.

@@ -20,7 +20,7 @@ from src.core.files import allow_open_files, require_free_space, write_json
 from src.core.locks import lock
 from src.data.images import EncodablePost
 from src.modeling.base import Features, ToneModel
-from src.modeling.segments import LENGTH, POOLED, Segment, join_layers
+from src.modeling.segments import LENGTH, POOLED, POOLED_IMAGE, Segment, join_layers
 from src.training.cache_encoder import encode_further, encode_posts
 from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, write
 
@@ -93,6 +93,8 @@ class Boundary:
         alike = all(getattr(self, name) == getattr(other, name) for name in same)
         if not alike or self.aligned not in ("", other.aligned):
             return False
+        if set(self.features) <= {LENGTH, POOLED, POOLED_IMAGE}:
+            return False  # no segment reads these
         if self.split_from is not None and other.split_from is None:
             # The prefix's keys and values, and the text's states, are enough for the end of the stack alone.
             return POOLED in other.features

@@ -17,8 +17,6 @@ class Loss:
     settings: TrainingConfig
     # The weight of a post by its label.
     weights_K: Tensor
-    # The logarithm of each label's share of what the loss sees.
-    log_priors_K: Tensor
 
     @classmethod
     def of(cls, settings: TrainingConfig, labels_N: Tensor, num_labels: int) -> Self:
@@ -29,26 +27,7 @@ class Loss:
         """
         counts_K = torch.bincount(labels_N, minlength=num_labels).clamp(min=1)
         balanced_K = len(labels_N) / (num_labels * counts_K)
-        is_balanced = "balanced" in (settings.class_weights, settings.sampling)
-        priors_K = torch.full((num_labels,), 1 / num_labels) if is_balanced else counts_K / counts_K.sum()
-        weights_K = balanced_K if settings.class_weights == "balanced" else torch.ones(num_labels)
-        return cls(settings, weights_K, priors_K.log())
-
-    def of_heads(self, logits_HBK: Tensor, labels_B: Tensor) -> Tensor:
-        """Return the sum of the heads' losses, each on the logits of its head alone.
-
-        By one loss on added logits a head learns little where another one has explained the labels already (C. Du et
-        al., On Uni-Modal Feature Learning in Supervised Multi-Modal Learning, ICML 2023; their uni-modal ensemble adds
-        the logits of models that were trained apart).
-
-        The labels' frequencies must count once in the sum. So the first head alone learns them: the others learn with
-        the logarithms of the frequencies added to their logits (A. K. Menon et al., Long-tail learning via logit
-        adjustment, ICLR 2021, equation 10).
-        """
-        first, *others = logits_HBK
-        log_priors_K = self.log_priors_K.to(logits_HBK.device)
-        losses = [self(first, labels_B), *(self(logits_BK + log_priors_K, labels_B) for logits_BK in others)]
-        return torch.stack(losses).sum()
+        return cls(settings, balanced_K if settings.class_weights == "balanced" else torch.ones(num_labels))
 
     def __call__(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
         """Return cross-entropy with label smoothing (C. Szegedy et al., CVPR 2016, section 7), weighted by label.

@@ -82,7 +82,7 @@ def _peak(model: ToneModel, data: LabelledFeatures, posts: int, loss: Loss) -> i
     model.train()
     labels_B = data.labels(longest).to(model.device)
     try:
-        loss.of_heads(model(data.batch(longest, model.device), summed=False), labels_B).backward()  # type: ignore[no-untyped-call]
+        loss(model(data.batch(longest, model.device), with_image=False), labels_B).backward()  # type: ignore[no-untyped-call]
     finally:
         model.zero_grad(set_to_none=True)
     return torch.cuda.max_memory_allocated(model.device)

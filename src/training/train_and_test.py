@@ -89,5 +89,7 @@ def _fit(
     # The adapter decides where the frozen part ends, so features are read after it is attached.
     train = workspace.training(settings, advance=advance)
     val = workspace.data("val", advance=advance)
+    if workspace.model.image_head is not None:
+        workspace.image_logits(settings, advance).write_to(workspace.model.image_head)
     keep_freed_memory(workspace.model.device)
     return fit(workspace.model, train, val, settings, context)

@@ -200,8 +200,8 @@ class Trainer:
         micro_batches = chunk(batch, min(self.micro_batch_size, math.ceil(len(batch) / distributed.num_processes)))
         for posts, counts in shard_batches(micro_batches, distributed.rank, distributed.num_processes):
             num_posts = len(posts) if counts else 0
-            logits_HBK = model(data.batch(posts, model.device), summed=False)
-            mean_loss_ = self.loss.of_heads(logits_HBK, data.labels(posts).to(model.device))
+            logits_BK = model(data.batch(posts, model.device), with_image=False)
+            mean_loss_ = self.loss(logits_BK, data.labels(posts).to(model.device))
             # Weighted by the share of the whole batch, so that the sum of gradients is that of one large batch.
             # A post that does not count has weight 0, but still runs: sharded layers wait for all processes.
             (mean_loss_ * num_posts / len(batch)).backward()  # type: ignore[no-untyped-call]

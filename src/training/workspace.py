@@ -14,18 +14,20 @@ from src.core.errors import UserError
 from src.core.files import free_bytes
 from src.core.labels import TONE_LABELS, Label, Labels, names_of
 from src.core.outputs import PretrainedWeights, Trained
-from src.core.paths import CACHE, PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
-from src.core.records import Post, read_posts, read_split
+from src.core.paths import CACHE, PARAMS, POSTS, SPLIT, SPLIT_REPORT, UNIMODAL, checkpoint_file
+from src.core.records import Post, read_posts, read_split, read_unimodal
 from src.core.training_config import TrainingConfig
 from src.data.augmentation import AugmentedPost, augmented
 from src.data.images import EncodablePost
 from src.modeling.base import ToneModel
 from src.modeling.latest_run import LatestRun
+from src.modeling.segments import POOLED_IMAGE
 from src.models.catalog import model_class
 from src.training.cache import Boundary, FeatureStore
 from src.training.callbacks import noop
 from src.training.dataset import LabelledFeatures
 from src.training.distributed import loading_device, own_device
+from src.training.image_head import ImageExamples, LinearLogits, fit_logits
 from src.training.launch import is_main
 
 # This share of a disk's free space is left to everything else.
@@ -41,6 +43,8 @@ class Workspace:
     # How many posts the frozen segments run at once.
     encode_batch_size: int = 32
     cache: Path = CACHE
+    # By whether they have learnt unimodal labels.
+    _image_logits: dict[bool, LinearLogits] = field(default_factory=dict, repr=False)
     _stores: dict[Boundary, FeatureStore] = field(default_factory=dict, repr=False)
     # The stores about whose prefix a line was printed.
     _said: set[Path] = field(default_factory=set, repr=False)
@@ -80,6 +84,36 @@ class Workspace:
         store.ensure(self.model, altered, self.encode_batch_size, advance)
         tables = tuple(store.table(view) for view in views)
         return LabelledFeatures(posts, store.table(posts), names_of(self.model.labels), tables)
+
+    def image_logits(self, settings: TrainingConfig, advance: Callable[[int], None] = noop) -> LinearLogits:
+        """Return the logits of an image head, fitted on the train part, and with the C that suits the val part.
+
+        With `unimodal_labels` it learns the labels of images, also those of posts whose two labels differ. The result
+        depends on the posts alone, so it is fitted once.
+        """
+        unimodal = settings.unimodal_labels
+        if unimodal not in self._image_logits:
+            train = [*self.parts["train"], *(unimodal_posts() if unimodal else ())]
+            labels = [post.image_label if unimodal else post.label for post in train]
+            val = self.parts["val"]
+            self._image_logits[unimodal] = fit_logits(
+                self._image_examples(train, labels, advance),
+                self._image_examples(val, [post.label for post in val], advance),
+                len(self.model.labels),
+            )
+        return self._image_logits[unimodal]
+
+    def _image_examples(
+        self, posts: Sequence[Post], labels: Sequence[str], advance: Callable[[int], None]
+    ) -> ImageExamples:
+        # A store of their own: others have more of a post, which is costly to compute for posts that no readout reads.
+        with self.model.image_alone():
+            store = self._open()
+            store.ensure(self.model, posts, self.encode_batch_size, advance)
+        table = store.table(posts)
+        names = names_of(self.model.labels)
+        features_NI = torch.stack([table[row][POOLED_IMAGE].float() for row in range(len(posts))])
+        return ImageExamples(features_NI, torch.tensor([names.index(label) for label in labels]))
 
     def store(self, views: Sequence[AugmentedPost] = ()) -> FeatureStore:
         """Return the store of the segments that are frozen now.
@@ -249,3 +283,9 @@ def posts_by_part() -> dict[str, list[Post]]:
         if post.id in part_of:
             parts[part_of[post.id]].append(post)
     return parts
+
+
+def unimodal_posts() -> list[Post]:
+    """Return the posts of no part whose two labels differ, which `unimodal_labels` trains on, in the table's order."""
+    ids = read_unimodal(UNIMODAL)
+    return [post for post in read_posts(POSTS) if post.id in ids]

@@ -1,6 +1,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from click.testing import CliRunner
 from src.core.config import load_params
 from src.core.data_outputs import GroupCounts, LeakReport, PredefinedLists, SplitReport
 from src.core.labels import TONES
-from src.core.paths import DATA, FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT
-from src.core.records import Fingerprint, Post, read_groups, read_split, write_fingerprints, write_posts
+from src.core.paths import DATA, FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT, UNIMODAL
+from src.core.records import Fingerprint, Post, read_groups, read_split, read_unimodal, write_fingerprints, write_posts
 from src.pipeline.split import split_posts
 from src.split import main
 
@@ -91,6 +92,17 @@ def test_writes_parts_groups_and_reports() -> None:
     assert len(report.split_digest) == 16
     assert read_groups(GROUPS) == {str(key): str(key // 2 * 2) for key in range(120)}
     assert LeakReport.read(LEAKS).groups["caption"] == GroupCounts(groups=60, posts=120, conflicting=0)
+
+
+def test_posts_for_unimodal_labels() -> None:
+    """They have two labels, both of them known, and no near-duplicate among the posts of the parts."""
+    near = post(119, "")
+    unknown = replace(post(124, ""), text_label="anger")
+    prepared([*POSTS_READ[:119], near, post(120, ""), post(122, ""), unknown])
+    report = split()
+    assert report.unimodal == 2
+    assert read_unimodal(UNIMODAL) == {"120", "122"}
+    assert "2 posts" in output()
 
 
 def test_only_stratified_split_separates_near_duplicates(configure: Configure) -> None:

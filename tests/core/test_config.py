@@ -95,6 +95,12 @@ def test_unknown_key_proposes_nearest(content: dict[str, Any]) -> None:
         (("training", "clip"), {"adam_eps": 0}, "training of clip: adam_eps must be positive"),
         (("training", "clip"), {"curriculum_start": 0}, "training of clip: curriculum_start must lie in (0, 1]"),
         (("training", "clip"), {"curriculum_until": 1.5}, "training of clip: curriculum_until must lie in [0, 1]"),
+        (("training", "llava"), {"unimodal_labels": True}, "unimodal_labels needs image_head linear"),
+        (
+            ("training", "llava"),
+            {"image_head": "linear", "unfreeze": "vision"},
+            "image_head linear needs a vision tower that is frozen",
+        ),
         (("training", "clip"), {"curriculum": "agreement"}, "curriculum agreement tells no posts apart under protocol"),
     ],
 )

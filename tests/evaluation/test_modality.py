@@ -113,7 +113,8 @@ def test_disagreement_separates_neutral_labels() -> None:
 def test_disagreeing_posts_are_unseen() -> None:
     two_labels = [post(key, POSITIVE, NEUTRAL) for key in ("train", "val", "test", "none")]
     part_of = {"train": "train", "val": "val", "test": "test", "alike": "test"}
-    assert [each.id for each in disagreeing_posts([*two_labels, post("alike")], part_of)] == ["test", "none"]
+    posts = [*two_labels, post("trained", NEUTRAL, POSITIVE), post("alike")]
+    assert [each.id for each in disagreeing_posts(posts, part_of, {"trained"})] == ["test", "none"]
 
 
 # What each ablation costs

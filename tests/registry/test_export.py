@@ -283,6 +283,17 @@ def test_card_says_how_a_base_is_built(exported: Callable[..., Path]) -> None:
             assert (wheel.requirement in text and wheel.wheel_sha256 in text) == is_told
 
 
+def test_card_says_what_two_labels_taught(exported: Callable[..., Path]) -> None:
+    plain = contract_in(exported())
+    taught = replace(plain, settings=replace(plain.settings, image_head="linear", unimodal_labels=True))
+    usage = TransformersUsage(None, "text=caption", ("logits = 1",))
+    snippet = LoadingSnippet("LlavaForConditionalGeneration", '"base"', True, usage, (), (), False)
+    for contract, is_taught in ((plain, False), (taught, True)):
+        text = model_card("mvsa-smol", 1, contract, snippet, EVIDENCE, merged=False)
+        assert ("| unimodal_labels | True |" in text) == is_taught
+        assert ("left out of training" in text) == (not is_taught)
+
+
 def nudged(self: Any, merge: "Callable[[Any], nn.Module]") -> "nn.Module":
     import torch
 

@@ -42,7 +42,6 @@ CASES: Mapping[str, Mapping[str, tuple[dict[str, Any], set[str]]]] = {
         "Q-Former": ({"unfreeze": "qformer"}, {"vision", *TEXT}),
         "projection": ({"rank": 0, "unfreeze": "connector"}, {"queries", *TEXT}),
         "image head, Q-Former": ({"unfreeze": "qformer", "image_head": "linear"}, {"vision", *TEXT}),
-        "image head, vision tower": ({"unfreeze": "vision", "image_head": "linear"}, {"pixels", *TEXT}),
     },
     "llava": {
         "words": ({"readout": "verbalizer"}, {"image", *TEXT}),

@@ -32,7 +32,8 @@ def test_features_equal_the_frozen_models(
     model.readout.weight.data = torch.eye(3, model.width)
     assert np.array_equal(logits(model, data, 4).double().numpy(), found_ND[:, :3])
     if model.pools_image:
-        model.image_head = torch.nn.Linear(image_width, 3, bias=False)
-        model.image_head.weight.data = torch.eye(3, image_width)
+        linear = torch.nn.Linear(image_width, 3, bias=False)
+        linear.weight.data = torch.eye(3, image_width)
+        model.image_head = torch.nn.Sequential(linear)
         of_image_ND = logits(model, data, 4).double().numpy() - found_ND[:, :3]
         np.testing.assert_allclose(of_image_ND, found_ND[:, model.width : model.width + 3], atol=1e-5)

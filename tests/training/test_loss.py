@@ -35,21 +35,6 @@ def test_balanced_weights_equalise_tones() -> None:
     assert weighted == pytest.approx((alone[0] * 6 / 9 + alone[1] * 2) / 2)
 
 
-def test_frequencies_count_in_first_head_alone() -> None:
-    labels_B = torch.tensor([0, 1])
-    loss = Loss.of(settings(), LABELS, 3)
-    heads = loss.of_heads(torch.stack([LOGITS, torch.zeros(2, 3)]), labels_B).item()
-    # Without logits of its own, the second head answers with the frequencies 3/6 and 1/6.
-    assert heads - loss(LOGITS, labels_B).item() == pytest.approx(-(math.log(3 / 6) + math.log(1 / 6)) / 2)
-    assert loss.of_heads(LOGITS[None], labels_B).item() == loss(LOGITS, labels_B).item()
-
-
-@pytest.mark.parametrize("balanced", ["class_weights", "sampling"])
-def test_balanced_labels_have_equal_frequencies(balanced: str) -> None:
-    loss = Loss.of(settings(**{balanced: "balanced"}), LABELS, 3)
-    assert loss.log_priors_K.tolist() == pytest.approx([math.log(1 / 3)] * 3)
-
-
 def test_absent_tone_has_finite_weight() -> None:
     assert torch.isfinite(Loss.of(settings(class_weights="balanced"), torch.tensor([0, 1]), 3).weights_K).all()
 

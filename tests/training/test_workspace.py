@@ -11,8 +11,8 @@ from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
 from src.core.files import read_json, write_json
 from src.core.outputs import PretrainedWeights
-from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, checkpoint_file
-from src.core.records import Post, write_posts, write_split
+from src.core.paths import PARAMS, POSTS, SPLIT, SPLIT_REPORT, UNIMODAL, checkpoint_file
+from src.core.records import Post, write_posts, write_split, write_unimodal
 from src.core.training_config import TrainingConfig
 from src.modeling.base import ToneModel
 from src.pipeline.split import describe_split
@@ -48,7 +48,7 @@ def stages(parts: dict[str, list[Post]]) -> None:
     part_of = {post.id: part for part in ("test", "train", "val") for post in parts[part][::-1]}
     write_posts(POSTS, posts)
     write_split(SPLIT, part_of)
-    describe_split(posts, part_of, load_params()).write(SPLIT_REPORT)
+    describe_split(posts, part_of, load_params(), 0).write(SPLIT_REPORT)
 
 
 # What scores depend on
@@ -146,6 +146,27 @@ def test_altered_views_are_encoded_once(workspace: Workspace) -> None:
     assert all(torch.equal(one, other) for one, other in zip(again, drawn[3], strict=True))
     plain = workspace.data("val")
     assert plain.drawn(1) is plain
+
+
+def test_image_logits_are_fitted_once(
+    workspace: Workspace, posts: list[Post], tiny_model: Callable[[str], ToneModel]
+) -> None:
+    two_labels = [replace(post, label="", text_label="positive", image_label="neutral") for post in posts[8:12]]
+    write_posts(POSTS, [*posts[:8], *two_labels])
+    write_unimodal(UNIMODAL, two_labels)
+    workspace = replace(workspace, model=tiny_model("smol"))
+    plain = replace(LORA, image_head="linear")
+    encoded: list[int] = []
+    with fresh_adapter(workspace.model, plain, seed=1):
+        segments = workspace.model.segments
+        own = workspace.image_logits(plain, encoded.append)
+        assert sum(encoded) == 6
+        with_others = workspace.image_logits(replace(plain, unimodal_labels=True), encoded.append)
+        assert sum(encoded) == 10
+        assert workspace.image_logits(plain, encoded.append) is own
+        assert sum(encoded) == 10
+        assert workspace.model.segments == segments
+    assert not torch.equal(own.weights_KI, with_others.weights_KI)
 
 
 # From disk
