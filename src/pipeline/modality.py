@@ -45,7 +45,7 @@ from src.tracking.client import parts_read
 from src.tracking.run_logging import open_tracker, run_tags
 from src.training.adapter import saved_adapter
 from src.training.inference import logits_uncached, predictions_of, similarities
-from src.training.workspace import Workspace, unimodal_posts
+from src.training.workspace import Workspace, load_unimodal_posts
 
 ADHERENCE = ("text", "image", "neither")
 
@@ -89,7 +89,7 @@ def run_modality(params: Params, workspace: Workspace) -> ModalityOutput:
     model = workspace.model.spec.name
     trained = read_trained(model)
     has_unimodal = params.training_config(model, **trained.params).unimodal_labels
-    posts = modality_posts(workspace.parts["test"], params.seed, unimodal_posts() if has_unimodal else [])
+    posts = modality_posts(workspace.parts["test"], params.seed, load_unimodal_posts() if has_unimodal else [])
     predictions = predict(workspace, params, posts)
     output = summarise(posts, predictions, params.seed, trained.digest)
     _write_files(model, posts, predictions, output)

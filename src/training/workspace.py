@@ -30,6 +30,9 @@ from src.training.distributed import loading_device, own_device
 from src.training.image_head import ImageExamples, LinearLogits, fit_logits
 from src.training.launch import is_main
 
+# Ids of posts, each with the label that a head learns.
+LabelledIds = tuple[tuple[str, str], ...]
+
 # This share of a disk's free space is left to everything else.
 FREE_SHARE = 0.1
 
@@ -43,8 +46,8 @@ class Workspace:
     # How many posts the frozen segments run at once.
     encode_batch_size: int = 32
     cache: Path = CACHE
-    # By whether they have learnt unimodal labels.
-    _image_logits: dict[bool, LinearLogits] = field(default_factory=dict, repr=False)
+    # By the posts and labels that they were fitted on and chosen by: copies with other parts share this.
+    _image_logits: dict[tuple[LabelledIds, LabelledIds], LinearLogits] = field(default_factory=dict, repr=False)
     _stores: dict[Boundary, FeatureStore] = field(default_factory=dict, repr=False)
     # The stores about whose prefix a line was printed.
     _said: set[Path] = field(default_factory=set, repr=False)
@@ -89,19 +92,23 @@ class Workspace:
         """Return the logits of an image head, fitted on the train part, and with the C that suits the val part.
 
         With `unimodal_labels` it learns the labels of images, also those of posts whose two labels differ. The result
-        depends on the posts alone, so it is fitted once.
+        depends on the posts and labels alone, so it is fitted once for them.
         """
-        unimodal = settings.unimodal_labels
-        if unimodal not in self._image_logits:
-            train = [*self.parts["train"], *(unimodal_posts() if unimodal else ())]
-            labels = [post.image_label if unimodal else post.label for post in train]
-            val = self.parts["val"]
-            self._image_logits[unimodal] = fit_logits(
+        train, val = self.parts["train"], self.parts["val"]
+        labels = [post.label for post in train]
+        if settings.unimodal_labels:
+            known = names_of(self.model.labels)
+            train = [post for post in [*train, *load_unimodal_posts()] if post.image_label in known]
+            labels = [post.image_label for post in train]
+        val_labels = [post.label for post in val]
+        key = (_labelled_ids(train, labels), _labelled_ids(val, val_labels))
+        if key not in self._image_logits:
+            self._image_logits[key] = fit_logits(
                 self._image_examples(train, labels, advance),
-                self._image_examples(val, [post.label for post in val], advance),
+                self._image_examples(val, val_labels, advance),
                 len(self.model.labels),
             )
-        return self._image_logits[unimodal]
+        return self._image_logits[key]
 
     def _image_examples(
         self, posts: Sequence[Post], labels: Sequence[str], advance: Callable[[int], None]
@@ -285,7 +292,11 @@ def posts_by_part() -> dict[str, list[Post]]:
     return parts
 
 
-def unimodal_posts() -> list[Post]:
+def _labelled_ids(posts: Sequence[Post], labels: Sequence[str]) -> LabelledIds:
+    return tuple(zip((post.id for post in posts), labels, strict=True))
+
+
+def load_unimodal_posts() -> list[Post]:
     """Return the posts of no part whose two labels differ, which `unimodal_labels` trains on, in the table's order."""
     ids = read_unimodal(UNIMODAL)
     return [post for post in read_posts(POSTS) if post.id in ids]

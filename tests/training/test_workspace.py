@@ -166,7 +166,29 @@ def test_image_logits_are_fitted_once(
         assert workspace.image_logits(plain, encoded.append) is own
         assert sum(encoded) == 10
         assert workspace.model.segments == segments
+        # Another division of the posts, as a fold has, is another fit.
+        fold = replace(workspace, parts={**workspace.parts, "train": posts[2:6], "val": posts[:2]})
+        of_fold = fold.image_logits(plain)
+        assert torch.equal(replace(fold, _image_logits={}).image_logits(plain).weights_KI, of_fold.weights_KI)
     assert not torch.equal(own.weights_KI, with_others.weights_KI)
+    assert not torch.equal(own.weights_KI, of_fold.weights_KI)
+
+
+def test_images_with_unknown_labels_teach_nothing(
+    workspace: Workspace, posts: list[Post], tiny_model: Callable[[str], ToneModel]
+) -> None:
+    """The labels of halves may lie outside `labels` where that of the whole post does not."""
+    write_posts(POSTS, posts[:8])
+    write_unimodal(UNIMODAL, [])
+    settings = replace(LORA, image_head="linear", unimodal_labels=True)
+    train = posts[:4]
+    unknown = replace(posts[8], image_label="anger")
+    found = []
+    with fresh_adapter(model := tiny_model("smol"), settings, seed=1):
+        for some in (train, [*train, unknown]):
+            of_posts = replace(workspace, model=model, parts={"train": some, "val": posts[4:6]}, _image_logits={})
+            found.append(of_posts.image_logits(settings).weights_KI)
+    assert torch.equal(*found)
 
 
 # From disk
