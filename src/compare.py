@@ -33,6 +33,7 @@ def main() -> None:
     distinct = result.distinct()
     _print_scores(result, distinct)
     _print_comparisons(distinct)
+    _print_seeds(distinct)
     _print_calibration(result)
     if len(distinct) == 1:
         say(f"{'No' if len(result.results) > 1 else 'Every'} test post has a near-duplicate in another part.")
@@ -44,14 +45,10 @@ def _print_scores(result: "CompareResult", results_of: "Mapping[str, ComparisonR
     columns = [f"{title}, {part}" for part in results_of for title in titles.values()]
     rows = [
         [
-            system.name,
-            *(
-                percent_interval(results.scores[system.name][name])
-                for results in results_of.values()
-                for name in titles
-            ),
+            each.name,
+            *(percent_interval(results.scores[each.name][name]) for results in results_of.values() for name in titles),
         ]
-        for system in result.systems
+        for each in result.scored()
     ]
     posts = ", ".join(f"{part}: {results.posts:,}" for part, results in results_of.items())
     table(f"Test posts ({posts}), in brackets the 95% interval", ["system", *columns], rows)
@@ -76,6 +73,37 @@ def _print_comparisons(results_of: "Mapping[str, ComparisonResults]") -> None:
     for (first, second), answer in answers.items():
         if second == REFERENCE:
             say(_against_reference(first, answer))
+
+
+def _print_seeds(results_of: "Mapping[str, ComparisonResults]") -> None:
+    rows = [
+        [
+            *pair,
+            answer.comparison.seeds,
+            points_interval(answer.comparison.accuracy),
+            points_interval(answer.comparison.accuracy_over_seeds),
+            points_interval(answer.comparison.macro_f1),
+            answer.verdict.p_holm,
+            " / ".join(dict.fromkeys(results.seeds_answers[pair].verdict.answer for results in results_of.values())),
+        ]
+        for pair, answer in results_of["all"].seeds_answers.items()
+    ]
+    if rows:
+        columns = [
+            "A",
+            "B",
+            "seeds",
+            "accuracy, over posts",
+            "over seeds",
+            "macro-F1, over posts",
+            "p (Holm)",
+            "A better",
+        ]
+        table(
+            "Is the mean over other seeds better than B? Differences in points, over posts and over seeds",
+            columns,
+            rows,
+        )
 
 
 def _against_reference(name: str, answer: "PairResult") -> str:

@@ -24,7 +24,7 @@ DECIMALS = 6
 
 # Keys of numbers that are written in full: p-values, which may be tiny, and settings, which are not measured.
 # Names decide, because settings also stand in tables and in mappings, where no type marks them.
-_P_VALUES = {"p", "p_holm", "mcnemar_p", "bootstrap_p"}
+_P_VALUES = {"p", "p_holm", "mcnemar_p", "bootstrap_p", "posts_p", "seeds_p"}
 _EXACT = {field.name for field in fields(TrainingConfig) if field.type is float} | _P_VALUES
 
 

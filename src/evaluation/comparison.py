@@ -16,6 +16,7 @@ A family of comparisons is corrected by Holm's method (S. Holm, Scandinavian Jou
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from scipy.stats import norm
@@ -24,10 +25,22 @@ from statsmodels.stats.multitest import multipletests
 
 from src.core.estimates import Comparison, Verdict, VerdictAnswer
 from src.core.records import Interval, Prediction
-from src.evaluation.intervals import RESAMPLES, SCORES, Array, cluster_bootstrap, group_counts, scores_of
+from src.evaluation.intervals import RESAMPLES, Array, cluster_bootstrap, group_counts, scores_of
 
 ALPHA = 0.05
 POWER = 0.8
+
+
+class TestedDifference(Protocol):
+    """A difference of two accuracies, and the p-value that decides, not corrected for other comparisons."""
+
+    @property
+    def accuracy(self) -> Interval:
+        """Return the difference, first minus second."""
+
+    @property
+    def p(self) -> float:
+        """Return the two-sided p-value."""
 
 
 def compare(
@@ -63,41 +76,10 @@ def compare(
     )
 
 
-def mean_differences(
-    first: Mapping[int, Sequence[Prediction]],
-    second: Mapping[int, Sequence[Prediction]],
-    group_of: Mapping[str, str],
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> dict[str, Interval]:
-    """Return the mean over trainings of the scores' differences, first minus second, each with its interval over posts.
-
-    Args:
-        first: predictions of the same posts, in the same order, by the training's seed.
-        second: as `first`. Seeds that one of the two lacks are left out; without a common seed the result is empty.
-        group_of: the group of near-duplicates of each post, by id.
-        seed: of the bootstrap. Equal seeds give equal intervals.
-        resamples: the number of bootstrap resamples.
-    """
-    common = [number for number in first if number in second]
-    if not common:
-        return {}
-    rows = [first[number] for number in common] + [second[number] for number in common]
-    counts_GC = np.concatenate([group_counts(predictions, group_of) for predictions in rows], axis=1)
-
-    def mean_difference(counts_xC: Array) -> Array:
-        scores = [scores_of(part_xC) for part_xC in np.split(counts_xC, len(rows), axis=-1)]
-        firsts, seconds = np.stack(scores[: len(common)]), np.stack(scores[len(common) :])
-        # BCa counts ties. Without rounding, equal differences of shares may be several floats.
-        difference: Array = np.round(firsts.mean(axis=0) - seconds.mean(axis=0), 12)
-        return difference
-
-    result = cluster_bootstrap(counts_GC, mean_difference, seed, resamples)
-    return dict(zip(SCORES, result.intervals, strict=True))
-
-
-def verdicts(family: Sequence[Comparison]) -> list[Verdict]:
+def verdicts(family: Sequence[TestedDifference]) -> list[Verdict]:
     """Return the verdict of each comparison. The probability of any false "yes" or "no" in the family is at most 5%."""
+    if not family:
+        return []
     rejected, p_holm, _, _ = multipletests([comparison.p for comparison in family], alpha=ALPHA, method="holm")
     return [
         Verdict(_answer(bool(is_significant), comparison.accuracy.value), float(p))

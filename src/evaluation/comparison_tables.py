@@ -17,14 +17,15 @@ from src.evaluation.calibration import (
 )
 from src.evaluation.comparison import compare, verdicts
 from src.evaluation.intervals import RESAMPLES, SCORES, intervals
-from src.evaluation.systems import BASELINES, COMBINED, TFIDF, Kind, System, best_on_validation
+from src.evaluation.seed_means import MeanComparison, SeedMean, compare_mean, mean_scores
+from src.evaluation.systems import BASELINES, COMBINED, TFIDF, TUNED, Kind, System, best_on_validation
 
 # The test posts that scores and comparisons are computed on.
 ALL, LEAK_FREE = "all", "leak-free"
 # Before and after temperature scaling.
 BEFORE, AFTER = "before", "after"
 # The kinds of systems that the pipeline trains for; all others are what these are judged by.
-JUDGED = ("tuned", COMBINED)
+JUDGED = (TUNED, COMBINED)
 # The names of two systems.
 SystemPair = tuple[str, str]
 TableRow = dict[str, Any]
@@ -39,14 +40,24 @@ class PairResult:
 
 
 @dataclass(frozen=True)
+class MeanResult:
+    """The comparison of a mean over seeds with a system, and its verdict within the family of such comparisons."""
+
+    comparison: MeanComparison
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class ComparisonResults:
     """Scores and comparisons on some of the test posts."""
 
     # Number of posts.
     posts: int
-    # By system and name of the score.
+    # By system, or mean over seeds, and name of the score.
     scores: Mapping[str, Mapping[str, Interval]]
     answers: Mapping[SystemPair, PairResult]
+    # By the mean over seeds and the system.
+    seeds_answers: Mapping[SystemPair, MeanResult]
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,29 @@ class PairRow:
 
 
 @dataclass(frozen=True)
+class SeedsRow:
+    """A row of seeds.csv: a mean over seeds against a system, on one set of test posts (see `MeanComparison`)."""
+
+    # `ALL` or `LEAK_FREE`.
+    part: str
+    first: str
+    second: str
+    seeds: int
+    posts: int
+    accuracy_difference: Interval
+    macro_f1_difference: Interval
+    accuracy_over_seeds: Interval
+    macro_f1_over_seeds: Interval
+    posts_p: float
+    seeds_p: float
+    # The larger of the two p-values.
+    p: float
+    p_holm: float
+    # Whether the mean over seeds is better.
+    better: VerdictAnswer
+
+
+@dataclass(frozen=True)
 class CalibrationRow:
     """A row of calibration.csv: the calibration of one system (see `Calibration`)."""
 
@@ -126,7 +160,7 @@ def family(systems: Sequence[System]) -> list[SystemPair]:
     Tuned models are compared with each other, then with baselines, their zero-shot and their probe; the ensemble with
     the single system that is the best on validation, and with TF-IDF.
     """
-    tuned = [system for system in systems if system.kind == "tuned"]
+    tuned = [system for system in systems if system.kind == TUNED]
     pairs = [(first.name, second.name) for first, second in combinations(tuned, 2)]
     for system in tuned:
         others = [other for other in systems if other.kind in BASELINES or other.model == system.model]
@@ -136,22 +170,48 @@ def family(systems: Sequence[System]) -> list[SystemPair]:
     return pairs + [(system.name, rival) for system in systems if system.kind == COMBINED for rival in rivals]
 
 
+def seeds_family(means: Sequence[SeedMean], systems: Sequence[System]) -> list[tuple[SeedMean, System]]:
+    """Return the comparisons of means over seeds: each with the baselines, its model's zero-shot and its probe."""
+    return [
+        (each, other)
+        for each in means
+        for other in systems
+        if other.kind in BASELINES or (other.model == each.model and other.kind != TUNED)
+    ]
+
+
 def score_and_compare(
-    systems: Sequence[System], ids: set[str], group_of: Mapping[str, str], seed: int, resamples: int = RESAMPLES
+    systems: Sequence[System],
+    means: Sequence[SeedMean],
+    ids: set[str],
+    group_of: Mapping[str, str],
+    seed: int,
+    resamples: int = RESAMPLES,
 ) -> ComparisonResults:
-    """Score and compare systems on the test posts with these ids, at least one."""
-    predictions: dict[str, list[Prediction]] = {
-        system.name: [row for row in system.test if row.id in ids] for system in systems
-    }
+    """Score and compare systems and means over seeds on the test posts with these ids, at least one."""
+
+    def chosen(rows: Sequence[Prediction]) -> list[Prediction]:
+        return [row for row in rows if row.id in ids]
+
+    predictions = {system.name: chosen(system.test) for system in systems}
+    trainings = {each.name: {number: chosen(rows) for number, rows in each.test.items()} for each in means}
     pairs = family(systems)
     comparisons = [
         compare(predictions[first], predictions[second], group_of, seed, resamples) for first, second in pairs
     ]
     results = [PairResult(*both) for both in zip(comparisons, verdicts(comparisons), strict=True)]
+    mean_pairs = [(each.name, other.name) for each, other in seeds_family(means, systems)]
+    mean_comparisons = [
+        compare_mean(trainings[first], predictions[second], group_of, seed, resamples) for first, second in mean_pairs
+    ]
+    mean_results = [MeanResult(*both) for both in zip(mean_comparisons, verdicts(mean_comparisons), strict=True)]
+    scores = {name: intervals(rows, group_of, seed, resamples) for name, rows in predictions.items()}
+    scores |= {name: mean_scores(by_seed, group_of, seed, resamples) for name, by_seed in trainings.items()}
     return ComparisonResults(
         posts=len(ids),
-        scores={name: intervals(rows, group_of, seed, resamples) for name, rows in predictions.items()},
+        scores=scores,
         answers=dict(zip(pairs, results, strict=True)),
+        seeds_answers=dict(zip(mean_pairs, mean_results, strict=True)),
     )
 
 
@@ -166,11 +226,21 @@ def confidence_quality(system: System) -> ConfidenceQuality:
     )
 
 
-def score_rows(systems: Sequence[System], results_of: Mapping[str, ComparisonResults]) -> list[ScoreRow]:
-    """Return a row for each system and each set of test posts."""
+def scored(systems: Sequence[System], means: Sequence[SeedMean]) -> list[System | SeedMean]:
+    """Return all that has scores, in the order of tables: the mean over seeds of a model behind its tuned system."""
+    ordered: list[System | SeedMean] = []
+    for system in systems:
+        ordered.append(system)
+        if system.kind == TUNED:
+            ordered += [each for each in means if each.model == system.model]
+    return ordered
+
+
+def score_rows(all_scored: Sequence[System | SeedMean], results_of: Mapping[str, ComparisonResults]) -> list[ScoreRow]:
+    """Return a row for each system or mean over seeds, and each set of test posts."""
     return [
-        ScoreRow(system.name, system.kind, system.model, part, results.posts, **results.scores[system.name])
-        for system in systems
+        ScoreRow(each.name, each.kind, each.model, part, results.posts, **results.scores[each.name])
+        for each in all_scored
         for part, results in results_of.items()
     ]
 
@@ -196,6 +266,30 @@ def pair_rows(results_of: Mapping[str, ComparisonResults]) -> list[PairRow]:
         )
         for part, results in results_of.items()
         for (first, second), result in results.answers.items()
+    ]
+
+
+def seeds_rows(results_of: Mapping[str, ComparisonResults]) -> list[SeedsRow]:
+    """Return a row for each set of test posts and each comparison of a mean over seeds."""
+    return [
+        SeedsRow(
+            part=part,
+            first=first,
+            second=second,
+            seeds=result.comparison.seeds,
+            posts=result.comparison.posts,
+            accuracy_difference=result.comparison.accuracy,
+            macro_f1_difference=result.comparison.macro_f1,
+            accuracy_over_seeds=result.comparison.accuracy_over_seeds,
+            macro_f1_over_seeds=result.comparison.macro_f1_over_seeds,
+            posts_p=result.comparison.posts_p,
+            seeds_p=result.comparison.seeds_p,
+            p=result.comparison.p,
+            p_holm=result.verdict.p_holm,
+            better=result.verdict.answer,
+        )
+        for part, results in results_of.items()
+        for (first, second), result in results.seeds_answers.items()
     ]
 
 
@@ -229,16 +323,27 @@ def selective_rows(qualities: Mapping[str, ConfidenceQuality]) -> list[TableRow]
 
 def headline(
     systems: Sequence[System],
+    means: Sequence[SeedMean],
     results_of: Mapping[str, ComparisonResults],
     qualities: Mapping[str, ConfidenceQuality],
 ) -> dict[str, float]:
-    """Return the scores of tuned models and the ensemble that `dvc metrics diff` compares, keyed as MODEL_SCORE."""
+    """Return the scores of tuned models, means over seeds and the ensemble that `dvc metrics diff` compares.
+
+    They are keyed as MODEL_SCORE and MODEL_seeds_SCORE.
+    """
     figures: dict[str, float] = {}
     for system in (system for system in systems if system.kind in JUDGED):
-        for part, prefix in ((ALL, ""), (LEAK_FREE, "leak_free_")):
-            if part in results_of:
-                scores = results_of[part].scores[system.name]
-                names = ("accuracy", "macro_f1")
-                figures |= {f"{system.short_name}_{prefix}{name}": scores[name].value for name in names}
+        figures |= _headline_scores(system.name, system.short_name, results_of)
         figures[f"{system.short_name}_ece"] = qualities[system.name].calibration.ece
+    for each in means:
+        figures |= _headline_scores(each.name, f"{each.model}_{each.kind}", results_of)
     return figures
+
+
+def _headline_scores(name: str, key: str, results_of: Mapping[str, ComparisonResults]) -> dict[str, float]:
+    prefixes = {ALL: "", LEAK_FREE: "leak_free_"}
+    return {
+        f"{key}_{prefixes[part]}{score}": results.scores[name][score].value
+        for part, results in results_of.items()
+        for score in ("accuracy", "macro_f1")
+    }

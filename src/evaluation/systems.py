@@ -10,14 +10,18 @@ from src.core.paths import BASELINE, ENSEMBLE, PREDICTIONS_FILE, VAL_PREDICTIONS
 from src.core.records import Prediction, read_predictions
 from src.evaluation.metrics import scores
 
-Kind = Literal["majority", "tfidf", "zero-shot", "probe", "tuned", "seed", "trial", "ensemble"]
+Kind = Literal["majority", "tfidf", "zero-shot", "probe", "tuned", "seed", "seeds", "trial", "ensemble"]
 # Largest class, and logistic regression on TF-IDF of the captions: the baseline that a tuned model has to beat.
 MAJORITY: Kind = "majority"
 TFIDF: Kind = "tfidf"
 BASELINES = (MAJORITY, TFIDF)
+TUNED: Kind = "tuned"
 COMBINED: Kind = "ensemble"
+# The mean over the trainings of a model's winner on other seeds.
+SEEDS: Kind = "seeds"
+SEED: Kind = "seed"
 # Kinds of further trainings of a model, and the stage's folder that has one folder for each training.
-FURTHER: Mapping[Kind, str] = {"seed": "seeds", "trial": "best_trials"}
+FURTHER: Mapping[Kind, str] = {SEED: "seeds", "trial": "best_trials"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def read_systems(models: Sequence[str], part_of: Mapping[str, str]) -> list[Syst
         files += [
             ("zero-shot", model, *_files(stage_folder("zeroshot", model))),
             ("probe", model, *_files(stage_folder("probe", model))),
-            ("tuned", model, evaluated, stage_folder("train", model) / PREDICTIONS_FILE),
+            (TUNED, model, evaluated, stage_folder("train", model) / PREDICTIONS_FILE),
         ]
     return [
         System(kind, model, _read(test, part_of, "test"), _read(val, part_of, "val"))

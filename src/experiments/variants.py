@@ -18,7 +18,7 @@ from src.core.outputs import BestTrial, VariantOutput
 from src.core.paths import BEST_FILE, GROUPS, PREDICTIONS_FILE, stage_folder
 from src.core.records import Prediction, read_groups, read_predictions
 from src.core.training_config import Setting, TrainingConfig
-from src.evaluation.comparison import mean_differences
+from src.evaluation.seed_means import mean_differences
 from src.experiments.seeds import (
     WINNER,
     SeedRun,

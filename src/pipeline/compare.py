@@ -15,6 +15,7 @@ from src.core.paths import (
     PAIRS_TABLE,
     PLOTS_FOLDER,
     SCORES_TABLE,
+    SEEDS_TABLE,
     SELECTIVE_TABLE,
     SPLIT,
 )
@@ -30,10 +31,13 @@ from src.evaluation.comparison_tables import (
     ConfidenceQuality,
     PairRow,
     ScoreRow,
+    SeedsRow,
     confidence_quality,
     score_and_compare,
+    scored,
 )
-from src.evaluation.systems import TFIDF, System, read_ensemble, read_systems
+from src.evaluation.seed_means import SeedMean, seed_means
+from src.evaluation.systems import TFIDF, System, read_ensemble, read_further_trainings, read_systems
 from src.reporting.plot_evaluation import forest, reliability_diagram, selective_curves
 
 
@@ -42,6 +46,8 @@ class CompareResult:
     """Scores, comparisons and confidences of all systems."""
 
     systems: Sequence[System]
+    # Of the models that `repeat` has trained on two seeds or more.
+    means: Sequence[SeedMean]
     # By `ALL` and `LEAK_FREE`. Without the latter if no test post is leak-free.
     results: Mapping[str, ComparisonResults]
     # By system, on all test posts.
@@ -51,6 +57,10 @@ class CompareResult:
         """Return the results without `LEAK_FREE` if all test posts are leak-free."""
         whole = self.results[ALL]
         return {part: result for part, result in self.results.items() if part == ALL or result.posts < whole.posts}
+
+    def scored(self) -> list[System | SeedMean]:
+        """Return all that has scores, in the order of tables."""
+        return scored(self.systems, self.means)
 
 
 def run_compare(params: Params) -> CompareResult:
@@ -62,26 +72,32 @@ def run_compare(params: Params) -> CompareResult:
     part_of = read_split(SPLIT)
     group_of = read_groups(GROUPS)
     systems = [*read_systems(params.models, part_of), read_ensemble(part_of)]
+    means = seed_means(read_further_trainings(params.models, part_of))
     test = {key for key, part in part_of.items() if part == "test"}
     unleaked = leak_free(part_of, group_of)
-    results = {ALL: score_and_compare(systems, test, group_of, params.seed)}
+
+    def results_on(ids: set[str]) -> ComparisonResults:
+        return score_and_compare(systems, means, ids, group_of, params.seed)
+
+    results = {ALL: results_on(test)}
     if unleaked:
-        is_same = unleaked == test
-        results[LEAK_FREE] = results[ALL] if is_same else score_and_compare(systems, unleaked, group_of, params.seed)
-    result = CompareResult(systems, results, {system.name: confidence_quality(system) for system in systems})
+        results[LEAK_FREE] = results[ALL] if unleaked == test else results_on(unleaked)
+    result = CompareResult(systems, means, results, {system.name: confidence_quality(system) for system in systems})
     _write_tables(result)
     _write_plots(result, params.notice)
     return result
 
 
 def _write_tables(result: CompareResult) -> None:
-    write_rows(COMPARE / SCORES_TABLE, ScoreRow, comparison_tables.score_rows(result.systems, result.results))
+    write_rows(COMPARE / SCORES_TABLE, ScoreRow, comparison_tables.score_rows(result.scored(), result.results))
     write_rows(COMPARE / PAIRS_TABLE, PairRow, comparison_tables.pair_rows(result.results))
+    write_rows(COMPARE / SEEDS_TABLE, SeedsRow, comparison_tables.seeds_rows(result.results))
     write_rows(COMPARE / CALIBRATION_TABLE, CalibrationRow, comparison_tables.calibration_rows(result.qualities))
     write_table(COMPARE / "reliability.csv", comparison_tables.reliability_rows(result.qualities))
     write_table(COMPARE / SELECTIVE_TABLE, comparison_tables.selective_rows(result.qualities))
     # Only `dvc metrics` reads this file. Its keys hold the models' names, so it has no dataclass.
-    write_json(COMPARE / METRICS_JSON, comparison_tables.headline(result.systems, result.results, result.qualities))
+    figures = comparison_tables.headline(result.systems, result.means, result.results, result.qualities)
+    write_json(COMPARE / METRICS_JSON, figures)
 
 
 def _write_plots(result: CompareResult, notice: str) -> None:
@@ -109,8 +125,8 @@ def _write_plots(result: CompareResult, notice: str) -> None:
 def _accuracies(result: CompareResult) -> dict[str, dict[str, Interval]]:
     titles = {part: f"{part} ({results.posts:,} test posts)" for part, results in result.distinct().items()}
     return {
-        system.name: {title: result.results[part].scores[system.name]["accuracy"] for part, title in titles.items()}
-        for system in result.systems
+        each.name: {title: result.results[part].scores[each.name]["accuracy"] for part, title in titles.items()}
+        for each in result.scored()
     }
 
 

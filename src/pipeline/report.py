@@ -49,7 +49,11 @@ SOURCES = (
     ("text or image, similarity", "python -m src.evaluate --model {model}", "modality/<model>/modality.json"),
     ("saliency maps", "python -m src.evaluate --model {model}", "saliency/<model>/saliency.json"),
     ("members of the ensemble, weights", "python -m src.ensemble", "ensemble/ensemble.json"),
-    ("intervals, comparisons, calibration", "python -m src.compare", "compare/scores.csv, pairs.csv, calibration.csv"),
+    (
+        "intervals, comparisons, calibration",
+        "python -m src.compare",
+        "compare/scores.csv, pairs.csv, seeds.csv, calibration.csv",
+    ),
     ("the paper's experiments", "python -m src.reproduce", "reproduce/recipes.csv, <recipe>.json"),
     ("wrong labels, the best possible score", "python -m src.noise", "noise/noise.json, mislabelled.csv"),
 )

@@ -37,14 +37,15 @@ from src.core.paths import (
     PREDICTIONS_FILE,
     SALIENCY_JSON,
     SCORES_TABLE,
+    SEEDS_TABLE,
     SPLIT_REPORT,
     stage_folder,
 )
 from src.core.records import Interval, read_groups, read_predictions
 from src.core.rows import read_rows
-from src.evaluation.comparison_tables import ALL, LEAK_FREE, CalibrationRow, PairRow, ScoreRow
+from src.evaluation.comparison_tables import ALL, LEAK_FREE, CalibrationRow, PairRow, ScoreRow, SeedsRow
 from src.evaluation.similarity import similarity_correlation
-from src.evaluation.systems import COMBINED, MAJORITY, TFIDF
+from src.evaluation.systems import COMBINED, MAJORITY, SEEDS, TFIDF
 
 _NUM_MISLABELLED_SHOWN = 20
 
@@ -68,6 +69,19 @@ def on_comparisons(pairs: Sequence[PairRow]) -> Iterator[str]:
     yield from _against(whole, "zero-shot", "the same model untrained")
     yield from _against(whole, "probe", "a logistic regression on its own frozen features")
     yield from _among_models([row for row in whole if row.second.endswith("tuned")])
+
+
+def on_seeds(scores: Sequence[ScoreRow], comparisons: Sequence[SeedsRow]) -> Iterator[str]:
+    """Yield each model's mean scores over seeds, and what it is better than by both tests."""
+    row_of = {row.system: row for row in scores if row.kind == SEEDS and row.part == ALL}
+    for system, row in row_of.items():
+        rows = [each for each in comparisons if each.first == system and each.part == ALL]
+        beaten = ", ".join(each.second for each in rows if each.better == "yes")
+        yield (
+            f"The mean of {rows[0].seeds} other trainings of {row.model}'s winner has an accuracy of "
+            f"{percent_interval(row.accuracy)} and a macro-F1 of {percent_interval(row.macro_f1)}. "
+            f"Better than: {beaten or 'none'}."
+        )
 
 
 def on_the_ensemble(output: EnsembleOutput, scores: Sequence[ScoreRow], pairs: Sequence[PairRow]) -> Iterator[str]:
@@ -263,6 +277,8 @@ class ReportInputs:
 
     scores: Sequence[ScoreRow]
     pairs: Sequence[PairRow]
+    # Means over seeds against baselines.
+    seeds: Sequence[SeedsRow]
     calibration: Sequence[CalibrationRow]
     trained: Mapping[str, Trained]
     modality: Mapping[str, ModalityOutput]
@@ -308,6 +324,7 @@ class ReportInputs:
         subjects = (
             ("scores", "Best model", on_the_choice(self.scores, self.chosen)),
             ("comparisons", "Comparisons", on_comparisons(self.pairs)),
+            ("seeds", "Other seeds", on_seeds(self.scores, self.seeds)),
             ("ensemble", "Ensemble", on_the_ensemble(self.ensemble, self.scores, self.pairs)),
             ("data", "Leaks", on_leaks(self.scores)),
             ("experiments", "The paper", on_the_paper(self.scores, accuracies, weights)),
@@ -346,6 +363,10 @@ class ReportInputs:
         parts = [ALL] if self.is_leak_free else dict.fromkeys(row.part for row in self.pairs)
         return {part: [row for row in self.pairs if row.part == part] for part in parts}
 
+    def seeds_on_all(self) -> list[SeedsRow]:
+        """Return the comparisons of means over seeds on all test posts."""
+        return [row for row in self.seeds if row.part == ALL]
+
     def _score_row(self, system: str) -> ScoreRow:
         return next(row for row in self.scores if row.system == system and row.part == ALL)
 
@@ -359,6 +380,7 @@ def read_report_inputs(models: Sequence[str]) -> ReportInputs:
     return ReportInputs(
         scores=read_rows(COMPARE / SCORES_TABLE, ScoreRow),
         pairs=read_rows(COMPARE / PAIRS_TABLE, PairRow),
+        seeds=read_rows(COMPARE / SEEDS_TABLE, SeedsRow),
         calibration=read_rows(COMPARE / CALIBRATION_TABLE, CalibrationRow),
         trained={model: read_trained(model) for model in models},
         modality={model: ModalityOutput.read(stage_folder("modality", model) / MODALITY_JSON) for model in models},

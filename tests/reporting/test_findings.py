@@ -27,7 +27,7 @@ from src.core.outputs import (
     Trained,
 )
 from src.core.records import Interval
-from src.evaluation.comparison_tables import ALL, LEAK_FREE, PairRow, ScoreRow
+from src.evaluation.comparison_tables import ALL, LEAK_FREE, PairRow, ScoreRow, SeedsRow
 from src.evaluation.intervals import SCORES as SCORE_NAMES
 from src.evaluation.systems import Kind
 from src.reporting import findings
@@ -102,6 +102,26 @@ def test_posts_that_are_there_are_not_asked_for() -> None:
 def test_one_model_has_no_pairs() -> None:
     rows = [pair("clip tuned", second, "yes") for second in ("tfidf", "clip zero-shot", "clip probe")]
     assert len(list(findings.on_comparisons(rows))) == 3
+
+
+def over_seeds(second: str, better: VerdictAnswer, part: str = ALL) -> SeedsRow:
+    difference = interval(0.1)
+    return SeedsRow(part, "clip seeds", second, 3, 500, *[difference] * 4, 0.01, 0.02, 0.02, 0.04, better)
+
+
+SEEDS = [
+    over_seeds("tfidf", "yes"),
+    over_seeds("clip probe", "cannot tell"),
+    over_seeds("clip probe", "yes", LEAK_FREE),
+]
+
+
+def test_mean_over_seeds_names_what_it_beats() -> None:
+    scores = [*SCORES, score("seeds", "clip", ALL, 500, 0.79), score("seeds", "clip", LEAK_FREE, 470, 0.78)]
+    (sentence,) = findings.on_seeds(scores, SEEDS)
+    assert "3 other trainings of clip's winner" in sentence and "79.0% (76.0% to 82.0%)" in sentence
+    assert sentence.endswith("Better than: tfidf.")
+    assert list(findings.on_seeds(SCORES, [])) == []
 
 
 def test_ensemble_is_no_tuned_model() -> None:
@@ -224,6 +244,7 @@ def inputs_of(scores: Sequence[ScoreRow]) -> findings.ReportInputs:
     return findings.ReportInputs(
         scores=scores,
         pairs=PAIRS,
+        seeds=SEEDS,
         calibration=[],
         trained={"clip": trained("clip", 0.6), "llava": trained("llava", 0.7)},
         modality={},
