@@ -105,8 +105,8 @@ def test_one_model_has_no_pairs() -> None:
 
 
 def over_seeds(second: str, better: VerdictAnswer, part: str = ALL) -> SeedsRow:
-    difference = interval(0.1)
-    return SeedsRow(part, "clip seeds", second, 3, 500, *[difference] * 4, 0.01, 0.02, 0.02, 0.04, better)
+    ours = interval(0.1)
+    return SeedsRow(part, "clip seeds", second, 3, 500, ours, ours, ours, ours, 0.01, 0.02, 0.02, 0.04, better)
 
 
 SEEDS = [
