@@ -89,21 +89,8 @@ def _print_seeds(results_of: "Mapping[str, ComparisonResults]") -> None:
         for pair, answer in results_of["all"].seeds_answers.items()
     ]
     if rows:
-        columns = [
-            "A",
-            "B",
-            "seeds",
-            "accuracy, over posts",
-            "over seeds",
-            "macro-F1, over posts",
-            "p (Holm)",
-            "A better",
-        ]
-        table(
-            "Is the mean over other seeds better than B? Differences in points, over posts and over seeds",
-            columns,
-            rows,
-        )
+        columns = ["A", "B", "seeds", "accuracy, by posts", "by seeds", "macro-F1, by posts", "p (Holm)", "A better"]
+        table("Is the mean over other seeds better than B? Differences in points, with intervals", columns, rows)
 
 
 def _against_reference(name: str, answer: "PairResult") -> str:
