@@ -90,15 +90,20 @@ _IRRELEVANT = frozenset(
         "src/cli/output.py",
     }
 )
+# What may begin with a docstring.
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @cache
 def code_digest(model: str) -> str:
-    """Return a digest (8 hexadecimal digits) of the code that a trial's scores depend on."""
+    """Return a digest (8 hexadecimal digits) of the code that a trial's scores depend on.
+
+    Comments, docstrings and layout are left out, so that a better explanation makes no finished training stale.
+    """
     digest = hashlib.sha256()
     files = imported([_ROOT / name for name in (*_TRAINING, f"src/models/{model}.py")], leave_out=_IRRELEVANT)
     for path in sorted(files - {_ROOT / name for name in _IRRELEVANT}):
-        digest.update(path.relative_to(_ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(f"{path.relative_to(_ROOT).as_posix()}\0{_statements(path)}\0".encode())
     return digest.hexdigest()[:8]
 
 
@@ -127,12 +132,27 @@ def imported(paths: list[Path], leave_out: frozenset[str] = frozenset()) -> set[
 @cache
 def _imports(path: Path) -> tuple[Path, ...]:
     """Return the files of src/ that a file imports itself."""
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
     return tuple(
         candidate.with_suffix(".py")
-        for node in nodes
+        for node in ast.walk(_parse(path))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("src")
         for base in [_ROOT.joinpath(*str(node.module).split("."))]
         for candidate in (base, *(base / alias.name for alias in node.names))
         if candidate.with_suffix(".py").is_file()
     )
+
+
+@cache
+def _statements(path: Path) -> str:
+    """Return a file's statements in one layout, without comments and docstrings."""
+    return ast.unparse(_parse(path))
+
+
+@cache
+def _parse(path: Path) -> ast.Module:
+    """Parse a file, and remove its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return tree
