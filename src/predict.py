@@ -7,16 +7,14 @@ python -m src.predict --model clip --version models:/mvsa-clip@champion photo.jp
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from src.cli.options import column_option, command, model_option
-from src.cli.output import progress, say, table, warn
+from src.cli.output import say, table, warn
 from src.core.errors import UsageError, UserError
-from src.core.files import require_writable, write_text
 from src.data.columns import INPUT_COLUMNS
 from src.data.tables import SUFFIXES
 from src.models.catalog import MODELS
@@ -24,14 +22,9 @@ from src.registry.ensemble_contract import ENSEMBLE
 
 if TYPE_CHECKING:
     from src.core.records import Prediction
-    from src.data.inputs import Listing
-    from src.registry.answers_page import AnsweredPosts
+    from src.registry.answers import AnsweredPosts
+    from src.registry.predict_many import AnswerFiles
     from src.registry.prediction import PredictedPost
-
-# The beginning of a page, in which its head ends.
-HEAD_BYTES = 2000
-# The number of ignored files or columns that a warning names.
-MAX_NAMES = 8
 
 
 def _share(_context: click.Context, _option: click.Parameter, value: float | None) -> float | None:
@@ -94,18 +87,11 @@ def main(
         if page or no_page or accuracy is not None:
             raise UsageError("--page, --no-page and --accuracy are for many posts: a folder or a table, with --out")
         _predict_one(model, version, source, caption or "")
-    else:
-        require_writable(out)
-        outputs = Outputs(out, None if no_page else _page_of(out, page))
-        _predict_many(model, version, source, columns, outputs, accuracy)
+        return
+    from src.registry.predict_many import AnswerFiles, predict_many
 
-
-@dataclass(frozen=True)
-class Outputs:
-    """The files to write: a table, and a page if it is wanted."""
-
-    table: Path
-    page: Path | None
+    files = AnswerFiles.of_options(out, page, no_page)
+    _print_answers(predict_many(model, version, source, columns, files, accuracy), files)
 
 
 def _predict_one(model: str, version: str | None, image: Path, caption: str) -> None:
@@ -119,95 +105,20 @@ def _predict_one(model: str, version: str | None, image: Path, caption: str) -> 
     say(f"{post.tone} ({probabilities})" + (", from the image alone" if post.missing else ""))
 
 
-def _page_of(out: Path, page: Path | None) -> Path:
-    """Return where the page goes, by default beside the table.
+def _print_answers(content: "AnsweredPosts", files: "AnswerFiles") -> None:
+    from src.registry.answers import advice
 
-    Raises:
-        UsageError: it would replace the table, or the default would replace a file that is no page of answers.
-    """
-    from src.registry.answers_page import GENERATOR
-
-    chosen = page or out.with_suffix(".html")
-    if chosen == out or (chosen.exists() and out.exists() and chosen.samefile(out)):
-        raise UsageError(
-            f"the page {chosen} would overwrite the table: name another file with --page, or give --no-page"
-        )
-    if page is None and chosen.is_file() and GENERATOR.encode() not in chosen.read_bytes()[:HEAD_BYTES]:
-        raise UsageError(f"{chosen} exists and is no page of answers: give --page to name the page, or --no-page")
-    return chosen
-
-
-def _predict_many(
-    model: str,
-    version: str | None,
-    source: Path,
-    columns: Mapping[str, str],
-    outputs: Outputs,
-    accuracy: float | None,
-) -> None:
-    from src.data.encodings import UTF_8
-    from src.data.inputs import read_folder, read_table
-    from src.registry.answers_page import AnsweredPosts
-    from src.registry.evidence import read_evidence
-    from src.registry.prediction import answering_version, judge, predict_posts
-
-    for path in (outputs.table, outputs.page):
-        if path:
-            require_writable(path)
-    listing = read_folder(source) if source.is_dir() else read_table(source, columns)
-    _require_other_files(outputs, listing)
-    _warn_of_ignored(listing, "files" if source.is_dir() else "columns")
-    if listing.encoding != UTF_8:
-        warn(f"{source} is read as {listing.encoding}")
-    answering = answering_version(model, version)
-    if answering.warning:
-        warn(answering.warning)
-    evidence = read_evidence(answering.uri)
-    if accuracy is not None and evidence.curve is None:
-        raise UserError(f"{evidence.version} has no validation predictions, which --accuracy needs: register it again")
-    rows = []
-    with progress(len(listing.posts), f"{model}: posts", "posts") as bar:
-        for row in predict_posts(answering.uri, listing.posts):
-            rows.append(row)
-            bar.advance()
-    _finish(AnsweredPosts(source, listing.posts, judge(rows, evidence, accuracy), evidence, accuracy), outputs)
-
-
-def _require_other_files(outputs: Outputs, listing: "Listing") -> None:
-    from src.registry.prediction import require_other_file
-
-    require_other_file("--out", outputs.table, listing)
-    if outputs.page:
-        require_other_file("--page", outputs.page, listing)
-
-
-def _finish(content: "AnsweredPosts", outputs: Outputs) -> None:
-    """Write the table and the page, and print a summary and scores."""
-    from src.registry.answers_page import advice, answers_page
-    from src.registry.prediction import write_predictions_table
-
-    write_predictions_table(outputs.table, content.rows)
-    if outputs.page:
-        write_text(outputs.page, answers_page(content, outputs.page, outputs.table))
-    _print_summary(content.rows, outputs)
+    _print_summary(content.rows, files)
     if not content.answered:
-        raise UserError(f"none of the posts could be used: {outputs.table} says why")
+        raise UserError(f"none of the posts could be used: {files.table} says why")
     if content.wanted is not None:
         for sentence in advice(content):
             say(sentence)
-    labelled = [prediction for row in content.rows if (prediction := row.as_prediction())]
-    if labelled:
-        _print_scores(labelled)
+    if content.labelled:
+        _print_scores(content.labelled)
 
 
-def _warn_of_ignored(listing: "Listing", kind: str) -> None:
-    if listing.ignored:
-        rest = len(listing.ignored) - MAX_NAMES
-        more = f" and {rest:,} more" if rest > 0 else ""
-        warn(f"{kind} that are not read: {', '.join(listing.ignored[:MAX_NAMES])}{more}")
-
-
-def _print_summary(rows: "Sequence[PredictedPost]", outputs: Outputs) -> None:
+def _print_summary(rows: "Sequence[PredictedPost]", files: "AnswerFiles") -> None:
     for half, consequence in (("image", "a grey image replaces it"), ("text", "the image alone is used")):
         count = sum(row.missing == half and bool(row.tone) for row in rows)
         if count:
@@ -220,8 +131,8 @@ def _print_summary(rows: "Sequence[PredictedPost]", outputs: Outputs) -> None:
         warn(f"{ignored_labels:,} labels are none of the version's, and no score counts them: see the column problem")
     labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
     tones = ", ".join(f"{sum(row.tone == label for row in rows):,} {label}" for label in labels)
-    page = f", page: {outputs.page}" if outputs.page else ""
-    say(f"{len(rows) - unusable:,} posts: {tones}. Table: {outputs.table}{page}")
+    page = f", page: {files.page}" if files.page else ""
+    say(f"{len(rows) - unusable:,} posts: {tones}. Table: {files.table}{page}")
 
 
 def _print_scores(predictions: "Sequence[Prediction]") -> None:

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from src.core.errors import UsageError, UserError
+from src.core.errors import UserError
 from src.core.files import write_table
 from src.core.outputs import read_trained
 from src.core.paths import stage_folder
 from src.core.records import Prediction
-from src.data.inputs import InputPost, Listing
+from src.data.inputs import InputPost
 from src.evaluation.calibration import scaled
 from src.registry import registry
 from src.registry.evidence import Evidence
@@ -153,16 +153,6 @@ def write_predictions_table(path: Path, rows: Sequence[PredictedPost]) -> None:
     """Write rows as CSV; a missing value is an empty cell."""
     labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
     write_table(path, [row.cells(labels) for row in rows])
-
-
-def require_other_file(option: str, out: Path, listing: Listing) -> None:
-    """Check that an output does not replace a file that is read.
-
-    Raises:
-        UsageError: it would.
-    """
-    if out.exists() and any(path.is_file() and out.samefile(path) for path in listing.files):
-        raise UsageError(f"{option} {out} would overwrite an input file: name another file")
 
 
 def _ask(ask: Callable[[Sequence[Row]], list[Answer]], rows: Sequence[Row]) -> list[Answer | str]:

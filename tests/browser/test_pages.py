@@ -12,7 +12,8 @@ from src.core.records import Post, Prediction
 from src.core.saliency import SaliencyMap, Word
 from src.data.inputs import InputPost
 from src.evaluation.selective import selective_curve
-from src.registry.answers_page import AnsweredPosts, answers_page
+from src.registry.answers import AnsweredPosts
+from src.registry.answers_page import answers_page
 from src.registry.evidence import Evidence
 from src.registry.prediction import PredictedPost, judge
 from src.reporting.mistakes import mistakes_page

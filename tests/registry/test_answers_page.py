@@ -11,7 +11,8 @@ from src.core.records import Prediction
 from src.data.inputs import InputPost
 from src.evaluation.selective import selective_curve
 from src.registry import answers_page as module
-from src.registry.answers_page import AnsweredPosts, advice, answers_page
+from src.registry.answers import AnsweredPosts, advice
+from src.registry.answers_page import answers_page
 from src.registry.evidence import Evidence
 from src.registry.prediction import PredictedPost, judge
 
