@@ -4,14 +4,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.core.records import Post
+from src.core.records import Post, content_digest
 from src.core.training_config import TrainingConfig
+from src.data.images import blank
 from src.registry.contract import Contract, GoldenPost
 from src.registry.contract_file import write_contract
 
 if TYPE_CHECKING:
     from src.modeling.base import ToneModel
     from src.registry.loading import LoadedVersion
+
+
+def without_image(post: Post, folder: Path) -> Post:
+    """Return the post with the image that stands for a missing one."""
+    image = folder / "grey.png"
+    image.write_bytes(blank())
+    return replace(post, id="grey", image=str(image), digest=content_digest(blank(), post.caption))
+
+
+def without_caption(post: Post) -> Post:
+    """Return the post without its caption."""
+    return replace(post, id="mute", caption="", digest=content_digest(Path(post.image).read_bytes(), ""))
 
 
 def version_of(
@@ -29,9 +42,10 @@ def version_of(
     base = model.checkpoint.source
     adapter = attach_adapter(model, settings, seed=1)
     with torch.no_grad():
-        for weight in adapter.model.parameters():
-            if weight.requires_grad:
-                weight.add_(0.05 * torch.randn_like(weight))
+        heads = [weight for head in adapter.heads().values() for weight in head.parameters()]
+        trained = [weight for weight in model.backbone.parameters() if weight.requires_grad]
+        for weight in [*heads, *trained]:
+            weight.add_(0.05 * torch.randn_like(weight))
     model.eval()
     adapter.save(place / "adapter")
     rows = [(Path(post.image).read_bytes(), post.caption) for post in posts]

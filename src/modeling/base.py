@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, ClassVar, Self
@@ -30,6 +31,7 @@ from src.modeling import loading
 from src.modeling.latest_run import LatestRun
 from src.modeling.segments import (
     INPUTS,
+    LENGTH,
     POOLED,
     POOLED_IMAGE,
     Positions,
@@ -314,6 +316,10 @@ class ToneModel(nn.Module, ABC):
         """Convert uint8[B, 3, S, S] to normalised pixels in the backbone's precision."""
         return ((pixels_B3SS / 255 - self.mean_311) / self.std_311).to(self.backbone.dtype)
 
+    @cached_property
+    def _length_without_caption(self) -> int:
+        return len(self.token_ids([""])[0])
+
     def trainable_names(self) -> list[str]:
         """Return the names of the backbone's trainable weights."""
         return [name for name, weight in self.backbone.named_parameters() if weight.requires_grad]
@@ -391,6 +397,9 @@ class ToneModel(nn.Module, ABC):
     def forward(self, features: Features, *, with_image: bool = True) -> Tensor:
         """Compute logits_BK, float32, in the order of `labels`.
 
+        With an image head they are a sum over the halves of a post. A half that the post lacks adds nothing: the
+        readout has learnt from no caption without words, nor the image head from an image of one colour.
+
         Args:
             features: the features of `encode`, or the inputs.
             with_image: whether the logits of the image head, if there is one, are added to those of the readout.
@@ -399,7 +408,11 @@ class ToneModel(nn.Module, ABC):
         image_head = self.image_head if with_image else None
         pooled = self.forward_pooled(features, with_image=image_head is not None)
         logits_BK: Tensor = self.readout(pooled[POOLED].float())
-        return logits_BK if image_head is None else logits_BK + image_head(pooled[POOLED_IMAGE].float())
+        if image_head is None:
+            return logits_BK
+        has_caption_B1 = (features[LENGTH] > self._length_without_caption)[:, None]
+        image_logits_BK: Tensor = image_head(pooled[POOLED_IMAGE].float())
+        return logits_BK * has_caption_B1 + image_logits_BK
 
     def forward_pooled(self, features: Features, *, with_image: bool = False) -> Features:
         """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs.

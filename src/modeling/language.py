@@ -145,7 +145,7 @@ class LanguageToneModel(ToneModel):
         return self._pool(states_BTD, end_B, mask_B1TT, prefix, arguments) if pools else states_BTD
 
     def image_usage(self, states: str, num_class_tokens: int) -> list[str]:
-        """Return the lines of Python that compute pooled_image, for a model card; none without an image head.
+        """Return the lines of Python that compute pooled_image and has_image, for a card; none without an image head.
 
         Args:
             states: the expression of the vision tower's states.
@@ -154,7 +154,12 @@ class LanguageToneModel(ToneModel):
         if self.image_head is None:
             return []
         classes, mean = f"vision[:, :{num_class_tokens}].flatten(1)", f"vision[:, {num_class_tokens}:].mean(dim=1)"
-        return [f"vision = {states}", f"pooled_image = torch.cat([{classes}, {mean}], dim=-1)"]
+        differs = 'inputs["pixel_values"] != inputs["pixel_values"][..., :1, :1]'
+        return [
+            f"vision = {states}",
+            f"pooled_image = torch.cat([{classes}, {mean}], dim=-1)",
+            f"has_image = ({differs}).flatten(1).any(dim=1, keepdim=True)",
+        ]
 
     def rounding_usage(self) -> list[str]:
         """Return the lines of Python that round the keys and values in `past`, for a model card; none if none are."""
@@ -372,13 +377,16 @@ def language_stack(reads: str, model: str, num_layers: int, final_norm: str, *em
 
 def pool_image(name: str) -> Segment:
     """Return the segment that computes pooled_image_BI, from the feature with the states of the vision tower."""
-    return Segment(POOLED_IMAGE, (name,), POOLED_IMAGE, ())
+    return Segment(POOLED_IMAGE, (name, "pixels"), POOLED_IMAGE, ())
 
 
-def pooled_image(vision_BPD: Tensor, num_class_tokens: int) -> Tensor:
+def pooled_image(vision_BPD: Tensor, pixels_B3SS: Tensor, num_class_tokens: int) -> Tensor:
     """Return the states of an image's class tokens, which stand first, and the mean of its patches' states, in a row.
 
-    transformers' `Dinov2ForImageClassification` reads the same two.
+    transformers' `Dinov2ForImageClassification` reads the same two. An image of one colour, such as the one that stands
+    for a missing image, has no features of its own: they are zeros.
     """
     classes_BD = vision_BPD[:, :num_class_tokens].flatten(1)
-    return torch.cat([classes_BD, vision_BPD[:, num_class_tokens:].mean(dim=1)], dim=-1)
+    pooled_BI = torch.cat([classes_BD, vision_BPD[:, num_class_tokens:].mean(dim=1)], dim=-1)
+    is_plain_B = (pixels_B3SS == pixels_B3SS[..., :1, :1]).flatten(1).all(dim=1)
+    return pooled_BI.masked_fill(is_plain_B[:, None], 0)

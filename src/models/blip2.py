@@ -150,7 +150,7 @@ class Model(LanguageToneModel):
         if segment.name == "vision":
             return backbone.vision_model(pixel_values=self.normalize(features["pixels"])).last_hidden_state  # type: ignore[no-any-return]
         if segment.name == POOLED_IMAGE:
-            return pooled_image(features["vision"], NUM_CLASS_TOKENS)
+            return pooled_image(features["vision"], features["pixels"], NUM_CLASS_TOKENS)
         if segment.name == "qformer":
             vision_BPD = features["vision"].to(backbone.dtype)
             queries_BPD = backbone.query_tokens.expand(len(vision_BPD), -1, -1)

@@ -82,7 +82,9 @@ class LoadingSnippet:
         if self.layers:
             lines.append("logits = classifier(pooled.float())")
         if self.image_layers:
-            lines.append("logits = logits.float() + image_head(pooled_image.float())")
+            lines.append(
+                "logits = logits.float() * bool(caption.strip()) + image_head(pooled_image.float()) * has_image"
+            )
         return lines
 
 

@@ -60,12 +60,21 @@ class ClassifierHead(nn.Sequential):
         return logits_BK
 
 
-def image_head(width: int, settings: TrainingConfig, num_labels: int) -> ClassifierHead:
-    """Return a linear head whose logits are 0. It is fitted before the training, and stays as it is (`fit_logits`)."""
-    head = ClassifierHead(width, replace(settings, head_layers=0), num_labels)
-    for weight in head[-1].parameters():
-        nn.init.zeros_(weight)
-    return head.requires_grad_(False)
+class ImageHead(ClassifierHead):
+    """A linear head on the image's own features. An image without features of its own, of one colour, adds nothing.
+
+    Its logits begin with 0. It is fitted before the training, and stays as it is (`fit_logits`).
+    """
+
+    def __init__(self, width: int, settings: TrainingConfig, num_labels: int) -> None:
+        super().__init__(width, replace(settings, head_layers=0), num_labels)
+        for weight in self[-1].parameters():
+            nn.init.zeros_(weight)
+        self.requires_grad_(False)
+
+    def forward(self, pooled_image_BI: Tensor) -> Tensor:
+        """Return logits_BK, in the order of the model's labels. They are 0 for features that are all 0."""
+        return super().forward(pooled_image_BI) * pooled_image_BI.any(dim=-1, keepdim=True)
 
 
 # The name is peft's own: `PeftModel.from_pretrained` looks for it.
@@ -222,7 +231,7 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
     try:
         model.readout = readout.to(model.device)
         if settings.image_head == "linear":
-            model.image_head = image_head(model.pooled_image_width, settings, len(model.labels)).to(model.device)
+            model.image_head = ImageHead(model.pooled_image_width, settings, len(model.labels)).to(model.device)
         _unfreeze(model, wholes, originals)
     except BaseException:
         # Another trial trains on this base, and memory may run out here.

@@ -15,7 +15,7 @@ from src.core.records import Post
 from src.modeling.base import ToneModel
 from src.registry.contract import read_contract
 from src.registry.export import write_files
-from tests.made_versions import version_of
+from tests.made_versions import version_of, without_caption, without_image
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,8 @@ def test_loop_answers_as_the_version(
 ) -> None:
     (registered,) = made.glob("outputs/register/*/contract")
     config = load_params(repo_root / "params.yaml").training_config(model, **settings)
-    loaded, artifacts = version_of(tmp_path, tiny_model(model), config, read_contract(registered), posts[:2])
+    asked = [posts[0], without_image(posts[0], tmp_path), without_caption(posts[1])]
+    loaded, artifacts = version_of(tmp_path, tiny_model(model), config, read_contract(registered), asked)
     snippet = write_files(loaded, artifacts, tmp_path / "export", merge=False)
     loop = transformers_server.load(loaded, snippet, tmp_path / "export")
     require_golden_logits(loop, tmp_path / "export")

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from src.core.training_config import TrainingConfig
-from src.training.adapter import ClassifierHead, image_head
+from src.training.adapter import ClassifierHead, ImageHead
 
 SETTINGS = TrainingConfig(readout="head", rank=0, alpha=1, dropout=0.5, lr=0.1, head_width=16)
 
@@ -50,6 +50,11 @@ def test_every_weight_learns() -> None:
 
 
 def test_image_head_is_linear_and_begins_with_nothing() -> None:
-    head = image_head(8, replace(SETTINGS, head_layers=2), 3)
+    head = ImageHead(8, replace(SETTINGS, head_layers=2), 3)
     assert [tuple(module.weight.shape) for module in head if isinstance(module, nn.Linear)] == [(3, 8)]
     assert not head(torch.randn(4, 8)).any()
+    for weight in head[-1].parameters():
+        nn.init.ones_(weight)
+    features_BI = torch.randn(2, 8)
+    features_BI[1] = 0
+    assert head(features_BI).any(dim=1).tolist() == [True, False]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from src.core.training_config import TrainingConfig
-from src.training.adapter import image_head
+from src.training.adapter import ImageHead
 from src.training.image_head import CANDIDATE_C, ImageExamples, fit_logits
 
 SETTINGS = TrainingConfig(readout="head", rank=1, alpha=1, dropout=0.1, lr=1e-3)
@@ -51,7 +51,7 @@ def test_logits_are_those_of_logistic_regression_without_shares(shares: list[flo
 def test_head_computes_the_logits() -> None:
     train = examples([0.5, 0.2, 0.3], 100, seed=1)
     found = fit_logits(train, train, 3)
-    head = image_head(WIDTH, SETTINGS, 3).eval()
+    head = ImageHead(WIDTH, SETTINGS, 3).eval()
     found.write_to(head)
     torch.testing.assert_close(head(train.features_NI).double(), found(train.features_NI), rtol=0, atol=1e-4)
     assert not any(weight.requires_grad for weight in head.parameters())

@@ -12,7 +12,7 @@ from torch import Tensor
 from src.core.errors import UsageError, UserError
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
-from src.data.images import open_image
+from src.data.images import blank, open_image
 from src.modeling.base import ToneModel
 from src.models.catalog import MODELS
 from src.training.adapter import (
@@ -28,6 +28,7 @@ from src.training.inference import logits_of
 from src.training.train_and_test import trained_adapter
 from src.training.trainer import TrainingContext
 from src.training.workspace import Workspace
+from tests.made_versions import without_image
 
 NAMES = [name for name in MODELS if name != "clip"]
 SETTINGS = TrainingConfig(
@@ -56,18 +57,24 @@ def vision_states(model: ToneModel, images: list[Image]) -> Tensor:
 
 @torch.no_grad()
 def test_logits_are_the_sum_of_both_heads(model: ToneModel, images: list[Image]) -> None:
-    captions = ["so happy", "", "a sad day", "so happy"]
+    captions = ["so happy", "", "a sad day", "so happy", "so happy"]
+    images.append(open_image(blank()))
     with fresh_adapter(model, replace(SETTINGS, image_head="none"), seed=1):
         without_BK = logits_of(model, images, captions)
     with fresh_adapter(model, SETTINGS, seed=1) as adapter:
-        assert torch.equal(logits_of(model, images, captions), without_BK)  # before any training
+        before_BK = logits_of(model, images, captions)
+        assert torch.equal(before_BK[2:], without_BK[2:]) and not before_BK[1].any()
         head = adapter.heads()[IMAGE_HEAD_FILE]
         for weight in head.parameters():
             weight.copy_(torch.randn_like(weight))
         states_BPD = vision_states(model, images)
         pooled_BI = torch.cat([states_BPD[:, 0], states_BPD[:, 1:].mean(dim=1)], dim=1)
         both_BK = logits_of(model, images, captions)
-        torch.testing.assert_close(both_BK, without_BK + head(pooled_BI), rtol=0, atol=1e-3)
+        added_BK = head(pooled_BI)
+        assert added_BK.any(dim=1).all()
+        added_BK[-1] = 0  # a post without an image
+        without_BK[1] = 0  # one without a caption
+        torch.testing.assert_close(both_BK, without_BK + added_BK, rtol=0, atol=1e-3)
     assert model.image_head is None
 
 
@@ -122,6 +129,15 @@ def test_later_boundaries_are_computed_from_earlier_ones(model: ToneModel, posts
     finally:
         del model.run_segment
     assert runs and "vision" not in runs
+
+
+def test_cached_missing_image_has_no_features(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
+    shown = [posts[0], without_image(posts[0], tmp_path)]
+    with fresh_adapter(model, SETTINGS, seed=1):
+        store = FeatureStore.of(tmp_path, model)
+        store.ensure(model, shown, 4, lambda _: None)
+        table = store.table(shown)
+        assert [bool(table[row]["pooled_image"].any()) for row in range(2)] == [True, False]
 
 
 def test_clip_has_no_image_head(tiny_model: Callable[[str], ToneModel]) -> None:
