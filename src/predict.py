@@ -65,8 +65,8 @@ def main(
     Many posts are a folder or a table (CSV, TSV, JSON Lines or Parquet). A folder holds images, and captions in text
     files of the same names. A table has the columns image (or image_path, picture, file_name, image_file_name) and text
     (or caption). Its column label may hold known labels; the command then prints scores. Its column id may hold names.
-    A post may lack its image or its caption; a grey image or an empty text replaces it. A post that cannot be used gets
-    a row with the reason.
+    A post may lack its image or its caption; a placeholder or an empty text replaces it. A post that cannot be used
+    gets a row with the reason.
 
     An HTML page beside the table (tones.html beside tones.csv) shows the answers with their pictures, the least certain
     first. With --accuracy 0.9, the column review says which posts to leave to a person so that the other answers have
@@ -119,7 +119,7 @@ def _print_answers(content: "AnsweredPosts", files: "AnswerFiles") -> None:
 
 
 def _print_summary(rows: "Sequence[PredictedPost]", files: "AnswerFiles") -> None:
-    for half, consequence in (("image", "a grey image replaces it"), ("text", "the image alone is used")):
+    for half, consequence in (("image", "a placeholder replaces it"), ("text", "the image alone is used")):
         count = sum(row.missing == half and bool(row.tone) for row in rows)
         if count:
             warn(f"{count:,} posts have no {half}: {consequence}")

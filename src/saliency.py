@@ -41,7 +41,7 @@ def main(
 
     The method is occlusion, for all models. Parts are removed one after the other: a word of the caption, or a window
     of the image, which is filled with the image's mean colour. The contribution of a part is the decrease of the
-    tone's log-odds without it.
+    tone's log-odds without it. The image as a whole is replaced by the placeholder of a missing image.
 
     --model ensemble with an ID explains the champion. Without ID it explains the version that
     `python -m src.register_ensemble` made of outputs/ensemble/.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from src.core.records import Post, content_digest
 from src.core.training_config import TrainingConfig
-from src.data.images import blank
+from src.data.images import placeholder
 from src.registry.contract import Contract, GoldenPost
 from src.registry.contract_file import write_contract
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 def without_image(post: Post, folder: Path) -> Post:
     """Return the post with the image that stands for a missing one."""
-    image = folder / "grey.png"
-    image.write_bytes(blank())
-    return replace(post, id="grey", image=str(image), digest=content_digest(blank(), post.caption))
+    image = folder / "placeholder.png"
+    image.write_bytes(placeholder())
+    return replace(post, id="placeholder", image=str(image), digest=content_digest(placeholder(), post.caption))
 
 
 def without_caption(post: Post) -> Post:

@@ -256,7 +256,7 @@ class ExplainedMistake:
     predicted: str
     # The probability of the predicted label.
     probability: float
-    # The contribution of the image as a whole.
+    # The contribution of the image as a whole, against a post without an image.
     image: float
     # The contribution of the caption as a whole.
     caption: float

@@ -11,7 +11,7 @@ METHOD = (
     "of the tone's log-odds (in nats) without it. A positive contribution supports the tone, a negative one opposes "
     "it. In the caption, one word is removed at a time. In the image, a window of "
     f"{WINDOW} by {WINDOW} cells of a grid of {GRID} by {GRID} is filled with the image's mean colour; a cell gets the "
-    "mean of the windows that cover it."
+    "mean of the windows that cover it. The image as a whole is compared with the placeholder of a missing image."
 )
 SANITY = (
     "Sanity check: a map that shows what the model has learned must change when the readout's weights are shuffled. "
@@ -42,7 +42,7 @@ class SaliencyMap:
     words: Sequence[Word]
     # The contribution of each cell of the grid over the image, rows from the top.
     cells_GG: Sequence[Sequence[float]]
-    # The contribution of the image as a whole, with its mean colour as the replacement.
+    # The contribution of the image as a whole, against a post without an image.
     image: float
     # The contribution of the caption as a whole.
     caption: float

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from src.core.errors import InfeasibleAnalysis
 from src.core.records import Post
 from src.data.captions import without_hashtags
-from src.data.images import Source, blank
+from src.data.images import Source, placeholder
 
 BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS = ABLATIONS = ("both", "text", "image", "shuffled", "no-hashtags")
 
@@ -23,11 +23,11 @@ class AblatedPost:
 
 
 def halves(posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
-    """Return the posts under the ablations `both`, `text` (with a grey image) and `image` (with an empty caption)."""
-    grey = blank()
+    """Return the posts under `both`, `text` (with the placeholder) and `image` (with an empty caption)."""
+    no_image = placeholder()
     return {
         BOTH: [AblatedPost(post.image, post.caption) for post in posts],
-        TEXT: [AblatedPost(grey, post.caption) for post in posts],
+        TEXT: [AblatedPost(no_image, post.caption) for post in posts],
         IMAGE: [AblatedPost(post.image, "") for post in posts],
     }
 

@@ -42,6 +42,10 @@ _MIN_DEVIATION = 2.0
 # The largest grey of a PNG with two or four bits. Pillow scales pixels to 255, but not the transparent grey.
 _LARGEST = {"L;2": 3, "L;4": 15}
 
+# The colours of the placeholder, three rows of three, and the width and height to which they are enlarged.
+PLACEHOLDER = "c8503c 5aa050 4664be dcc878 3c3246 963c96 f0f0eb 1e6e6e b4825a"
+PLACEHOLDER_SIZE = (64, 64)
+
 _LIGHT = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
@@ -132,10 +136,14 @@ def png_of(pixels: bytes, shape: tuple[int, int]) -> bytes:
     return content.getvalue()
 
 
-def blank() -> bytes:
-    """Return the content of a plain grey image file, for a post without an image."""
+def placeholder() -> bytes:
+    """Return the content of the image file that stands for a missing image: nine colours that blend into each other.
+
+    An image of one colour, or of noise, would be unlike all that a readout has learnt from, and some readouts answer
+    the same to any caption beside it (docs/comparisons.md, "What the picture adds").
+    """
     content = BytesIO()
-    Image.new("RGB", (64, 64), (128, 128, 128)).save(content, "PNG")
+    Image.frombytes("RGB", (3, 3), bytes.fromhex(PLACEHOLDER)).resize(PLACEHOLDER_SIZE).save(content, "PNG")
     return content.getvalue()
 
 

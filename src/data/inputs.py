@@ -9,7 +9,7 @@ from pathlib import Path
 from src.core.errors import UserError
 from src.data.columns import INPUT_COLUMNS, PostRow, read_rows
 from src.data.encodings import UTF_8, decode_caption
-from src.data.images import SUFFIXES, UnreadableImage, blank, inspect
+from src.data.images import SUFFIXES, UnreadableImage, inspect, placeholder
 
 CAPTION = ".txt"
 
@@ -37,7 +37,7 @@ class InputPost:
         return "" if self.text.strip() else "text"
 
     def read(self) -> bytes:
-        """Read and check the image. Return its content, or that of a blank image if the post has none.
+        """Read and check the image. Return its content, or that of the placeholder if the post has none.
 
         Raises:
             UserError: the post cannot be predicted; the message says why.
@@ -47,7 +47,7 @@ class InputPost:
         if self.image is None:
             if not self.text.strip():
                 raise UserError("it has neither image nor caption")
-            return blank()
+            return placeholder()
         try:
             content = self.image.read_bytes()
             inspect(content)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from src.core.errors import UserError, first_line
 from src.core.labels import TONE_LABELS, Labels, listed
 from src.core.outputs import PretrainedWeights
+from src.data.images import open_image, placeholder
 from src.modeling import loading
 from src.modeling.latest_run import LatestRun
 from src.modeling.segments import (
@@ -317,6 +318,12 @@ class ToneModel(nn.Module, ABC):
         return ((pixels_B3SS / 255 - self.mean_311) / self.std_311).to(self.backbone.dtype)
 
     @cached_property
+    def placeholder_pixels(self) -> Tensor:
+        """The pixels of the image that stands for a missing one, uint8."""
+        (pixels_3SS,) = self.image_resizer()([open_image(placeholder())])
+        return pixels_3SS
+
+    @cached_property
     def _length_without_caption(self) -> int:
         return len(self.token_ids([""])[0])
 
@@ -398,7 +405,7 @@ class ToneModel(nn.Module, ABC):
         """Compute logits_BK, float32, in the order of `labels`.
 
         With an image head they are a sum over the halves of a post. A half that the post lacks adds nothing: the
-        readout has learnt from no caption without words, nor the image head from an image of one colour.
+        readout has learnt from no caption without words, nor the image head from the placeholder.
 
         Args:
             features: the features of `encode`, or the inputs.

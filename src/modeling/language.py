@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from src.core.errors import UserError
+from src.data.images import PLACEHOLDER, PLACEHOLDER_SIZE
 from src.modeling.answers import Answers, SequenceReadout, WordReadout
 from src.modeling.base import Features, ToneModel
 from src.modeling.last_layer import LayerParts
@@ -144,6 +145,17 @@ class LanguageToneModel(ToneModel):
             states_BTD = layer(states_BTD, attention_mask=mask_B1TT, prefix=prefix, **arguments)
         return self._pool(states_BTD, end_B, mask_B1TT, prefix, arguments) if pools else states_BTD
 
+    def pooled_image(self, vision_BPD: Tensor, pixels_B3SS: Tensor, num_class_tokens: int) -> Tensor:
+        """Return the states of an image's class tokens, which stand first, and the mean of those of its patches.
+
+        They are one row an image; transformers' `Dinov2ForImageClassification` reads the same two. The placeholder that
+        stands for a missing image has no features of its own: they are zeros.
+        """
+        classes_BD = vision_BPD[:, :num_class_tokens].flatten(1)
+        pooled_BI = torch.cat([classes_BD, vision_BPD[:, num_class_tokens:].mean(dim=1)], dim=-1)
+        is_missing_B = (pixels_B3SS == self.placeholder_pixels.to(pixels_B3SS.device)).flatten(1).all(dim=1)
+        return pooled_BI.masked_fill(is_missing_B[:, None], 0)
+
     def image_usage(self, states: str, num_class_tokens: int) -> list[str]:
         """Return the lines of Python that compute pooled_image and has_image, for a card; none without an image head.
 
@@ -154,11 +166,13 @@ class LanguageToneModel(ToneModel):
         if self.image_head is None:
             return []
         classes, mean = f"vision[:, :{num_class_tokens}].flatten(1)", f"vision[:, {num_class_tokens}:].mean(dim=1)"
-        differs = 'inputs["pixel_values"] != inputs["pixel_values"][..., :1, :1]'
+        colours = f'Image.frombytes("RGB", (3, 3), bytes.fromhex("{PLACEHOLDER}"))'
         return [
             f"vision = {states}",
             f"pooled_image = torch.cat([{classes}, {mean}], dim=-1)",
-            f"has_image = ({differs}).flatten(1).any(dim=1, keepdim=True)",
+            f"placeholder = {colours}.resize({PLACEHOLDER_SIZE})  # stands for a missing image",
+            'missing = processor.image_processor(placeholder, return_tensors="pt")["pixel_values"]',
+            'has_image = (inputs["pixel_values"] != missing).flatten(1).any(dim=1, keepdim=True)',
         ]
 
     def rounding_usage(self) -> list[str]:
@@ -378,15 +392,3 @@ def language_stack(reads: str, model: str, num_layers: int, final_norm: str, *em
 def pool_image(name: str) -> Segment:
     """Return the segment that computes pooled_image_BI, from the feature with the states of the vision tower."""
     return Segment(POOLED_IMAGE, (name, "pixels"), POOLED_IMAGE, ())
-
-
-def pooled_image(vision_BPD: Tensor, pixels_B3SS: Tensor, num_class_tokens: int) -> Tensor:
-    """Return the states of an image's class tokens, which stand first, and the mean of its patches' states, in a row.
-
-    transformers' `Dinov2ForImageClassification` reads the same two. An image of one colour, such as the one that stands
-    for a missing image, has no features of its own: they are zeros.
-    """
-    classes_BD = vision_BPD[:, :num_class_tokens].flatten(1)
-    pooled_BI = torch.cat([classes_BD, vision_BPD[:, num_class_tokens:].mean(dim=1)], dim=-1)
-    is_plain_B = (pixels_B3SS == pixels_B3SS[..., :1, :1]).flatten(1).all(dim=1)
-    return pooled_BI.masked_fill(is_plain_B[:, None], 0)

@@ -35,7 +35,6 @@ from src.modeling.language import (
     LanguageToneModel,
     language_stack,
     pool_image,
-    pooled_image,
 )
 from src.modeling.last_layer import LayerParts
 from src.modeling.segments import POOLED_IMAGE, Segment
@@ -239,7 +238,7 @@ class LlavaFormat(LanguageToneModel):
         if segment.name == "vision":
             return self._vision(features["pixels"])
         if segment.name == POOLED_IMAGE:
-            return pooled_image(features["vision"], features["pixels"], self._num_class_tokens)
+            return self.pooled_image(features["vision"], features["pixels"], self._num_class_tokens)
         if segment.name == "connector":
             connector = self.backbone.model.multi_modal_projector
             # "default" drops the first token. That is the class token, except in SigLIP, which has none.

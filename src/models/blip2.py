@@ -21,7 +21,7 @@ from src.core.labels import TONE_LABELS, Labels
 from src.modeling import tiny
 from src.modeling.answers import SequenceReadout, WordReadout
 from src.modeling.base import Features
-from src.modeling.language import CUT, PROMPTED, LanguageToneModel, language_stack, pool_image, pooled_image
+from src.modeling.language import CUT, PROMPTED, LanguageToneModel, language_stack, pool_image
 from src.modeling.last_layer import LayerParts
 from src.modeling.segments import POOLED_IMAGE, Segment
 from src.modeling.spec import Spec, TokenCounts
@@ -150,7 +150,7 @@ class Model(LanguageToneModel):
         if segment.name == "vision":
             return backbone.vision_model(pixel_values=self.normalize(features["pixels"])).last_hidden_state  # type: ignore[no-any-return]
         if segment.name == POOLED_IMAGE:
-            return pooled_image(features["vision"], features["pixels"], NUM_CLASS_TOKENS)
+            return self.pooled_image(features["vision"], features["pixels"], NUM_CLASS_TOKENS)
         if segment.name == "qformer":
             vision_BPD = features["vision"].to(backbone.dtype)
             queries_BPD = backbone.query_tokens.expand(len(vision_BPD), -1, -1)

@@ -8,7 +8,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from src.data.images import pixels_of, png_of
+from src.data.images import open_image, pixels_of, placeholder, png_of
 from src.evaluation.calibration import MIN_PROBABILITY
 from src.registry import registry
 from src.training.occlusion import ClassifiedImage, log_odds_of
@@ -26,15 +26,20 @@ def classified_by(version: "PyFuncModel", image: Image) -> ClassifiedImage:
     The image keeps its own size. Each member of an ensemble resizes and crops it in its own way.
     """
     labels = labels_of(version)
-    pixels, shape = pixels_of(image, LONGEST_SIDE)
-    pixels_RC3 = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(*shape, 3)
-    return ClassifiedImage(labels, pixels_RC3.permute(2, 0, 1), partial(_version_log_odds, version, labels))
+    ask = partial(_version_log_odds, version, labels)
+    return ClassifiedImage(labels, _as_tensor(image), _as_tensor(open_image(placeholder())), ask)
 
 
 def labels_of(version: "PyFuncModel") -> tuple[str, ...]:
     """Return the names of a loaded version's labels: its columns behind that of the predicted label."""
     _, *labels = version.metadata.get_output_schema().input_names()
     return tuple(labels)
+
+
+def _as_tensor(image: Image) -> Tensor:
+    """Return the pixels of an image, uint8[3, R, C], reduced to `LONGEST_SIDE`."""
+    pixels, shape = pixels_of(image, LONGEST_SIDE)
+    return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(*shape, 3).permute(2, 0, 1)
 
 
 def _version_log_odds(

@@ -5,7 +5,6 @@ The model lies on torch's meta device, where a tensor has a shape and no content
 
 import re
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -60,6 +59,25 @@ class MeasuredTokenizer:
         return {"input_ids": [*prompt_ids, *ids][:max_length], "offset_mapping": [word.span() for word in words]}
 
 
+class BlankImageProcessor:
+    """A replacement for a checkpoint's image processor, which returns black images of the model's size.
+
+    Args:
+        side: the side of an image in pixels.
+    """
+
+    image_mean: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
+    image_std: ClassVar[tuple[float, ...]] = (0.5, 0.5, 0.5)
+
+    def __init__(self, side: int) -> None:
+        self.size = {"height": side, "width": side}
+
+    def __call__(self, images: Sequence[Any], **_: Any) -> dict[str, Any]:
+        """Return `pixel_values` as transformers' image processors do."""
+        pixels_B3SS = torch.zeros(len(images), 3, self.size["height"], self.size["width"], dtype=torch.uint8)
+        return {"pixel_values": pixels_B3SS.numpy()}
+
+
 def build_on_meta(model_type: type[M], dtype: torch.dtype, config: Any = None, labels: Labels = TONE_LABELS) -> M:
     """Build a model at full size. It can be adapted, run and differentiated; its results are shapes.
 
@@ -73,9 +91,7 @@ def build_on_meta(model_type: type[M], dtype: torch.dtype, config: Any = None, l
     tokenizer = MeasuredTokenizer(
         model_type.spec, model_type.prompt_for(labels), getattr(config, "image_token_id", None)
     )
-    side = model_type.image_side(config)
-    size = {"height": side, "width": side}
-    image_processor = SimpleNamespace(image_mean=(0.5, 0.5, 0.5), image_std=(0.5, 0.5, 0.5), size=size)
+    image_processor = BlankImageProcessor(model_type.image_side(config))
     with META:
         backbone = model_type.architecture()(config).to(dtype)
         checkpoint = PretrainedWeights(model_type.spec.checkpoint, model_type.spec.revision, "full")

@@ -61,7 +61,7 @@ class ClassifierHead(nn.Sequential):
 
 
 class ImageHead(ClassifierHead):
-    """A linear head on the image's own features. An image without features of its own, of one colour, adds nothing.
+    """A linear head on the image's own features. The placeholder, which has no features of its own, adds nothing.
 
     Its logits begin with 0. It is fitted before the training, and stays as it is (`fit_logits`).
     """

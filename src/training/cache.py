@@ -26,8 +26,8 @@ from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, wri
 
 FACTS = "boundary.json"
 # Of the features under their names. Raise it when a segment computes another content: no digest covers the code.
-# 2: `vision` has its class token. 3: `pooled_image` of an image of one colour has zeros.
-FORMAT = 3
+# 2: `vision` has its class token. 4: `pooled_image` of the placeholder alone has zeros.
+FORMAT = 4
 # The posts are written in shards because a shard is written whole or not at all: an interrupted encoding loses at most
 # one shard, and a damaged file costs the encoding of one shard. Few large shards would lose more. Many small ones would
 # open more files. The limit in bytes bounds the memory in which a shard is collected, as features differ in size.

@@ -43,6 +43,8 @@ class ClassifiedImage:
     labels: tuple[str, ...]
     # The image, uint8. Its cells are removed.
     pixels_3RC: Tensor
+    # The image that stands for a missing one, uint8, of a size of its own.
+    placeholder_3RC: Tensor
     # Returns log(p / (1 - p)) of each label, float64[B, K], for images uint8[B, 3, R, C] and a caption for each.
     log_odds: Callable[[Tensor, Sequence[str]], Tensor]
 
@@ -50,7 +52,7 @@ class ClassifiedImage:
     def of(cls, model: ToneModel, image: Image) -> "ClassifiedImage":
         """Return the image as a model with a readout gets it, resized and cropped, and the model as the classifier."""
         (pixels_3SS,) = model.image_resizer()([image])
-        return cls(names_of(model.labels), pixels_3SS, partial(_model_log_odds, model.eval()))
+        return cls(names_of(model.labels), pixels_3SS, model.placeholder_pixels, partial(_model_log_odds, model.eval()))
 
 
 @torch.no_grad()
@@ -91,6 +93,12 @@ class Parts:
         odds_BK = self.classified.log_odds(torch.where(kept_B1RC, pixels_3RC, self._mean_311()), captions)
         self.advance(len(odds_BK))
         return odds_BK
+
+    def log_odds_without_image(self) -> Tensor:
+        """Return log(p / (1 - p)) of each label, float64[K], for the whole caption alone."""
+        odds_1K = self.classified.log_odds(self.classified.placeholder_3RC[None], [self.caption])
+        self.advance(1)
+        return odds_1K[0]
 
     def _mean_311(self) -> Tensor:
         """Return the colour of a removed cell: the image's mean colour.
@@ -145,19 +153,19 @@ def saliency_map(
     parts = Parts(classified, caption, split_words(caption), advance)
     cells_GG = torch.ones(GRID, GRID)
     words_W = torch.ones(len(parts.words))
-    odds_3K = parts.log_odds(
-        torch.stack([cells_GG, 0 * cells_GG, cells_GG]), torch.stack([words_W, words_W, 0 * words_W])
+    odds_K, without_caption_K = parts.log_odds(
+        torch.stack([cells_GG, cells_GG]), torch.stack([words_W, torch.zeros_like(words_W)])
     )
+    without_image_K = parts.log_odds_without_image()
     names = classified.labels
-    k = names.index(tone) if tone else int(odds_3K[0].argmax())
-    whole, without_image, without_caption = odds_3K[:, k].tolist()
+    k = names.index(tone) if tone else int(odds_K.argmax())
     return SaliencyMap(
         tone=names[k],
-        probabilities=dict(zip(names, odds_3K[0].sigmoid().tolist(), strict=True)),
+        probabilities=dict(zip(names, odds_K.sigmoid().tolist(), strict=True)),
         words=_occluded_words(parts, k, batch_size),
         cells_GG=_occluded_cells(parts, k, batch_size, window),
-        image=whole - without_image,
-        caption=whole - without_caption,
+        image=float(odds_K[k] - without_image_K[k]),
+        caption=float(odds_K[k] - without_caption_K[k]),
         pixels_RC3=classified.pixels_3RC.permute(1, 2, 0).tolist(),
         num_passes=num_passes(caption),
     )

@@ -21,6 +21,7 @@ from src.data.images import (
     inspect,
     open_image,
     pixels_of,
+    placeholder,
     png_of,
 )
 
@@ -407,3 +408,11 @@ def test_pixels_become_the_same_image_again() -> None:
     assert shape == (60, 90)
     assert open_image(png_of(pixels, shape)).tobytes() == image.tobytes()
     assert pixels_of(image, 45)[1] == (30, 45)
+
+
+def test_placeholder_blends_nine_colours() -> None:
+    image = open_image(placeholder())
+    corners = [image.getpixel((x, y)) for y in (0, 31, 63) for x in (0, 31, 63)]
+    assert len(set(corners)) == 9
+    levels = np.asarray(image).astype(int)
+    assert max(np.abs(np.diff(levels, axis=axis)).max() for axis in (0, 1)) < 20, "there are no edges"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.core.errors import UsageError, UserError
-from src.data.images import blank
+from src.data.images import placeholder
 from src.data.inputs import InputPost, read_folder, read_table
 
 
@@ -170,6 +170,6 @@ def test_unreadable_image_gives_reason(name: str, message: str, tmp_path: Path) 
 
 def test_one_half_of_post_is_enough(picture: Path) -> None:
     assert InputPost("x", picture, "").read() == picture.read_bytes()
-    assert InputPost("x", None, "words").read() == blank()
+    assert InputPost("x", None, "words").read() == placeholder()
     with pytest.raises(UserError, match="neither image nor caption"):
         InputPost("x", None, " ").read()

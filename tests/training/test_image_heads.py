@@ -12,7 +12,7 @@ from torch import Tensor
 from src.core.errors import UsageError, UserError
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
-from src.data.images import blank, open_image
+from src.data.images import open_image, placeholder
 from src.modeling.base import ToneModel
 from src.models.catalog import MODELS
 from src.training.adapter import (
@@ -58,7 +58,7 @@ def vision_states(model: ToneModel, images: list[Image]) -> Tensor:
 @torch.no_grad()
 def test_logits_are_the_sum_of_both_heads(model: ToneModel, images: list[Image]) -> None:
     captions = ["so happy", "", "a sad day", "so happy", "so happy"]
-    images.append(open_image(blank()))
+    images.append(open_image(placeholder()))
     with fresh_adapter(model, replace(SETTINGS, image_head="none"), seed=1):
         without_BK = logits_of(model, images, captions)
     with fresh_adapter(model, SETTINGS, seed=1) as adapter:

@@ -14,7 +14,7 @@ from src.core.labels import TONE_LABELS, TONES
 from src.core.records import Post
 from src.core.saliency import GRID, SaliencyMap
 from src.core.training_config import TrainingConfig
-from src.data.images import open_image
+from src.data.images import open_image, placeholder
 from src.modeling.base import ToneModel
 from src.models.catalog import MODELS
 from src.training.adapter import attach_adapter
@@ -46,6 +46,8 @@ class Additive:
 
     cells_GG: Tensor
     words: dict[str, float] = field(default_factory=dict)
+    # The image that stands for a missing one.
+    placeholder_pixels: Tensor = field(default_factory=lambda: torch.zeros(3, SIDE, SIDE, dtype=torch.uint8))
     device = torch.device("cpu")
     labels = TONE_LABELS
 
@@ -107,9 +109,9 @@ def noisy() -> Image.Image:
 def test_one_cell_and_word_contribute(spotted: Image.Image, batch_size: int) -> None:
     fake = Additive(only_cell(2, 5, 3.0), {"love": 2.0})
     explanation = asked(fake, spotted, "we love it", batch_size)
+    assert explanation.image == pytest.approx(3, abs=1e-5)
     # What fills the cell is not black: it is the picture's mean, a 64th of white.
     alone = 3.0 * (1 - 4 / 255)
-    assert explanation.image == pytest.approx(alone, abs=1e-5)
     assert torch.allclose(torch.tensor(explanation.cells_GG), only_cell(2, 5, alone), atol=1e-5)
     assert [word.text for word in explanation.words] == ["we", "love", "it"]
     assert [word.contribution for word in explanation.words] == pytest.approx([0, 2, 0], abs=1e-5)
@@ -126,7 +128,9 @@ def test_opposing_parts_are_negative(spotted: Image.Image) -> None:
 
 def test_additive_contributions_sum_up(noisy: Image.Image) -> None:
     weights_GG = torch.randn(GRID, GRID, generator=torch.Generator().manual_seed(2))
-    fake = Additive(weights_GG, {"a": 0.5, "b": -1.5, "c": 0.25})
+    mean_311 = of(Additive(weights_GG), noisy).pixels_3RC.float().mean(dim=(1, 2), keepdim=True).round()
+    plain_3SS = mean_311.to(torch.uint8).expand(3, SIDE, SIDE)
+    fake = Additive(weights_GG, {"a": 0.5, "b": -1.5, "c": 0.25}, plain_3SS)
     explanation = asked(fake, noisy, "a b c a other")
     cells_GG = torch.tensor(explanation.cells_GG)
     assert float(cells_GG.sum()) == pytest.approx(explanation.image, abs=1e-4)
@@ -143,10 +147,9 @@ def test_windows_blur_within_their_reach(spotted: Image.Image) -> None:
     assert all(abs(float(cells_GG[place])) < 1e-5 for place in far)
 
 
-def test_uniform_image_contributes_nothing() -> None:
+def test_cells_of_uniform_image_contribute_nothing() -> None:
     fake = Additive(torch.ones(GRID, GRID))
     explanation = asked(fake, Image.new("RGB", (SIDE, SIDE), (200, 30, 90)), "", window=2)
-    assert explanation.image == 0
     assert torch.tensor(explanation.cells_GG).abs().max() < 1e-6
 
 
@@ -266,6 +269,14 @@ def test_word_contribution_is_lost_odds(trained: Trained) -> None:
         chance = logits_of(trained.model, [trained.image] * 2, [trained.caption, rest]).double().softmax(-1)
         with_it, without = chance[:, list(explanation.probabilities).index(explanation.tone)].logit().tolist()
         assert explanation.words[place].contribution == pytest.approx(with_it - without, abs=1e-3)
+
+
+def test_image_contribution_is_lost_odds(trained: Trained) -> None:
+    explanation = trained.explain()
+    images = [trained.image, open_image(placeholder())]
+    chance = logits_of(trained.model, images, [trained.caption] * 2).double().softmax(-1)
+    with_it, without = chance[:, list(explanation.probabilities).index(explanation.tone)].logit().tolist()
+    assert explanation.image == pytest.approx(with_it - without, abs=1e-3)
 
 
 def test_maps_ignore_the_batch_size(trained: Trained) -> None:
