@@ -122,13 +122,13 @@ def _print_summary(rows: "Sequence[PredictedPost]", files: "AnswerFiles") -> Non
     for half, consequence in (("image", "a placeholder replaces it"), ("text", "the image alone is used")):
         count = sum(row.missing == half and bool(row.tone) for row in rows)
         if count:
-            warn(f"{count:,} posts have no {half}: {consequence}")
+            warn(f"posts without {half}: {count:,}; {consequence}")
     unusable = sum(not row.tone for row in rows)
     if unusable:
         warn(f"{unusable:,} of {len(rows):,} posts could not be used: see the column problem")
     ignored_labels = sum(bool(row.tone and row.problem) for row in rows)
     if ignored_labels:
-        warn(f"{ignored_labels:,} labels are none of the version's, and no score counts them: see the column problem")
+        warn(f"labels that the version does not know: {ignored_labels:,}; no score counts them, see the column problem")
     labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
     tones = ", ".join(f"{sum(row.tone == label for row in rows):,} {label}" for label in labels)
     page = f", page: {files.page}" if files.page else ""

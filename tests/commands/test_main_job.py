@@ -278,7 +278,7 @@ def test_predict_takes_folder_with_half_posts(done: Path, warm_python: WarmPytho
     ]
     assert "no readable JPEG" in rows["broken"]["problem"]
     assert sum(float(rows["1"][tone]) for tone in ("negative", "neutral", "positive")) == pytest.approx(1, abs=1e-4)
-    for line in ("1 posts have no image", "1 of 4 posts could not be used"):
+    for line in ("posts without image: 1", "1 of 4 posts could not be used"):
         assert line in printed
 
 
