@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from PIL.Image import Image
@@ -132,12 +133,14 @@ def test_later_boundaries_are_computed_from_earlier_ones(model: ToneModel, posts
 
 
 def test_cached_missing_image_has_no_features(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:
-    shown = [posts[0], without_image(posts[0], tmp_path)]
+    PIL.Image.new("RGB", (64, 64), "grey").save(tmp_path / "plain.png")
+    plain = replace(posts[0], id="plain", image=str(tmp_path / "plain.png"), digest="plain")
+    shown = [posts[0], without_image(posts[0], tmp_path), plain]
     with fresh_adapter(model, SETTINGS, seed=1):
         store = FeatureStore.of(tmp_path, model)
         store.ensure(model, shown, 4, lambda _: None)
         table = store.table(shown)
-        assert [bool(table[row]["pooled_image"].any()) for row in range(2)] == [True, False]
+        assert [bool(table[row]["pooled_image"].any()) for row in range(3)] == [True, False, True]
 
 
 def test_clip_has_no_image_head(tiny_model: Callable[[str], ToneModel]) -> None:

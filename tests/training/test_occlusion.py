@@ -149,8 +149,12 @@ def test_windows_blur_within_their_reach(spotted: Image.Image) -> None:
 
 def test_cells_of_uniform_image_contribute_nothing() -> None:
     fake = Additive(torch.ones(GRID, GRID))
-    explanation = asked(fake, Image.new("RGB", (SIDE, SIDE), (200, 30, 90)), "", window=2)
+    plain = Image.new("RGB", (SIDE, SIDE), (200, 30, 90))
+    explanation = asked(fake, plain, "", window=2)
+    assert explanation.image == pytest.approx(GRID * GRID * 320 / 3 / 255, abs=1e-4), "against black"
     assert torch.tensor(explanation.cells_GG).abs().max() < 1e-6
+    own = Additive(torch.ones(GRID, GRID), placeholder_pixels=of(fake, plain).pixels_3RC)
+    assert asked(own, plain, "", window=2).image == 0
 
 
 def test_repeated_words_are_separate(spotted: Image.Image) -> None:
