@@ -64,6 +64,7 @@ def load(loaded: LoadedVersion, snippet: LoadingSnippet, folder: Path) -> Transf
     readout = heads.get(HEAD_FILE)
     names = {
         "torch": torch,
+        "Image": Image,
         "model": model.eval(),
         "processor": AutoProcessor.from_pretrained(folder, backend="pil"),
         "contract": {"prompt": loaded.contract.prompt},
