@@ -1,8 +1,8 @@
 """Predict the labels of posts with the adapter in outputs/, or with another registered version.
 
 python -m src.predict --model clip photo.jpg "what a day"
-python -m src.predict --model clip posts.csv --out tones.csv
-python -m src.predict --model clip folder/ --out tones.csv --accuracy 0.9
+python -m src.predict --model clip posts.csv --out counts.csv
+python -m src.predict --model clip folder/ --out counts.csv --accuracy 0.9
 python -m src.predict --model clip --version models:/mvsa-clip@champion photo.jpg "what a day"
 """
 
@@ -33,7 +33,7 @@ def _share(_context: click.Context, _option: click.Parameter, value: float | Non
     return value
 
 
-@command(example="python -m src.predict --model clip posts.csv --out tones.csv --accuracy 0.9")
+@command(example="python -m src.predict --model clip posts.csv --out counts.csv --accuracy 0.9")
 @model_option((*MODELS, ENSEMBLE))
 @click.option("--out", type=click.Path(path_type=Path), help="The CSV for the answers to many posts.")
 @click.option("--page", type=click.Path(path_type=Path), help="The page of the answers; beside --out by default.")
@@ -102,7 +102,7 @@ def _predict_one(model: str, version: str | None, image: Path, caption: str) -> 
         warn(answering.warning)
     post = predict_post(answering.uri, image, caption)
     probabilities = ", ".join(f"{label} {value:.3f}" for label, value in post.probabilities.items())
-    say(f"{post.tone} ({probabilities})" + (", from the image alone" if post.missing else ""))
+    say(f"{post.predicted} ({probabilities})" + (", from the image alone" if post.missing else ""))
 
 
 def _print_answers(content: "AnsweredPosts", files: "AnswerFiles") -> None:
@@ -120,19 +120,19 @@ def _print_answers(content: "AnsweredPosts", files: "AnswerFiles") -> None:
 
 def _print_summary(rows: "Sequence[PredictedPost]", files: "AnswerFiles") -> None:
     for half, consequence in (("image", "a placeholder replaces it"), ("text", "the image alone is used")):
-        count = sum(row.missing == half and bool(row.tone) for row in rows)
+        count = sum(row.missing == half and bool(row.predicted) for row in rows)
         if count:
             warn(f"posts without {half}: {count:,}; {consequence}")
-    unusable = sum(not row.tone for row in rows)
+    unusable = sum(not row.predicted for row in rows)
     if unusable:
         warn(f"{unusable:,} of {len(rows):,} posts could not be used: see the column problem")
-    ignored_labels = sum(bool(row.tone and row.problem) for row in rows)
+    ignored_labels = sum(bool(row.predicted and row.problem) for row in rows)
     if ignored_labels:
         warn(f"labels that the version does not know: {ignored_labels:,}; no score counts them, see the column problem")
-    labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
-    tones = ", ".join(f"{sum(row.tone == label for row in rows):,} {label}" for label in labels)
+    labels = next((tuple(row.probabilities) for row in rows if row.predicted), ())
+    counts = ", ".join(f"{sum(row.predicted == label for row in rows):,} {label}" for label in labels)
     page = f", page: {files.page}" if files.page else ""
-    say(f"{len(rows) - unusable:,} posts: {tones}. Table: {files.table}{page}")
+    say(f"{len(rows) - unusable:,} posts: {counts}. Table: {files.table}{page}")
 
 
 def _print_scores(predictions: "Sequence[Prediction]") -> None:

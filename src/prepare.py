@@ -26,7 +26,7 @@ def _print_report(report: DataReport) -> None:
         say(f"  read in spite of {variant}: {count:,}")
     for encoding, ids in report.guessed_encodings.items():
         say(f"  captions without a known encoding, read as {encoding}: {len(ids):,}")
-    for protocol, counts in report.tones.items():
+    for protocol, counts in report.label_counts.items():
         labels = ", ".join(f"{count:,} {label}" for label, count in counts.items())
         mark = "used" if protocol == report.protocol else "not used"
         say(f"  {protocol} ({mark}): {sum(counts.values()):,} labelled, {labels}")

@@ -26,22 +26,22 @@ WORDS_PRINTED = 10
 
 @command(example="python -m src.saliency --model clip 2499")
 @model_option((*MODELS, ENSEMBLE))
-@click.option("--tone", help="Explain this label of ID instead of the predicted one.")
+@click.option("--label", help="Explain this label of ID instead of the predicted one.")
 @click.option("--sanity", is_flag=True, help="Compare the map of ID with maps of shuffled readouts.")
 @click.option("--mistakes", type=click.IntRange(min=1), help="Number of mistakes.  [default: as in params.yaml]")
 @click.option("--out", type=click.Path(path_type=Path), help="Output folder.  [default: outputs/saliency/<model>/]")
 @click.argument("post_id", metavar="[ID]", required=False)
 def main(
-    model: str, tone: str | None, sanity: bool, mistakes: int | None, out: Path | None, post_id: str | None
+    model: str, label: str | None, sanity: bool, mistakes: int | None, out: Path | None, post_id: str | None
 ) -> None:
-    """Explain the prediction for the post ID: show the parts that support the tone and those that oppose it.
+    """Explain the prediction for the post ID: show the parts that support the label and those that oppose it.
 
     Write ID.png and ID.html with a heat map over the image and the caption in colour, and print the parts with the
     largest contributions. Without ID, explain the most confident mistakes on the test part, with a sanity check.
 
     The method is occlusion, for all models. Parts are removed one after the other: a word of the caption, or a window
     of the image, which is filled with the image's mean colour. The contribution of a part is the decrease of the
-    tone's log-odds without it. The image as a whole is replaced by the placeholder of a missing image.
+    label's log-odds without it. The image as a whole is replaced by the placeholder of a missing image.
 
     --model ensemble with an ID explains the champion. Without ID it explains the version that
     `python -m src.register_ensemble` made of outputs/ensemble/.
@@ -51,13 +51,13 @@ def main(
     params = load_params()
     folder = out or stage_folder("saliency", model)
     if post_id is None:
-        if tone or sanity:
-            raise UsageError("--tone and --sanity are for one post: give its ID")
+        if label or sanity:
+            raise UsageError("--label and --sanity are for one post: give its ID")
         _mistakes(params, model, mistakes or params.saliency.mistakes, folder)
     else:
         if mistakes:
             raise UsageError("give the ID of one post or --mistakes, not both")
-        _post(params, model, post_id, tone or "", sanity, folder)
+        _post(params, model, post_id, label or "", sanity, folder)
 
 
 def _mistakes(params: Params, model: str, num_mistakes: int, folder: Path) -> None:
@@ -73,15 +73,15 @@ def _mistakes(params: Params, model: str, num_mistakes: int, folder: Path) -> No
     say(explained.summary())
 
 
-def _post(params: Params, model: str, post_id: str, tone: str, sanity: bool, folder: Path) -> None:
+def _post(params: Params, model: str, post_id: str, label: str, sanity: bool, folder: Path) -> None:
     if model == ENSEMBLE:
         from src.pipeline.ensemble_saliency import explain_ensemble_post
 
-        explanation = explain_ensemble_post(params, post_id, tone, folder)
+        explanation = explain_ensemble_post(params, post_id, label, folder)
     else:
         from src.pipeline.saliency import explain_post
 
-        explanation = explain_post(params, model, post_id, tone, sanity, folder)
+        explanation = explain_post(params, model, post_id, label, sanity, folder)
     _print_map(model, explanation.post)
     if explanation.sanity:
         say(f"{SANITY} Here: {explanation.sanity}.")
@@ -90,11 +90,11 @@ def _post(params: Params, model: str, post_id: str, tone: str, sanity: bool, fol
 
 def _print_map(model: str, explained: "ExplainedPost") -> None:
     saliency = explained.saliency_map
-    probabilities = ", ".join(f"{tone} {probability:.3f}" for tone, probability in saliency.probabilities.items())
+    probabilities = ", ".join(f"{label} {probability:.3f}" for label, probability in saliency.probabilities.items())
     say(f"{model}: {explained.heading} ({probabilities})")
     halves = [(name, signed(contribution)) for name, contribution in saliency.halves()]
     words = [(word.text, signed(word.contribution)) for word in saliency.by_weight()[:WORDS_PRINTED]]
-    table(f"Contributions to {saliency.tone}", ["part", "log-odds"], [*halves, *words])
+    table(f"Contributions to {saliency.label}", ["part", "log-odds"], [*halves, *words])
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ def _print_split(report: SplitReport) -> None:
     shown = [f"{name} {value}" for name, value in settings.items() if value is not None]
     say(", ".join([f"{report.kind} split of the {report.protocol} posts", *shown]))
     for part, counts in report.parts.items():
-        tones = ", ".join(f"{count:,} {tone}" for tone, count in counts.items())
-        say(f"  {part}: {sum(counts.values()):,} posts, {tones}")
+        labels = ", ".join(f"{count:,} {label}" for label, count in counts.items())
+        say(f"  {part}: {sum(counts.values()):,} posts, {labels}")
     if report.in_no_part:
         say(f"  in no part: {report.in_no_part:,} labelled posts that the lists, or the column split, do not name")
     if report.unimodal:

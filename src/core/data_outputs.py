@@ -48,7 +48,7 @@ class DataReport(StageOutput):
     # Number of posts that have a label under `protocol`.
     labelled: int
     # Number of posts by protocol and label.
-    tones: dict[str, dict[str, int]]
+    label_counts: dict[str, dict[str, int]]
     # Number of posts by text label and image label, such as "positive,neutral".
     label_pairs: dict[str, int]
     dropped: DroppedPosts

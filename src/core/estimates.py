@@ -80,9 +80,9 @@ class DuplicateAgreement:
     disagreement: Interval
     # Probability that a label is wrong, derived from `disagreement` (`evaluation.label_noise.noise_rate`).
     noise_rate: Interval
-    # 1 - noise_rate: the accuracy on these labels of a classifier that knows the true tone.
-    true_tone_accuracy: Interval
-    # Highest accuracy on these posts of a classifier that gives near-duplicates the same tone.
+    # 1 - noise_rate: the accuracy on these labels of a classifier that knows the true label.
+    true_label_accuracy: Interval
+    # Highest accuracy on these posts of a classifier that gives near-duplicates the same label.
     majority_accuracy: Interval
     # The same on all posts, if all others are predicted correctly.
     majority_accuracy_all: float

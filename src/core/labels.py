@@ -16,7 +16,7 @@ NEGATIVE, NEUTRAL, POSITIVE = TONES = ("negative", "neutral", "positive")
 PROTOCOLS = ("agreement", "standard")
 # Columns that stand beside the labels' own in a table. A label of the same name would hide one of them.
 RESERVED = {
-    *("id", "actual", "predicted", "image", "text", "label", "tone", "missing", "problem", "fold"),
+    *("id", "actual", "predicted", "image", "text", "label", "missing", "problem", "fold"),
     *("confidence", "review"),
     *("group", "leak_free", "text_label", "image_label", "predicted_from_text", "predicted_from_image"),
 }

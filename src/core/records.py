@@ -102,7 +102,7 @@ class Scores:
 
     def summary(self) -> dict[str, float]:
         """Return the headline and the F1 of each label."""
-        return {**self.headline(), **{f"f1_{tone}": row["f1"] for tone, row in self.per_class.items()}}
+        return {**self.headline(), **{f"f1_{label}": row["f1"] for label, row in self.per_class.items()}}
 
 
 def content_digest(image: bytes, caption: str) -> str:

@@ -1,4 +1,4 @@
-"""Saliency maps: the contribution of each image region and each word of a post to one tone."""
+"""Saliency maps: the contribution of each image region and each word of a post to one label."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from statistics import fmean
 GRID, WINDOW = 8, 2
 METHOD = (
     "Method: occlusion. Parts of the post are removed one after the other. The contribution of a part is the decrease "
-    "of the tone's log-odds (in nats) without it. A positive contribution supports the tone, a negative one opposes "
+    "of the label's log-odds (in nats) without it. A positive contribution supports the label, a negative one opposes "
     "it. In the caption, one word is removed at a time. In the image, a window of "
     f"{WINDOW} by {WINDOW} cells of a grid of {GRID} by {GRID} is filled with the image's mean colour; a cell gets the "
     "mean of the windows that cover it. The image as a whole is compared with the placeholder of a missing image."
@@ -32,11 +32,11 @@ class Word:
 
 @dataclass(frozen=True)
 class SaliencyMap:
-    """Contributions to one tone of one post, in log-odds (nats), as `METHOD` describes."""
+    """Contributions to one label of one post, in log-odds (nats), as `METHOD` describes."""
 
-    # The tone that the contributions support or oppose.
-    tone: str
-    # The model's probability of each tone for the whole post.
+    # The label that the contributions support or oppose.
+    label: str
+    # The model's probability of each label for the whole post.
     probabilities: Mapping[str, float]
     # In the caption's order.
     words: Sequence[Word]
@@ -53,8 +53,8 @@ class SaliencyMap:
 
     @property
     def predicted(self) -> str:
-        """The tone with the highest probability."""
-        return max(self.probabilities, key=lambda tone: self.probabilities[tone])
+        """The label with the highest probability."""
+        return max(self.probabilities, key=lambda label: self.probabilities[label])
 
     def contributions(self) -> list[float]:
         """Return the contributions of all cells, then those of all words."""
@@ -70,9 +70,9 @@ class SaliencyMap:
         return [("the image as a whole", self.image), *places, ("the caption as a whole", self.caption)]
 
     def places(self) -> list[tuple[str, float]]:
-        """Return the place in the image that supports the tone most and the one that opposes it most.
+        """Return the place in the image that supports the label most and the one that opposes it most.
 
-        Each comes as words with its contribution. A place is left out if no cell supports, or opposes, the tone.
+        Each comes as words with its contribution. A place is left out if no cell supports, or opposes, the label.
         """
         cells = [
             (value, row, column) for row, values in enumerate(self.cells_GG) for column, value in enumerate(values)

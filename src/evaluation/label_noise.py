@@ -88,7 +88,7 @@ def pool_predictions(tables: Mapping[str, Sequence[Prediction]]) -> PooledPredic
 def label_issues(pooled: PooledPredictions) -> list[LabelIssue]:
     """List the posts whose label is likely wrong, the least plausible first.
 
-    The estimated noise gives the number of posts for each pair of label and other tone (cleanlab's
+    The estimated noise gives the number of posts for each pair of label and other label (cleanlab's
     `prune_by_noise_rate`). The normalised margin selects and orders them.
     """
     labels_N = pooled.labels_N
@@ -108,14 +108,14 @@ def label_issues(pooled: PooledPredictions) -> list[LabelIssue]:
 
 
 def joint_distribution(pooled: PooledPredictions) -> NDArray[np.float64]:
-    """Estimate joint_KK: the shares of posts by label (rows) and true tone (columns)."""
+    """Estimate joint_KK: the shares of posts by label (rows) and true label (columns)."""
     joint_KK: NDArray[np.float64] = estimate_joint(pooled.labels_N, pooled.probabilities_NK)
     return joint_KK
 
 
 def _likeliest_weights(likelihood_SN: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the weights_S that maximise the mean log of the weighted likelihoods."""
-    # A tone that is absent from a fold's training posts has probability 0, whose logarithm is no number.
+    # A label that is absent from a fold's training posts has probability 0, whose logarithm is no number.
     likelihood_SN = np.maximum(likelihood_SN, np.finfo(float).tiny)
     weights_S = np.full(len(likelihood_SN), 1 / len(likelihood_SN))
     for _ in range(_MAX_STEPS):
@@ -163,7 +163,7 @@ def duplicate_agreement(
         pair_disagreement=pair_disagreement,
         disagreement=disagreement,
         noise_rate=noise,
-        true_tone_accuracy=true_tone,
+        true_label_accuracy=true_tone,
         majority_accuracy=majority,
         majority_accuracy_all=1 - (num_duplicates - num_majority) / len(label_of),
     )

@@ -63,7 +63,7 @@ def shuffling_effect(posts: Sequence[Post], givers: Sequence[Post], shuffled: Se
     """
     pairs = [(post.label, giver.label) for post, giver in zip(posts, givers, strict=True)]
     other = [(pair, row.predicted) for pair, row in zip(pairs, shuffled, strict=True) if pair[0] != pair[1]]
-    adherence = label_adherence([pair for pair, _ in other], [tone for _, tone in other])
+    adherence = label_adherence([pair for pair, _ in other], [label for _, label in other])
     return ShuffledImages(1 - len(other) / len(pairs), adherence)
 
 
@@ -109,14 +109,14 @@ def label_adherence(
 
     Args:
         pairs: the text's label and the image's label of each post, which differ.
-        predicted: the predicted tone of each post.
+        predicted: the predicted label of each post.
         all_predicted: the predictions that the random baseline draws from; `predicted` if empty.
     """
     n = len(pairs)
     if not n:
         return None
     count_of = Counter(all_predicted or predicted)
-    counts = [sum(tone == pair[half] for pair, tone in zip(pairs, predicted, strict=True)) for half in (0, 1)]
+    counts = [sum(label == pair[half] for pair, label in zip(pairs, predicted, strict=True)) for half in (0, 1)]
     text, image = (share_interval(count, n) for count in counts)
     expected = [sum(count_of[pair[half]] for pair in pairs) / n / count_of.total() for half in (0, 1)]
     shares = {"text": expected[0], "image": expected[1], "neither": 1 - sum(expected)}
@@ -130,12 +130,12 @@ def adherence_by_pair(
 
     The pairs are in the order of `labels`.
     """
-    tones_of: dict[LabelPair, list[str]] = {(text, image): [] for text in labels for image in labels}
-    for pair, tone in zip(pairs, predicted, strict=True):
-        tones_of[pair].append(tone)
+    predicted_of: dict[LabelPair, list[str]] = {(text, image): [] for text in labels for image in labels}
+    for pair, label in zip(pairs, predicted, strict=True):
+        predicted_of[pair].append(label)
     adherence_of = {
-        ", ".join(pair): label_adherence([pair] * len(tones), tones, all_predicted=predicted)
-        for pair, tones in tones_of.items()
+        ", ".join(pair): label_adherence([pair] * len(answers), answers, all_predicted=predicted)
+        for pair, answers in predicted_of.items()
     }
     return {name: adherence for name, adherence in adherence_of.items() if adherence}
 

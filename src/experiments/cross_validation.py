@@ -190,7 +190,7 @@ def _write(
     digest = digest_of((str(fold.number), fold.digest) for fold in folds)
     tags = {**run_tags("folds", {**facts, "split_digest": digest}, params.notice), "study": best.study}
     tested = [row.actual for predicted in by_fold.values() for row in predicted]
-    counts = {tone: tested.count(tone) for tone in dict.fromkeys(tested)}
+    counts = {label: tested.count(label) for label in dict.fromkeys(tested)}
     name = f"mvsa-{params.prepare.protocol}-folds"
     dataset = Dataset(name, digest, str(Path(params.split.predefined.folder)), "folds", counts)
     with open_tracker(model).run("folds", tags=tags, params=best.params) as run:

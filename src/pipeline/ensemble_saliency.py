@@ -29,21 +29,21 @@ from src.tracking.run_logging import open_ensemble
 from src.training.occlusion import num_passes, saliency_map
 
 
-def explain_ensemble_post(params: Params, post_id: str, tone: str, folder: Path) -> PostExplanation:
+def explain_ensemble_post(params: Params, post_id: str, label: str, folder: Path) -> PostExplanation:
     """Explain one post, labelled or not, by the champion of the ensembles, and write its heat map and its page.
 
     Args:
         params: the settings of params.yaml.
         post_id: the id in outputs/prepare/posts.csv.
-        tone: one of the labels. Empty for the predicted one.
+        label: one of the labels. Empty for the predicted one.
         folder: where the files are written.
 
     Raises:
         UsageError: there is no such post or label.
         UserError: no ensemble is registered, it breaks its contract or has other labels, or the image cannot be read.
     """
-    post = chosen_post(params, post_id, tone)
-    return write_post(params, COMBINED, _explain(params, registry.uri_of(COMBINED), [(post, tone)]), folder)
+    post = chosen_post(params, post_id, label)
+    return write_post(params, COMBINED, _explain(params, registry.uri_of(COMBINED), [(post, label)]), folder)
 
 
 def explain_ensemble_mistakes(params: Params, num_mistakes: int, folder: Path) -> ExplainedMistakes:
@@ -71,7 +71,7 @@ def _registered() -> registry.Version:
 
 
 def _explain(params: Params, uri: str, posts: Sequence[tuple[Post, str]]) -> Explanation:
-    """Explain each post by a version, for a tone, or for the predicted one where the tone is empty."""
+    """Explain each post by a version, for a label, or for the predicted one where the label is empty."""
     part_of = read_split(SPLIT)
     version = registry.load(uri)
     if labels_of(version) != params.label_names:
@@ -79,9 +79,9 @@ def _explain(params: Params, uri: str, posts: Sequence[tuple[Post, str]]) -> Exp
         raise UserError(f"{uri} has the labels {own}, and params.yaml has {wanted}")
     with progress(sum(num_passes(post.caption) for post, _ in posts), f"{COMBINED}: occlusion", "passes") as bar:
 
-        def map_of(post: Post, tone: str) -> SaliencyMap:
+        def map_of(post: Post, label: str) -> SaliencyMap:
             classified = classified_by(version, open_image(post.image, at_least=LONGEST_SIDE))
-            return saliency_map(classified, post.caption, params.evaluate.batch_size, tone, bar.advance)
+            return saliency_map(classified, post.caption, params.evaluate.batch_size, label, bar.advance)
 
-        explained = [ExplainedPost(post, part_of.get(post.id, ""), map_of(post, tone)) for post, tone in posts]
+        explained = [ExplainedPost(post, part_of.get(post.id, ""), map_of(post, label)) for post, label in posts]
     return Explanation(explained, None, facts_of_ensemble(params))

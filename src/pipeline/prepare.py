@@ -45,7 +45,7 @@ def describe_data(index: DatasetIndex, dataset: LoadedDataset, protocol: str, la
         annotators=index.num_annotators,
         posts=len(dataset.posts),
         labelled=sum(bool(post.label) for post in dataset.posts),
-        tones={name: _count_labels(dataset.posts, name, label_names) for name in protocols_of(label_names)},
+        label_counts={name: _count_labels(dataset.posts, name, label_names) for name in protocols_of(label_names)},
         label_pairs=_count(f"{post.text_label},{post.image_label}" for post in dataset.posts),
         dropped=DroppedPosts(len(dataset.dropped), _count(post.reason for post in dataset.dropped), dataset.dropped),
         variants={**index.variants, **_folders_above(index)},

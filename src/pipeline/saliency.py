@@ -70,14 +70,14 @@ class ExplainedMistakes:
         return f"{self.output.model}: {num_mistakes} mistakes explained in {self.folder / MISTAKES_HTML}{check}"
 
 
-def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bool, folder: Path) -> PostExplanation:
+def explain_post(params: Params, model: str, post_id: str, label: str, sanity: bool, folder: Path) -> PostExplanation:
     """Explain one post, labelled or not, and write its heat map and its page.
 
     Args:
         params: the settings of params.yaml.
         model: the name in the catalog.
         post_id: the id in outputs/prepare/posts.csv.
-        tone: one of the labels. Empty for the predicted one.
+        label: one of the labels. Empty for the predicted one.
         sanity: compare the map with maps of shuffled readouts.
         folder: where the files are written.
 
@@ -86,10 +86,10 @@ def explain_post(params: Params, model: str, post_id: str, tone: str, sanity: bo
         UserError: an earlier stage has not run, or has run again since the training, or the image cannot be read.
     """
     trained = read_trained(model)
-    post = chosen_post(params, post_id, tone)
+    post = chosen_post(params, post_id, label)
     workspace = open_workspace(params, model)
     require_base_of(trained, workspace.model.checkpoint, params.labels)
-    explanation = _explain(params, workspace, [(post, tone)], sanity)
+    explanation = _explain(params, workspace, [(post, label)], sanity)
     return write_post(params, f"{model}, tuned", explanation, folder)
 
 
@@ -133,14 +133,14 @@ def worst_mistakes(folder: Path, count: int) -> Mistakes:
     return Mistakes(predictions, [(post_of[row.id], row.predicted) for row in predictions])
 
 
-def chosen_post(params: Params, post_id: str, tone: str) -> Post:
+def chosen_post(params: Params, post_id: str, label: str) -> Post:
     """Return the post of an id.
 
     Raises:
-        UsageError: there is no such post, or the tone is no label.
+        UsageError: there is no such post or no such label.
     """
-    if tone and tone not in params.label_names:
-        raise unknown("label", tone, params.label_names)
+    if label and label not in params.label_names:
+        raise unknown("label", label, params.label_names)
     posts = {post.id: post for post in read_posts(POSTS)}
     if post_id not in posts:
         ids = list(posts)
@@ -186,7 +186,7 @@ def log_mistakes(
 
 
 def _explain(params: Params, workspace: Workspace, posts: Sequence[tuple[Post, str]], sanity: bool) -> Explanation:
-    """Explain each post for a tone, or for the predicted one where the tone is empty."""
+    """Explain each post for a label, or for the predicted one where the label is empty."""
     model = workspace.model.spec.name
     part_of = read_split(SPLIT)
     # The sanity check is of the first map alone.
@@ -196,18 +196,18 @@ def _explain(params: Params, workspace: Workspace, posts: Sequence[tuple[Post, s
         progress(total, f"{model}: occlusion", "passes") as bar,
     ):
 
-        def map_of(post: Post, tone: str) -> SaliencyMap:
+        def map_of(post: Post, label: str) -> SaliencyMap:
             image = open_image(post.image, at_least=adapter.model.image_resizer().min_decoded_side)
             classified = ClassifiedImage.of(adapter.model, image)
-            return saliency_map(classified, post.caption, params.evaluate.batch_size, tone, bar.advance)
+            return saliency_map(classified, post.caption, params.evaluate.batch_size, label, bar.advance)
 
-        explained = [ExplainedPost(post, part_of.get(post.id, ""), map_of(post, tone)) for post, tone in posts]
+        explained = [ExplainedPost(post, part_of.get(post.id, ""), map_of(post, label)) for post, label in posts]
         check = None
         if sanity and explained:
             first = explained[0]
-            # The tone is kept although a shuffled readout may predict another one.
+            # The label is kept although a shuffled readout may predict another one.
             check = sanity_check(
-                first.saliency_map, lambda: map_of(first.post, first.saliency_map.tone), adapter.heads().values()
+                first.saliency_map, lambda: map_of(first.post, first.saliency_map.label), adapter.heads().values()
             )
     return Explanation(explained, check, workspace.facts())
 

@@ -29,7 +29,7 @@ class AnsweredPosts:
     @property
     def answered(self) -> list[PredictedPost]:
         """Return the rows with a prediction."""
-        return [row for row in self.rows if row.tone]
+        return [row for row in self.rows if row.predicted]
 
     @property
     def labelled(self) -> list[Prediction]:

@@ -37,7 +37,7 @@ def answers_page(content: AnsweredPosts, page: Path, table: Path) -> str:
     answered = content.answered
     labels = list(answered[0].probabilities) if answered else []
     places = sorted(
-        (place for place, row in enumerate(content.rows) if row.tone),
+        (place for place, row in enumerate(content.rows) if row.predicted),
         key=lambda place: content.rows[place].confidence or 0,
     )
     return render(
@@ -50,7 +50,7 @@ def answers_page(content: AnsweredPosts, page: Path, table: Path) -> str:
         answers=answered,
         wanted=None if content.wanted is None else round_percent(content.wanted),
         num_review=sum(bool(row.review) for row in answered),
-        unread=[row for row in content.rows if not row.tone],
+        unread=[row for row in content.rows if not row.predicted],
         counts=_counts(answered, labels),
         advice=advice(content),
         choices=_choices(content),
@@ -72,8 +72,8 @@ def _about(content: AnsweredPosts, table: Path) -> str:
 
 
 def _counts(answered: Sequence[PredictedPost], labels: Sequence[str]) -> list[dict[str, Any]]:
-    posts = Counter(row.tone for row in answered)
-    review = Counter(row.tone for row in answered if row.review)
+    posts = Counter(row.predicted for row in answered)
+    review = Counter(row.predicted for row in answered if row.review)
     return [
         {"label": label, "posts": posts[label], "share": posts[label] / len(answered), "review": review[label]}
         for label in labels
@@ -130,14 +130,14 @@ def _shown(content: AnsweredPosts, place: int, labels: Sequence[str], page: Path
     return {
         "id": row.id,
         "place": place,
-        "index": labels.index(row.tone),
+        "index": labels.index(row.predicted),
         "address": _address(post.image, page) if post.image else "",
         "caption": row.text,
-        "predicted": row.tone,
+        "predicted": row.predicted,
         "confidence": row.confidence,
-        "others": [(label, share) for label, share in row.calibrated.items() if label != row.tone],
+        "others": [(label, share) for label, share in row.calibrated.items() if label != row.predicted],
         "label": row.label if row.label in labels else "",
-        "wrong": row.label in labels and row.label != row.tone,
+        "wrong": row.label in labels and row.label != row.predicted,
         "review": row.review,
         "problem": row.problem,
     }

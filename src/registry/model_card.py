@@ -93,7 +93,7 @@ class ScoredPosts:
     """A version's scores on some posts, with 95% intervals."""
 
     scores: Scores
-    # Of accuracy, macro_f1, weighted_f1, and of f1_<tone> for each tone.
+    # Of accuracy, macro_f1, weighted_f1, and of f1_<label> for each label.
     intervals: Mapping[str, Interval]
     # The number of groups of near-duplicates.
     num_groups: int

@@ -31,7 +31,7 @@ class PredictedPost:
     # The reason why the post has no prediction, or why its label is ignored; empty without a problem.
     problem: str = ""
     # The predicted label and the probabilities by label, in order; empty for a post without a prediction.
-    tone: str = ""
+    predicted: str = ""
     probabilities: Mapping[str, float] = field(default_factory=dict)
     # The probabilities, calibrated by the temperature of the version's evidence.
     calibrated: Mapping[str, float] = field(default_factory=dict)
@@ -43,21 +43,21 @@ class PredictedPost:
     @property
     def confidence(self) -> float | None:
         """Return the calibrated probability of the predicted label; None for a post without a prediction."""
-        return self.calibrated.get(self.tone)
+        return self.calibrated.get(self.predicted)
 
     def cells(self, labels: Sequence[str]) -> dict[str, str | float]:
         """Return the cells of a table's row, by column: a probability stands under its label."""
         probabilities = {label: self.probabilities.get(label, "") for label in labels}
         confidence = "" if self.confidence is None else self.confidence
         judged = {"confidence": confidence, "review": {None: "", False: "no", True: "yes"}[self.review]}
-        ends = {"tone": self.tone, **probabilities, **judged, "label": self.label}
+        ends = {"predicted": self.predicted, **probabilities, **judged, "label": self.label}
         return {"id": self.id, "text": self.text, "missing": self.missing, "problem": self.problem, **ends}
 
     def as_prediction(self) -> Prediction | None:
         """Return the prediction for scoring; None without a prediction or a valid label."""
         if self.label not in self.probabilities:
             return None
-        return Prediction(self.id, self.label, self.tone, self.probabilities)
+        return Prediction(self.id, self.label, self.predicted, self.probabilities)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def predict_post(uri: str, image: Path, caption: str) -> PredictedPost:
     except UserError as error:
         raise UserError(f"{image} cannot be used: {error}") from error
     (predicted,) = predict_posts(uri, [post])
-    if not predicted.tone:
+    if not predicted.predicted:
         raise UserError(f"{image} with this caption cannot be used: {predicted.problem}")
     return predicted
 
@@ -139,19 +139,19 @@ def judge(rows: Sequence[PredictedPost], evidence: Evidence, accuracy: float | N
     """
     point = evidence.curve.widest(accuracy) if evidence.curve and accuracy is not None else None
     threshold = point.threshold if point else 1.0
-    answered = [Prediction(row.id, row.tone, row.tone, row.probabilities) for row in rows if row.tone]
+    answered = [Prediction(row.id, row.predicted, row.predicted, row.probabilities) for row in rows if row.predicted]
     calibrated = iter(scaled(answered, evidence.temperature) if answered else [])
     judged = []
     for row in rows:
-        probabilities = next(calibrated).probabilities if row.tone else {}
-        review = None if accuracy is None else probabilities.get(row.tone, 0) <= threshold
+        probabilities = next(calibrated).probabilities if row.predicted else {}
+        review = None if accuracy is None else probabilities.get(row.predicted, 0) <= threshold
         judged.append(replace(row, calibrated=probabilities, review=review))
     return judged
 
 
 def write_predictions_table(path: Path, rows: Sequence[PredictedPost]) -> None:
     """Write rows as CSV; a missing value is an empty cell."""
-    labels = next((tuple(row.probabilities) for row in rows if row.tone), ())
+    labels = next((tuple(row.probabilities) for row in rows if row.predicted), ())
     write_table(path, [row.cells(labels) for row in rows])
 
 
@@ -180,4 +180,4 @@ def _predicted(post: InputPost, outcome: Answer | str) -> PredictedPost:
     label = post.label.casefold() if post.label.casefold() in labels else post.label
     known = not label or label in labels
     problem = "" if known else f"the label {label!r} is none of {', '.join(labels)}: no score counts it"
-    return common(problem=problem, label=label, tone=outcome.label, probabilities=labels)
+    return common(problem=problem, label=label, predicted=outcome.label, probabilities=labels)

@@ -48,7 +48,7 @@ def learning_curves_alt(title: str, history: Sequence[Mapping[str, float]]) -> s
 def bars_alt(title: str, scores: Mapping[str, Mapping[str, float]]) -> str:
     """Describe bars of a score of each label (inner key) for each model (outer key)."""
     models = (
-        f"{model} " + ", ".join(f"{tone} {value:.2f}" for tone, value in row.items()) for model, row in scores.items()
+        f"{model} " + ", ".join(f"{label} {value:.2f}" for label, value in row.items()) for model, row in scores.items()
     )
     return f"{title}: {_joined(models)}."
 

@@ -182,7 +182,7 @@ def on_noise(noise: NoiseOutput, protocol: str) -> Iterator[str]:
             f"{agreement.conflicting_groups:,} of {agreement.groups:,} groups of near-duplicates carry several labels: "
             f"two labels of the same content differ in {percent_interval(agreement.disagreement)}. If labels err "
             f"independently, {percent_interval(agreement.noise_rate)} of them are wrong, and even a classifier that "
-            f"knows the true label would score no more than {percent_interval(agreement.true_tone_accuracy)}."
+            f"knows the true label would score no more than {percent_interval(agreement.true_label_accuracy)}."
         )
     learned = noise.confident_learning
     if learned is None:

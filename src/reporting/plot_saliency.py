@@ -1,7 +1,7 @@
 """Heat maps over images and shaded captions, as PNG.
 
-Orange speaks for the tone and purple against it (ColorBrewer's PuOr, which is safe for colour-blind readers). The signs
-+ and - say the same in black and white. A solid line underlines words for the tone, a dotted line words against it.
+Orange supports the label and purple opposes it (ColorBrewer's PuOr, which is safe for colour-blind readers). The signs
++ and - say the same in black and white. A solid line underlines words for the label, a dotted line words against it.
 """
 
 import unicodedata
@@ -78,7 +78,7 @@ def explained_post(saliency_map: SaliencyMap, title: str, notice: str) -> bytes:
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(_MAP_HEIGHT, height)).flat
     above.suptitle(f"{_drawable(title)}\n{notice}", fontsize=11, parse_math=False)
     _draw_map(above, saliency_map)
-    _draw_caption(below, lines, saliency_map.tone, height)
+    _draw_caption(below, lines, saliency_map.label, height)
     return png_of(figure)
 
 
@@ -97,7 +97,7 @@ def _draw_map(figure: "FigureBase", saliency_map: SaliencyMap) -> None:
     heat.imshow(greys_RC, cmap="gray", vmin=2 * darkest - brightest - 1, vmax=brightest)
     frame = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     drawn = heat.imshow(grid_GG, cmap=COLOUR_MAP, vmin=-scale, vmax=scale, alpha=0.65, extent=frame)
-    heat.set_title(f"contributions to {saliency_map.tone}", fontsize=11)
+    heat.set_title(f"contributions to {saliency_map.label}", fontsize=11)
     for row, column, value in cells:
         x, y = ((place + 0.5) * length / len(grid_GG) - 0.5 for place, length in ((column, columns), (row, rows)))
         _mark(heat, x, y, value / scale)
@@ -105,7 +105,7 @@ def _draw_map(figure: "FigureBase", saliency_map: SaliencyMap) -> None:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_color("#8c8c8c")
     bar = figure.colorbar(drawn, ax=heat, fraction=0.046, pad=0.03)
-    bar.set_label(f"log-odds of {saliency_map.tone}: + for, \N{MINUS SIGN} against", fontsize=10)
+    bar.set_label(f"log-odds of {saliency_map.label}: + for, \N{MINUS SIGN} against", fontsize=10)
 
 
 def _mark(axes: "Axes", x: float, y: float, share: float) -> None:
@@ -117,12 +117,14 @@ def _mark(axes: "Axes", x: float, y: float, share: float) -> None:
         axes.text(x, y, sign, ha="center", va="center", fontsize=size, fontweight="bold", path_effects=halo)
 
 
-def _draw_caption(figure: "FigureBase", lines: Sequence[_Line], tone: str, height: float) -> None:
+def _draw_caption(figure: "FigureBase", lines: Sequence[_Line], label: str, height: float) -> None:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
     axes.set_axis_off()
     scale = scale_of(word.contribution for line in lines for _, word in line)
-    heading = f"the caption; the strongest colour is {scale:.2f} log-odds of {tone}" if lines else "there is no caption"
+    heading = (
+        f"the caption; the strongest colour is {scale:.2f} log-odds of {label}" if lines else "there is no caption"
+    )
     axes.text(_MARGIN, _LINE, heading, fontsize=10, va="center", parse_math=False)
     for number, line in enumerate(lines, start=2):
         for x, word in line:

@@ -67,7 +67,7 @@ def _alt(explained: ExplainedPost) -> str:
     image, *places, _ = saliency_map.halves()
     contributions = "; ".join(f"{name} {signed(value)}" for name, value in (image, *places))
     return (
-        f"The image of post {explained.post.id}, and a heat map of the contributions to {saliency_map.tone} in "
+        f"The image of post {explained.post.id}, and a heat map of the contributions to {saliency_map.label} in "
         f"log-odds: {contributions}."
     )
 

@@ -58,7 +58,7 @@ class Dataset:
     source: str
     # The use of the posts in the run, such as train.
     context: str
-    # The number of posts of each tone.
+    # The number of posts of each label.
     counts: Mapping[str, int]
 
 

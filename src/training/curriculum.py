@@ -2,7 +2,7 @@
 
 Source: Y. Bengio et al., Curriculum Learning, ICML 2009. A post is easy if its text and image labels agree, or if the
 model has a low loss on it at the beginning of the epoch (M. P. Kumar et al., Self-Paced Learning, NIPS 2010). Each
-tone keeps its share (G. Hacohen and D. Weinshall, On the Power of Curriculum Learning, ICML 2019, section 2).
+label keeps its share (G. Hacohen and D. Weinshall, On the Power of Curriculum Learning, ICML 2019, section 2).
 """
 
 import math

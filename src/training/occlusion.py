@@ -136,7 +136,7 @@ def saliency_map(
     classified: ClassifiedImage,
     caption: str,
     batch_size: int,
-    tone: str = "",
+    label: str = "",
     advance: Callable[[int], None] = noop,
     window: int = WINDOW,
 ) -> SaliencyMap:
@@ -146,7 +146,7 @@ def saliency_map(
         classified: The post's image and the classifier.
         caption: The post's caption, which may be empty.
         batch_size: The number of posts that go through the classifier at once.
-        tone: A label of the classifier; if empty, the most probable one.
+        label: A label of the classifier; if empty, the most probable one.
         advance: Called with the number of posts that went through the classifier; `num_passes` returns their sum.
         window: The side of the square of cells that are removed together.
     """
@@ -158,9 +158,9 @@ def saliency_map(
     )
     without_image_K = parts.log_odds_without_image()
     names = classified.labels
-    k = names.index(tone) if tone else int(odds_K.argmax())
+    k = names.index(label) if label else int(odds_K.argmax())
     return SaliencyMap(
-        tone=names[k],
+        label=names[k],
         probabilities=dict(zip(names, odds_K.sigmoid().tolist(), strict=True)),
         words=_occluded_words(parts, k, batch_size),
         cells_GG=_occluded_cells(parts, k, batch_size, window),
@@ -207,11 +207,11 @@ def sanity_check(own: SaliencyMap, shuffled_map: Callable[[], SaliencyMap], head
 
     Source: J. Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (section 3.1: the first step of the
     cascade). A head is a trained classifier. A verbalizer is the rows of the language model's head that belong to the
-    tones' words: they are not trained here, but are weights of the model like any others.
+    labels' words: they are not trained here, but are weights of the model like any others.
 
     Args:
         own: The map of the model with its own heads.
-        shuffled_map: Returns a new map of the same post and tone.
+        shuffled_map: Returns a new map of the same post and label.
         heads: The model's readout, and its image head if it has one. Their weights are restored at the end.
     """
     module = nn.ModuleList(heads)

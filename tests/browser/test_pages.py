@@ -59,7 +59,9 @@ def answers(tmp_path: Path, post: Post) -> Path:
     for each, joy in zip(posts, (0.9, 0.4, 0.7, 0.2), strict=True):
         tone = "joy" if joy > 0.5 else "rage"
         shares = {"joy": joy, "rage": 1 - joy}
-        rows.append(PredictedPost(id=each.id, text=CAPTION, missing="", tone=tone, probabilities=shares, label="rage"))
+        rows.append(
+            PredictedPost(id=each.id, text=CAPTION, missing="", predicted=tone, probabilities=shares, label="rage")
+        )
     shares = {"joy": 0.75, "rage": 0.25}
     curve = selective_curve([Prediction(str(key), "joy" if key % 4 else "rage", "joy", shares) for key in range(32)])
     evidence = Evidence("mvsa-clip version 3", NOTICE, "", curve, [])

@@ -115,8 +115,8 @@ def test_version_carries_its_labels(five: Path) -> None:
     Path("away.yaml").rename("params.yaml")
     assert model.metadata.get_output_schema().input_names() == ["label", *FIVE]
     columns, rows = predicted_columns(MODEL, "data/data")
-    assert columns == ["id", "text", "missing", "problem", "tone", *FIVE, "confidence", "review", "label"]
-    assert len(rows) == len(read_posts(POSTS)) and {row["tone"] for row in rows} <= set(FIVE)
+    assert columns == ["id", "text", "missing", "problem", "predicted", *FIVE, "confidence", "review", "label"]
+    assert len(rows) == len(read_posts(POSTS)) and {row["predicted"] for row in rows} <= set(FIVE)
     run("verify", f"models:/mvsa-{MODEL}@champion")
     run("export", f"models:/mvsa-{MODEL}@champion", "--out", "exported")
     assert "calm, anger, sadness, great joy or love" in Path("exported/README.md").read_text()
@@ -172,7 +172,7 @@ def test_two_labels_of_real_posts(real_mvsa: Path, repo_root: Path, tmp_path: Pa
         report = read_json(Path("outputs/prepare/report.json"))
         left_out = sum(count for pair, count in taken.items() if "neutral" in pair)
         assert report["dropped"]["reasons"] == {"the label neutral is not among labels": left_out}
-        assert report["tones"]["agreement"] == {
+        assert report["label_counts"]["agreement"] == {
             "negative": taken["negative,negative"],
             "positive": taken["positive,positive"],
         }

@@ -270,7 +270,7 @@ def test_predict_takes_folder_with_half_posts(done: Path, warm_python: WarmPytho
     (folder / "broken.jpg").write_text("no image")
     printed = warm_python.run(done, "src.predict", "--model", MODEL, "mine", "--out", "tones.csv")
     rows = {row["id"]: row for row in read_table(done / "tones.csv")}
-    assert [(row["missing"], bool(row["tone"])) for row in rows.values()] == [
+    assert [(row["missing"], bool(row["predicted"])) for row in rows.values()] == [
         ("", True),
         ("text", True),
         ("image", True),
@@ -288,7 +288,7 @@ def test_predict_scores_labelled_csv(done: Path, warm_python: WarmPython) -> Non
     asked = [{"image": posts[row.id].image, "text": posts[row.id].caption, "label": row.actual} for row in measured]
     write_table(done / "asked.csv", asked)
     printed = warm_python.run(done, "src.predict", "--model", MODEL, "asked.csv", "--out", "answers.csv")
-    assert [row["tone"] for row in read_table(done / "answers.csv")] == [row.predicted for row in measured]
+    assert [row["predicted"] for row in read_table(done / "answers.csv")] == [row.predicted for row in measured]
     assert f"{read_json(done / 'outputs' / 'evaluate' / MODEL / 'metrics.json')['accuracy']:.4f}" in printed
     assert "--out" in warm_python.run(done, "src.predict", "--model", MODEL, "asked.csv", code=2)
 

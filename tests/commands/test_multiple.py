@@ -82,7 +82,7 @@ def test_prepare_and_split_use_the_majority(folder: Path, protocol: str) -> None
     posts = read_posts(POSTS)
     assert (report.annotators, report.posts, len(posts)) == (3, NUM_COMPLETE, NUM_COMPLETE)
     assert report.dropped.reasons == WITHOUT_MAJORITY
-    assert report.tones == TONES_BY_PROTOCOL
+    assert report.label_counts == TONES_BY_PROTOCOL
     assert report.label_pairs["positive,neutral"] == 3
     tones = TONES_BY_PROTOCOL[protocol]
     assert Counter(post.label for post in posts if post.label) == tones

@@ -31,7 +31,7 @@ def test_writes_posts_and_report() -> None:
     report = DataReport.read(DATA_REPORT)
     assert len(posts) == report.posts == 120
     assert all(Path(post.image).is_file() for post in posts)
-    assert report.tones["agreement"] == {"negative": 29, "neutral": 19, "positive": 57}
+    assert report.label_counts["agreement"] == {"negative": 29, "neutral": 19, "positive": 57}
     assert report.label_pairs["neutral,positive"] == 6
     assert (report.dropped.count, report.dropped.reasons, report.dropped.posts) == (0, {}, ())
     assert report.annotators == 1

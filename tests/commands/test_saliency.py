@@ -81,9 +81,9 @@ def test_explained_prediction_equals_evaluates(saliency: Saliency) -> None:
 
 def test_other_tone_with_sanity_check(saliency: Saliency, tmp_path: Path) -> None:
     row = read_predictions(PREDICTIONS)[0]
-    tone = "neutral" if row.predicted != "neutral" else "negative"
-    printed = saliency(row.id, "--tone", tone, "--sanity", "--out", str(tmp_path / "elsewhere"))
-    assert f"Contributions to {tone}" in printed
+    other = "neutral" if row.predicted != "neutral" else "negative"
+    printed = saliency(row.id, "--label", other, "--sanity", "--out", str(tmp_path / "elsewhere"))
+    assert f"Contributions to {other}" in printed
     assert "Sanity check" in printed
     assert "on average of 10" in printed
     assert sorted(path.name for path in (tmp_path / "elsewhere").iterdir()) == [f"{row.id}.html", f"{row.id}.png"]
@@ -160,9 +160,9 @@ def test_no_mistake_still_writes_outputs(saliency: Saliency) -> None:
     [
         (("nonsense",), "there is no post 'nonsense'; there are 120, from 1 to"),
         (("11111",), "there is no post '11111'; close to it: "),
-        (("1", "--tone", "glad"), "unknown label 'glad'; known: negative, neutral, positive"),
-        (("--tone", "neutral"), "--tone and --sanity are for one post: give its ID"),
-        (("--sanity",), "--tone and --sanity are for one post: give its ID"),
+        (("1", "--label", "glad"), "unknown label 'glad'; known: negative, neutral, positive"),
+        (("--label", "neutral"), "--label and --sanity are for one post: give its ID"),
+        (("--sanity",), "--label and --sanity are for one post: give its ID"),
         (("1", "--mistakes", "3"), "give the ID of one post or --mistakes, not both"),
         (("--mistakes", "0"), "0 is not in the range x>=1"),
     ],
@@ -189,7 +189,7 @@ def test_missing_training_is_named(folder: Path) -> None:
     trained.rename("outputs/away")
     try:
         with pytest.raises(UserError, match=r"train\.json"):
-            explain_post(load_params(), MODEL, "1", tone="", sanity=False, folder=FOLDER)
+            explain_post(load_params(), MODEL, "1", label="", sanity=False, folder=FOLDER)
     finally:
         Path("outputs/away").rename(trained)
 

@@ -44,7 +44,7 @@ def test_groups_of_two_in_closed_form() -> None:
     assert result.majority_accuracy.value == 1 - 3 / 24
     assert result.majority_accuracy_all == 1 - 3 / 100
     assert result.noise_rate.value == pytest.approx(2 / 3 * (1 - (1 - 1.5 * 0.25) ** 0.5))
-    assert result.true_tone_accuracy.value == pytest.approx(1 - result.noise_rate.value)
+    assert result.true_label_accuracy.value == pytest.approx(1 - result.noise_rate.value)
 
 
 def test_counts_equal_those_of_all_pairs() -> None:
@@ -83,7 +83,7 @@ def test_no_duplicates_no_agreement() -> None:
 def test_agreeing_duplicates_have_exact_interval() -> None:
     result = required(*[[POSITIVE, POSITIVE]] * 9)
     assert result.disagreement == result.noise_rate == Interval(0.0, None, None)
-    assert result.majority_accuracy == result.true_tone_accuracy == Interval(1.0, None, None)
+    assert result.majority_accuracy == result.true_label_accuracy == Interval(1.0, None, None)
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.01, 0.1, 0.25, 0.5, 2 / 3])

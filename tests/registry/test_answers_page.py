@@ -47,7 +47,7 @@ def content(
             text=post.text,
             missing=post.missing,
             problem="" if tone else "the image is <b>damaged</b>",
-            tone=tone,
+            predicted=tone,
             probabilities=probabilities(tone, top) if tone else {},
             label=post.label,
         )

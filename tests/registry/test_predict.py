@@ -31,11 +31,11 @@ def test_every_post_gets_row(folder: Path) -> None:
     said = predict(folder / "posts.csv", "--out", str(folder / "tones.csv"))
     answers = read_table(folder / "tones.csv")
     assert len(answers) == 41
-    assert [(place, row["problem"]) for place, row in enumerate(answers) if not row["tone"]] == [
+    assert [(place, row["problem"]) for place, row in enumerate(answers) if not row["predicted"]] == [
         (20, "the text has 20,000 characters, and 10,000 are allowed"),
         (21, "the image cannot be read (No such file or directory)"),
     ]
-    assert "happy" in answers[22]["problem"] and answers[22]["tone"] in TONES
+    assert "happy" in answers[22]["problem"] and answers[22]["predicted"] in TONES
     assert "columns that are not read: place" in said and "38 posts with a label" in said
     page = (folder / "tones.html").read_text()
     assert "posts.csv" in page and page.count("<li ") == 39 and page.count('src="a.jpg"') == 39

@@ -177,7 +177,7 @@ AGREEMENT = DuplicateAgreement(
     pair_disagreement=interval(0.17),
     disagreement=interval(0.2),
     noise_rate=interval(0.11),
-    true_tone_accuracy=interval(0.89),
+    true_label_accuracy=interval(0.89),
     majority_accuracy=interval(0.95),
     majority_accuracy_all=0.99,
 )

@@ -165,9 +165,9 @@ def test_repeated_words_are_separate(spotted: Image.Image) -> None:
 
 def test_likeliest_tone_is_the_default(spotted: Image.Image) -> None:
     classified = of(Additive(only_cell(2, 5, 3.0)), spotted)
-    assert saliency_map(classified, "", 9).tone == "negative"
+    assert saliency_map(classified, "", 9).label == "negative"
     other = saliency_map(classified, "", 9, "positive")
-    assert (other.tone, other.predicted) == ("positive", "negative")
+    assert (other.label, other.predicted) == ("positive", "negative")
     assert other.cells_GG[2][5] < -1
 
 
@@ -258,7 +258,7 @@ def test_map_holds_the_models_probabilities(trained: Trained) -> None:
     explanation = trained.explain()
     (chances,) = logits_of(trained.model, [trained.image], [trained.caption]).softmax(-1).tolist()
     assert list(explanation.probabilities.values()) == pytest.approx(chances, abs=1e-5)
-    assert explanation.probabilities[explanation.tone] == max(explanation.probabilities.values())
+    assert explanation.probabilities[explanation.label] == max(explanation.probabilities.values())
     assert (len(explanation.cells_GG), len(explanation.cells_GG[0])) == (GRID, GRID)
     assert "".join(word.text for word in explanation.words) == "".join(trained.caption.split())
     assert min(len(set(explanation.contributions())), explanation.num_passes) > 20
@@ -271,7 +271,7 @@ def test_word_contribution_is_lost_odds(trained: Trained) -> None:
     for place in (0, len(words) // 2, len(words) - 1):
         rest = " ".join(words[:place] + words[place + 1 :])
         chance = logits_of(trained.model, [trained.image] * 2, [trained.caption, rest]).double().softmax(-1)
-        with_it, without = chance[:, list(explanation.probabilities).index(explanation.tone)].logit().tolist()
+        with_it, without = chance[:, list(explanation.probabilities).index(explanation.label)].logit().tolist()
         assert explanation.words[place].contribution == pytest.approx(with_it - without, abs=1e-3)
 
 
@@ -279,7 +279,7 @@ def test_image_contribution_is_lost_odds(trained: Trained) -> None:
     explanation = trained.explain()
     images = [trained.image, open_image(placeholder())]
     chance = logits_of(trained.model, images, [trained.caption] * 2).double().softmax(-1)
-    with_it, without = chance[:, list(explanation.probabilities).index(explanation.tone)].logit().tolist()
+    with_it, without = chance[:, list(explanation.probabilities).index(explanation.label)].logit().tolist()
     assert explanation.image == pytest.approx(with_it - without, abs=1e-3)
 
 
@@ -294,7 +294,7 @@ def test_shuffled_readout_changes_the_map(trained: Trained) -> None:
     assert readout is not None
 
     def explain() -> SaliencyMap:
-        return saliency_map(trained.classified(), trained.caption, 32, explanation.tone)
+        return saliency_map(trained.classified(), trained.caption, 32, explanation.label)
 
     before = {name: weight.clone() for name, weight in readout.state_dict().items()}
     check = sanity_check(explanation, explain, [readout])
