@@ -93,6 +93,7 @@ def test_every_stage_stands_in_a_chain() -> None:
     assert sorted(ALLOWED) == sorted(stage for chain in CHAINS for stage in chain) == sorted(stages())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chain", CHAINS, ids=["light", "trained"])
 def test_a_stage_loads_only_what_it_runs(chain: tuple[str, ...]) -> None:
     allowed = {f"src.pipeline.{stage}": ALLOWED[stage] for stage in chain}

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from benchmarks.operations import main
 
 
+@pytest.mark.slow
 def test_ratios_follow_what_runs_once() -> None:
     done = CliRunner().invoke(main, ["--model", "tinyllava", "--caption-tokens", "10", "--rank", "4"])
     assert done.exit_code == 0, done.output

@@ -50,6 +50,7 @@ def test_both_sides_have_equal_losses(
     assert max(loss.difference for loss in losses) <= fixed_trials.TOLERANCE[torch.float32]
 
 
+@pytest.mark.slow
 def test_pruned_searches_score_on_test(tmp_path: Path) -> None:
     task, settings = task_of("clip", tmp_path, num_posts=24)
     baseline = baseline_of(task, settings)

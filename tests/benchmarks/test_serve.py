@@ -18,6 +18,7 @@ from src.registry.export import write_files
 from tests.made_versions import version_of, without_caption, without_image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "settings"),
     [

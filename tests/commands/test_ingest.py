@@ -132,6 +132,7 @@ def test_outside_of_root_nothing_is_written(tmp_path: Path, monkeypatch: pytest.
     assert not Path("data.dvc").exists()
 
 
+@pytest.mark.slow
 def test_dvc_repro_imports_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo_root: Path, warm_python: WarmPython
 ) -> None:

@@ -253,6 +253,7 @@ def test_dvc_repro_copies_the_import_in_any_clone(
     assert yaml.safe_load(Path("data.dvc").read_text())["outs"][0]["md5"] != first
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_real_posts_in_a_table_equal_those_in_mvsas_layout(
     real_mvsa: Path, real_reading: LoadedDataset, repository: Path

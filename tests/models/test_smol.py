@@ -79,6 +79,7 @@ def built(folder: Path) -> str:
     return folder_digest(folder)
 
 
+@pytest.mark.slow
 def test_checkpoint_is_built_once(
     small: Callable[[str], None], tmp_path: Path, posts: list[Post], monkeypatch: pytest.MonkeyPatch
 ) -> None:

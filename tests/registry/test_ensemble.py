@@ -134,6 +134,7 @@ def test_explained_answer_equals_predicted(registered: Path) -> None:
     assert {path.name for path in folder.iterdir()} >= {f"{row.id}.png", f"{row.id}.html"}
 
 
+@pytest.mark.slow
 def test_mistakes_are_explained(registered: Path) -> None:
     wrong = mistaken(read_predictions(ENSEMBLE / "predictions.csv"))[:2]
     run("saliency", "--model", "ensemble", "--mistakes", "2")

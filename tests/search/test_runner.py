@@ -215,6 +215,7 @@ def test_unfit_settings_break_constraint(study: Study) -> None:
     assert [sum(trial.constraints.values()) for trial in (unfit, odd, fine)] == [1.0, 0, 0]
 
 
+@pytest.mark.slow
 def test_sampler_avoids_unfit_settings(study: Study) -> None:
     def share_of_large(unfit: bool) -> float:
         plan = StudyPlan(
