@@ -79,7 +79,7 @@ def test_explained_prediction_equals_evaluates(saliency: Saliency) -> None:
     assert ", ".join(f"{tone} {share:.3f}" for tone, share in row.probabilities.items()) in printed
 
 
-def test_other_tone_with_sanity_check(saliency: Saliency, tmp_path: Path) -> None:
+def test_other_label_with_sanity_check(saliency: Saliency, tmp_path: Path) -> None:
     row = read_predictions(PREDICTIONS)[0]
     other = "neutral" if row.predicted != "neutral" else "negative"
     printed = saliency(row.id, "--label", other, "--sanity", "--out", str(tmp_path / "elsewhere"))

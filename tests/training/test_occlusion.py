@@ -163,7 +163,7 @@ def test_repeated_words_are_separate(spotted: Image.Image) -> None:
     assert explanation.caption == pytest.approx(4, abs=1e-5)
 
 
-def test_likeliest_tone_is_the_default(spotted: Image.Image) -> None:
+def test_likeliest_label_is_the_default(spotted: Image.Image) -> None:
     classified = of(Additive(only_cell(2, 5, 3.0)), spotted)
     assert saliency_map(classified, "", 9).label == "negative"
     other = saliency_map(classified, "", 9, "positive")
