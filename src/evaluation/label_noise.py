@@ -88,7 +88,7 @@ def pool_predictions(tables: Mapping[str, Sequence[Prediction]]) -> PooledPredic
 def label_issues(pooled: PooledPredictions) -> list[LabelIssue]:
     """List the posts whose label is likely wrong, the least plausible first.
 
-    The estimated noise gives the number of posts for each pair of label and other label (cleanlab's
+    The estimated noise gives the number of posts for each pair of given label and true label (cleanlab's
     `prune_by_noise_rate`). The normalised margin selects and orders them.
     """
     labels_N = pooled.labels_N
@@ -149,7 +149,7 @@ def duplicate_agreement(
     counts_GC = np.array([_counts(group) for group in labels.values() if len(group) > 1], dtype=float)
     if not len(counts_GC):
         return None
-    pair_disagreement, disagreement, noise, true_tone, majority = cluster_bootstrap(
+    pair_disagreement, disagreement, noise, true_label, majority = cluster_bootstrap(
         counts_GC, partial(_shares, num_labels=num_labels), seed, resamples
     ).intervals
     num_duplicates, _, pairs, disagreeing, num_majority = counts_GC.sum(0).tolist()
@@ -163,7 +163,7 @@ def duplicate_agreement(
         pair_disagreement=pair_disagreement,
         disagreement=disagreement,
         noise_rate=noise,
-        true_label_accuracy=true_tone,
+        true_label_accuracy=true_label,
         majority_accuracy=majority,
         majority_accuracy_all=1 - (num_duplicates - num_majority) / len(label_of),
     )
