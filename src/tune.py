@@ -136,7 +136,7 @@ def main(
     warm_start = WarmStart(like, like_best) if like else None
     result = run_search(params, model, resources, total, time_budget, warm_start)
     is_option = context.get_parameter_source("storage") == ParameterSource.COMMANDLINE
-    for line in result.lines(usual.tune, resources.storage if is_option else None):
+    for line in result.lines(usual, resources.storage if is_option else None):
         say(line)
 
 

@@ -9,7 +9,7 @@ import click
 
 from src.cli.garbage import collect_rarely
 from src.cli.output import PLAIN_WIDTH, require_utf8
-from src.core.errors import StopRequested, UsageError, UserError, unknown
+from src.core.errors import StopRequested, UsageError, UserError, first_line, is_out_of_memory, unknown
 from src.core.training_config import Setting
 
 INTERRUPTED = 130
@@ -21,7 +21,8 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 def command(*, example: str = "", **attrs: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a click command whose errors are one line each on standard error.
 
-    Exit codes: a `UserError`'s own, 2 for misuse, 1 for an error of the operating system, 130 for an interruption.
+    Exit codes: a `UserError`'s own, 2 for misuse, 1 for an error of the operating system or too little memory, 130 for
+    an interruption.
 
     Args:
         example: a command line for the end of the help.
@@ -139,6 +140,10 @@ class _Command(click.Command):
         except BrokenPipeError:
             # The reader of the output, such as head, has closed it: click then ends without a message.
             raise
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _fail(f"out of memory: {first_line(error)}; a smaller batch_size, or a machine with more, may do", 1)
         except OSError as error:
             _fail(": ".join(str(part) for part in (error.strerror or error, error.filename) if part), 1)
 

@@ -196,6 +196,8 @@ class TuneParams:
                 raise ValueError(
                     f"spaces.{model}.{name} is no setting of a training; known: {', '.join(sorted(settings))}"
                 )
+            # Pruners compare trials at an epoch, and every trial may reach the last one.
+            require("epochs" not in space, f"spaces.{model}.epochs: all trials of a study have as many epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +342,7 @@ class Params:
         """The sentence on the weights that stands beside every score."""
         return notice_of(self.scale)
 
-    def training_config(self, model: str, **overrides: Setting | bool) -> TrainingConfig:
+    def training_config(self, model: str, /, **overrides: Setting | bool) -> TrainingConfig:
         """Merge `training.common`, `training.<model>` and a trial's overrides. The later wins."""
         merged = {**self.training.get("common", {}), **self.training.get(model, {}), **overrides}
         settings = build(TrainingConfig, merged, f"training of {model}")

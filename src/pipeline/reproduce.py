@@ -21,14 +21,14 @@ from src.training.workspace import posts_by_part
 class Reproduction:
     """The recipes that were run."""
 
-    # One row for each recipe, then the baselines. Empty if no recipe has scores.
+    # One row for each recipe, then the baselines. Empty if no recipe was run.
     rows: Sequence[PaperTableRow]
     # The names of recipes that failed and may succeed in another attempt.
     failed: Sequence[str]
 
 
 def run_reproduce(params: Params, recipes: Sequence[Recipe]) -> Reproduction:
-    """Run the recipes, and write outputs/reproduce/. The table stays as it was if no recipe has scores.
+    """Run the recipes, and write outputs/reproduce/. A recipe that failed has a row without scores.
 
     Raises:
         UserError: `prepare` or `split` has not run.
@@ -43,8 +43,6 @@ def run_reproduce(params: Params, recipes: Sequence[Recipe]) -> Reproduction:
         output = RecipeOutput(result.recipe, row.scores, row.posts, result.facts, row.failure)
         output.write(REPRODUCE / f"{row.name}.json")
     failed = [result.recipe.name for result in results if not result.final]
-    if not any(row.scores for row in rows):
-        return Reproduction((), failed)
     rows += [
         PaperTableRow(name=name, **_scored(params, predictions, group_of))
         for name, predictions in _baselines(params).items()

@@ -23,6 +23,8 @@ class WorkerDied:
     worker: str
     # One line from the library that noticed it.
     reason: str
+    # When the worker was started (seconds, as `time.monotonic` counts).
+    started_s: float
 
 
 class Worker(Protocol[W_co]):
@@ -51,6 +53,13 @@ class WorkerPool(Protocol[W_co]):
 
     def wait_any(self, timeout_s: float) -> W_co | WorkerDied | None:
         """Wait for the next result. Return `WorkerDied` if a worker dies first, or None after `timeout_s`."""
+
+    @property
+    def num_spare(self) -> int:
+        """The number of started workers that run no task."""
+
+    def withdraw(self, count: int) -> list[str]:
+        """Take back the tasks of up to `count` workers that wait to be started. Return the names of these workers."""
 
     def replace(self, name: str) -> None:
         """Replace a worker that can no longer run tasks, and end those that it runs."""
@@ -89,6 +98,15 @@ class LocalWorkerPool:
         if not self._busy:
             self.close()
         return result
+
+    @property
+    def num_spare(self) -> int:
+        """The same as `idle`: the worker is always started."""
+        return self.idle
+
+    def withdraw(self, count: int) -> list[str]:
+        """Return no name: the worker never waits to be started."""
+        return []
 
     def replace(self, name: str) -> None:
         """Raise `RestartRequired`: the worker is this process."""

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,12 +77,17 @@ def cluster(address: str | None, size: int, gpus: float | None, cpus: int | None
 
 
 @dataclass
-class _BusyWorker:
-    """A worker with tasks that have not ended."""
+class _RayWorker:
+    """A worker in a process of Ray's."""
 
     name: str
     actor: Any
-    num_tasks: int
+    # Ready as soon as Ray has the resources for the process and has started it.
+    start: "ObjectRef[None]"
+    # When it was asked for (seconds, as `time.monotonic` counts).
+    asked_s: float
+    # The number of tasks that have not ended.
+    num_tasks: int = 0
 
 
 class RayWorkerPool(Generic[W]):
@@ -99,9 +105,9 @@ class RayWorkerPool(Generic[W]):
         self._size = size
         self._make = make
         self._shares = shares
-        self._idle: dict[str, Any] = {}
+        self._idle: list[_RayWorker] = []
         # The busy workers by the result that comes next.
-        self._busy: dict[ObjectRef[W], _BusyWorker] = {}
+        self._busy: dict[ObjectRef[W], _RayWorker] = {}
         self._num_started = 0
 
     @property
@@ -114,10 +120,28 @@ class RayWorkerPool(Generic[W]):
         """The number of workers that run no task, or are not started yet."""
         return self._size - len(self._busy)
 
+    @property
+    def num_spare(self) -> int:
+        """The number of started workers that run no task."""
+        return len(self._idle)
+
     def submit(self, count: int = 1) -> None:
         """Start tasks side by side on an idle worker, or on a new one."""
-        name, actor = self._idle.popitem() if self._idle else self._start_worker()
-        self._busy[actor.run.remote(count)] = _BusyWorker(name, actor, count)
+        worker = self._idle.pop() if self._idle else self._start_worker()
+        worker.num_tasks = count
+        self._busy[worker.actor.run.remote(count)] = worker
+
+    def withdraw(self, count: int) -> list[str]:
+        """End up to `count` workers that wait to be started, with their tasks. Return their names."""
+        import ray
+
+        waiting = [
+            (result, worker) for result, worker in self._busy.items() if not ray.wait([worker.start], timeout=0)[0]
+        ]
+        for result, worker in waiting[:count]:
+            ray.kill(worker.actor)
+            del self._busy[result]
+        return [worker.name for _, worker in waiting[:count]]
 
     def wait_any(self, timeout_s: float) -> W | WorkerDied | None:
         """Wait for the next result. Return `WorkerDied` if a worker dies first, or None after `timeout_s`.
@@ -141,32 +165,34 @@ class RayWorkerPool(Generic[W]):
         except RayError as error:
             # The worker may be unreachable and alive. It must not finish a trial that another worker runs again.
             ray.kill(worker.actor)
-            return WorkerDied(worker.name, first_line(error))
+            return WorkerDied(worker.name, first_line(error), worker.asked_s)
         worker.num_tasks -= 1
         if worker.num_tasks:
             self._busy[worker.actor.run_on.remote()] = worker
         else:
-            self._idle[worker.name] = worker.actor
+            self._idle.append(worker)
         return result
 
     def replace(self, name: str) -> None:
         """End a worker. A later `submit` starts a new one."""
         import ray
 
-        self._idle |= {worker.name: worker.actor for worker in self._busy.values() if worker.name == name}
-        self._busy = {results: worker for results, worker in self._busy.items() if worker.name != name}
-        ray.kill(self._idle.pop(name))
+        for worker in [*self._idle, *self._busy.values()]:
+            if worker.name == name:
+                ray.kill(worker.actor)
+        self._idle = [worker for worker in self._idle if worker.name != name]
+        self._busy = {result: worker for result, worker in self._busy.items() if worker.name != name}
 
     def close(self) -> None:
         """End all workers at once."""
         import ray
 
-        for actor in [*self._idle.values(), *(worker.actor for worker in self._busy.values())]:
-            ray.kill(actor)
+        for worker in [*self._idle, *self._busy.values()]:
+            ray.kill(worker.actor)
         self._idle.clear()
         self._busy.clear()
 
-    def _start_worker(self) -> tuple[str, Any]:
+    def _start_worker(self) -> _RayWorker:
         import ray
 
         self._num_started += 1
@@ -174,9 +200,10 @@ class RayWorkerPool(Generic[W]):
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {"OMP_NUM_THREADS": str(self._shares.threads), "PYTHONPATH": os.pathsep.join(paths)}
         actor_class = ray.remote(num_cpus=self._shares.cpus, num_gpus=self._shares.gpus, max_restarts=0)(_WorkerActor)
-        return name, actor_class.options(runtime_env={"env_vars": environment}).remote(
+        actor: Any = actor_class.options(runtime_env={"env_vars": environment}).remote(
             self._make, name, str(Path.cwd())
         )
+        return _RayWorker(name, actor, actor.start.remote(), time.monotonic())
 
 
 class _WorkerActor(Generic[W]):
@@ -188,6 +215,9 @@ class _WorkerActor(Generic[W]):
         self._name = name
         self._worker: Worker[W] | None = None
         self._results: Iterator[W] = iter(())
+
+    def start(self) -> None:
+        """Do nothing: this returns as soon as the process runs."""
 
     def run(self, count: int) -> W:
         """Start tasks, and return the result of the one that ends first."""

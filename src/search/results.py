@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from src.cli.output import warn
-from src.core.config import Range, TuneParams
+from src.core.config import Params, Range
 from src.core.errors import UserError
 from src.core.files import DECIMALS, write_bytes, write_table
 from src.core.outputs import BestTrial, SearchSummary
@@ -36,11 +36,11 @@ class SearchResult:
     # What all trials of the study cost, later ones included.
     cost: SearchSummary
 
-    def lines(self, usual: TuneParams, storage: str | None = None) -> list[str]:
+    def lines(self, usual: Params, storage: str | None = None) -> list[str]:
         """Return the lines to print: the best trial, the cost, the Pareto front, and the commands that go on.
 
         Args:
-            usual: the search of params.yaml. What differs from it must stand in the command for `dvc`.
+            usual: params.yaml. What differs from it must stand in the command for `dvc`.
             storage: the storage if `--storage` named it. `dvc` passes it on in the environment only.
         """
         folder = stage_folder("tune", self.model)
@@ -60,14 +60,17 @@ class SearchResult:
             lines.append(f"To train and register it: `{command}` (no trial is run again)")
         return lines
 
-    def _dvc_command(self, usual: TuneParams, storage: str | None) -> str:
+    def _dvc_command(self, usual: Params, storage: str | None) -> str:
         """Return the command that trains the best trial, or nothing if `dvc repro` would."""
         searched = {"trials": len(self.finished), "sampler": self.plan.sampler, "pruner": self.plan.pruner}
-        settings = [f"-S tune.{name}={value}" for name, value in searched.items() if value != getattr(usual, name)]
+        settings = [f"-S tune.{name}={value}" for name, value in searched.items() if value != getattr(usual.tune, name)]
+        if self.model not in usual.models:
+            settings.append(f"-S 'models=[{','.join([*usual.models, self.model])}]'")
         variable = [f"MVSA_STORAGE={shlex.quote(without_password(storage, storage))}"] if storage else []
         if not variable and not settings:
             return ""
-        return " ".join([*variable, "dvc", "exp", "run", *settings])
+        # Without the target, the budget of this model would be spent on every other model too.
+        return " ".join([*variable, "dvc exp run", *settings, f"register@{self.model}"])
 
 
 def conclude(model: str, study: Study, sync: MlflowSync, parent: Run, total: int) -> SearchResult:

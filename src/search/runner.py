@@ -1,5 +1,6 @@
 """The runner of a study: it sends workers until the wanted number of trials is finished."""
 
+import math
 import time
 from collections import Counter
 from contextlib import suppress
@@ -47,6 +48,8 @@ class StudyRunner:
     num_suspects: int = 0
     # Killed workers by the settings that they ran.
     _deaths: Counter[str] = field(default_factory=Counter)
+    # When a worker's death last counted as a failure (seconds, as `time.monotonic` counts).
+    _death_counted_s: float = -math.inf
 
     def run(self, total: int) -> int:
         """Run trials until `total` are finished, or the deadline has passed and no worker is busy.
@@ -85,6 +88,7 @@ class StudyRunner:
         is_over = self.deadline_s is not None and time.time() >= self.deadline_s
         # `remaining` counts finished trials only. So a failed trial is made up for by another one.
         missing = 0 if is_over else self.study.remaining(orders.total)
+        self._withdraw_waiting(0 if orders.pause else missing)
         if missing and orders.pause:
             return True
         if missing and not self.pool.busy:
@@ -99,6 +103,20 @@ class StudyRunner:
             self.study.enqueue_initial_trials(num_drawing)
             self.pool.submit(count)
         return self.pool.busy > 0
+
+    def _withdraw_waiting(self, missing: int) -> None:
+        """Take tasks back from workers that wait for resources, if no trial may begin or others can run the tasks.
+
+        A cluster with too few resources starts only some of the workers, and these hold what they have until the end.
+        """
+        count = 0
+        if not missing:
+            count = self.pool.busy
+        elif self.pool.busy >= missing:
+            count = self.pool.num_spare
+        for worker in self.pool.withdraw(count) if count else ():
+            # The worker may have been started, and have drawn a trial, at the last moment.
+            self.study.recover(worker)
 
     def _wait(self) -> TrialResult | WorkerDied | None:
         if self.pool.busy:
@@ -136,8 +154,11 @@ class StudyRunner:
         interrupted = self.study.recover(death.worker)
         if len(interrupted) > 1:
             self.num_suspects += len(interrupted)
-        # Deaths of workers count as failures too: a node that kills every worker must end the search.
-        self._check_failures(Failure("a worker died", death.reason))
+        # Deaths of workers count as failures too: a node that kills every worker must end the search. Workers that die
+        # together, with their node, count once.
+        if death.started_s > self._death_counted_s:
+            self._death_counted_s = time.monotonic()
+            self._check_failures(Failure("a worker died", death.reason))
 
     def _check_failures(self, failure: Failure | None) -> None:
         """Raise `UserError` after `MOST_FAILURES` failures in a row with one cause."""

@@ -17,7 +17,7 @@ from optuna.trial import create_trial
 from src.core.config import Range, Sampling, Space
 from src.search.plan import StudyPlan
 from src.search.space import allowed, even, from_even, is_whole, to_even
-from src.search.trial import is_retry
+from src.search.trial import RETRY, is_retry
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -49,9 +49,10 @@ class SeededByTrialSampler(BaseSampler):
         self, study: "Study", trial: "FrozenTrial", search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Draw all settings on even scales by the wrapped sampler."""
-        others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-        place = sum(other.number < trial.number and not is_retry(other) for other in others)
-        twin = on_even_scales(study.directions, others, self._space, self._make(self._seed + place))
+        trials = study.get_trials(deepcopy=False)
+        others = [other for other in trials if other.number != trial.number]
+        seed = self._seed + _place(trial, trials)
+        twin = on_even_scales(study.directions, others, self._space, self._make(seed))
         return from_even(self._space, twin.ask(distributions_of(even(self._space))).params)
 
     def sample_independent(
@@ -107,6 +108,14 @@ def on_even_scales(
 def distributions_of(space: Space) -> dict[str, BaseDistribution]:
     """Return the space as Optuna's storage holds it."""
     return {name: _distribution_of(choice) for name, choice in space.items()}
+
+
+def _place(trial: "FrozenTrial", trials: "Sequence[FrozenTrial]") -> int:
+    """Return how many trials came before one, or before the interrupted one whose settings it runs again."""
+    number = trial.number
+    while is_retry(trials[number]):
+        number = trials[number].user_attrs[RETRY]
+    return sum(not is_retry(earlier) for earlier in trials[:number])
 
 
 def _distribution_of(choice: Range) -> BaseDistribution:

@@ -7,6 +7,7 @@ from functools import partial
 
 from src.cli.output import say
 from src.core.config import Params
+from src.core.errors import UsageError
 from src.core.files import require_free_space
 from src.core.locks import try_lock
 from src.core.paths import KEPT, MLRUNS, OUTPUTS, STUDIES, TRIALS, sqlite_file
@@ -22,8 +23,8 @@ from src.search.ray_pool import RayWorkerPool, cluster
 from src.search.results import SearchResult, conclude
 from src.search.runner import StudyRunner
 from src.search.steering import SearchOrders, obey, requests_of, total_of
-from src.search.storage import postgres_lock, remote_url
-from src.search.study import Study, open_study, other_studies
+from src.search.storage import remote_url, study_lock
+from src.search.study import Study, open_study, other_studies, study_names
 from src.search.warm_start import WarmStart, record_warm_start, warm_start_of
 from src.search.worker import TrialResult, TrialWorker, open_worker
 from src.tracking.client import Run, Tracker, parts_read
@@ -63,7 +64,7 @@ class SearchRun:
 
     This class wires the parts of `src/search`, and no other module knows more than a few of them:
 
-    - `Study` (Optuna's storage), under a lock of the machine and one of the server;
+    - `Study` (Optuna's storage), under a lock of the repository and one of the storage;
     - `MlflowSync`, below the study's MLflow run;
     - `StudyPoller`, which passes changed trials from the storage to `LiveTrialTable` and `MlflowSync`;
     - `StudyRunner`, with a `LocalWorkerPool` or a `RayWorkerPool` of `TrialWorker`s;
@@ -102,7 +103,12 @@ class SearchRun:
 
         Returns:
             The number of trials, and how many of them MLflow lacked in whole or in part.
+
+        Raises:
+            UsageError: no search has begun under these settings.
         """
+        if self.plan.name not in study_names(self.resources.storage):
+            raise UsageError(f"no search of {self.model} has begun under these settings: there is nothing to sync")
         with self._opened() as (study, parent, sync):
             study.recover()
             trials = study.trials()
@@ -121,7 +127,7 @@ class SearchRun:
     def _opened(self, warm_start: WarmStart | None = None) -> Iterator[tuple[Study, Run, MlflowSync]]:
         with (
             try_lock(KEPT / f"tune-{self.model}.lock", f"the search for {self.model}"),
-            postgres_lock(self.resources.storage, self.plan.name),
+            study_lock(self.resources.storage, self.plan.name),
         ):
             study = open_study(self.resources.storage, self.plan)
             if warm_start:
@@ -175,6 +181,8 @@ class SearchRun:
             # Opening a pool loads the base or starts Ray, so it is opened only if a trial is missing.
             if study.remaining(total):
                 stop, pool = self._open_pool(study, stack)
+                # A signal then ends the wait for a storage that does not answer, too.
+                study.interrupt_waits_by(stop.check)
                 runner = StudyRunner(
                     study,
                     pool,

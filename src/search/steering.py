@@ -7,7 +7,7 @@ search (`obey`), and workers those about their trials (`RunningTrial`).
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, assert_never
 
@@ -96,7 +96,7 @@ def steer(url: str, plan: StudyPlan, model: str, option: Option, value: str | in
     has_begun = plan.name in study_names(url)
     if number is not None and not has_begun:
         raise UsageError(f"{option} {value}: no search has begun under these settings, so there is no trial {number}")
-    study = join_study(url, plan, replace(RetryPolicy.of(url), limit_s=0)).impatient()
+    study = join_study(url, plan, RetryPolicy.of(url).once()).impatient()
     answer = _send(study, option, value, number, settings)
     waits = "" if has_begun else f". No search has begun under these settings: `python -m src.tune --model {model}`"
     return f"{model}: {answer}{waits}"

@@ -10,14 +10,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.core.errors import UsageError, UserError
-from src.core.locks import lock
+from src.core.locks import lock, try_lock
 from src.core.paths import at_origin, sqlite_file
 from src.tracking.addresses import database_errors_as_user_errors, first_line_without_password
+from src.training.callbacks import noop
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, GrpcStorageProxy
@@ -48,6 +49,8 @@ class RetryPolicy:
     where: str
     # Operations are repeated for so long. With 0 they are not repeated.
     limit_s: float
+    # Is called before each pause, and may raise `StopRequested`.
+    check: Callable[[], None] = noop
 
     @staticmethod
     def of(url: str) -> "RetryPolicy":
@@ -56,11 +59,16 @@ class RetryPolicy:
         # The URL of a server may hold a password, so no message repeats it.
         return RetryPolicy(str(database), 0) if database else RetryPolicy("on the server", _WAIT_FOR_SERVER_S)
 
+    def once(self) -> "RetryPolicy":
+        """Return the policy that repeats nothing."""
+        return replace(self, limit_s=0)
+
     def __call__(self, operation: Callable[[], T]) -> T:
         """Return the operation's result. The operation may be done twice: a server may do it and its answer be lost.
 
         Raises:
             StorageError: the storage still fails after `limit_s`.
+            StopRequested: `check` raised it.
         """
         begun_s = time.monotonic()
         pause_s = 0.1
@@ -75,6 +83,7 @@ class RetryPolicy:
                 if pause_s > 1 and not is_logged:
                     _log.warning("the storage of studies does not answer: waiting for it")
                     is_logged = True
+            self.check()
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -136,18 +145,29 @@ def remote_url(url: str, host: str) -> Iterator[str]:
 
 
 @contextmanager
-def postgres_lock(url: str, study: str) -> Iterator[None]:
-    """Lock a study on a PostgreSQL server, so that no command on another machine runs the same trials.
+def study_lock(url: str, study: str) -> Iterator[None]:
+    """Lock a study in its storage, so that no command of another clone or machine runs the same trials.
 
-    The advisory lock lasts as long as the connection, and is lost if the server restarts. For an SQLite file the lock
-    in `outputs/` does the same on one machine. The owner of a proxy holds that lock already.
+    An SQLite file has a lock file for each study beside it, which protects on one machine. On a PostgreSQL server it is
+    an advisory lock. That lasts as long as the connection, and is lost if the server restarts. Behind a proxy, and on
+    other servers, nothing is locked.
 
     Raises:
         UserError: another process holds the lock.
     """
-    if not url.startswith("postgresql"):
+    database = sqlite_file(at_origin(url))
+    if database:
+        with try_lock(database.with_name(f"{database.name}.{study}.lock"), f"the study {study} on this storage"):
+            yield
+    elif url.startswith("postgresql"):
+        with _postgres_lock(url, study):
+            yield
+    else:
         yield
-        return
+
+
+@contextmanager
+def _postgres_lock(url: str, study: str) -> Iterator[None]:
     from sqlalchemy import NullPool, create_engine, text
 
     key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:8], signed=True)

@@ -145,7 +145,11 @@ class Study:
 
     def impatient(self) -> "Study":
         """Return this study with methods that fail at once if the storage does not answer."""
-        return Study(self.raw, self._storage, self.plan, replace(self._retry, limit_s=0), self._ended)
+        return Study(self.raw, self._storage, self.plan, self._retry.once(), self._ended)
+
+    def interrupt_waits_by(self, check: Callable[[], None]) -> None:
+        """Call `check`, which may raise `StopRequested`, before each pause while the storage does not answer."""
+        self._retry = replace(self._retry, check=check)
 
     def attrs(self) -> Mapping[str, Any]:
         """Return the attributes of the study."""
@@ -358,7 +362,7 @@ def open_study(url: str, plan: StudyPlan) -> Study:
         UserError: the storage cannot be opened.
     """
     # A user waits here, so a wrong address must fail at once.
-    study = join_study(url, plan, replace(RetryPolicy.of(url), limit_s=0))
+    study = join_study(url, plan, RetryPolicy.of(url).once())
     if _IDENTITY not in study.raw.user_attrs:
         study.raw.set_user_attr(_IDENTITY, uuid.uuid4().hex)
     return study
@@ -405,14 +409,19 @@ def study_names(url: str) -> list[str]:
     """
     import optuna
 
-    return RetryPolicy("on the server", 0)(lambda: optuna.get_all_study_names(open_storage(url)))
+    return RetryPolicy.of(url).once()(lambda: optuna.get_all_study_names(open_storage(url)))
 
 
 def other_studies(url: str, prefix: str, name: str) -> dict[str, Mapping[str, str]]:
-    """Return what `store_config` recorded of the other studies whose names begin with `prefix`, the newest last."""
+    """Return what `store_config` recorded of the other studies whose names begin with `prefix`, the newest last.
+
+    Raises:
+        UserError: as `open_study`.
+    """
     import optuna
 
-    summaries = [summary for summary in optuna.get_all_study_summaries(open_storage(url)) if summary.datetime_start]
-    others = [summary for summary in summaries if summary.study_name.startswith(prefix) and summary.study_name != name]
+    summaries = RetryPolicy.of(url).once()(lambda: optuna.get_all_study_summaries(open_storage(url)))
+    begun = [summary for summary in summaries if summary.datetime_start]
+    others = [summary for summary in begun if summary.study_name.startswith(prefix) and summary.study_name != name]
     others.sort(key=lambda summary: str(summary.datetime_start))
     return {summary.study_name: summary.user_attrs.get(_CONFIG, {}) for summary in others}

@@ -7,7 +7,7 @@ from src.core.errors import UsageError, unknown
 from src.core.training_config import Setting
 from src.search.space import allowed
 from src.search.steering import stamped
-from src.search.storage import open_storage
+from src.search.storage import RetryPolicy, open_storage
 from src.search.study import QueuedTrial, Study, study_names
 from src.search.trial import REQUEST
 
@@ -68,7 +68,10 @@ def _best_settings(url: str, request: WarmStart, space: Space) -> dict[int, dict
     """Return the settings of the best trials that the space allows, each once, by the trial's number."""
     import optuna
 
-    trials = optuna.load_study(study_name=request.study, storage=open_storage(url)).get_trials(deepcopy=False)
+    def read_trials() -> list[optuna.trial.FrozenTrial]:
+        return optuna.load_study(study_name=request.study, storage=open_storage(url)).get_trials(deepcopy=False)
+
+    trials = RetryPolicy.of(url).once()(read_trials)
     complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
     if not complete:
         raise UsageError(f"--like {request.study}: none of its trials is complete")

@@ -24,9 +24,9 @@ class _ModelScores:
     # The run with the test score, and its experiment.
     run_id: str
     experiment_id: str
-    # Macro-F1 of the tuned model on the validation and test parts.
-    validation: float
+    # Macro-F1 of the tuned model on the test part, and on the validation part if MLflow has the training run.
     test: float
+    validation: float | None
     # Macro-F1 of the untuned model on the test part, if MLflow has its run.
     zeroshot: float | None
 
@@ -34,7 +34,7 @@ class _ModelScores:
         """Return the row of the table; `name` is the model's name or a link."""
         return {
             "model": name,
-            "validation macro-F1": f"{self.validation:.4f}",
+            "validation macro-F1": "-" if self.validation is None else f"{self.validation:.4f}",
             "test macro-F1": run_link(f"{self.test:.4f}", self.experiment_id, self.run_id),
             "untrained": "-" if self.zeroshot is None else f"{self.zeroshot:.4f}",
             "gained": "-" if self.zeroshot is None else f"{self.test - self.zeroshot:+z.4f}",
@@ -72,7 +72,8 @@ def compare_models(tracker: Tracker, facts: Mapping[str, str]) -> None:
     tags = {name: facts[name] for name in _COMPARABLE_TAGS}
     experiments = tracker.experiments(_PREFIX)
     models = [scores for model, item in experiments.items() if (scores := _scores_of(model, item, tags))]
-    models.sort(key=lambda scores: -scores.validation)
+    # Models without a validation score come last.
+    models.sort(key=lambda scores: -1.0 if scores.validation is None else scores.validation, reverse=True)
     if not models:
         return
     baselines = _baselines(experiments, facts)
@@ -94,8 +95,8 @@ def _scores_of(model: str, experiment: Tracker, tags: Mapping[str, str]) -> _Mod
         model=model,
         run_id=evaluated.id,
         experiment_id=evaluated.experiment_id(),
-        validation=train.last_metrics().get(_VAL_METRIC, 0.0) if train else 0.0,
         test=evaluated.last_metrics()[_TEST_METRIC],
+        validation=train.last_metrics().get(_VAL_METRIC) if train else None,
         zeroshot=zeroshot.last_metrics()[_TEST_METRIC] if zeroshot else None,
     )
 
@@ -116,7 +117,7 @@ def _baselines(experiments: Mapping[str, Tracker], facts: Mapping[str, str]) -> 
         run = _newest(experiments[_BASELINES], {**tags, "model": name})
         if run:
             metrics = run.last_metrics()
-            scores = (metrics["val_macro_f1"], metrics[_TEST_METRIC], None)
+            scores = (metrics[_TEST_METRIC], metrics["val_macro_f1"], None)
             baselines.append(_ModelScores(name, run.id, run.experiment_id(), *scores))
     return baselines
 
@@ -128,10 +129,15 @@ def _newest(experiment: Tracker, tags: Mapping[str, str]) -> Run | None:
 
 
 def _best_sentence(models: list[_ModelScores]) -> str:
-    best, *others = models
-    sentence = f"Best on validation: **{best.model}**, macro-F1 {best.validation:.4f}"
+    """Name the best model on validation; empty if no model has a validation score."""
+    ranked = [(scores.model, scores.validation) for scores in models if scores.validation is not None]
+    if not ranked:
+        return ""
+    (best, validation), *others = ranked
+    sentence = f"Best on validation: **{best}**, macro-F1 {validation:.4f}"
     if others:
-        sentence += f", {lead_of(best.validation, others[0].validation)} {others[0].model}"
+        second, next_validation = others[0]
+        sentence += f", {lead_of(validation, next_validation)} {second}"
     return f"{sentence}."
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from src.core.errors import DivergenceError, OutOfMemory, OutOfSpace, UserError
+from src.core.errors import DivergenceError, OutOfMemory, OutOfSpace, UserError, is_out_of_memory
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 # The cause that an error of ours stands for, and whether the settings are to blame.
 _CAUSES = (
     (DivergenceError, "the loss is no number", True),
@@ -45,11 +44,11 @@ def failure_of(error: Exception) -> Failure:
     for kind, cause, unfit in _CAUSES:
         if isinstance(error, kind):
             return Failure(cause, reason, unfit)
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or _mentions(error, _NO_MEMORY):
+    if is_out_of_memory(error):
         return Failure(
             "out of memory", f"out of memory: {reason}" if reason != "MemoryError" else "out of memory", True
         )
-    if isinstance(error, torch.AcceleratorError) or _mentions(error, _GPU):
+    if isinstance(error, torch.AcceleratorError) or _is_of_gpu(error):
         # The error destroys the process's context on the device: every later call fails too.
         return Failure("the GPU failed", reason, fatal=True)
     if isinstance(error, UserError):
@@ -78,5 +77,5 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _mentions(error: Exception, words: tuple[str, ...]) -> bool:
-    return isinstance(error, RuntimeError) and any(word.lower() in str(error).lower() for word in words)
+def _is_of_gpu(error: Exception) -> bool:
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _GPU)

@@ -1,7 +1,8 @@
 """The memory of a training: the micro-batch that a GPU holds, freed memory on a CPU, gradient checkpointing.
 
 The micro-batch does not change the batch of an optimiser step, which the settings give. It changes only the pieces in
-which the step is computed, and with them the last digits of a gradient.
+which the step is computed. With the pieces change the last digits of a gradient, and the masks of dropout, which are
+drawn for each piece.
 """
 
 import ctypes
@@ -22,6 +23,7 @@ from src.training.loss import Loss
 # This share stays free because two small steps do not show all needs: fragmentation, the optimiser's moments, other
 # lengths.
 FREE_SHARE = 0.1
+_LESS = "set gradient_checkpointing, a lower rank or adapter_layers"
 
 
 def micro_batch(
@@ -59,7 +61,10 @@ def largest_that_fits(effective: int, room: float, peak: Callable[[int], int]) -
     Raises:
         OutOfMemory: Not even one post fits.
     """
-    one = peak(1)
+    try:
+        one = peak(1)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"a step of one post needs more than {room / 1e9:.1f} GB, which are free: {_LESS}") from error
     try:
         bytes_a_post: float = max(0, peak(2) - one)
     except torch.OutOfMemoryError:
@@ -67,10 +72,7 @@ def largest_that_fits(effective: int, room: float, peak: Callable[[int], int]) -
     divisors = [posts for posts in range(1, effective + 1) if effective % posts == 0]
     fitting = [posts for posts in divisors if one + (posts - 1) * bytes_a_post <= room]
     if not fitting:
-        raise OutOfMemory(
-            f"a step of one post takes {one / 1e9:.1f} GB and {room / 1e9:.1f} GB are free: "
-            "set gradient_checkpointing, a lower rank or adapter_layers"
-        )
+        raise OutOfMemory(f"a step of one post takes {one / 1e9:.1f} GB and {room / 1e9:.1f} GB are free: {_LESS}")
     return fitting[-1]
 
 
@@ -115,12 +117,10 @@ def set_checkpointing(backbone: Any, on: bool) -> None:
 
     If it is on, the forward pass keeps only the inputs of each layer, and the backward pass computes the layer again.
     """
-    # The methods are called activation_checkpointing_* from transformers 5.23 on, gradient_checkpointing_* before.
-    kind = "activation" if hasattr(backbone, "activation_checkpointing_enable") else "gradient"
     if on:
         # The non-reentrant form reaches adapters inside a frozen base (transformers issue 42489).
-        getattr(backbone, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+        backbone.activation_checkpointing_enable({"use_reentrant": False})
         # This form needs no gradient at the embeddings, and transformers' hooks there would outlive the trial.
         backbone.disable_input_require_grads()
     else:
-        getattr(backbone, f"{kind}_checkpointing_disable")()
+        backbone.activation_checkpointing_disable()

@@ -16,6 +16,7 @@ from src.cli.output import progress, say, table, warn
 from src.core.errors import StopRequested, UsageError, UserError
 
 MODELS = ("clip", "blip2")
+LESS = "a smaller batch_size, or a machine with more, may do"
 
 
 def raising(error: BaseException) -> click.Command:
@@ -43,11 +44,17 @@ def tune(model: str, trials: int) -> None:
         (StopRequested("stopped by SIGTERM", 143), "error: stopped by SIGTERM", 143),
         (OSError(errno.ENOSPC, "No space left on device", "a.db"), "error: No space left on device: a.db", 1),
         (OSError("odd"), "error: odd", 1),
+        (MemoryError(), f"error: out of memory: MemoryError; {LESS}", 1),
+        (RuntimeError("CUDA out of memory.\nSee"), f"error: out of memory: CUDA out of memory.; {LESS}", 1),
     ],
 )
 def test_error_is_one_line(error: BaseException, line: str, code: int) -> None:
     result = CliRunner().invoke(raising(error), [])
     assert (result.stdout, result.stderr, result.exit_code) == ("", f"{line}\n", code)
+
+
+def test_defect_is_shown_whole() -> None:
+    assert isinstance(CliRunner().invoke(raising(RuntimeError("shapes differ")), []).exception, RuntimeError)
 
 
 def test_only_paths_may_break_utf_8() -> None:

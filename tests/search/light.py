@@ -160,6 +160,7 @@ class InProcesses:
     def __init__(self, pool: RayWorkerPool[Done]) -> None:
         self._pool = pool
         self.submit = pool.submit
+        self.withdraw = pool.withdraw
         self.replace = pool.replace
         self.close = pool.close
 
@@ -170,6 +171,10 @@ class InProcesses:
     @property
     def idle(self) -> int:
         return self._pool.idle
+
+    @property
+    def num_spare(self) -> int:
+        return self._pool.num_spare
 
     def wait_any(self, timeout_s: float) -> "TrialResult | WorkerDied | None":
         result = self._pool.wait_any(timeout_s)

@@ -153,6 +153,7 @@ def test_settings_of_other_models_are_refused_at_once(
         (["--time-budget", "soon"], 2, "error: 'soon' is no length of time: write 6h, 90m, 1h30m or 45s"),
         (["--workers", "0"], 2, "error: Invalid value for '--workers'"),
         (["--sync", "--dry-run", "--scale", "full"], 2, "error: a dry run is"),
+        (["--sync", "--sampler", "random"], 2, "error: no search of clip has begun"),
         (["--sampler", "magic"], 2, "error: Invalid value for '--sampler'"),
     ],
 )

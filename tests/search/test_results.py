@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from src.core.config import Range, TuneParams
+from src.core.config import Range, load_params
 from src.core.outputs import SearchSummary
 from src.search.results import SearchResult, study_summary
 from src.search.trial import TrialRecord
@@ -69,11 +69,15 @@ def test_summary_links_trials_and_versions() -> None:
 
 
 def test_dvc_command_names_storage() -> None:
-    usual = TuneParams(trials=1, startup_trials=1, pruner="none", min_epochs=1, spaces={}, initial_trials={})
+    params = load_params()
+    usual = replace(params, models=("clip",), tune=replace(params.tune, trials=1, pruner="none"))
     cost = SearchSummary(finished=1, pruned=0, failed=0, reasons={}, epochs=3, epochs_unpruned=3, importances={})
     result = SearchResult("clip", plan("clip"), [TRIAL], TRIAL, cost)
     assert not any("dvc" in line for line in result.lines(usual))
-    assert "`MVSA_STORAGE=sqlite:///a.db dvc exp run`" in result.lines(usual, "sqlite:///a.db")[-1]
+    assert "`MVSA_STORAGE=sqlite:///a.db dvc exp run register@clip`" in result.lines(usual, "sqlite:///a.db")[-1]
     # As many as are finished, and not as were asked for: none is run again.
-    assert "`dvc exp run -S tune.trials=1`" in result.lines(replace(usual, trials=9))[-1]
+    more = replace(usual, tune=replace(usual.tune, trials=9))
+    assert "`dvc exp run -S tune.trials=1 register@clip`" in result.lines(more)[-1]
+    others = replace(usual, models=("llava",))
+    assert "`dvc exp run -S 'models=[llava,clip]' register@clip`" in result.lines(others)[-1]
     assert "secret" not in str(result.lines(usual, "postgresql://me:secret@host/db"))

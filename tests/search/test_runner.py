@@ -60,8 +60,11 @@ class FakePool:
     script: Script = work_well
     rng: random.Random = field(default_factory=lambda: random.Random(1))
     tasks: dict[str, int] = field(default_factory=dict)
+    started_s: dict[str, float] = field(default_factory=dict)
     max_busy: int = 0
-    num_started: int = 0
+
+    # Each task has a new worker.
+    num_spare = 0
 
     @property
     def busy(self) -> int:
@@ -73,8 +76,8 @@ class FakePool:
 
     def submit(self, count: int = 1) -> None:
         assert count == 1
-        self.num_started += 1
-        name = f"w{self.num_started}"
+        name = f"w{len(self.started_s)}"
+        self.started_s[name] = time.monotonic()
         self.tasks[name] = self.study.ask(name).number
         self.max_busy = max(self.max_busy, self.busy)
 
@@ -82,8 +85,63 @@ class FakePool:
         name = self.rng.choice(list(self.tasks))
         number = self.tasks.pop(name)
         if self.script(number) == "dies":
-            return WorkerDied(name, "killed by signal 9")
+            return WorkerDied(name, "killed by signal 9", self.started_s[name])
         return TrialResult(number, name, "complete", (0.5,))
+
+    def withdraw(self, count: int) -> list[str]:
+        return []
+
+    def replace(self, name: str) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
+        self.tasks.clear()
+
+
+@dataclass
+class CrowdedPool:
+    """Workers of which only as many are started as there are slots. A started worker keeps its slot."""
+
+    study: Study
+    size: int
+    slots: int
+    started: set[str] = field(default_factory=set)
+    # Workers with a task: the number of the trial, or None while they wait for a slot.
+    tasks: dict[str, int | None] = field(default_factory=dict)
+    num_asked: int = 0
+
+    @property
+    def busy(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def idle(self) -> int:
+        return self.size - self.busy
+
+    @property
+    def num_spare(self) -> int:
+        return len(self.started - set(self.tasks))
+
+    def submit(self, count: int = 1) -> None:
+        spare = sorted(self.started - set(self.tasks))
+        self.num_asked += not spare
+        name = spare[0] if spare else f"w{self.num_asked}"
+        if not spare and len(self.started) < self.slots:
+            self.started.add(name)
+        self.tasks[name] = self.study.ask(name).number if name in self.started else None
+
+    def wait_any(self, timeout_s: float) -> TrialResult | None:
+        for name, number in self.tasks.items():
+            if number is not None:
+                del self.tasks[name]
+                return TrialResult(number, name, "complete", (0.5,))
+        return None
+
+    def withdraw(self, count: int) -> list[str]:
+        waiting = [name for name, number in self.tasks.items() if number is None][:count]
+        for name in waiting:
+            del self.tasks[name]
+        return waiting
 
     def replace(self, name: str) -> None:
         raise AssertionError
@@ -261,6 +319,34 @@ def test_no_trial_begins_after_deadline(study: Study) -> None:
     runner.deadline_s = time.time()
     runner.run(9)
     assert states(study) == ["complete"] * 2
+
+
+def test_spare_workers_run_what_waits(study: Study) -> None:
+    pool = CrowdedPool(study, size=4, slots=2)
+    StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal()).run(9)
+    assert states(study) == ["complete"] * 9
+    assert pool.started == {"w1", "w2"}
+
+
+@pytest.mark.parametrize("slots", [0, 1])
+def test_no_worker_waits_after_deadline(study: Study, slots: int) -> None:
+    pool = CrowdedPool(study, size=3, slots=slots)
+    runner = StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal(), deadline_s=time.time() + 0.2)
+    runner.run(10_000)
+    assert bool(study.finished()) == bool(slots)
+    assert not pool.tasks
+
+
+def test_deaths_of_one_moment_count_once(study: Study) -> None:
+    pool = FakePool(study, 8, lambda number: "dies" if number < 8 else None)
+    StudyRunner(study, pool, PENDING_ADAPTERS, StopSignal()).run(9)
+    assert len(study.finished()) == 9
+    assert len(by_state(study, "failed")) == 8
+
+
+def test_death_of_every_worker_ends_search(study: Study) -> None:
+    with pytest.raises(UserError, match="a worker died"):
+        StudyRunner(study, FakePool(study, 8, lambda number: "dies"), PENDING_ADAPTERS, StopSignal()).run(9)
 
 
 def test_gpu_failures_count_across_processes(study: Study) -> None:

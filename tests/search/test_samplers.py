@@ -77,6 +77,25 @@ def test_draws_equal_those_of_exponents(tmp_path: Path, sampler: str) -> None:
         study.tell(trial.number, float(expected["lr"]))
 
 
+@pytest.mark.parametrize("num_interruptions", [1, 2])
+def test_retry_draws_what_was_interrupted(tmp_path: Path, num_interruptions: int) -> None:
+    plan = StudyPlan(
+        name="draws", space=SPACE, seed=5, startup_trials=9, sampler="random", pruner="none", min_epochs=1, max_epochs=1
+    )
+    whole = open_study(f"sqlite:///{tmp_path}/whole.db", plan)
+    drawn = [whole.ask().params for _ in range(4)]
+    cut = open_study(f"sqlite:///{tmp_path}/cut.db", plan)
+    cut.tell(cut.ask().number, 0.5)
+    # Killed within `ask`: the trial runs and has no settings yet.
+    cut.raw.ask()
+    for _ in range(num_interruptions - 1):
+        cut.recover()
+        cut.raw.ask()
+    cut.recover()
+    assert suggest(cut.raw.ask(), SPACE) == drawn[1]
+    assert [cut.ask().params for _ in range(2)] == drawn[2:]
+
+
 def test_single_choice_is_fixed() -> None:
     space = {"rank": Range(low=8, high=8, scale="log2"), "lr": Range(low=0.001, high=0.001)}
     study = optuna.create_study()

@@ -11,9 +11,9 @@ from typing import Protocol, TypeVar
 
 import pytest
 
-from src.core.errors import UsageError, UserError
+from src.core.errors import StopRequested, UsageError, UserError
 from src.search import storage
-from src.search.storage import RetryPolicy, open_storage, postgres_lock, remote_url
+from src.search.storage import RetryPolicy, open_storage, remote_url, study_lock
 from src.search.study import Study, join_study, open_study
 from tests.ports import free_port
 from tests.search.light import plan
@@ -60,7 +60,7 @@ def test_wrong_url_is_refused(url: str, kind: type[UserError], message: str, mon
     assert (type(refused.value), str(refused.value).count("\n")) == (kind, 0)
     assert not any(part in str(refused.value) for part in (PASSWORD, "correct", "horse"))
     if url.startswith("postgresql"):
-        with pytest.raises(UserError, match=message) as refused, postgres_lock(given, "clip"):
+        with pytest.raises(UserError, match=message) as refused, study_lock(given, "clip"):
             pass
         assert (type(refused.value), PASSWORD in str(refused.value)) == (kind, False)
 
@@ -83,8 +83,8 @@ while study.remaining(int(sys.argv[2])):
 
 HOLD = """
 import sys, time
-from src.search.storage import postgres_lock
-with postgres_lock(sys.argv[1], sys.argv[2]):
+from src.search.storage import study_lock
+with study_lock(sys.argv[1], sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -149,17 +149,20 @@ def test_waiting_trial_is_drawn_once(tmp_path: Path) -> None:
     assert sorted(drawn) == list(range(DRAWS * CLIENTS))
 
 
-def test_postgres_lock_lasts_until_death(postgres: Postgres, start: Start) -> None:
-    url = postgres.create("held")
+@pytest.mark.parametrize("kind", ["file", "server"])
+def test_study_lock_lasts_until_death(request: pytest.FixtureRequest, tmp_path: Path, start: Start, kind: str) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    if kind == "server":
+        url = request.getfixturevalue("postgres").create("held")
     holder = start(HOLD, url, "clip")
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     with (
-        pytest.raises(UserError, match="another process is running the study clip on this storage"),
-        postgres_lock(url, "clip"),
+        pytest.raises(UserError, match="is running the study clip on this storage"),
+        study_lock(url, "clip"),
     ):
         pass
-    with postgres_lock(url, "llava"):
+    with study_lock(url, "llava"):
         pass
     holder.kill()
     holder.communicate()
@@ -167,7 +170,7 @@ def test_postgres_lock_lasts_until_death(postgres: Postgres, start: Start) -> No
 
 
 def hold(url: str) -> None:
-    with postgres_lock(url, "clip"):
+    with study_lock(url, "clip"):
         pass
 
 
@@ -181,17 +184,17 @@ def within_a_second(act: Callable[[], None]) -> None:
     return act()
 
 
-def test_postgres_lock_survives_server_restart(running: Postgres, caplog: pytest.LogCaptureFixture) -> None:
+def test_study_lock_survives_server_restart(running: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     url = running.create("anew")
-    with postgres_lock(url, "clip"):
+    with study_lock(url, "clip"):
         running.stop()
         running.start()
     assert not caplog.records
 
 
-def test_file_needs_no_postgres_lock(tmp_path: Path) -> None:
-    with postgres_lock(f"sqlite:///{tmp_path}/studies.db", "clip"), postgres_lock("grpc://nowhere:1", "clip"):
-        assert not list(tmp_path.iterdir())
+def test_proxy_has_no_study_lock() -> None:
+    with study_lock("grpc://nowhere:1", "clip"), study_lock("grpc://nowhere:1", "clip"):
+        pass
 
 
 class Storage:
@@ -234,6 +237,15 @@ def test_retry_ends_after_limit(clock: list[float]) -> None:
     ):
         RetryPolicy("on the server", 600)(Storage(failures=10**6))
     assert 600 <= sum(clock) < 620
+
+
+def test_signal_ends_wait(clock: list[float]) -> None:
+    def check() -> None:
+        if len(clock) == 3:
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        RetryPolicy("on the server", 600, check)(Storage(failures=10**6))
 
 
 def test_file_errors_are_final(clock: list[float]) -> None:
