@@ -125,6 +125,11 @@ def data_digest(posts: Iterable[Post]) -> str:
     )
 
 
+def split_digest(part_of: Mapping[str, str], unimodal: Iterable[str]) -> str:
+    """Return a digest of the part of each post, by id, and of the posts in no part that `unimodal_labels` trains on."""
+    return digest_of([*part_of.items(), *((key, "unimodal") for key in unimodal)])
+
+
 def write_posts(path: Path, posts: Sequence[Post]) -> None:
     """Write the table of posts."""
     write_table(path, [asdict(post) for post in posts], [field.name for field in fields(Post)])

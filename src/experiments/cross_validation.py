@@ -14,9 +14,28 @@ from src.core.errors import DivergenceError, UserError
 from src.core.estimates import Spread
 from src.core.files import digest_of, write_table
 from src.core.outputs import BestTrial, FoldScores, FoldsOutput
-from src.core.paths import BEST_FILE, FOLDS_JSON, GROUPS, POSTS, PREDICTIONS_FILE, fold_runs_folder, stage_folder
+from src.core.paths import (
+    BEST_FILE,
+    FOLDS_JSON,
+    GROUPS,
+    POSTS,
+    PREDICTIONS_FILE,
+    UNIMODAL,
+    fold_runs_folder,
+    stage_folder,
+)
 from src.core.provenance import training_key
-from src.core.records import Post, Prediction, leak_free, read_groups, read_posts, read_predictions, write_predictions
+from src.core.records import (
+    Post,
+    Prediction,
+    leak_free,
+    read_groups,
+    read_posts,
+    read_predictions,
+    read_unimodal,
+    split_digest,
+    write_predictions,
+)
 from src.core.training_config import TrainingConfig
 from src.data.published_splits import folds_in, predefined_split
 from src.evaluation.intervals import spread_of
@@ -77,9 +96,11 @@ def run_folds(params: Params, model: str) -> FoldsOutput:
             "of the folds"
         )
     facts = workspace.facts()
+    unimodal = read_unimodal(UNIMODAL)
 
     def file_of(fold: Fold) -> Path:
-        key = training_key(config, {**facts, "split_digest": fold.digest}, params.seed)
+        digest = split_digest(fold.part_of, unimodal)
+        key = training_key(config, {**facts, "split_digest": digest}, params.seed)
         return fold_runs_folder(model) / f"{key}.csv"
 
     with progress(len(folds) * config.epochs, f"{model}: folds", "epochs") as bar:

@@ -31,6 +31,7 @@ from src.data.images import open_image, placeholder
 from src.modeling import loading
 from src.modeling.latest_run import LatestRun
 from src.modeling.segments import (
+    HAS_CAPTION,
     INPUTS,
     LENGTH,
     POOLED,
@@ -290,11 +291,23 @@ class ToneModel(nn.Module, ABC):
         return ImageResizer(self.image_processor)
 
     def preprocess(self, images: Sequence[Image], captions: Sequence[str]) -> list[Features]:
-        """Return the inputs of each post: resized `pixels` uint8[3, S, S], `tokens` int64[T], and T as `length`."""
+        """Return the inputs of each post: resized `pixels` uint8[3, S, S], and those of `read_captions`."""
         resized = self.image_resizer()(images)
+        return [{"pixels": pixels, **row} for pixels, row in zip(resized, self.read_captions(captions), strict=True)]
+
+    def read_captions(self, captions: Sequence[str]) -> list[Features]:
+        """Return the inputs of each caption: `tokens` int64[T], T as `length`, and `has_caption`.
+
+        A caption of spaces is none. The number of tokens does not tell: in many prompts the space before an empty
+        caption is a token itself, and becomes a part of the first word's.
+        """
         return [
-            {"pixels": pixels, "tokens": torch.tensor(ids), "length": torch.tensor(len(ids))}
-            for pixels, ids in zip(resized, self.token_ids(captions), strict=True)
+            {
+                "tokens": torch.tensor(ids),
+                LENGTH: torch.tensor(len(ids)),
+                HAS_CAPTION: torch.tensor(bool(caption.strip())),
+            }
+            for caption, ids in zip(captions, self.token_ids(captions), strict=True)
         ]
 
     def strip_special_tokens(self, caption: str) -> str:
@@ -323,10 +336,6 @@ class ToneModel(nn.Module, ABC):
         (pixels_3SS,) = self.image_resizer()([open_image(placeholder())])
         return pixels_3SS
 
-    @cached_property
-    def _length_without_caption(self) -> int:
-        return len(self.token_ids([""])[0])
-
     def trainable_names(self) -> list[str]:
         """Return the names of the backbone's trainable weights."""
         return [name for name, weight in self.backbone.named_parameters() if weight.requires_grad]
@@ -351,7 +360,7 @@ class ToneModel(nn.Module, ABC):
 
     @contextmanager
     def image_alone(self) -> Iterator[None]:
-        """Compute pooled_image_BI, and nothing else, in this context: `encode` returns it with the posts' lengths."""
+        """Compute pooled_image_BI alone in this context. `encode` returns it with `length` and `has_caption`."""
         segments = self.segments
         self.segments = tuple(pending_segments(segments, INPUTS, (POOLED_IMAGE,)))
         try:
@@ -404,8 +413,7 @@ class ToneModel(nn.Module, ABC):
     def forward(self, features: Features, *, with_image: bool = True) -> Tensor:
         """Compute logits_BK, float32, in the order of `labels`.
 
-        With an image head they are a sum over the halves of a post. A half that the post lacks adds nothing: the
-        readout has learnt from no caption without words, nor the image head from the placeholder.
+        With an image head they are a sum over the halves of a post. A half that the post lacks adds nothing.
 
         Args:
             features: the features of `encode`, or the inputs.
@@ -417,9 +425,8 @@ class ToneModel(nn.Module, ABC):
         logits_BK: Tensor = self.readout(pooled[POOLED].float())
         if image_head is None:
             return logits_BK
-        has_caption_B1 = (features[LENGTH] > self._length_without_caption)[:, None]
         image_logits_BK: Tensor = image_head(pooled[POOLED_IMAGE].float())
-        return logits_BK * has_caption_B1 + image_logits_BK
+        return logits_BK * features[HAS_CAPTION][:, None] + image_logits_BK
 
     def forward_pooled(self, features: Features, *, with_image: bool = False) -> Features:
         """Compute pooled_BD, the input of the readout, from the features of `encode` or from the inputs.

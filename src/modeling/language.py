@@ -148,8 +148,8 @@ class LanguageToneModel(ToneModel):
     def pooled_image(self, vision_BPD: Tensor, pixels_B3SS: Tensor, num_class_tokens: int) -> Tensor:
         """Return the states of an image's class tokens, which stand first, and the mean of those of its patches.
 
-        They are one row an image; transformers' `Dinov2ForImageClassification` reads the same two. The placeholder that
-        stands for a missing image has no features of its own: they are zeros.
+        They are one row an image; transformers' `Dinov2ForImageClassification` reads the same two, behind a last norm.
+        The placeholder that stands for a missing image has no features of its own: they are zeros.
         """
         classes_BD = vision_BPD[:, :num_class_tokens].flatten(1)
         pooled_BI = torch.cat([classes_BD, vision_BPD[:, num_class_tokens:].mean(dim=1)], dim=-1)

@@ -14,7 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 LENGTH = "length"
-INPUTS = ("pixels", "tokens", LENGTH)
+# Whether a post has a caption with more than spaces.
+HAS_CAPTION = "has_caption"
+INPUTS = ("pixels", "tokens", LENGTH, HAS_CAPTION)
 POOLED = "pooled"
 # The image's own features, which an image head reads. A model whose readout reads them anyway has none.
 POOLED_IMAGE = "pooled_image"
@@ -163,11 +165,12 @@ def frozen_segments(segments: Sequence[Segment], trainable: Mapping[str, Positio
 def cached_names(segments: Sequence[Segment], frozen: Sequence[Segment]) -> tuple[str, ...]:
     """Return the names of the features to cache: those that the trained segments, the readout or an image head read.
 
-    `length` is always among them. Batches are made by length, and must not depend on the boundary. `pooled_image` is
-    too, with or without an image head: it is small, and later boundaries are computed from these features.
+    `length` is always among them. Batches are made by length, and must not depend on the boundary. `has_caption` and
+    `pooled_image` are too, with or without an image head: they are small, and later boundaries are computed from these
+    features.
     """
     rest = [segment for segment in segments if segment not in frozen]
-    wanted = {POOLED, POOLED_IMAGE, LENGTH, *(name for segment in rest for name in segment.reads)}
+    wanted = {POOLED, POOLED_IMAGE, LENGTH, HAS_CAPTION, *(name for segment in rest for name in segment.reads)}
     return tuple(name for name in (*INPUTS, *(segment.writes for segment in frozen)) if name in wanted)
 
 

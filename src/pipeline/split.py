@@ -6,7 +6,6 @@ from pathlib import Path
 
 from src.core.config import Params
 from src.core.data_outputs import LeakReport, PredefinedLists, SplitReport
-from src.core.files import digest_of
 from src.core.paths import FINGERPRINTS, GROUPS, LEAKS, POSTS, SPLIT, SPLIT_REPORT, UNIMODAL
 from src.core.records import (
     PARTS,
@@ -14,6 +13,7 @@ from src.core.records import (
     data_digest,
     read_fingerprints,
     read_posts,
+    split_digest,
     write_groups,
     write_split,
     write_unimodal,
@@ -35,7 +35,7 @@ def split_posts(params: Params) -> tuple[SplitReport, LeakReport]:
     duplicates = find_duplicates([post for post in posts if post.label], fingerprints)
     unimodal = unimodal_posts(posts, find_duplicates(posts, fingerprints).groups, params.label_names)
     part_of = assign_parts(posts, duplicates.groups, params)
-    report = describe_split(posts, part_of, params, len(unimodal))
+    report = describe_split(posts, part_of, params, [post.id for post in unimodal])
     leaks = leak_report(posts, fingerprints, part_of, duplicates)
     write_split(SPLIT, part_of)
     write_groups(GROUPS, duplicates.groups)
@@ -64,8 +64,17 @@ def used_kind(posts: Sequence[Post], params: Params) -> str:
     return "grouped" if kind == "given" and not any(post.part for post in posts) else kind
 
 
-def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Params, num_unimodal: int) -> SplitReport:
-    """Return the report of a split, with the number of posts of each label in each part."""
+def describe_split(
+    posts: Sequence[Post], part_of: Mapping[str, str], params: Params, unimodal: Sequence[str]
+) -> SplitReport:
+    """Return the report of a split, with the number of posts of each label in each part.
+
+    Args:
+        posts: all posts.
+        part_of: the part of each post that has one, by id.
+        params: the settings of params.yaml.
+        unimodal: the ids of the posts in no part that `unimodal_labels` trains on.
+    """
     counts = Counter((part_of[post.id], post.label) for post in posts if post.id in part_of)
     lists = params.split.predefined
     return SplitReport(
@@ -74,8 +83,8 @@ def describe_split(posts: Sequence[Post], part_of: Mapping[str, str], params: Pa
         seed=params.seed,
         predefined=PredefinedLists(lists.folder, lists.fold) if params.split.kind == "predefined" else None,
         data_digest=data_digest(posts),
-        split_digest=digest_of(part_of.items()),
+        split_digest=split_digest(part_of, unimodal),
         parts={part: {label: counts[part, label] for label in params.label_names} for part in PARTS},
         in_no_part=sum(bool(post.label) and post.id not in part_of for post in posts),
-        unimodal=num_unimodal,
+        unimodal=len(unimodal),
     )

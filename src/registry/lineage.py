@@ -7,11 +7,20 @@ from functools import partial
 from pathlib import Path
 
 from src.core.errors import UserError
-from src.core.files import digest_of, folder_digest
+from src.core.files import folder_digest
 from src.core.outputs import BestTrial, PretrainedWeights, adapter_digest
-from src.core.paths import BEST_FILE, DATA, DATA_DVC, POSTS, SPLIT, checkpoint_file, stage_folder
+from src.core.paths import BEST_FILE, DATA, DATA_DVC, POSTS, SPLIT, UNIMODAL, checkpoint_file, stage_folder
 from src.core.provenance import COMMIT_TAG, DIRTY_TAG, changed_since, data_revision, has_commit
-from src.core.records import ADAPTER_DIGEST, ENSEMBLE_DIGEST, content_digest, data_digest, read_posts, read_split
+from src.core.records import (
+    ADAPTER_DIGEST,
+    ENSEMBLE_DIGEST,
+    content_digest,
+    data_digest,
+    read_posts,
+    read_split,
+    read_unimodal,
+    split_digest,
+)
 from src.data import layouts
 from src.registry import registry
 from src.registry.contract import Contract, read_contract
@@ -262,7 +271,7 @@ def _parameters_fault(subject: _Subject) -> str:
 
 
 def _split_fault(contract: Contract | EnsembleContract) -> str:
-    return _unequal(str(SPLIT), digest_of(read_split(SPLIT).items()), contract.split_digest)
+    return _unequal(str(SPLIT), split_digest(read_split(SPLIT), read_unimodal(UNIMODAL)), contract.split_digest)
 
 
 def _data_fault(contract: Contract | EnsembleContract) -> str:

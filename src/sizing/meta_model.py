@@ -112,4 +112,5 @@ def blank_inputs(model: ToneModel, caption_tokens: int | None = None) -> Feature
         "pixels": torch.empty(1, 3, side, side, dtype=torch.uint8, device=META),
         "tokens": torch.empty(1, len(tokens), dtype=torch.long, device=META),
         "length": torch.empty(1, dtype=torch.long, device=META),
+        "has_caption": torch.empty(1, dtype=torch.bool, device=META),
     }

@@ -215,20 +215,14 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
     require_image_head(model, settings.image_head)
     wholes = _prefixes(model, settings.unfreeze.split())
     readout = model.verbalizer_readout() if settings.readout == "verbalizer" else None
-    peft = None
-    if settings.rank:
-        with warnings.catch_warnings():
-            # peft 0.21 reads an attribute that transformers 5.23 deprecates.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            peft = get_peft_model(model.backbone, _config(model, settings))
-        _use_fast_dropout(peft)
-        if settings.adapter_positions == "text":
-            model.adapt_text(_bare_copy, rounded=settings.rounds_prefix)
-    if readout is None:
-        readout = ClassifierHead(model.width, settings, len(model.labels))
+    peft = _inject(model, settings) if settings.rank else None
     originals: dict[str, Tensor] = {}
     adapter = Adapter(model, settings, peft, originals)
     try:
+        if settings.rank and settings.adapter_positions == "text":
+            model.adapt_text(_bare_copy, rounded=settings.rounds_prefix)
+        if readout is None:
+            readout = ClassifierHead(model.width, settings, len(model.labels))
         model.readout = readout.to(model.device)
         if settings.image_head == "linear":
             model.image_head = ImageHead(model.pooled_image_width, settings, len(model.labels)).to(model.device)
@@ -238,6 +232,24 @@ def attach_adapter(model: ToneModel, settings: TrainingConfig, seed: int) -> Ada
         adapter.detach()
         raise
     return adapter
+
+
+def _inject(model: ToneModel, settings: TrainingConfig) -> PeftModel:
+    config = _config(model, settings)
+    try:
+        with warnings.catch_warnings():
+            # peft 0.21 reads an attribute that transformers 5.23 deprecates.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            peft = get_peft_model(model.backbone, config)
+    except BaseException:
+        # Memory may run out between two layers. peft has then returned nothing that could take off those before.
+        for name, module in list(model.backbone.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                model.backbone.set_submodule(name, module.get_base_layer())
+        model.requires_grad_(False)
+        raise
+    _use_fast_dropout(peft)
+    return peft
 
 
 @contextmanager

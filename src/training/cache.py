@@ -11,6 +11,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,14 +21,14 @@ from src.core.files import allow_open_files, require_free_space, write_json
 from src.core.locks import lock
 from src.data.images import EncodablePost
 from src.modeling.base import Features, ToneModel
-from src.modeling.segments import LENGTH, POOLED, POOLED_IMAGE, Segment, join_layers
+from src.modeling.segments import HAS_CAPTION, LENGTH, POOLED, POOLED_IMAGE, Segment, join_layers
 from src.training.cache_encoder import encode_further, encode_posts
 from src.training.cache_shards import Damaged, Shard, num_bytes, open_shard, write
 
 FACTS = "boundary.json"
 # Of the features under their names. Raise it when a segment computes another content: no digest covers the code.
-# 2: `vision` has its class token. 4: `pooled_image` of the placeholder alone has zeros.
-FORMAT = 4
+# 2: `vision` has its class token. 4: `pooled_image` of the placeholder alone has zeros. 5: `has_caption` is there.
+FORMAT = 5
 # The posts are written in shards because a shard is written whole or not at all: an interrupted encoding loses at most
 # one shard, and a damaged file costs the encoding of one shard. Few large shards would lose more. Many small ones would
 # open more files. The limit in bytes bounds the memory in which a shard is collected, as features differ in size.
@@ -91,9 +92,13 @@ class Boundary:
         """Return whether the other boundary's features can be computed from these."""
         same = ("model", "revision", "preprocessing", "dtype", "format")
         alike = all(getattr(self, name) == getattr(other, name) for name in same)
-        if not alike or self.aligned not in ("", other.aligned):
+        if not alike or self.key == other.key:
             return False
-        if set(self.features) <= {LENGTH, POOLED, POOLED_IMAGE}:
+        if set(other.features) <= set(self.features) and other.aligned in ("", self.aligned):
+            return True  # they are among these
+        if self.aligned not in ("", other.aligned):
+            return False
+        if set(self.features) <= {LENGTH, HAS_CAPTION, POOLED, POOLED_IMAGE}:
             return False  # no segment reads these
         if self.split_from is not None and other.split_from is None:
             # The prefix's keys and values, and the text's states, are enough for the end of the stack alone.
@@ -165,7 +170,7 @@ class FeatureStore:
         self.verify(posts)
         if not self.missing(posts):
             return 0
-        with lock(self.folder.with_name(f".{self.folder.name}.lock")):
+        with self._lock():
             self._open_new()  # another process may have encoded posts while this one waited
             missing = self.missing(posts)
             for shard in self._shards(model, missing, batch_size, advance):
@@ -181,11 +186,8 @@ class FeatureStore:
         holding = {id(shard): shard for shard, _ in (self._rows[post.digest] for post in posts if post.digest in self)}
         for shard in holding.values():
             if shard.folder not in self._verified:
-                try:
-                    shard.verify()
-                    self._verified.add(shard.folder)
-                except Damaged as damage:
-                    self._drop(shard, str(damage))
+                with self._lock():
+                    self._verify(shard)
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._rows
@@ -251,6 +253,21 @@ class FeatureStore:
         needed = sum(num_bytes(features) for _, features in batch) / len(batch) * num_posts
         require_free_space(self.folder, math.ceil(needed), f"the cache of {num_posts:,} posts")
         write_json(self.folder / FACTS, asdict(self.boundary))
+
+    def _lock(self) -> AbstractContextManager[None]:
+        """Return the lock under which a process writes to the store, or takes shards out of it."""
+        return lock(self.folder.with_name(f".{self.folder.name}.lock"))
+
+    def _verify(self, shard: Shard) -> None:
+        try:
+            # Opened again: another process may have put a new shard of the same name in the place of a damaged one.
+            opened = open_shard(shard.folder)
+            opened.verify()
+        except Damaged as damage:
+            self._drop(shard, str(damage))
+        else:
+            self._add(opened)
+            self._verified.add(shard.folder)
 
     def _discard_if_foreign(self) -> None:
         recorded = _read_boundary(self.folder / FACTS)

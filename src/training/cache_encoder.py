@@ -50,13 +50,12 @@ def read_inputs(
     """
     if not captions:
         return  # tokenizers fail on an empty list
-    tokens = [torch.tensor(ids) for ids in model.token_ids(captions)]
-    batches = in_order([len(row) for row in tokens], batch_size)
+    rows = model.read_captions(captions)
+    batches = in_order([int(row[LENGTH]) for row in rows], batch_size)
     for batch, pixels in zip(batches, _decoded(model, images, batches), strict=True):
         if isinstance(pixels, str):
             raise UserError(pixels)
-        rows = [{"tokens": tokens[index], LENGTH: torch.tensor(len(tokens[index]))} for index in batch]
-        yield batch, {"pixels": pixels, **collate(rows)}
+        yield batch, {"pixels": pixels, **collate([rows[index] for index in batch])}
 
 
 def encode_further(

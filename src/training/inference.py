@@ -24,17 +24,19 @@ def logits(
     batch_size: int,
     on_batch: Callable[[], None] = noop,
     distributed: DistributedContext = SINGLE_PROCESS,
+    *,
+    with_image: bool = True,
 ) -> Tensor:
     """Return logits_NK, float32 on the CPU, in the order of the posts.
 
-    `on_batch` is called after every batch. With several processes, each one runs a share of the batches, and each one
-    gets the logits of all posts.
+    `on_batch` is called after every batch. `with_image` is that of `ToneModel.forward`. With several processes, each
+    one runs a share of the batches, and gets the logits of all posts.
     """
     model.eval()
     result_NK = torch.zeros(len(data.posts), len(model.labels))
     batches = in_order(data.features.lengths(), batch_size)
     for indices, counts in shard_batches(batches, distributed.rank, distributed.num_processes):
-        logits_BK = model(data.batch(indices, model.device)).float().cpu()
+        logits_BK = model(data.batch(indices, model.device), with_image=with_image).float().cpu()
         # A process with too few batches repeats a post to stay in step; the sum below must not count that post twice.
         if counts:
             result_NK[indices] = logits_BK

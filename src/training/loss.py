@@ -39,5 +39,7 @@ class Loss:
         losses_B = cross_entropy(logits_BK, labels_B, label_smoothing=self.settings.label_smoothing, reduction="none")
         if self.settings.loss == "focal":
             confidence_B = logits_BK.softmax(dim=-1).gather(1, labels_B[:, None])[:, 0]
-            losses_B = losses_B * (1 - confidence_B) ** self.settings.focal_gamma
+            # A power below 1 has an infinite slope at 0, where a confidence rounds to 1.
+            doubt_B = (1 - confidence_B).clamp(min=torch.finfo(confidence_B.dtype).eps)
+            losses_B = losses_B * doubt_B**self.settings.focal_gamma
         return (losses_B * self.weights_K.to(labels_B.device)[labels_B]).mean()

@@ -24,7 +24,6 @@ from torch.nn.functional import interpolate
 from src.core.labels import names_of
 from src.core.saliency import GRID, WINDOW, SaliencyMap, SanityCheck, Word
 from src.modeling.base import ToneModel
-from src.modeling.segments import LENGTH
 from src.training.batching import chunk, collate
 from src.training.callbacks import noop
 from src.training.inference import share_images
@@ -57,9 +56,8 @@ class ClassifiedImage:
 
 @torch.no_grad()
 def _model_log_odds(model: ToneModel, pixels_B3SS: Tensor, captions: Sequence[str]) -> Tensor:
-    ids = model.token_ids(captions)
-    tokens = collate([{"tokens": torch.tensor(row), LENGTH: torch.tensor(len(row))} for row in ids])
-    inputs = {name: value.to(model.device) for name, value in {"pixels": pixels_B3SS, **tokens}.items()}
+    read = collate(model.read_captions(captions))
+    inputs = {name: value.to(model.device) for name, value in {"pixels": pixels_B3SS, **read}.items()}
     logits_BK: Tensor = model(share_images(inputs, model))
     return log_odds_of(logits_BK.double().cpu())
 

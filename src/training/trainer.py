@@ -99,10 +99,10 @@ def fit(
             result = TrainingResult(history, epoch, trainable_state(model), tuple(val_predictions))
         else:
             result = replace(result, history=history)
-        continues = distributed.broadcast_main(context.callback.on_epoch(epoch, metrics))
-        # Saved after the callback, so that a resumed training never reports an epoch twice.
+        # Saved before the callback, so that no epoch is reported twice. If the training is killed in between, the epoch
+        # is not reported at all (`log_missing_epochs` mends that).
         trainer.save(result)
-        if not continues:
+        if not distributed.broadcast_main(context.callback.on_epoch(epoch, metrics)):
             break
     restore(model, result.state)
     return result
@@ -167,22 +167,24 @@ class Trainer:
         headline = {f"val_{name}": value for name, value in scores(val_predictions).headline().items()}
         return val_predictions, {"val_loss": val_loss, **headline}
 
-    def _logits(self, data: LabelledFeatures) -> Tensor:
+    def _logits(self, data: LabelledFeatures, *, with_image: bool = True) -> Tensor:
         context = self.context
-        return logits(self.model, data, self.settings.batch_size, context.callback.on_batch, context.distributed)
+        on_batch = context.callback.on_batch
+        return logits(self.model, data, self.settings.batch_size, on_batch, context.distributed, with_image=with_image)
 
     def _posts_of(self, epoch: int) -> list[int]:
         """Return the indices of the posts that an epoch trains on."""
         losses_N = [0.0] * len(self.data.posts)
         if curriculum.by_loss(self.settings, epoch):
-            losses_N = losses(self.data, self._logits(self.data)).tolist()
+            # The losses are the readout's own, because it alone trains.
+            losses_N = losses(self.data, self._logits(self.data, with_image=False)).tolist()
         return curriculum.chosen(self.settings, self.data.posts, losses_N, epoch, self.context.seed)
 
     def _batches(self, data: LabelledFeatures, posts: Sequence[int], seed: int) -> list[list[int]]:
         """Return the posts of each optimizer step.
 
-        A batch is the whole step, whatever its micro-batches and the number of processes: those change the speed and
-        the rounding of a training, never its batches.
+        A batch is the whole step, whatever its micro-batches and the number of processes: those change the speed, the
+        rounding and the masks of dropout, never the batches.
         """
         settings = self.settings
         lengths = data.features.lengths()
@@ -234,6 +236,7 @@ class Trainer:
             "best_epoch": result.best_epoch,
             "predictions": [asdict(row) for row in result.predictions],
             "schedule": self.schedule.state_dict(),
+            "micro_batch_size": self.micro_batch_size,
         }
         if self.context.distributed.is_main:
             tensors = {f"{group}/{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
@@ -248,6 +251,8 @@ class Trainer:
         restore(self.model, state.group("weights"))
         scatter(self.optimizer, state.group("moments"), self.weights)
         values = state.values
+        # Other pieces of a step would draw other masks of dropout. More posts may fit now, or fewer.
+        self.micro_batch_size = min(self.micro_batch_size, values["micro_batch_size"])
         self.schedule.load_state_dict(values["schedule"])
         # LambdaLR restores its own counters and leaves the optimizer at the learning rate of step 0.
         for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):

@@ -20,6 +20,7 @@ from src.core.records import (
     read_posts,
     read_predictions,
     read_split,
+    split_digest,
     write_fingerprints,
     write_groups,
     write_posts,
@@ -118,6 +119,13 @@ def test_content_digest_separates_halves() -> None:
 def test_digest_ignores_only_order() -> None:
     assert digest_of([("a", "b"), ("c", "d")]) == digest_of([("c", "d"), ("a", "b")])
     assert digest_of([("a", "b")]) != digest_of([("ab", "")])
+
+
+def test_split_digest_covers_unimodal_posts() -> None:
+    part_of = {"1": "train", "2": "test"}
+    assert split_digest(part_of, []) == digest_of(part_of.items())
+    assert len({split_digest(part_of, ids) for ids in ([], ["3"], ["4"], ["3", "4"])}) == 4
+    assert split_digest(part_of, ["3", "4"]) == split_digest(part_of, ["4", "3"])
 
 
 def test_data_digest_covers_labels() -> None:

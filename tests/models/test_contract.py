@@ -268,6 +268,12 @@ def test_inputs_have_documented_shapes(model: ToneModel, posts: list[Post]) -> N
         assert (row["pixels"].dtype, row["pixels"].shape) == (torch.uint8, (3, tiny.IMAGE_SIDE, tiny.IMAGE_SIDE))
         assert (row["tokens"].dtype, row["tokens"].ndim) == (torch.int64, 1)
         assert (row["length"].shape, int(row["length"])) == ((), len(row["tokens"]))
+        assert (row["has_caption"].dtype, row["has_caption"].shape) == (torch.bool, ())
+
+
+def test_caption_of_spaces_is_none(model: ToneModel) -> None:
+    rows = model.read_captions(["", " ", "\t \n", "sad", "!", "#"])
+    assert [bool(row["has_caption"]) for row in rows] == [False] * 3 + [True] * 3
 
 
 def test_pixels_equal_those_of_transformers(model: ToneModel, posts: list[Post]) -> None:
@@ -360,23 +366,23 @@ def test_caption_after_special_token_matters(model: ToneModel, posts: list[Post]
 
 BOUNDARIES = {
     "clip": {
-        "head": {"length", "pooled"},
-        "lora": {"pixels", "tokens", "length"},
-        "vision": {"pixels", "text", "length"},
-        "text": {"tokens", "length", "image"},
+        "head": {"length", "has_caption", "pooled"},
+        "lora": {"pixels", "tokens", "length", "has_caption"},
+        "vision": {"pixels", "text", "length", "has_caption"},
+        "text": {"tokens", "length", "has_caption", "image"},
     },
     "blip2": {
-        "head": {"length", "pooled"},
-        "lora": {"tokens", "length", "image"},
-        "vision": {"pixels", "tokens", "length"},
-        "qformer": {"tokens", "length", "vision"},
-        "connector": {"tokens", "length", "queries"},
-        "language": {"tokens", "length", "image"},
+        "head": {"length", "has_caption", "pooled"},
+        "lora": {"tokens", "length", "has_caption", "image"},
+        "vision": {"pixels", "tokens", "length", "has_caption"},
+        "qformer": {"tokens", "length", "has_caption", "vision"},
+        "connector": {"tokens", "length", "has_caption", "queries"},
+        "language": {"tokens", "length", "has_caption", "image"},
     },
     "llava": {
-        "head": {"length", "pooled"},
-        "lora": {"tokens", "length", "image"},
-        "vision": {"pixels", "tokens", "length"},
+        "head": {"length", "has_caption", "pooled"},
+        "lora": {"tokens", "length", "has_caption", "image"},
+        "vision": {"pixels", "tokens", "length", "has_caption"},
         "connector": {"tokens", "length", "vision"},
         "language": {"tokens", "length", "image"},
     },

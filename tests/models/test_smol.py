@@ -163,7 +163,7 @@ def test_published_checkpoint_tells_images_apart(published: Model, posts: list[P
     rows = published.preprocess([open_image(post.image) for post in posts[:2]], ["", ""])
     with torch.no_grad():
         features = published.encode(collate(rows))
-    assert set(features) == {"pooled", "pooled_image", "length"}
+    assert set(features) == {"pooled", "pooled_image", "length", "has_caption"}
     assert features["pooled"].isfinite().all()
     assert not torch.allclose(*features["pooled"])
 

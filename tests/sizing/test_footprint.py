@@ -133,6 +133,7 @@ def inputs_of_length(num_posts: int, num_tokens: int, device: torch.device = MET
         "pixels": torch.zeros(num_posts, 3, 64, 64, dtype=torch.uint8, device=device),
         "tokens": torch.full((num_posts, num_tokens), 5, device=device),
         "length": length_B.to(device),
+        "has_caption": torch.ones(num_posts, dtype=torch.bool, device=device),
     }
 
 
@@ -244,13 +245,13 @@ def test_frozen_base_costs_four_operations(name: str, weights: int, num_image: i
 
 def test_cached_segments_cost_nothing() -> None:
     footprint = measure_footprint(model_class("clip"), HEAD, POSTS)
-    assert tuple(footprint.cached_bytes) == ("length", "pooled")
+    assert tuple(footprint.cached_bytes) == ("length", "has_caption", "pooled")
     # The head alone: 1024 by 3, forward, for its weights, and for the norm before them.
     assert footprint.step.flops == footprint.checkpointed_step.flops == 3 * 2 * 1024 * 3
     assert footprint.encoding.flops > 100_000 * footprint.step.flops
     # With LoRA in both towers, no segment is frozen.
     assert at_full_size("clip").encoding.flops == 0
-    assert set(at_full_size("clip").cached_bytes) == {"pixels", "tokens", "length"}
+    assert set(at_full_size("clip").cached_bytes) == {"pixels", "tokens", "length", "has_caption"}
 
 
 @pytest.mark.parametrize("name", MODELS)

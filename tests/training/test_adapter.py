@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -155,6 +157,30 @@ def test_memory_that_runs_out_leaves_no_adapter(
     monkeypatch.undo()
     assert trace(model) == before
     assert (model.segments, model.text_weights) == (segments, frozenset())
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 3])
+def test_memory_that_runs_out_at_a_layer_leaves_no_adapter(
+    model: ToneModel, monkeypatch: pytest.MonkeyPatch, num_layers: int
+) -> None:
+    model.eval()
+    before = trace(model)
+    adapted: list[str] = []
+
+    def run_out(layer: LoraLayer, *words: Any, **names: Any) -> None:
+        if len(adapted) == num_layers:
+            raise torch.OutOfMemoryError("no memory for a layer")
+        adapted.append("")
+        update_layer(layer, *words, **names)
+
+    update_layer = LoraLinear.update_layer
+    monkeypatch.setattr(LoraLinear, "update_layer", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        attach_adapter(model, SETTINGS, seed=1)
+    monkeypatch.undo()
+    assert trace(model) == before
+    with fresh_adapter(model, SETTINGS, seed=1) as adapter:
+        assert len(adapter.modules()) > num_layers
 
 
 def test_precision_is_that_of_the_frozen_base(tiny_model: Callable[[str], ToneModel]) -> None:
@@ -401,7 +427,7 @@ def test_damaged_adapter_is_refused(
 def test_the_head_alone_saves_no_lora(model: ToneModel, tmp_path: Path) -> None:
     with fresh_adapter(model, HEAD_ALONE, seed=1) as adapter:
         assert adapter.modules() == []
-        assert model.cached_names() == ("length", "pooled_image", "pooled")
+        assert model.cached_names() == ("length", "has_caption", "pooled_image", "pooled")
         adapter.save(tmp_path / "adapter")
     assert {path.name for path in (tmp_path / "adapter").iterdir()} == {HEAD_FILE, SETTINGS_FILE}
 

@@ -75,10 +75,10 @@ def test_every_kind_trains_saves_detaches(
 @pytest.mark.parametrize(
     ("name", "unfreeze", "cached"),
     [
-        ("llava", "connector", ("tokens", "length", "vision", "pooled_image")),
-        ("blip2", "qformer", ("tokens", "length", "vision", "pooled_image")),
-        ("blip2", "connector", ("tokens", "length", "pooled_image", "queries")),
-        ("clip", "text", ("tokens", "length", "image")),
+        ("llava", "connector", ("tokens", "length", "has_caption", "vision", "pooled_image")),
+        ("blip2", "qformer", ("tokens", "length", "has_caption", "vision", "pooled_image")),
+        ("blip2", "connector", ("tokens", "length", "has_caption", "pooled_image", "queries")),
+        ("clip", "text", ("tokens", "length", "has_caption", "image")),
     ],
 )
 def test_unfrozen_parts_are_never_cached(

@@ -105,7 +105,7 @@ def test_cached_training_equals_uncached_training(
 
     def trained(data: Callable[[list[Post]], LabelledFeatures]) -> TrainingResult:
         with fresh_adapter(model, settings, seed=1):
-            assert set(model.cached_names()) == {*features, *image, "length"}
+            assert set(model.cached_names()) == {*features, *image, "length", "has_caption"}
             return fit(model, data(posts[:24]), data(posts[24:44]), settings, TrainingContext(1))
 
     one = trained(lambda part: cached(model, part, tmp_path))

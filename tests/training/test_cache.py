@@ -321,6 +321,23 @@ def test_damaged_shard_is_encoded_again(
     assert ensure(FeatureStore.of(tmp_path, model), model, posts[:6]) == 0
 
 
+@pytest.mark.parametrize("is_replaced", [True, False])
+def test_damage_that_another_process_saw_first(
+    model: ToneModel, posts: list[Post], tmp_path: Path, is_replaced: bool
+) -> None:
+    ensure(FeatureStore.of(tmp_path, model), model, posts[:4])
+    late, early = FeatureStore.of(tmp_path, model), FeatureStore.of(tmp_path, model)
+    (shard,) = shards(late)
+    flip_a_bit(shard)
+    early.verify(posts[:4])
+    assert not shards(early)
+    if is_replaced:
+        # A shard of equal content has the same name.
+        ensure(early, model, posts[:4])
+    assert ensure(late, model, posts[:4]) == (0 if is_replaced else 4)
+    assert all(same(late.table(posts[:4])[n], features_of(model, post)) for n, post in enumerate(posts[:4]))
+
+
 def test_unreadable_shard_is_kept(
     model: ToneModel, posts: list[Post], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

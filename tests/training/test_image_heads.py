@@ -58,7 +58,7 @@ def vision_states(model: ToneModel, images: list[Image]) -> Tensor:
 
 @torch.no_grad()
 def test_logits_are_the_sum_of_both_heads(model: ToneModel, images: list[Image]) -> None:
-    captions = ["so happy", "", "a sad day", "so happy", "so happy"]
+    captions = ["so happy", "", "a sad day", "sad", "so happy"]
     images.append(open_image(placeholder()))
     with fresh_adapter(model, replace(SETTINGS, image_head="none"), seed=1):
         without_BK = logits_of(model, images, captions)
@@ -103,10 +103,13 @@ def test_fitted_heads_are_saved_and_loaded(
     assert (model.image_head, model.readout) == (None, None)
 
 
-def test_readout_trains_as_without_image_head(workspace: Workspace) -> None:
+@pytest.mark.parametrize("curriculum", ["none", "loss"])
+def test_readout_trains_as_without_image_head(workspace: Workspace, curriculum: str) -> None:
     trained = {}
     for kind in ("none", "linear"):
-        settings = replace(SETTINGS, image_head=kind, epochs=1, dropout=0.1)
+        settings = replace(
+            SETTINGS, image_head=kind, dropout=0.1, epochs=1, curriculum=curriculum, curriculum_until=1.0
+        )  # type: ignore[arg-type]
         with trained_adapter(workspace, settings, TrainingContext(1)):
             trained[kind] = trainable_state(workspace.model)
     assert trained["none"].keys() == trained["linear"].keys()
@@ -130,6 +133,21 @@ def test_later_boundaries_are_computed_from_earlier_ones(model: ToneModel, posts
     finally:
         del model.run_segment
     assert runs and "vision" not in runs
+
+
+def test_image_head_reads_what_the_training_cached(workspace: Workspace) -> None:
+    model, runs = workspace.model, []
+    run = model.run_segment
+    settings = replace(SETTINGS, adapter_positions="text")
+    with fresh_adapter(model, settings, seed=1):
+        workspace.data("train")
+        workspace.data("val")
+        model.run_segment = lambda segment, features: (runs.append(segment.name), run(segment, features))[1]  # type: ignore[method-assign, func-returns-value]
+        try:
+            workspace.image_logits(settings)
+        finally:
+            del model.run_segment
+    assert runs == []
 
 
 def test_cached_missing_image_has_no_features(model: ToneModel, posts: list[Post], tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Parrot(nn.Module):
         super().__init__()
         self.asked: list[list[int]] = []
 
-    def forward(self, features: dict[str, Tensor]) -> Tensor:
+    def forward(self, features: dict[str, Tensor], *, with_image: bool) -> Tensor:
         assert not self.training
         assert not torch.is_grad_enabled()
         self.asked.append(features["length"].tolist())

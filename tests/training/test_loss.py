@@ -45,6 +45,14 @@ def test_focal_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(-((1 - p) ** 2) * math.log(p), rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_focal_loss_of_sure_answers_has_finite_gradients(gamma: float) -> None:
+    logits_BK = torch.tensor([[40.0, 0.0, 0.0]], requires_grad=True)
+    Loss.of(settings(loss="focal", focal_gamma=gamma), LABELS, 3)(logits_BK, torch.tensor([0])).backward()  # type: ignore[no-untyped-call]
+    assert logits_BK.grad is not None
+    assert logits_BK.grad.isfinite().all()
+
+
 def test_focal_loss_without_gamma() -> None:
     labels = torch.tensor([2, 1])
     focal = Loss.of(settings(loss="focal", focal_gamma=0.0), LABELS, 3)(LOGITS, labels)

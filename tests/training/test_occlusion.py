@@ -60,9 +60,10 @@ class Additive:
             for image in images
         ]
 
-    def token_ids(self, captions: Sequence[str]) -> list[list[int]]:
+    def read_captions(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
         known = list(self.words)
-        return [[1 + known.index(word) if word in known else 0 for word in caption.split()] for caption in captions]
+        rows = [[1 + known.index(word) if word in known else 0 for word in caption.split()] for caption in captions]
+        return [{"tokens": torch.tensor(row)} for row in rows]
 
     def forward_images(self, _: Tensor) -> dict[str, Tensor]:
         return {}

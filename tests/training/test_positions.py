@@ -186,9 +186,9 @@ def test_rows_do_not_depend_on_padding(model: LanguageToneModel, posts: list[Pos
 # What runs where
 
 CACHED = {
-    "all layers": {"tokens", "length", "pooled_image", "prefix.0"},
-    "last layer": {"text", "length", "pooled_image", "prefix"},
-    "trained connector": {"tokens", "length", "pooled_image", "connector's input"},
+    "all layers": {"tokens", "length", "has_caption", "pooled_image", "prefix.0"},
+    "last layer": {"text", "length", "has_caption", "pooled_image", "prefix"},
+    "trained connector": {"tokens", "length", "has_caption", "pooled_image", "connector's input"},
 }
 
 
@@ -209,13 +209,13 @@ def test_cached_features_follow_the_rule(model: LanguageToneModel, case: str, po
 
 def test_whole_language_model_unfreezes_prefix(model: LanguageToneModel) -> None:
     with working(model, unfreeze="language"):
-        assert set(model.cached_names()) == {"tokens", "length", "pooled_image", "image"}
+        assert set(model.cached_names()) == {"tokens", "length", "has_caption", "pooled_image", "image"}
         assert model.prefix_bytes() == 0
 
 
 def test_rank_zero_caches_pooled_states(model: LanguageToneModel) -> None:
     with fresh_adapter(model, replace(TEXT, rank=0), seed=1):
-        assert model.cached_names() == ("length", "pooled_image", "pooled")
+        assert model.cached_names() == ("length", "has_caption", "pooled_image", "pooled")
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def stages(parts: dict[str, list[Post]]) -> None:
     part_of = {post.id: part for part in ("test", "train", "val") for post in parts[part][::-1]}
     write_posts(POSTS, posts)
     write_split(SPLIT, part_of)
-    describe_split(posts, part_of, load_params(), 0).write(SPLIT_REPORT)
+    describe_split(posts, part_of, load_params(), []).write(SPLIT_REPORT)
 
 
 # What scores depend on
@@ -110,10 +110,10 @@ def test_missing_post_changes_data_and_split(workspace: Workspace) -> None:
 
 def test_features_are_of_part_and_adapter(workspace: Workspace) -> None:
     steps: list[int] = []
-    assert set(workspace.data("train").features[0]) == {"length", "pooled"}
+    assert set(workspace.data("train").features[0]) == {"length", "has_caption", "pooled"}
     with fresh_adapter(workspace.model, LORA, seed=1):
         data = replace(workspace, encode_batch_size=3).data("train", advance=steps.append)
-        assert set(data.features[0]) == {"pixels", "tokens", "length"}
+        assert set(data.features[0]) == {"pixels", "tokens", "length", "has_caption"}
         assert steps == [3, 1]
         assert list(data.posts) == workspace.parts["train"]
         first_NK = logits(workspace.model, data, 2)
