@@ -68,7 +68,7 @@ def main(
     A post may lack its image or its caption; a placeholder or an empty text replaces it. A post that cannot be used
     gets a row with the reason.
 
-    An HTML page beside the table (tones.html beside tones.csv) shows the answers with their pictures, the least certain
+    An HTML page beside the table (tones.html beside tones.csv) shows the answers with their images, the least certain
     first. With --accuracy 0.9, the column review says which posts to leave to a person so that the other answers have
     an accuracy of at least 90%, judged by the version's validation posts.
 

@@ -140,7 +140,7 @@ def placeholder() -> bytes:
     """Return the content of the image file that stands for a missing image: nine colours that blend into each other.
 
     An image of one colour, or of noise, would be unlike all that a readout has learnt from, and some readouts answer
-    the same to any caption beside it (docs/comparisons.md, "What the picture adds").
+    the same to any caption beside it (docs/comparisons.md, "What the image adds").
     """
     content = BytesIO()
     Image.frombytes("RGB", (3, 3), bytes.fromhex(PLACEHOLDER)).resize(PLACEHOLDER_SIZE).save(content, "PNG")

@@ -1,4 +1,4 @@
-"""Imported tables: a copy of a table's usable posts, pictures included, in an image folder that `dvc repro` can copy.
+"""Imported tables: a copy of a table's usable posts, images included, in an image folder that `dvc repro` can copy.
 
     metadata.csv    a row for each post: file_name, id, text, text_label, image_label, split, group
     left_out.csv    id and reason of each row that was left out

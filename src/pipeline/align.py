@@ -2,8 +2,8 @@
 
 The two halves of a checkpoint may never have met: nobody has trained a connector between them. LLaVA trains its
 connector first, alone, with both halves frozen (H. Liu et al., Visual Instruction Tuning, NeurIPS 2023, section 4.2).
-This stage does the same, with the tones of the train part as the target. The connector is then frozen in the search, so
-its output is cached.
+This stage does the same, with the labels of the train part as the target. The connector is then frozen in the search,
+so its output is cached.
 """
 
 from dataclasses import asdict

@@ -1,7 +1,7 @@
 """Page of a version's answers to many posts, the least certain first.
 
-The page loads nothing but the posts' pictures. It links them by paths relative to itself. So it stays small with
-thousands of posts, holds no copy of a picture, and needs the pictures to stay where they are.
+The page loads nothing but the posts' images. It links them by paths relative to itself. So it stays small with
+thousands of posts, holds no copy of an image, and needs the images to stay where they are.
 """
 
 import os
@@ -31,7 +31,7 @@ def answers_page(content: AnsweredPosts, page: Path, table: Path) -> str:
 
     Args:
         content: the posts and their answers.
-        page: where the page will be written; addresses of pictures are relative to it.
+        page: where the page will be written; addresses of images are relative to it.
         table: the CSV with the same answers.
     """
     answered = content.answered
@@ -144,5 +144,5 @@ def _shown(content: AnsweredPosts, place: int, labels: Sequence[str], page: Path
 
 
 def _address(image: Path, page: Path) -> str:
-    """Return the address of a picture, relative to the page. Quoting also keeps a name from being a scheme."""
+    """Return the address of an image, relative to the page. Quoting also keeps a name from being a scheme."""
     return quote(os.fsencode(os.path.relpath(image, page.parent)))

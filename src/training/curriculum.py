@@ -28,7 +28,7 @@ def share(settings: TrainingConfig, epoch: int) -> float:
 
 def num_posts(settings: TrainingConfig, posts: Sequence[Post], epoch: int) -> int:
     """Return the number of posts that an epoch trains on."""
-    return sum(_kept(len(members), settings, epoch) for members in _by_tone(posts))
+    return sum(_kept(len(members), settings, epoch) for members in _by_label(posts))
 
 
 def chosen(
@@ -52,7 +52,7 @@ def chosen(
         disagree = settings.curriculum.startswith("agreement") and post.text_label != post.image_label
         return disagree, losses[index] if settings.curriculum.endswith("loss") else 0.0, tie_breaks[index]
 
-    easiest = (sorted(members, key=difficulty)[: _kept(len(members), settings, epoch)] for members in _by_tone(posts))
+    easiest = (sorted(members, key=difficulty)[: _kept(len(members), settings, epoch)] for members in _by_label(posts))
     return sorted(index for members in easiest for index in members)
 
 
@@ -60,6 +60,6 @@ def _kept(count: int, settings: TrainingConfig, epoch: int) -> int:
     return math.ceil(share(settings, epoch) * count)
 
 
-def _by_tone(posts: Sequence[Post]) -> list[list[int]]:
+def _by_label(posts: Sequence[Post]) -> list[list[int]]:
     labels = [post.label for post in posts]
     return [[index for index, own in enumerate(labels) if own == label] for label in dict.fromkeys(labels)]

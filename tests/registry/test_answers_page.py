@@ -116,7 +116,7 @@ def test_page_shows_what_is_missing() -> None:
         content((post("pictureless", None), "joy", 0.5), (post("textless", text=""), "joy", 0.6), (post("7"), "", 0))
     )
     assert len(page.of("img")) == 1
-    assert "no picture" in page.text and "no caption" in page.text and "damaged" in page.text
+    assert "no image" in page.text and "no caption" in page.text and "damaged" in page.text
     assert len(page.of("li")) == 2
 
 
