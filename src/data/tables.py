@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from src.core.errors import UsageError, UserError
 from src.core.files import cells_of_any_length
 from src.data import encodings
+
+if TYPE_CHECKING:
+    from pyarrow import Scalar
 
 _DELIMITERS = ",;\t"
 
@@ -21,8 +24,8 @@ class Row:
 
     # The place of the row in the file, such as "line 3".
     place: str
-    # The cells in the order of the header; None for a value that is neither text nor number. A short row of a CSV has
-    # fewer.
+    # The cells in the order of the header; None for a damaged text and for a value that is neither text nor number. A
+    # short row of a CSV has fewer.
     cells: Sequence[str | None]
     # The reason why the row cannot be read; empty without one.
     fault: str = ""
@@ -116,13 +119,20 @@ def _read_parquet(path: Path) -> Table:
             content = file.read()
     except (ArrowException, OSError) as error:
         raise UserError(f"{path} is no readable Parquet file: {error}") from error
-    columns = [column.to_pylist() for column in content.columns]
-    rows = zip(*columns, strict=True)
+    rows = zip(*([_parquet_cell(value) for value in column] for column in content.columns), strict=True)
     return Table(
         content.column_names,
-        [Row(f"row {number}", [_cell(value) for value in values]) for number, values in enumerate(rows, start=1)],
+        [Row(f"row {number}", cells) for number, cells in enumerate(rows, start=1)],
         encodings.UTF_8,
     )
+
+
+def _parquet_cell(value: "Scalar") -> str | None:
+    try:
+        return _cell(value.as_py())
+    except (ValueError, OverflowError):
+        # A text that is not UTF-8, or a value that Python cannot hold, such as a time in the year 10000.
+        return None
 
 
 def _cell(value: object) -> str | None:

@@ -1,7 +1,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ def json_lines() -> str:
     return "".join(json.dumps(dict(zip(HEADER, row, strict=True)), ensure_ascii=False) + "\n" for row in ROWS)
 
 
-def write_parquet(path: Path, columns: dict[str, list[object]]) -> None:
+def write_parquet(path: Path, columns: Mapping[str, list[object] | pa.Array]) -> None:
     pq.write_table(pa.table(columns), path)
 
 
@@ -71,6 +71,14 @@ def test_values_become_text(tmp_path: Path) -> None:
         ["", None],
         ["\u2028", ""],
     ]
+
+
+def test_values_beyond_python_are_no_text(tmp_path: Path) -> None:
+    damaged = pa.array([b"caf\xe9", b"so"]).view(pa.string())
+    year_10000 = pa.array([253_402_300_800, None], pa.timestamp("s"))
+    write_parquet(tmp_path / "a.parquet", {"id": ["1", "2"], "text": damaged, "time": year_10000})
+    rows = read_table(tmp_path / "a.parquet").rows
+    assert [list(row.cells) for row in rows] == [["1", None, None], ["2", "so", ""]]
 
 
 def test_lines_that_are_no_objects_are_faults(tmp_path: Path) -> None:
