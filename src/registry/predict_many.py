@@ -1,5 +1,6 @@
 """Predict many posts, of a folder or a table, and write the answers as a table and a page."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class AnswerFiles:
             UsageError: one would.
         """
         for option, path in (("--out", self.table), ("--page", self.page)):
-            if path and path.exists() and any(read.is_file() and path.samefile(read) for read in listing.files):
+            if path and path.exists() and any(_is_same(path, read) for read in listing.files):
                 raise UsageError(f"{option} {path} would overwrite an input file: name another file")
 
     def write(self, content: AnsweredPosts) -> None:
@@ -57,6 +58,12 @@ class AnswerFiles:
         write_predictions_table(self.table, content.rows)
         if self.page:
             write_text(self.page, answers_page(content, self.page, self.table))
+
+
+def _is_same(path: Path, read: Path) -> bool:
+    """Return whether two names are those of one file."""
+    # Unlike a method of Path, this is false for names that no file can have.
+    return os.path.isfile(read) and path.samefile(read)  # noqa: PTH113
 
 
 def _page_of(out: Path, page: Path | None) -> Path:
