@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
+from src.core.files import DECIMALS
 from src.core.records import Bin, Prediction, labels_of
 
 Array = NDArray[np.float64]
 
 BINS = 15
 _TEMPERATURES = (0.01, 100.0)
-# Lower bound of a probability. Files round small ones to 0, and the logarithm must be a number.
-MIN_PROBABILITY = 1e-12
+# Lower bound of a probability. Files round smaller ones to 0, so a 0 says no more than that.
+MIN_PROBABILITY: float = 0.5 * 10**-DECIMALS
 
 
 @dataclass(frozen=True)

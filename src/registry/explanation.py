@@ -9,7 +9,6 @@ from PIL.Image import Image
 from torch import Tensor
 
 from src.data.images import open_image, pixels_of, placeholder, png_of
-from src.evaluation.calibration import MIN_PROBABILITY
 from src.registry import registry
 from src.training.occlusion import ClassifiedImage, log_odds_of
 
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 
 # A larger image is reduced to this many pixels on its longer side, which bounds the memory of a batch.
 LONGEST_SIDE = 1024
+# Lower bound of a probability, whose logarithm must be a number. No file has rounded it.
+_MIN_PROBABILITY = 1e-12
 
 
 def classified_by(version: "PyFuncModel", image: Image) -> ClassifiedImage:
@@ -51,4 +52,4 @@ def _version_log_odds(
     ]
     answers = registry.predict(version, list(zip(images, captions, strict=True)), halves=True)
     probabilities_BK = torch.tensor([[answer.probabilities[label] for label in labels] for answer in answers])
-    return log_odds_of(probabilities_BK.double().clamp_min(MIN_PROBABILITY).log())
+    return log_odds_of(probabilities_BK.double().clamp_min(_MIN_PROBABILITY).log())

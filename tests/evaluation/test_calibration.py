@@ -130,6 +130,13 @@ def test_probability_of_zero_is_finite() -> None:
     assert calibration.nll_scaled < calibration.nll
 
 
+def test_rounded_probability_loses_no_more_than_files_tell() -> None:
+    small, rounded = ([[1 - least, least, 0.0]] for least in (0.6e-6, 0.0))
+    loss = log_loss(predictions(np.array(rounded), np.array([1])))
+    assert loss == pytest.approx(-np.log(0.5e-6), abs=1e-5)
+    assert loss - log_loss(predictions(np.array(small), np.array([1]))) == pytest.approx(np.log(1.2), abs=1e-5)
+
+
 # Selective prediction
 
 
