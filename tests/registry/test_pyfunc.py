@@ -1,4 +1,4 @@
-"""A version as MLflow's server asks it: each request in a thread of its own."""
+"""A version as MLflow's server asks it: each request in a thread of its own, with texts that it did not write."""
 
 import time
 from collections.abc import Mapping
@@ -12,9 +12,15 @@ import pytest
 from src.registry.pyfunc import Answers, Row, set_pyfunc_model
 
 
-def test_requests_are_answered_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Any] = []
-    monkeypatch.setattr("mlflow.models.set_model", made.append)
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The models that are set."""
+    models: list[Any] = []
+    monkeypatch.setattr("mlflow.models.set_model", models.append)
+    return models
+
+
+def test_requests_are_answered_in_turn(made: list[Any]) -> None:
     inside: list[int] = []
     most = 0
 
@@ -37,3 +43,17 @@ def test_requests_are_answered_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         answers = list(pool.map(lambda _: model.predict(None, posts), range(4)))
     assert most == 1
     assert all(answer["calm"].tolist() == [1.0] for answer in answers)
+
+
+def test_lines_of_texts_are_unified(made: list[Any]) -> None:
+    asked: list[Row] = []
+
+    def predict(_: object, rows: list[Row], halves: bool) -> Answers:
+        asked.extend(rows)
+        return Answers(("calm",), [[1.0] for _ in rows])
+
+    set_pyfunc_model(lambda _: None, predict)
+    made[0].load_context(SimpleNamespace(artifacts={}))
+    texts = ["a good\r\nday\n", "a good\rday", " so "]
+    made[0].predict(None, pd.DataFrame([[b"JFIF", text] for text in texts], columns=["image", "text"]))
+    assert [caption for _, caption in asked] == ["a good\nday", "a good\nday", " so "]
