@@ -43,6 +43,8 @@ from src.registry.contract import (
     GoldenPost,
     Search,
     choose_golden,
+    read_contract,
+    trained_parts,
 )
 from src.registry.contract_file import write_contract
 from src.registry.loading import compute_logits, dtype_of, load_adapter
@@ -122,7 +124,7 @@ def register_model(params: Params, model: str) -> Registration:
             run_id=run.id,
             digest=digest,
             tags=_tags(subject, run),
-            description=_description(subject, params.label_names, params.notice),
+            description=_description(subject, package, params.label_names, params.notice),
         )
     is_champion = promote_if_better(model, registered)
     # The version's number is left out, because another registry gives it another number.
@@ -262,13 +264,14 @@ def installed(libraries: Sequence[str]) -> dict[str, str]:
     return {name: version(name).partition("+")[0] for name in libraries}
 
 
-def _description(subject: _Subject, labels: Sequence[str], notice: str) -> str:
+def _description(subject: _Subject, package: ModelPackage, labels: Sequence[str], notice: str) -> str:
     trained = subject.trained
+    settings = read_contract(package.artifacts["contract"]).settings
     facts = trained.facts
     scores = trained.validation
     return (
         f"A post is {listed(labels)}, by **{subject.model}** ({facts['checkpoint']} at "
-        f"`{facts['checkpoint_revision']}`) with a LoRA adapter: trial {trained.trial} of study "
-        f"`{trained.study}`.\n\n"
+        f"`{facts['checkpoint_revision']}`) with trained {' and '.join(trained_parts(settings))}: trial "
+        f"{trained.trial} of study `{trained.study}`.\n\n"
         f"Validation macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}. {notice}"
     )

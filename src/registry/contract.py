@@ -27,6 +27,8 @@ NUM_GOLDEN = 8
 # in float32, only the order of sums differs between machines and libraries. bfloat16 keeps 8 bits.
 ABSOLUTE = {"float32": 1e-3, "bfloat16": 0.05}
 RELATIVE = {"float32": 1e-4, "bfloat16": 0.05}
+# Names of the kinds of adapters, by the setting `adapter`.
+ADAPTER_KINDS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rank-stabilised LoRA", "ia3": "IA3"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,13 @@ class Contract:
         coarser = "bfloat16" if "bfloat16" in (self.dtype, dtype) else "float32"
         largest = max(abs(logit) for post in self.golden for logit in post.logits)
         return ABSOLUTE[coarser] + RELATIVE[coarser] * largest
+
+
+def trained_parts(settings: TrainingConfig) -> list[str]:
+    """Return what a training trains: the adapter by its kind, the base's segments that it unfreezes, and the head."""
+    adapter = [f"{ADAPTER_KINDS[settings.adapter]} adapter"] if settings.rank else []
+    head = ["head"] if settings.readout == "head" else []
+    return [*adapter, *settings.unfreeze.split(), *head]
 
 
 def choose_golden(posts: Sequence[Post], label_names: Sequence[str]) -> list[Post]:

@@ -19,14 +19,20 @@ from src.evaluation.intervals import intervals, label_intervals
 from src.evaluation.metrics import scores
 from src.modeling.transformers_usage import TransformersUsage
 from src.models.catalog import model_class
-from src.registry.contract import SPLIT_REPORT_FILE, TEST_COLUMNS, TEST_FILE, Contract
+from src.registry.contract import (
+    ADAPTER_KINDS,
+    SPLIT_REPORT_FILE,
+    TEST_COLUMNS,
+    TEST_FILE,
+    Contract,
+    trained_parts,
+)
 from src.reporting.pages import render_markdown
 
 PROTOCOLS = {
     "agreement": "posts whose text label and image label are equal",
     "standard": "a neutral label yields to the other label, and posts with opposite labels are left out",
 }
-KINDS = {"lora": "LoRA", "dora": "DoRA", "rslora": "rank-stabilised LoRA", "ia3": "IA3"}
 SHOWN = (
     "readout",
     "image_head",
@@ -172,6 +178,7 @@ def model_card(
         is_random=contract.checkpoint.is_random,
         origin=_origin(contract),
         adapter=_adapter(contract),
+        trained=trained_parts(contract.settings),
         readout=_readout(contract),
         dtype=dtype,
         allowed=contract.tolerance(dtype),
@@ -260,12 +267,12 @@ def _origin(contract: Contract) -> str:
 def _adapter(contract: Contract) -> str:
     settings = contract.settings
     if not settings.rank:
-        return "none: only the head was trained"
+        return "none"
     size = "" if settings.adapter == "ia3" else f" of rank {settings.rank}, alpha {settings.alpha},"
     where = ", on the positions behind the image alone" if settings.adapter_positions == "text" else ""
     if settings.rounds_prefix:
         where += ", which read the keys and values of those before in 8 bits"
-    return f"{KINDS[settings.adapter]}{size} on {len(contract.adapted_modules)} modules{where}"
+    return f"{ADAPTER_KINDS[settings.adapter]}{size} on {len(contract.adapted_modules)} modules{where}"
 
 
 def _readout(contract: Contract) -> str:

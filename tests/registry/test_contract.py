@@ -22,6 +22,7 @@ from src.registry.contract import (
     Search,
     choose_golden,
     read_contract,
+    trained_parts,
 )
 from src.registry.contract_file import CONTRACT_FILE, HEADLINE_SCORES, write_contract
 
@@ -116,3 +117,17 @@ def test_coarser_precision_decides_tolerance() -> None:
     coarse = replace(CONTRACT, dtype="bfloat16")
     assert CONTRACT.tolerance("float32") == pytest.approx(1e-3 + 4e-4)
     assert CONTRACT.tolerance("bfloat16") == coarse.tolerance("float32") == pytest.approx(0.05 + 0.2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, ["LoRA adapter", "head"]),
+        ({"adapter": "dora", "readout": "verbalizer"}, ["DoRA adapter"]),
+        ({"rank": 0}, ["head"]),
+        ({"rank": 0, "unfreeze": "connector qformer", "readout": "verbalizer"}, ["connector", "qformer"]),
+        ({"adapter": "ia3", "unfreeze": "connector"}, ["IA3 adapter", "connector", "head"]),
+    ],
+)
+def test_trained_parts_are_named(changes: dict[str, Any], parts: list[str]) -> None:
+    assert trained_parts(replace(CONTRACT.settings, **changes)) == parts

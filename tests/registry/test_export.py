@@ -295,6 +295,15 @@ def test_card_says_what_two_labels_taught(exported: Callable[..., Path]) -> None
         assert ("left out of training" in text) == (not is_taught)
 
 
+def test_card_names_trained_parts(exported: Callable[..., Path]) -> None:
+    plain = contract_in(exported())
+    usage = TransformersUsage(None, "text=caption", ("logits = 1",))
+    snippet = LoadingSnippet("LlavaForConditionalGeneration", '"base"', True, usage, (), (), False)
+    settings = replace(plain.settings, rank=0, unfreeze="connector", readout="verbalizer")
+    text = model_card("mvsa-smol", 1, replace(plain, settings=settings), snippet, EVIDENCE, merged=False)
+    assert "| adapter | none |" in text and "| trained | connector |" in text
+
+
 def nudged(self: Any, merge: "Callable[[Any], nn.Module]") -> "nn.Module":
     import torch
 

@@ -14,7 +14,7 @@ from src.core.provenance import code_digest
 from src.core.records import leak_free, read_groups, read_posts, read_predictions, read_split
 from src.evaluation.metrics import scores
 from src.registry import promotion, registry
-from src.registry.contract import TEST_COLUMNS, VALIDATION_FILE, Contract, choose_golden, read_contract
+from src.registry.contract import TEST_COLUMNS, VALIDATION_FILE, Contract, choose_golden, read_contract, trained_parts
 from tests.registry.conftest import DATA_MD5, MODEL, STORE, git, run, store_in
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def contract(repository: Path) -> Contract:
 
 
 def test_contract_records_training(contract: Contract, repository: Path) -> None:
+    from mlflow import MlflowClient
+
     trained = read_json(OUTPUTS / "train" / MODEL / "train.json")
     best = read_json(OUTPUTS / "tune" / MODEL / "best.json")
     assert (contract.search.study, contract.search.trial) == (best["study"], best["best_trial"])
@@ -44,6 +46,8 @@ def test_contract_records_training(contract: Contract, repository: Path) -> None
     assert (version.tags["git_commit"], version.tags["git_dirty"]) == (git("rev-parse", "HEAD"), "false")
     assert {"torch", "peft", "transformers"} <= contract.libraries.keys()
     assert asdict(contract.settings) == read_json(OUTPUTS / "train" / MODEL / "adapter" / "settings.json")
+    registered = MlflowClient().get_model_version(version.name, str(version.number))
+    assert f"trained {' and '.join(trained_parts(contract.settings))}: trial" in registered.description
 
 
 def test_golden_posts_have_training_logits(contract: Contract, repository: Path) -> None:
