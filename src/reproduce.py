@@ -17,7 +17,7 @@ from src.core.labels import TONES, are_tones
 from src.core.paper import ALL, RECIPES, format_figures, recipes_of
 from src.modeling.hub import go_offline_if_hub_unreachable
 from src.models.catalog import MODELS, needs_hub
-from src.reporting.paper_table import HEADLINE, TABLE, not_above
+from src.reporting.paper_table import HEADLINE, TABLE, compare_with_tfidf
 
 if TYPE_CHECKING:
     from src.reporting.paper_table import PaperTableRow
@@ -75,9 +75,10 @@ def _print_table(rows: "Sequence[PaperTableRow]") -> None:
         for row in rows
     ]
     table("The paper's experiments", columns, cells)
-    weak = not_above(rows)
-    if weak and weak[1]:
-        say(f"Not above TF-IDF of the captions (macro-F1 {weak[0]:.4f}): {', '.join(weak[1])}")
+    comparison = compare_with_tfidf(rows)
+    if comparison and comparison.not_above:
+        weak = ", ".join(comparison.not_above)
+        say(f"Not above TF-IDF of the captions (macro-F1 {comparison.to_beat:.4f}): {weak}")
 
 
 if __name__ == "__main__":

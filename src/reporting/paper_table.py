@@ -79,6 +79,17 @@ def read_rows() -> list[PaperTableRow]:
 
 
 @dataclass(frozen=True)
+class TfidfComparison:
+    """The recipes with scores on the test part, compared with TF-IDF."""
+
+    # The macro-F1 of TF-IDF.
+    to_beat: float
+    recipes: Sequence[str]
+    # Those whose macro-F1 is not above it.
+    not_above: Sequence[str]
+
+
+@dataclass(frozen=True)
 class PaperSection:
     """The report's section on the paper's experiments."""
 
@@ -89,10 +100,8 @@ class PaperSection:
     notes: Mapping[str, int]
     # Recipes that are scored on other posts than the test part.
     elsewhere: Sequence[str]
-    # The macro-F1 of TF-IDF; None without baselines.
-    to_beat: float | None
-    # Recipes whose macro-F1 is not above it.
-    not_above: Sequence[str]
+    # None without TF-IDF or a recipe to compare with it.
+    comparison: TfidfComparison | None
 
     def marks(self, recipe: Recipe) -> list[int]:
         """Return the numbers of the notes on a recipe."""
@@ -108,22 +117,20 @@ def paper_section() -> PaperSection:
     rows = read_rows()
     recipes = [row.recipe for row in rows if row.recipe]
     assumed = dict.fromkeys(note for recipe in recipes for note in recipe.assumed)
-    to_beat, names = not_above(rows) or (None, [])
     return PaperSection(
         recipes=[row for row in rows if row.recipe],
         baselines=[row for row in rows if not row.recipe],
         notes={note: number for number, note in enumerate(assumed, 1)},
         elsewhere=[recipe.name for recipe in recipes if recipe.num_posts],
-        to_beat=to_beat,
-        not_above=names,
+        comparison=compare_with_tfidf(rows),
     )
 
 
-def not_above(rows: Sequence[PaperTableRow]) -> tuple[float, list[str]] | None:
-    """Return the macro-F1 of TF-IDF and the recipes that are not above it; None without TF-IDF among the rows."""
-    for row in rows:
-        if row.name == TO_BEAT:
-            to_beat = row.scores["macro_f1"]
-            recipes = [other for other in rows if other.recipe]
-            return to_beat, [other.name for other in recipes if other.scores.get("macro_f1", 1.0) <= to_beat]
-    return None
+def compare_with_tfidf(rows: Sequence[PaperTableRow]) -> TfidfComparison | None:
+    """Compare the recipes that are scored on TF-IDF's posts, the test part, with it; None if there are none."""
+    macro_f1 = {row.name: row.scores["macro_f1"] for row in rows if row.scores}
+    compared = [row.name for row in rows if row.recipe and row.scores and not row.recipe.num_posts]
+    if TO_BEAT not in macro_f1 or not compared:
+        return None
+    to_beat = macro_f1[TO_BEAT]
+    return TfidfComparison(to_beat, compared, [name for name in compared if macro_f1[name] <= to_beat])

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from src.reporting.paper_table import (
     SCORE_TITLES,
     TABLE,
     PaperTableRow,
-    not_above,
+    TfidfComparison,
+    compare_with_tfidf,
     paper_section,
     read_rows,
     write_rows,
@@ -55,8 +57,17 @@ def test_table_is_read_as_written() -> None:
 
 
 def test_recipes_below_tfidf_are_named() -> None:
-    assert not_above(ROWS) == (0.6, ["clip-lora"])
-    assert not_above(ROWS[:2]) is None
+    assert compare_with_tfidf(ROWS) == TfidfComparison(0.6, ["clip-lora"], ["clip-lora"])
+    assert compare_with_tfidf(ROWS[:2]) is None
+
+
+def test_other_posts_and_failures_are_not_compared() -> None:
+    above = replace(ROWS[1], scores={**LORA, "macro_f1": 0.7})
+    write_rows([ROWS[0], above, *ROWS[2:]])
+    assert "the test part (1), all are above <code>tfidf</code>" in page()
+    assert compare_with_tfidf([ROWS[0], *ROWS[2:]]) is None
+    write_rows([ROWS[0], *ROWS[2:]])
+    assert "are above" not in page()
 
 
 def test_row_shows_ours_beside_paper() -> None:
