@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from src.core.config import Params
 from src.core.data_outputs import SplitReport
 from src.core.errors import UserError
-from src.core.files import digest_of, read_json
+from src.core.files import digest_of, folder_digest, read_json
 from src.core.outputs import EnsembleMember, EnsembleOutput, RegisterOutput
 from src.core.paths import (
     ADAPTER_FOLDER,
@@ -34,7 +34,7 @@ from src.registry import registry
 from src.registry.contract import TEST_FILE, VALIDATION_FILE, choose_golden
 from src.registry.contract_file import write_contract
 from src.registry.ensemble import open_ensemble
-from src.registry.ensemble_contract import FORMAT, EnsembleContract, GoldenAnswer, MemberRecord
+from src.registry.ensemble_contract import FILES_DIGEST, FORMAT, EnsembleContract, GoldenAnswer, MemberRecord
 from src.registry.loading import largest_difference
 from src.registry.promotion import promote_if_better
 from src.registry.pyfunc import ModelPackage
@@ -62,7 +62,7 @@ def register_ensemble(params: Params) -> Registration:
                 package,
                 run_id=run.id,
                 digest=digest,
-                tags=_tags(params, run),
+                tags={**_tags(params, run), FILES_DIGEST: folder_digest(folder)},
                 description=_description(output, versions, params.notice),
             )
     is_champion = promote_if_better(COMBINED, registered)

@@ -21,6 +21,8 @@ from src.registry.contract_file import (
 
 # The name under which versions are registered, and that of the artifact with the contract.
 ENSEMBLE = "ensemble"
+# The tag of a version with the digest of the folder of its contract and its members' own files.
+FILES_DIGEST = "files_digest"
 FORMAT = 1
 # A golden probability may differ by so much: logits of members may differ by `ABSOLUTE`, and a probability by less.
 TOLERANCE = ABSOLUTE

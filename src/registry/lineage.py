@@ -24,7 +24,7 @@ from src.core.records import (
 from src.data import layouts
 from src.registry import registry
 from src.registry.contract import Contract, read_contract
-from src.registry.ensemble_contract import ENSEMBLE, EnsembleContract, read_ensemble_contract
+from src.registry.ensemble_contract import ENSEMBLE, FILES_DIGEST, EnsembleContract, read_ensemble_contract
 from src.registry.pyfunc import artifacts_in
 from src.registry.registry import RunRecord, Version
 
@@ -102,7 +102,7 @@ def lineage_of(address: str) -> Lineage:
         artifacts = artifacts_in(registry.download(version, Path(temporary)))
         if ENSEMBLE in artifacts:
             members = read_ensemble_contract(Path(artifacts[ENSEMBLE]))
-            return Lineage(version, members, tuple(_ensemble_links(version, members)))
+            return Lineage(version, members, tuple(_ensemble_links(version, members, Path(artifacts[ENSEMBLE]))))
         contract = read_contract(Path(artifacts.get("contract", "")))
         links = tuple(_links(_Subject(model, version, artifacts, contract)))
     return Lineage(version, contract, links)
@@ -123,8 +123,8 @@ def _links(subject: _Subject) -> Iterator[Link]:
     yield _link("checkpoint", weights, lambda: _checkpoint_fault(subject))
 
 
-def _ensemble_links(version: Version, contract: EnsembleContract) -> Iterator[Link]:
-    yield _link("version", f"{version.name} {version.number}", lambda: "")
+def _ensemble_links(version: Version, contract: EnsembleContract, folder: Path) -> Iterator[Link]:
+    yield _link("version", f"{version.name} {version.number}", lambda: _files_fault(version, folder))
     yield _link("run", version.run_id, lambda: _ensemble_run_fault(version))
     for address, digest in contract.versions().items():
         systems = ", ".join(record.member.system for record in contract.members if record.version == address)
@@ -174,6 +174,13 @@ def _run_fault(subject: _Subject) -> str:
         ADAPTER_DIGEST: subject.digest,
     }
     return next((f"its {key} is {tags.get(key)}" for key, value in expected.items() if tags.get(key) != value), "")
+
+
+def _files_fault(version: Version, folder: Path) -> str:
+    recorded = version.tags.get(FILES_DIGEST)
+    if recorded is None:
+        return "it was registered without a digest of its files"
+    return _unequal("its files", folder_digest(folder), recorded)
 
 
 def _ensemble_run_fault(version: Version) -> str:

@@ -17,9 +17,9 @@ from src.core.records import Prediction, read_posts, read_predictions
 from src.evaluation.ensemble import Bagging, Selection
 from src.evaluation.metrics import scores
 from src.registry import registry
-from src.registry.ensemble_contract import read_ensemble_contract
+from src.registry.ensemble_contract import FILES_DIGEST, read_ensemble_contract
 from src.registry.evidence import read_evidence
-from src.registry.lineage import ADAPTER_CODE, ENSEMBLE_CODE
+from src.registry.lineage import ADAPTER_CODE, ENSEMBLE_CODE, lineage_of
 from src.registry.pyfunc import artifacts_in
 from src.registry.verification import verify_folder
 from src.reporting.mistakes import mistaken
@@ -168,6 +168,21 @@ def test_every_link_of_the_lineage_holds(registered: Path, repo_root: Path) -> N
     assert "models:/mvsa-clip/1" in said
     assert set(ADAPTER_CODE) < set(ENSEMBLE_CODE)
     assert all((repo_root / path).exists() for path in ENSEMBLE_CODE)
+
+
+@pytest.mark.parametrize("recorded", [{}, {FILES_DIGEST: "0123456789ab"}])
+def test_other_files_break_the_version_link(
+    registered: Path, recorded: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, version = registry.version_at(CHAMPION)
+    tags = {name: value for name, value in version.tags.items() if name != FILES_DIGEST}
+    version_at = registry.version_at
+    monkeypatch.setattr(
+        registry,
+        "version_at",
+        lambda uri: (model, replace(version, tags={**tags, **recorded})) if uri == CHAMPION else version_at(uri),
+    )
+    assert [link.name for link in lineage_of(CHAMPION).broken] == ["version"]
 
 
 def test_answers_of_random_weights_say_so(registered: Path) -> None:
