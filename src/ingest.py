@@ -49,7 +49,8 @@ def main(path: Path, columns: Mapping[str, str], to: Path | None) -> None:
 
 def _print_index(path: Path, index: "DatasetIndex") -> None:
     say(f"{path}: {len(index.posts) + len(index.dropped):,} posts, {len(index.posts):,} complete")
-    say(f"  annotators a post: {index.num_annotators}; posts without a majority: {index.num_undecided:,}")
+    if index.num_annotators is not None:
+        say(f"  annotators a post: {index.num_annotators}; posts without a majority: {index.num_undecided:,}")
     for reason, ids in _left_out(index):
         more = ", ..." if len(ids) > MAX_NAMED else ""
         say(f"  to be left out, {reason}: {len(ids):,} ({', '.join(ids[:MAX_NAMED])}{more})")

@@ -42,8 +42,8 @@ class DataReport(StageOutput):
     protocol: str
     # Digest of the posts' contents and labels.
     data_digest: str
-    # Number of annotators of each post.
-    annotators: int
+    # Number of annotators of each post; None for a table, which does not tell it.
+    annotators: int | None
     posts: int
     # Number of posts that have a label under `protocol`.
     labelled: int
@@ -63,6 +63,12 @@ class DataReport(StageOutput):
     image_width_px: Quantiles
     image_height_px: Quantiles
     image_megapixels: Quantiles
+
+    @property
+    def labels_whole_posts(self) -> bool:
+        """Whether the posts came in a table without a post whose text label and image label differ."""
+        pairs = (pair.split(",") for pair in self.label_pairs)
+        return self.annotators is None and all(text == image for text, image in pairs)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def survey(path: Path, names: Mapping[str, str] | None = None) -> DatasetIndex:
     variants[REPEATED] = num_repeated
     root = path.parent if path.is_file() else path
     shown = {name: count for name, count in sorted(variants.items()) if count}
-    return DatasetIndex(root, 1, posts, tuple(dropped), 0, shown)
+    return DatasetIndex(root, None, posts, tuple(dropped), 0, shown)
 
 
 def _tables(path: Path) -> list[_Table]:

@@ -46,8 +46,8 @@ class DatasetIndex:
     """The posts of a folder or table, with ids in numeric order. No image has been opened."""
 
     root: Path
-    # The number of annotators of each post.
-    num_annotators: int
+    # The number of annotators of each post; None if it is unknown.
+    num_annotators: int | None
     # The complete posts by id.
     posts: dict[str, SourcePost]
     dropped: tuple[DroppedPost, ...]

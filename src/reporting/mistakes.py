@@ -20,7 +20,7 @@ class Mistake:
 
     id: str
     caption: str
-    # The annotators' labels of the text and of the image.
+    # The labels of the text and of the image.
     text_label: str
     image_label: str
     # The label that the protocol makes of both.

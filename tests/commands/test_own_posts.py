@@ -121,7 +121,7 @@ def test_every_format_gives_the_same_posts(
     write(path, rows)
     output = run("ingest", str(path)).stdout
     assert "agreement: 29 negative, 19 neutral, 57 positive\n" in output
-    assert "to be left out" not in output
+    assert "to be left out" not in output and "annotators" not in output
     read = read_folder(survey(imported()), "agreement", 10**6, lambda: None, hashes=False).posts
     assert [(post.id, post.digest, post.label) for post in read if post.label] == [
         (post.id, post.digest, post.label) for post in posts
@@ -161,7 +161,7 @@ def test_each_reason_is_one_line(rows: Rows, repository: Path, repo_root: Path) 
     copy_data()
     run("prepare")
     report = DataReport.read(DATA_REPORT)
-    assert (report.posts, report.dropped.count) == (119, 5)
+    assert (report.posts, report.dropped.count, report.annotators) == (119, 5, None)
     assert report.dropped.reasons["a missing image file"] == 2
     assert "9003" not in {post.id for post in read_posts(POSTS)}
 

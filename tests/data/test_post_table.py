@@ -41,7 +41,7 @@ def test_all_columns_are_read(folder: Path) -> None:
         ("9", SourcePost(folder / "images" / "b.jpg", " two\nlines", ("negative", "negative"))),
         ("10", SourcePost(folder / "images" / "a.jpg", "words", ("positive", "neutral"), part="val", group="g")),
     ]
-    assert (index.num_annotators, index.dropped, index.variants) == (1, (), {})
+    assert (index.num_annotators, index.dropped, index.variants) == (None, (), {})
 
 
 def test_one_label_is_both(folder: Path) -> None:

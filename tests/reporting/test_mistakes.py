@@ -48,7 +48,7 @@ def test_mistakes_come_by_confidence(picture: Path) -> None:
 def test_mistake_shows_all_facts(picture: Path) -> None:
     page = mistakes_page("clip", NOTICE, [post("1", picture)], [said("1", "negative", 0.5)])
     assert "<strong>negative</strong> predicted, <strong>positive</strong> labelled" in page
-    assert "Annotators: text positive, image neutral" in page
+    assert "Text label positive, image label neutral" in page
     assert "what a day" in page
     assert (page.count("50.0%"), page.count("25.0%")) == (1, 2)
     (content,) = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)

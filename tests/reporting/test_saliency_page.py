@@ -104,7 +104,7 @@ def test_page_holds_method_notice_post() -> None:
     assert NOTICE in text
     assert "Post 7: predicted negative, labelled positive" in text
     assert "by 57 passes" in text
-    assert "Annotators: text positive, image neutral. The post is in the test part." in text
+    assert "Text label positive, image label neutral. The post is in the test part." in text
     assert "negative 60.0% neutral 30.0% positive 10.0%" in text
     assert "the image as a whole \N{MINUS SIGN}0.12" in text
     assert "1 sad +0.80 2 day \N{MINUS SIGN}0.40 3 the +0.000" in text
