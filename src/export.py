@@ -25,8 +25,10 @@ def main(version: str, folder: Path, merge: bool) -> None:
     from src.registry.export import export_version
 
     exported = export_version(version, folder.resolve(), merge=merge)
-    if exported.holds_mvsa_posts:
-        warn("the folder holds eight posts of MVSA-Single, by private persons: keep it as private as the data")
+    warn(
+        f"the folder holds the images and captions of {exported.num_golden} posts of the validation part: "
+        "keep it as private as the data"
+    )
     how = "merged into its base" if merge else "as an adapter"
     say(f"{exported.version.name} version {exported.version.number} is in {folder.resolve()}, {how}")
     say(

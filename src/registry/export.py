@@ -42,8 +42,8 @@ class ExportedVersion:
     # The largest difference of golden logits that the card's code gave, and the largest that the contract allows.
     difference: float
     allowed: float
-    # Whether the golden posts in the folder come from MVSA-Single.
-    holds_mvsa_posts: bool
+    # The number of golden posts in the folder.
+    num_golden: int
 
 
 def export_version(address: str, folder: Path, *, merge: bool) -> ExportedVersion:
@@ -73,7 +73,7 @@ def export_version(address: str, folder: Path, *, merge: bool) -> ExportedVersio
         card = model_card(version.name, version.number, loaded.contract, snippet, inputs, merged=merge)
         write_text(temporary / CARD_FILE, card)
         difference, allowed = _check_card_code(loaded.contract, temporary, merge)
-    return ExportedVersion(version, difference, allowed, inputs.split.is_mvsa_single)
+    return ExportedVersion(version, difference, allowed, len(loaded.contract.golden))
 
 
 def write_files(loaded: LoadedVersion, artifacts: Mapping[str, str], folder: Path, merge: bool) -> LoadingSnippet:

@@ -75,6 +75,7 @@ def exported(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
                 patch.setenv(STORE, store_in(made))
                 kept[words] = folder, run("export", ADDRESS, "--out", str(folder), *words).output
             assert "golden posts: answered by the model card's own code, logits off by" in kept[words][1]
+            assert "8 posts of the validation part" in kept[words][1]
         return kept[words][0]
 
     return export
