@@ -116,7 +116,7 @@ class Footprint:
         Plans without gradient checkpointing come first, because checkpointing computes a third to a half more. Then
         come large batches, because they keep a device busy.
         """
-        sizes = [size for size in _powers_of_two(self.effective_batch) if self.effective_batch % size == 0]
+        sizes = [size for size in range(1, self.effective_batch + 1) if self.effective_batch % size == 0]
         return [
             BatchPlan(
                 size,
@@ -219,7 +219,3 @@ def _count_by_place(model: ToneModel, base_names: Collection[str]) -> dict[str, 
     assert model.readout is not None
     counts["head"] += sum(weight.numel() for weight in model.readout.parameters())
     return dict(counts)
-
-
-def _powers_of_two(maximum: int) -> list[int]:
-    return [2**exponent for exponent in range(maximum.bit_length())]
