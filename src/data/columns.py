@@ -93,7 +93,10 @@ def _places(path: Path, header: Sequence[str], roles: Names, names: Mapping[str,
         wanted = [names[role]] if role in names else known
         matches = [place for place, name in enumerate(header) if (name if role in names else name.casefold()) in wanted]
         if len(matches) > 1:
-            choice = " or ".join(header[place] for place in matches)
+            different = dict.fromkeys(header[place] for place in matches)
+            choice = " or ".join(different)
+            if len(different) == 1:
+                raise UsageError(f"{path} has {len(matches)} columns named {choice}: rename all but one of them")
             raise UsageError(f"{path}: the {role} could be in {choice}: choose with --column {role}=NAME")
         if role in names and not matches:
             raise unknown("column", names[role], header)
