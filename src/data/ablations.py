@@ -10,7 +10,7 @@ from src.core.records import Post
 from src.data.captions import without_hashtags
 from src.data.images import Source, placeholder
 
-BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS = ABLATIONS = ("both", "text", "image", "shuffled", "no-hashtags")
+BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS = ("both", "text", "image", "shuffled", "no-hashtags")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def halves(posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
 
 
 def ablated_posts(posts: Sequence[Post], image_posts: Sequence[Post]) -> dict[str, list[AblatedPost]]:
-    """Return the posts under each of `ABLATIONS`.
+    """Return the posts under each ablation, by its name.
 
     Args:
         posts: the posts.

@@ -20,12 +20,13 @@ from src.core.records import (
     write_groups,
     write_posts,
 )
-from src.data.ablations import ABLATIONS
+from src.data.ablations import BOTH, IMAGE, NO_HASHTAGS, SHUFFLED, TEXT
 from src.evaluation.metrics import scores
 from tests.pipeline import MODEL, STORE, as_written, store_in
 
 RESULT = stage_folder("modality", MODEL)
 EVALUATED = stage_folder("evaluate", MODEL) / "predictions.csv"
+ABLATIONS = (BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS)
 
 
 @pytest.fixture(scope="module")

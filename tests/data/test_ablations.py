@@ -4,7 +4,7 @@ import pytest
 
 from src.core.errors import InfeasibleAnalysis
 from src.core.records import Post
-from src.data.ablations import ABLATIONS, ablated_posts, halves, shuffled_images
+from src.data.ablations import BOTH, IMAGE, NO_HASHTAGS, SHUFFLED, TEXT, ablated_posts, halves, shuffled_images
 from src.data.captions import hashtags, without_hashtags
 from src.data.images import placeholder
 
@@ -42,7 +42,7 @@ def test_found_and_removed_hashtags_agree() -> None:
 def test_each_ablation_changes_its_half() -> None:
     image_posts = [*POSTS[1:], POSTS[0]]
     posts_of = ablated_posts(POSTS, image_posts)
-    assert tuple(posts_of) == ABLATIONS
+    assert tuple(posts_of) == (BOTH, TEXT, IMAGE, SHUFFLED, NO_HASHTAGS)
     assert all(len(shown) == len(POSTS) for shown in posts_of.values())
     first = {name: shown[0] for name, shown in posts_of.items()}
     assert (first["both"].image, first["both"].caption) == ("data/0.jpg", "caption 0 #tag0")
@@ -53,7 +53,7 @@ def test_each_ablation_changes_its_half() -> None:
 
 
 def test_no_shuffled_posts_without_images() -> None:
-    assert tuple(ablated_posts(POSTS, [])) == tuple(name for name in ABLATIONS if name != "shuffled")
+    assert tuple(ablated_posts(POSTS, [])) == (BOTH, TEXT, IMAGE, NO_HASHTAGS)
 
 
 def test_text_alone_has_placeholder() -> None:
