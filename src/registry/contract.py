@@ -110,10 +110,11 @@ class Contract:
 
 
 def trained_parts(settings: TrainingConfig) -> list[str]:
-    """Return what a training trains: the adapter by its kind, the base's segments that it unfreezes, and the head."""
+    """Return what a training trains: the adapter by its kind, the base's segments that it unfreezes, and the heads."""
     adapter = [f"{ADAPTER_KINDS[settings.adapter]} adapter"] if settings.rank else []
     head = ["head"] if settings.readout == "head" else []
-    return [*adapter, *settings.unfreeze.split(), *head]
+    image_head = ["image head"] if settings.image_head == "linear" else []
+    return [*adapter, *settings.unfreeze.split(), *head, *image_head]
 
 
 def choose_golden(posts: Sequence[Post], label_names: Sequence[str]) -> list[Post]:

@@ -103,13 +103,11 @@ def test_fitted_heads_are_saved_and_loaded(
     assert (model.image_head, model.readout) == (None, None)
 
 
-@pytest.mark.parametrize("curriculum", ["none", "loss"])
-def test_readout_trains_as_without_image_head(workspace: Workspace, curriculum: str) -> None:
+@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, curriculum="loss", curriculum_until=1.0)])
+def test_readout_trains_as_without_image_head(workspace: Workspace, settings: TrainingConfig) -> None:
     trained = {}
     for kind in ("none", "linear"):
-        settings = replace(
-            SETTINGS, image_head=kind, dropout=0.1, epochs=1, curriculum=curriculum, curriculum_until=1.0
-        )  # type: ignore[arg-type]
+        settings = replace(settings, image_head=kind, dropout=0.1, epochs=1)
         with trained_adapter(workspace, settings, TrainingContext(1)):
             trained[kind] = trainable_state(workspace.model)
     assert trained["none"].keys() == trained["linear"].keys()
