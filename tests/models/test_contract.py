@@ -383,15 +383,15 @@ BOUNDARIES = {
         "head": {"length", "has_caption", "pooled"},
         "lora": {"tokens", "length", "has_caption", "image"},
         "vision": {"pixels", "tokens", "length", "has_caption"},
-        "connector": {"tokens", "length", "vision"},
-        "language": {"tokens", "length", "image"},
+        "connector": {"tokens", "length", "has_caption", "vision"},
+        "language": {"tokens", "length", "has_caption", "image"},
     },
     "toy": {
-        "head": {"length", "pooled"},
-        "lora": {"image", "text", "length"},
-        "vision": {"pixels", "text", "length"},
-        "caption": {"tokens", "length", "image"},
-        "mixer": {"image", "text", "length"},
+        "head": {"length", "has_caption", "pooled"},
+        "lora": {"image", "text", "length", "has_caption"},
+        "vision": {"pixels", "text", "length", "has_caption"},
+        "caption": {"tokens", "length", "has_caption", "image"},
+        "mixer": {"image", "text", "length", "has_caption"},
     },
 }
 BOUNDARIES["tinyllava"] = BOUNDARIES["smol"] = BOUNDARIES["llava"]
