@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from src.core.errors import UserError
+from src.data.encodings import unify_lines
 from src.registry.pyfunc import Answers, Row
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def predict(loaded: "Loaded", rows: list[Row], halves: bool = False) -> Answers:
     """
     for number, (_, caption) in enumerate(rows, start=1):
         _require_caption(number, caption, halves)
+    # Captions that a training reads have unified line ends. Other line ends would be other tokens.
+    rows = [(image, unify_lines(caption)) for image, caption in rows]
     probabilities: list[list[float]] = []
     for start in range(0, len(rows), BATCH_SIZE):
         batch = rows[start : start + BATCH_SIZE]

@@ -96,7 +96,7 @@ def run_folds(params: Params, model: str) -> FoldsOutput:
             "of the folds"
         )
     facts = workspace.facts()
-    unimodal = read_unimodal(UNIMODAL)
+    unimodal = read_unimodal(UNIMODAL) if config.unimodal_labels else ()
 
     def file_of(fold: Fold) -> Path:
         digest = split_digest(fold.part_of, unimodal)

@@ -21,14 +21,16 @@ from src.training.workspace import posts_by_part
 class Reproduction:
     """The recipes that were run."""
 
-    # One row for each recipe, then the baselines. Empty if no recipe was run.
+    # One row for each recipe, then the baselines. Empty if no recipe was run, or none has scores and some may succeed.
     rows: Sequence[PaperTableRow]
     # The names of recipes that failed and may succeed in another attempt.
     failed: Sequence[str]
 
 
 def run_reproduce(params: Params, recipes: Sequence[Recipe]) -> Reproduction:
-    """Run the recipes, and write outputs/reproduce/. A recipe that failed has a row without scores.
+    """Run the recipes, and write outputs/reproduce/. A recipe that failed for good has a row without scores.
+
+    The table stays as it was if no recipe has scores and another attempt may succeed.
 
     Raises:
         UserError: `prepare` or `split` has not run.
@@ -43,6 +45,8 @@ def run_reproduce(params: Params, recipes: Sequence[Recipe]) -> Reproduction:
         output = RecipeOutput(result.recipe, row.scores, row.posts, result.facts, row.failure)
         output.write(REPRODUCE / f"{row.name}.json")
     failed = [result.recipe.name for result in results if not result.final]
+    if failed and not any(row.scores for row in rows):
+        return Reproduction((), failed)
     rows += [
         PaperTableRow(name=name, **_scored(params, predictions, group_of))
         for name, predictions in _baselines(params).items()

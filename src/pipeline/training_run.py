@@ -49,3 +49,4 @@ def show_finished_epochs(model: str, checkpoint: TrainingCheckpoint, logger: Epo
         say(f"{model}: goes on after epoch {len(history)}, where it was interrupted")
         for metrics in history:
             logger.show(metrics)
+        logger.log_missing(history)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
 from src.core.errors import UserError
-from src.data.encodings import unify_lines
 from src.registry.vendoring import vendor
 
 if TYPE_CHECKING:
@@ -239,5 +238,4 @@ def _image_bytes(number: int, image: object) -> bytes:
 def _text(number: int, text: object) -> str:
     if not isinstance(text, str):
         raise UserError(f"post {number}: a text is a string")
-    # Captions that a training reads have unified lines, and other lines would be other tokens.
-    return unify_lines(text)
+    return text

@@ -70,7 +70,7 @@ class SearchResult:
         if not variable and not settings:
             return ""
         # Without the target, the budget of this model would be spent on every other model too.
-        return " ".join([*variable, "dvc exp run", *settings, f"register@{self.model}"])
+        return " ".join([*variable, "dvc", "exp", "run", *settings, f"register@{self.model}"])
 
 
 def conclude(model: str, study: Study, sync: MlflowSync, parent: Run, total: int) -> SearchResult:

@@ -1,6 +1,6 @@
 """A training callback that logs every epoch to a run and shows it on a progress bar."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from src.cli.output import Progress, warn
@@ -43,6 +43,13 @@ class EpochLogger:
             warn(f"{error}; the training goes on, and epoch {epoch} is logged at its end")
         self.show(metrics)
         return True
+
+    def log_missing(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Log the epochs before an interruption that the run lacks: it may have come right after the last one."""
+        try:
+            log_missing_epochs(self.run, history)
+        except UserError as error:
+            warn(f"{error}; the training goes on, and its first {len(history)} epochs are logged at its end")
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Show an epoch that has ended."""

@@ -1,4 +1,4 @@
-"""A version as MLflow's server asks it: each request in a thread of its own, with texts that it did not write."""
+"""A version as MLflow's server asks it: each request in a thread of its own."""
 
 import time
 from collections.abc import Mapping
@@ -43,17 +43,3 @@ def test_requests_are_answered_in_turn(made: list[Any]) -> None:
         answers = list(pool.map(lambda _: model.predict(None, posts), range(4)))
     assert most == 1
     assert all(answer["calm"].tolist() == [1.0] for answer in answers)
-
-
-def test_lines_of_texts_are_unified(made: list[Any]) -> None:
-    asked: list[Row] = []
-
-    def predict(_: object, rows: list[Row], halves: bool) -> Answers:
-        asked.extend(rows)
-        return Answers(("calm",), [[1.0] for _ in rows])
-
-    set_pyfunc_model(lambda _: None, predict)
-    made[0].load_context(SimpleNamespace(artifacts={}))
-    texts = ["a good\r\nday\n", "a good\rday", " so "]
-    made[0].predict(None, pd.DataFrame([[b"JFIF", text] for text in texts], columns=["image", "text"]))
-    assert [caption for _, caption in asked] == ["a good\nday", "a good\nday", " so "]

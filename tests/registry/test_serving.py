@@ -11,19 +11,44 @@ import urllib.request
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from PIL import Image
 
+from src import serve
 from src.core.errors import UserError
 from src.core.labels import TONES
 from src.core.records import read_posts, read_predictions
 from src.registry import registry
+from src.registry.pyfunc import Row
 from tests.ports import free_port
 from tests.registry.conftest import STORE, store_in
 
+if TYPE_CHECKING:
+    from src.registry.verification import Loaded
+
 pytestmark = pytest.mark.slow
+
+
+class Reader:
+    """A loaded version that keeps the captions that it is asked for."""
+
+    contract = SimpleNamespace(labels=("calm",))
+
+    def __init__(self) -> None:
+        self.captions: list[str] = []
+
+    def probabilities(self, rows: list[Row], first: int) -> list[list[float]]:
+        self.captions += [caption for _, caption in rows]
+        return [[1.0] for _ in rows]
+
+
+def test_line_ends_are_unified() -> None:
+    reader = Reader()
+    serve.predict(cast("Loaded", reader), [(b"JFIF", text) for text in ("a good\r\nday\n", "a good\rday", " so ")])
+    assert reader.captions == ["a good\nday", "a good\nday", " so "]
 
 
 @pytest.fixture(scope="module")

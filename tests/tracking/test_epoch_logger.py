@@ -48,3 +48,14 @@ def test_outage_stops_no_training(capsys: pytest.CaptureFixture[str]) -> None:
     assert run.logged == [(2, {"val_macro_f1": 0.2})]
     log_missing_epochs(cast(Run, run), HISTORY)
     assert run.logged == [(2, {"val_macro_f1": 0.2}), (1, {"val_macro_f1": 0.1})]
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_epochs_before_a_kill_come_first(capsys: pytest.CaptureFixture[str], is_away: bool) -> None:
+    run = FakeRun()
+    logger = EpochLogger(cast(Run, run), cast(Progress, FakeBar()))
+    logger.on_epoch(1, HISTORY[0])
+    run.is_away = is_away
+    logger.log_missing(HISTORY)
+    assert [step for step, _ in run.logged] == ([1] if is_away else [1, 2])
+    assert ("does not answer" in capsys.readouterr().err) == is_away
