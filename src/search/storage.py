@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from src.core.errors import UsageError, UserError
@@ -106,9 +107,7 @@ def open_storage(url: str, limit_s: float = 0) -> "BaseStorage":
     if url.startswith(PROXY):
         return _proxy(url, limit_s)
     url = at_origin(url)
-    database = sqlite_file(url)
-    if url.startswith("sqlite") and (database is None or database.name in ("", ":memory:")):
-        raise UsageError(f"{_TAKES}: of SQLite's, that of a file, such as sqlite:///studies.db")
+    database = _database_file(url)
     with _opening(url):
         if database is None:
             # `pool_pre_ping` replaces connections that a restart of the server has cut.
@@ -153,9 +152,10 @@ def study_lock(url: str, study: str) -> Iterator[None]:
     other servers, nothing is locked.
 
     Raises:
+        UsageError: `url` is of SQLite and names no file.
         UserError: another process holds the lock.
     """
-    database = sqlite_file(at_origin(url))
+    database = _database_file(at_origin(url))
     if database:
         with try_lock(database.with_name(f"{database.name}.{study}.lock"), f"the study {study} on this storage"):
             yield
@@ -179,6 +179,18 @@ def _postgres_lock(url: str, study: str) -> Iterator[None]:
         if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}):
             raise UserError(f"another process is running the study {study} on this storage; wait or stop it")
         yield
+
+
+def _database_file(url: str) -> Path | None:
+    """Return the file of an SQLite storage, or None for a server.
+
+    Raises:
+        UsageError: `url` is of SQLite and names no file.
+    """
+    database = sqlite_file(url)
+    if url.startswith("sqlite") and (database is None or database.name in ("", ":memory:")):
+        raise UsageError(f"{_TAKES}: of SQLite's, that of a file, such as sqlite:///studies.db")
+    return database
 
 
 def _opening(url: str) -> AbstractContextManager[None]:

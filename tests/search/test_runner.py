@@ -52,19 +52,12 @@ class FakeWorker(OneByOne):
 
 
 @dataclass
-class FakePool:
-    """Workers that are all busy at once, and end in a random order."""
+class _Tasks:
+    """The tasks of a pool by worker: the number of the trial, or None while the worker waits for a slot."""
 
     study: Study
     size: int
-    script: Script = work_well
-    rng: random.Random = field(default_factory=lambda: random.Random(1))
-    tasks: dict[str, int] = field(default_factory=dict)
-    started_s: dict[str, float] = field(default_factory=dict)
-    max_busy: int = 0
-
-    # Each task has a new worker.
-    num_spare = 0
+    tasks: dict[str, int | None] = field(default_factory=dict, kw_only=True)
 
     @property
     def busy(self) -> int:
@@ -73,6 +66,25 @@ class FakePool:
     @property
     def idle(self) -> int:
         return self.size - self.busy
+
+    def replace(self, name: str) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
+        self.tasks.clear()
+
+
+@dataclass
+class FakePool(_Tasks):
+    """Workers that are all busy at once, and end in a random order."""
+
+    script: Script = work_well
+    rng: random.Random = field(default_factory=lambda: random.Random(1))
+    started_s: dict[str, float] = field(default_factory=dict)
+    max_busy: int = 0
+
+    # Each task has a new worker.
+    num_spare = 0
 
     def submit(self, count: int = 1) -> None:
         assert count == 1
@@ -84,6 +96,7 @@ class FakePool:
     def wait_any(self, timeout_s: float) -> TrialResult | WorkerDied | None:
         name = self.rng.choice(list(self.tasks))
         number = self.tasks.pop(name)
+        assert number is not None
         if self.script(number) == "dies":
             return WorkerDied(name, "killed by signal 9", self.started_s[name])
         return TrialResult(number, name, "complete", (0.5,))
@@ -91,32 +104,14 @@ class FakePool:
     def withdraw(self, count: int) -> list[str]:
         return []
 
-    def replace(self, name: str) -> None:
-        raise AssertionError
-
-    def close(self) -> None:
-        self.tasks.clear()
-
 
 @dataclass
-class CrowdedPool:
+class CrowdedPool(_Tasks):
     """Workers of which only as many are started as there are slots. A started worker keeps its slot."""
 
-    study: Study
-    size: int
     slots: int
     started: set[str] = field(default_factory=set)
-    # Workers with a task: the number of the trial, or None while they wait for a slot.
-    tasks: dict[str, int | None] = field(default_factory=dict)
     num_asked: int = 0
-
-    @property
-    def busy(self) -> int:
-        return len(self.tasks)
-
-    @property
-    def idle(self) -> int:
-        return self.size - self.busy
 
     @property
     def num_spare(self) -> int:
@@ -142,12 +137,6 @@ class CrowdedPool:
         for name in waiting:
             del self.tasks[name]
         return waiting
-
-    def replace(self, name: str) -> None:
-        raise AssertionError
-
-    def close(self) -> None:
-        self.tasks.clear()
 
 
 URL = "sqlite:///studies.db"

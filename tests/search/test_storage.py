@@ -59,7 +59,7 @@ def test_wrong_url_is_refused(url: str, kind: type[UserError], message: str, mon
         open_study(given, plan("clip"))
     assert (type(refused.value), str(refused.value).count("\n")) == (kind, 0)
     assert not any(part in str(refused.value) for part in (PASSWORD, "correct", "horse"))
-    if url.startswith("postgresql"):
+    if url.startswith(("postgresql", "sqlite")):
         with pytest.raises(UserError, match=message) as refused, study_lock(given, "clip"):
             pass
         assert (type(refused.value), PASSWORD in str(refused.value)) == (kind, False)
