@@ -52,7 +52,8 @@ def train_winner(params: Params, model: str) -> TrainOutput | None:
     best = BestTrial.read(stage_folder("tune", model) / BEST_FILE)
     config = params.training_config(model, **best.params)
     with open_distributed() as distributed:
-        training = WinnerTraining(open_workspace(params, model), best, config, params.seed, distributed)
+        workspace = open_workspace(params, model, distributed)
+        training = WinnerTraining(workspace, best, config, params.seed)
         if not distributed.is_main:
             training.run(NullCallback())
             return None
@@ -68,12 +69,16 @@ class WinnerTraining:
     best: BestTrial
     config: TrainingConfig
     seed: int
-    distributed: DistributedContext
 
     @property
     def model(self) -> str:
         """Return the model's name in the catalog."""
         return self.workspace.model.spec.name
+
+    @property
+    def distributed(self) -> DistributedContext:
+        """Return the processes of the training, as this one sees them."""
+        return self.workspace.distributed
 
     @property
     def process_tags(self) -> dict[str, str]:

@@ -95,7 +95,11 @@ class DistributedContext:
 
     def broadcast_main(self, decision: bool) -> bool:
         """Return the main process's decision in every process."""
-        return bool(self.sum(torch.tensor(int(decision and self.is_main))))
+        return self.any(decision and self.is_main)
+
+    def any(self, decision: bool) -> bool:
+        """Return whether at least one process has decided so. Every process gets the same answer."""
+        return bool(self.sum(torch.tensor(int(decision))))
 
     def min(self, number: int) -> int:
         """Return the least of all processes' numbers."""

@@ -26,7 +26,7 @@ from src.models.catalog import model_class
 from src.training.cache import Boundary, FeatureStore
 from src.training.callbacks import noop
 from src.training.dataset import LabelledFeatures
-from src.training.distributed import loading_device, own_device
+from src.training.distributed import SINGLE_PROCESS, DistributedContext, loading_device, own_device
 from src.training.image_head import ImageExamples, LinearLogits, fit_logits
 from src.training.launch import is_main
 
@@ -46,6 +46,8 @@ class Workspace:
     # How many posts the frozen segments run at once.
     encode_batch_size: int = 32
     cache: Path = CACHE
+    # The processes of a training, each with an equal workspace.
+    distributed: DistributedContext = SINGLE_PROCESS
     # By the posts and labels that they were fitted on and chosen by: copies with other parts share this.
     _image_logits: dict[tuple[LabelledIds, LabelledIds], LinearLogits] = field(default_factory=dict, repr=False)
     _stores: dict[Boundary, FeatureStore] = field(default_factory=dict, repr=False)
@@ -126,7 +128,9 @@ class Workspace:
         """Return the store of the segments that are frozen now.
 
         If adapters act on the text alone, it holds the prefix's keys and values. If the disk has no room for those of
-        all posts and `views`, the store ends before them, and every step computes them.
+        all posts and `views`, the store ends before them, and every step computes them. All processes of a training
+        call this function together, and one that has no room decides for all: with sharded weights, processes that run
+        different segments wait for each other.
         """
         self.model.recomputes_prefix = False
         store = self._open()
@@ -134,12 +138,14 @@ class Workspace:
         posts: list[EncodablePost] = [*chain(*self.parts.values()), *views]
         needed = bytes_a_post * len(store.missing(posts))
         free = free_bytes(self.cache) if needed else 0
-        if needed > free * (1 - FREE_SHARE):
+        lacks_room = needed > free * (1 - FREE_SHARE)
+        if self.distributed.any(lacks_room):
             self.model.recomputes_prefix = True
             store = self._open()
         if store.folder not in self._said and is_main():
             if self.model.text_weights:
-                say(_about_prefix(self.model, store.folder, bytes_a_post, len(posts), free))
+                lacking = free if lacks_room else None
+                say(_about_prefix(self.model, store.folder, bytes_a_post, len(posts), lacking))
             if self.model.latest_run is not None:
                 say(_about_sharing(self.model))
             self._said.add(store.folder)
@@ -156,17 +162,26 @@ class Workspace:
         return self._stores[boundary]
 
 
-def _about_prefix(model: ToneModel, folder: Path, bytes_a_post: int, num_posts: int, free: int) -> str:
-    """Return the line that says where a step gets the prefix's keys and values from, and what that costs."""
+def _about_prefix(model: ToneModel, folder: Path, bytes_a_post: int, num_posts: int, free: int | None) -> str:
+    """Return the line that says where a step gets the prefix's keys and values from, and what that costs.
+
+    Args:
+        model: with an adapter on the text alone.
+        folder: of the cache.
+        bytes_a_post: what the prefix of a post takes there; 0 if none is cached.
+        num_posts: of all parts, and their augmented views.
+        free: the bytes that are left on a disk without room; None if it is the disk of another process.
+    """
     name = f"{model.spec.name}, adapters on the text alone"
     if not bytes_a_post:
         return f"{name}: a part of the base below them trains, so each step runs the prefix too, with gradients"
     size = f"{bytes_a_post / 2**20:,.1f} MiB a post, {bytes_a_post * num_posts / 2**30:,.2f} GiB in all"
     if not model.recomputes_prefix:
         return f"{name}: the prefix's keys and values are cached in {folder} ({size})"
+    disk = "the disk of another process" if free is None else f"{folder.parent}, where {free / 2**30:,.2f} GiB are left"
     return (
-        f"{name}: the prefix's keys and values ({size}) do not fit {folder.parent}, where {free / 2**30:,.2f} GiB are "
-        "left, so each step runs the prefix too, without gradients"
+        f"{name}: the prefix's keys and values ({size}) do not fit {disk}, so each step runs the prefix too, "
+        "without gradients"
     )
 
 
@@ -183,14 +198,14 @@ def views_of(posts: Sequence[Post], settings: TrainingConfig) -> list[list[Augme
     return [[augmented(post, settings.augment, number) for post in posts] for number in numbers]
 
 
-def open_workspace(params: Params, name: str) -> Workspace:
+def open_workspace(params: Params, name: str, distributed: DistributedContext = SINGLE_PROCESS) -> Workspace:
     """Return the workspace of one model, from the outputs of `prepare`, `split` and `frozen`.
 
     Raises:
         UserError: One of these stages has not run, or params.yaml has asked for another checkpoint since.
     """
     model = load_model(name, checkpoint_of(params, name), params.labels)
-    return Workspace(model, posts_by_part(), params.encode.batch_size)
+    return Workspace(model, posts_by_part(), params.encode.batch_size, distributed=distributed)
 
 
 def checkpoint_of(params: Params, name: str) -> PretrainedWeights:

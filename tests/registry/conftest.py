@@ -31,10 +31,15 @@ def own(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def downloaded(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The version's own files, downloaded; tests that change something copy them."""
+    return download(made, tmp_path_factory.mktemp("downloaded"))
+
+
+def download(made: Path, folder: Path) -> Path:
+    """Download the champion's files to a folder. A process that loads them adds bytecode there."""
     from src.registry import registry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made)
         patch.setenv(STORE, store_in(made))
         _, version = registry.version_at(f"models:/mvsa-{MODEL}@champion")
-        return registry.download(version, tmp_path_factory.mktemp("downloaded"))
+        return registry.download(version, folder)

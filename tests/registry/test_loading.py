@@ -24,7 +24,7 @@ from src.core.files import write_text
 from src.core.labels import TONE_LABELS
 from src.core.records import Post
 from src.registry.contract_file import CONTRACT_FILE
-from tests.registry.conftest import MODEL, run
+from tests.registry.conftest import MODEL, download, run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -221,7 +221,8 @@ def test_other_library_warns(version: Path) -> None:
     assert "absent is not installed, was 2.0" in said
 
 
-def test_weights_are_safetensors(downloaded: Path) -> None:
+def test_weights_are_safetensors(made: Path, tmp_path: Path) -> None:
+    downloaded = download(made, tmp_path)
     files = [path for path in downloaded.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in (".pkl", ".pt", ".pth", ".bin", ".pyc", ".joblib")]
     heavy = {path.relative_to(downloaded).as_posix() for path in files if path.suffix == ".safetensors"}

@@ -25,6 +25,7 @@ from src.training.adapter import Adapter, fresh_adapter, saved_adapter
 from src.training.batching import collate
 from src.training.cache import FeatureStore
 from src.training.dataset import LabelledFeatures
+from src.training.distributed import DistributedContext
 from src.training.inference import logits, logits_uncached
 from src.training.memory import set_checkpointing
 from src.training.trainer import TrainingContext, TrainingResult, fit
@@ -414,6 +415,25 @@ def test_training_is_the_same_without_room(
     assert one.best_epoch == other.best_epoch
     for row, expected in zip(one.history, other.history, strict=True):
         assert row == pytest.approx(expected, abs=1e-4)
+
+
+class WithCrampedProcess(DistributedContext):
+    """Two processes, the other one without room."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values + 1
+
+
+def test_one_process_without_room_decides_for_all(
+    model: LanguageToneModel, posts: list[Post], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = workspace_of(model, posts, tmp_path)
+    with fresh_adapter(model, TEXT, seed=1):
+        replace(workspace, distributed=WithCrampedProcess(num_processes=2)).training(TEXT)
+        assert model.recomputes_prefix
+        assert "another process" in capsys.readouterr().out
+        workspace.training(TEXT)
+        assert not model.recomputes_prefix
 
 
 def test_trained_connector_is_said(
