@@ -266,12 +266,12 @@ def installed(libraries: Sequence[str]) -> dict[str, str]:
 
 def _description(subject: _Subject, package: ModelPackage, labels: Sequence[str], notice: str) -> str:
     trained = subject.trained
-    settings = read_contract(package.artifacts["contract"]).settings
+    contract = read_contract(package.artifacts["contract"])
     facts = trained.facts
     scores = trained.validation
     return (
         f"A post is {listed(labels)}, by **{subject.model}** ({facts['checkpoint']} at "
-        f"`{facts['checkpoint_revision']}`) with trained {' and '.join(trained_parts(settings))}: trial "
+        f"`{facts['checkpoint_revision']}`) with trained {' and '.join(trained_parts(contract))}: trial "
         f"{trained.trial} of study `{trained.study}`.\n\n"
         f"Validation macro-F1 {scores['macro_f1']:.4f}, accuracy {scores['accuracy']:.4f}. {notice}"
     )

@@ -109,12 +109,19 @@ class Contract:
         return ABSOLUTE[coarser] + RELATIVE[coarser] * largest
 
 
-def trained_parts(settings: TrainingConfig) -> list[str]:
-    """Return what a training trains: the adapter by its kind, the base's segments that it unfreezes, and the heads."""
+def trained_parts(contract: Contract) -> list[str]:
+    """Return what was trained: the adapter by its kind, segments of the base, and the heads.
+
+    Segments that stage `align` trained before the search are marked as aligned.
+    """
+    settings = contract.settings
+    aligned = contract.checkpoint.aligned
     adapter = [f"{ADAPTER_KINDS[settings.adapter]} adapter"] if settings.rank else []
+    unfrozen = settings.unfreeze.split()
+    before = [f"{segment} (aligned)" for segment in aligned.segments if segment not in unfrozen] if aligned else []
     head = ["head"] if settings.readout == "head" else []
     image_head = ["image head"] if settings.image_head == "linear" else []
-    return [*adapter, *settings.unfreeze.split(), *head, *image_head]
+    return [*adapter, *before, *unfrozen, *head, *image_head]
 
 
 def choose_golden(posts: Sequence[Post], label_names: Sequence[str]) -> list[Post]:

@@ -178,7 +178,7 @@ def model_card(
         is_random=contract.checkpoint.is_random,
         origin=_origin(contract),
         adapter=_adapter(contract),
-        trained=trained_parts(contract.settings),
+        trained=trained_parts(contract),
         readout=_readout(contract),
         dtype=dtype,
         allowed=contract.tolerance(dtype),

@@ -1,5 +1,6 @@
 """Covers: stage `align`, and what `frozen` makes of its weights."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -166,6 +167,8 @@ def test_version_carries_aligned_weights(tmp_path: Path) -> None:
     run("verify", address)
     # The export runs its card's code, and compares the logits of the golden posts.
     run("export", address, "--out", str(tmp_path / "tone"))
+    (row,) = re.findall(r"^\| trained \|.*", (tmp_path / "tone" / "README.md").read_text(), re.MULTILINE)
+    assert "connector (aligned)" in row
     (tmp_path / "away").rename(FOLDER)
     digest = AlignOutput.read(FOLDER / ALIGN_JSON).digest
     assert read_trained(MODEL).facts["aligned"] == digest

@@ -11,7 +11,7 @@ import pytest
 
 from src.core.errors import UserError
 from src.core.labels import TONES
-from src.core.outputs import PretrainedWeights
+from src.core.outputs import AlignedWeights, PretrainedWeights
 from src.core.records import Post
 from src.core.training_config import TrainingConfig
 from src.registry.contract import (
@@ -130,4 +130,12 @@ def test_coarser_precision_decides_tolerance() -> None:
     ],
 )
 def test_trained_parts_are_named(changes: dict[str, Any], parts: list[str]) -> None:
-    assert trained_parts(replace(CONTRACT.settings, **changes)) == parts
+    assert trained_parts(replace(CONTRACT, settings=replace(CONTRACT.settings, **changes))) == parts
+
+
+def test_aligned_segments_are_named() -> None:
+    checkpoint = replace(CONTRACT.checkpoint, aligned=AlignedWeights("aligned.safetensors", "a digest", ("connector",)))
+    contract = replace(CONTRACT, checkpoint=checkpoint)
+    assert trained_parts(contract)[:2] == ["LoRA adapter", "connector (aligned)"]
+    unfrozen = replace(contract, settings=replace(contract.settings, unfreeze="connector"))
+    assert "connector" in trained_parts(unfrozen) and "connector (aligned)" not in trained_parts(unfrozen)

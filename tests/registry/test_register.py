@@ -47,7 +47,7 @@ def test_contract_records_training(contract: Contract, repository: Path) -> None
     assert {"torch", "peft", "transformers"} <= contract.libraries.keys()
     assert asdict(contract.settings) == read_json(OUTPUTS / "train" / MODEL / "adapter" / "settings.json")
     registered = MlflowClient().get_model_version(version.name, str(version.number))
-    assert f"trained {' and '.join(trained_parts(contract.settings))}: trial" in registered.description
+    assert f"trained {' and '.join(trained_parts(contract))}: trial" in registered.description
 
 
 def test_golden_posts_have_training_logits(contract: Contract, repository: Path) -> None:
