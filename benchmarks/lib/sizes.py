@@ -166,6 +166,8 @@ def describe(model: ToneModel) -> dict[str, int]:
 def _medium(name: str, size: str, source: Path, folder: Path) -> PretrainedWeights:
     kind = model_class(name)
     tokenizer, image_processor = kind.load_processors(str(source))
+    # A few captions have few words, and a checkpoint is refused if its tokenizer lacks half of the vocabulary.
+    tokenizer.add_tokens([f"<unused-{number}>" for number in range(len(tokenizer), VOCABULARY[size])])
     kind_of_config = kind.architecture().config_class
     small = kind_of_config.from_pretrained(source).to_dict()
     medium = _merged(MEDIUM[name], _LLAVA_336) if size == LARGE_IMAGES else MEDIUM[name]
