@@ -145,7 +145,7 @@ def _held_mb() -> float:
 def _digest(model: ToneModel) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(model.backbone.state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(name.encode() + value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
